@@ -1,0 +1,127 @@
+"""The window: values, what of them was observed, and the door every value passes.
+
+Readers say *missing* with NaN. `checked_window` is the door: behind it there is no NaN, unobserved
+cells hold 0, and values a body or device cannot produce are unobserved and counted.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+import hashlib
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from lsm_jax.channels import channels as registered
+from lsm_jax.errors import UserError
+
+MINUTES_PER_DAY = 1440
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """Something that happened in a window.
+
+    Attributes:
+      kind: "activity", "sleep", "mood", "meal" or "session".
+      name: what it was, lower case ("walking", "asleep", "calm", "lunch", "stress").
+      start, end: minutes from the window's start, 0 <= start <= end <= T; end is exclusive.
+    """
+
+    kind: str
+    name: str
+    start: int
+    end: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Window:
+    """A stretch of one person's record on a regular grid.
+
+    Attributes:
+      values: float32[T, C] in the registry's units; 0 where unobserved.
+      observed: bool[T, C]; True where a value was recorded.
+      channels: canonical names of the C columns.
+      participant: hashed id (`hash_participant`); never a raw one.
+      start: first minute, an aware UTC datetime.
+      utc_offset_minutes: local time minus UTC at `start`; day windows start at local midnight.
+      minutes_per_step: grid step; 1 for minutely windows.
+      labels: person or window labels: numbers, or strings such as {"sex": "F"}.
+      events: in order of start.
+    """
+
+    values: Float[np.ndarray, "t c"]
+    observed: Bool[np.ndarray, "t c"]
+    channels: tuple[str, ...]
+    participant: str
+    start: dt.datetime
+    utc_offset_minutes: int = 0
+    minutes_per_step: int = 1
+    labels: Mapping[str, float | str] = dataclasses.field(default_factory=dict)
+    events: tuple[Event, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Refused:
+    """Cells the door turned into missing ones, per canonical channel."""
+
+    implausible: Mapping[str, int]
+
+
+def checked_window(
+    values: Float[np.ndarray, "t c"],
+    channels: Sequence[str],
+    *,
+    participant: str,
+    start: dt.datetime,
+    utc_offset_minutes: int = 0,
+    minutes_per_step: int = 1,
+    labels: Mapping[str, float | str] | None = None,
+    events: Sequence[Event] = (),
+) -> tuple[Window, Refused]:
+    """The only way from a reader's array (NaN = missing) to a `Window`.
+
+    Args:
+      values: [T, C] in registry units; NaN where missing. Infinite values and values outside the
+        channel's plausible range become unobserved and are counted.
+      channels: canonical names of the columns.
+      participant: an id from `hash_participant`.
+
+    Returns:
+      The window and what was refused.
+
+    Raises:
+      UserError: unknown or repeated channel, wrong shape, naive start time.
+    """
+    kinds = registered(channels)
+    if len({*channels}) != len(channels):
+        raise UserError(f"channels repeat in {list(channels)}: merge them before the window is made.")
+    if values.ndim != 2 or values.shape[1] != len(kinds):
+        raise UserError(f"window of shape {values.shape} does not match its {len(kinds)} channels {list(channels)}.")
+    if start.tzinfo is None:
+        raise UserError("a window's start must be an aware UTC datetime; got one without a time zone.")
+    recorded = ~np.isnan(values)
+    low = np.array([kind.low for kind in kinds], np.float32)
+    high = np.array([kind.high for kind in kinds], np.float32)
+    with np.errstate(invalid="ignore"):
+        observed = recorded & (values >= low) & (values <= high)
+    refused = (recorded & ~observed).sum(axis=0)
+    window = Window(
+        values=np.where(observed, values, 0).astype(np.float32),
+        observed=observed,
+        channels=tuple(channels),
+        participant=participant,
+        start=start.astimezone(dt.UTC),
+        utc_offset_minutes=utc_offset_minutes,
+        minutes_per_step=minutes_per_step,
+        labels=dict(labels or {}),
+        events=tuple(sorted(events, key=lambda event: (event.start, event.end))),
+    )
+    return window, Refused({name: int(count) for name, count in zip(channels, refused, strict=True) if count})
+
+
+def hash_participant(raw_id: str, salt: str) -> str:
+    """A stable pseudonym, 16 hex digits of keyed BLAKE2b. The same salt joins a person across files."""
+    return hashlib.blake2b(raw_id.encode(), key=salt.encode()[:64], digest_size=8).hexdigest()
