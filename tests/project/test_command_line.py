@@ -1,0 +1,131 @@
+"""The command `lsm` itself: help, refusals and exit codes, which hold for every verb alike."""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import types
+from pathlib import Path
+
+import pytest
+
+import lsm_jax
+from lsm_jax.cli import main as command
+from lsm_jax.errors import RunError, UserError
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+VERBS = sorted(command.VERBS)
+
+
+def verb_that(run, **attributes) -> types.SimpleNamespace:
+    """A verb with one option, `--people`, that does what `run` does."""
+    return types.SimpleNamespace(
+        HELP="does it", EXAMPLE="lsm probe --people 3", run=run, **attributes,
+        add_arguments=lambda parser: parser.add_argument("--people", type=int, required=True),
+    )  # fmt: skip
+
+
+@pytest.fixture
+def probe(monkeypatch: pytest.MonkeyPatch):
+    """Puts a verb named `probe` into the table."""
+
+    def install(run, **attributes) -> None:
+        monkeypatch.setitem(command.VERBS, "probe", "probe_module")
+        monkeypatch.setitem(sys.modules, "probe_module", verb_that(run, **attributes))
+
+    return install
+
+
+@pytest.mark.parametrize("name", VERBS)
+def test_every_verb_has_help_with_an_example_that_parses(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        command.main([name, "--help"])
+    assert end.value.code == 0
+    example = command.load_verb(name).EXAMPLE
+    assert example in capsys.readouterr().out
+    words = example.split()
+    assert words[:2] == ["lsm", name]
+    command.parse(name, words[2:])
+
+
+def test_help_names_every_verb_and_starts_without_jax() -> None:
+    code = (
+        "import sys; from lsm_jax.cli.main import main; main(['--help']); print({'jax', 'polars'} & set(sys.modules))"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=REPOSITORY)
+    *overview, loaded = finished.stdout.strip().splitlines()
+    assert loaded == "set()", "verb modules import heavy libraries inside run()"
+    for name in VERBS:
+        assert any(line.split()[:1] == [name] for line in overview)
+
+
+def test_python_m_lsm_jax_is_the_same_command() -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "lsm_jax", "--version"], capture_output=True, text=True, check=True, cwd=REPOSITORY
+    )
+    assert finished.stdout == f"lsm_jax {lsm_jax.__version__}\n"
+
+
+def test_unknown_verb_offers_the_nearest(capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.main(["trian"]) == 2
+    assert "'train'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--poeple", "3"], "--people"),
+        (["--people", "many"], "invalid int value: 'many'"),
+        (["--people", "3", "stray"], "unexpected argument 'stray'"),
+        (["--people", "3", "--config.seed=1"], "there is no option --config.seed"),
+        ([], "required: --people"),
+    ],
+)
+def test_bad_arguments_exit_2_and_say_why(probe, capsys: pytest.CaptureFixture[str], arguments, sentence) -> None:
+    probe(lambda args: 0)
+    with pytest.raises(SystemExit) as end:
+        command.main(["probe", *arguments])
+    assert end.value.code == 2
+    assert sentence in capsys.readouterr().err
+
+
+def test_overrides_reach_a_verb_that_takes_them(probe, capsys: pytest.CaptureFixture[str]) -> None:
+    seen: list[argparse.Namespace] = []
+    probe(lambda args: seen.append(args) or 0, ACCEPTS_OVERRIDES=True)
+    assert command.main(["probe", "--config.train.steps=5", "--people", "3", "--config.seed=1"]) == 0
+    assert seen[0].overrides == ["--config.train.steps=5", "--config.seed=1"]
+    assert seen[0].people == 3
+    with pytest.raises(SystemExit):
+        command.main(["probe", "--people", "3", "--config.seed", "1"])
+    assert "--config.key=value" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "sentence"),
+    [
+        (UserError("a.csv:3: no column 'HR'"), 2, "lsm probe: error: a.csv:3: no column 'HR'"),
+        (RunError("the loss is not finite"), 1, "lsm probe: failed: the loss is not finite"),
+        (KeyboardInterrupt(), 130, "lsm probe: interrupted"),
+    ],
+)
+def test_errors_become_a_sentence_and_an_exit_code(
+    probe, capsys: pytest.CaptureFixture[str], error, code, sentence
+) -> None:
+    def fail(args):
+        raise error
+
+    probe(fail)
+    assert command.main(["probe", "--people", "1"]) == code
+    printed = capsys.readouterr()
+    assert printed.err.strip() == sentence
+    assert not printed.out
+
+
+def test_an_unexpected_error_keeps_its_traceback(probe) -> None:
+    def fail(args):
+        raise ZeroDivisionError
+
+    probe(fail)
+    with pytest.raises(ZeroDivisionError):
+        command.main(["probe", "--people", "1"])

@@ -1,0 +1,37 @@
+"""The code points one way: what docs/architecture.md promises, import-linter holds."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LINTER = [
+    sys.executable,
+    "-c",
+    "from importlinter.cli import lint_imports_command; lint_imports_command()",
+    "--no-cache",
+]
+
+
+def lint(directory: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(LINTER, capture_output=True, text=True, check=False, cwd=directory)
+
+
+def test_layers_are_kept() -> None:
+    finished = lint(REPOSITORY)
+    assert finished.returncode == 0, finished.stdout
+
+
+def test_a_layer_that_reaches_up_is_caught(tmp_path: Path) -> None:
+    package = tmp_path / "lsm_jax"
+    package.mkdir()
+    (tmp_path / "pyproject.toml").write_text((REPOSITORY / "pyproject.toml").read_text())
+    (package / "__init__.py").touch()
+    for module in ("cli", "readers", "windows", "channels"):
+        (package / f"{module}.py").touch()
+    (package / "errors.py").write_text("import lsm_jax.windows\n")
+    finished = lint(tmp_path)
+    assert finished.returncode == 1
+    assert "lsm_jax.errors is not allowed to import lsm_jax.windows" in finished.stdout
