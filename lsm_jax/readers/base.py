@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lsm_jax.errors import UserError, nearest
-from lsm_jax.readers.files import Limits
+from lsm_jax.readers.files import DEFAULT_LIMITS, Limits
 from lsm_jax.readers.record import PersonRecord
 from lsm_jax.readers.report import IngestReport
 
@@ -39,7 +39,7 @@ class ReaderOptions:
     time_zone: str | None = None
     mapping: Path | None = None
     scratch: Path | None = None
-    limits: Limits = Limits()
+    limits: Limits = DEFAULT_LIMITS
 
 
 class Reader(Protocol):

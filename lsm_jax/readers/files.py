@@ -47,6 +47,9 @@ class Limits:
     files: int = 1_000_000
 
 
+DEFAULT_LIMITS = Limits()
+
+
 class Refused(Exception):
     """A file that is not read; the message says why. Readers report it and go on."""
 
@@ -91,7 +94,7 @@ def source_root(source: Path) -> Path:
     return source.resolve()
 
 
-def source_files(source: Path, report: IngestReport, limits: Limits = Limits()) -> Iterator[SourceFile]:
+def source_files(source: Path, report: IngestReport, limits: Limits = DEFAULT_LIMITS) -> Iterator[SourceFile]:
     """All readable files below `source`, members of zips included, in sorted order.
 
     Refused ones (symbolic links, devices, too large, damaged archives) are set aside in the report.
@@ -105,9 +108,10 @@ def source_files(source: Path, report: IngestReport, limits: Limits = Limits()) 
         return
     seen = 0
     for folder, folders, names in os.walk(root, followlinks=False):
-        for name in [name for name in folders if os.path.islink(os.path.join(folder, name))]:
+        links = {name for name in folders if Path(folder, name).is_symlink()}
+        for name in sorted(links):
             report.set_aside(_relative(root, folder, name), "a symbolic link to a folder; links are not followed")
-        folders[:] = sorted(name for name in folders if not os.path.islink(os.path.join(folder, name)))
+        folders[:] = sorted(set(folders) - links)
         for name in sorted(names):
             seen += 1
             if seen > limits.files:
@@ -116,7 +120,7 @@ def source_files(source: Path, report: IngestReport, limits: Limits = Limits()) 
 
 
 @contextlib.contextmanager
-def opened(file: SourceFile, limits: Limits = Limits()) -> Iterator[BinaryIO]:
+def opened(file: SourceFile, limits: Limits = DEFAULT_LIMITS) -> Iterator[BinaryIO]:
     """The file as a stream of bytes that ends with `Refused` once it outgrows its limit.
 
     Raises:
@@ -137,7 +141,7 @@ def opened(file: SourceFile, limits: Limits = Limits()) -> Iterator[BinaryIO]:
         yield _Capped(member, limits.file_bytes)  # type: ignore[misc]
 
 
-def read_whole(file: SourceFile, limits: Limits = Limits(), most: int = 64 * MIB) -> bytes:
+def read_whole(file: SourceFile, limits: Limits = DEFAULT_LIMITS, most: int = 64 * MIB) -> bytes:
     """All bytes of a small file (at most `most`).
 
     Raises:
@@ -153,7 +157,7 @@ def read_whole(file: SourceFile, limits: Limits = Limits(), most: int = 64 * MIB
     return content
 
 
-def checked_workbook(file: SourceFile, limits: Limits = Limits()) -> bytes:
+def checked_workbook(file: SourceFile, limits: Limits = DEFAULT_LIMITS) -> bytes:
     """An Excel workbook's bytes, after its inner zip was found to unfold to a bearable size.
 
     Raises:

@@ -45,6 +45,7 @@ class IngestReport:
       rows_read: rows (of text or tables) or raw samples looked at.
       rows_kept: those that became a value, an event or a label.
       quarantined: reason -> rows set aside; a row is set aside at most once.
+      damaged_cells: channel -> cells that are not numbers, in rows otherwise kept.
       files_set_aside: "file: why" for whole files refused or unreadable.
       files_ignored: "file: why" for files recognised as nothing this reader reads.
       notes: anything else a person should know, each said once.
@@ -63,6 +64,7 @@ class IngestReport:
     rows_read: int = 0
     rows_kept: int = 0
     quarantined: dict[str, Quarantined] = dataclasses.field(default_factory=dict)
+    damaged_cells: dict[str, Quarantined] = dataclasses.field(default_factory=dict)
     files_set_aside: list[str] = dataclasses.field(default_factory=list)
     files_ignored: list[str] = dataclasses.field(default_factory=list)
     notes: list[str] = dataclasses.field(default_factory=list)
@@ -96,6 +98,13 @@ class IngestReport:
             places = (f"{file}:{line}" for line in lines[:SAMPLES_PER_REASON])
             self.quarantined.setdefault(reason, Quarantined()).add(count, places)
 
+    def damage(self, channel: str, file: str, lines: Iterable[int]) -> None:
+        """Cells of a channel that are not numbers, in rows whose other cells are kept."""
+        lines = list(lines)
+        if lines:
+            places = (f"{file}:{line}" for line in lines[:SAMPLES_PER_REASON])
+            self.damaged_cells.setdefault(channel, Quarantined()).add(len(lines), places)
+
     def set_aside(self, file: str, why: str) -> None:
         """A whole file that cannot be used, with the reason; the other files go on."""
         _say_once(self.files_set_aside, f"{file}: {why}")
@@ -117,22 +126,27 @@ class IngestReport:
 
     def merge(self, other: IngestReport) -> IngestReport:
         """Adds another report's counts to this one and returns it."""
-        for reason, entry in other.quarantined.items():
-            self.quarantined.setdefault(reason, Quarantined()).add(entry.rows, entry.samples)
+        for mine, theirs in ((self.quarantined, other.quarantined), (self.damaged_cells, other.damaged_cells)):
+            for reason, entry in theirs.items():
+                mine.setdefault(reason, Quarantined()).add(entry.rows, entry.samples)
         for field in dataclasses.fields(self):
-            mine, theirs = getattr(self, field.name), getattr(other, field.name)
-            if isinstance(mine, collections.Counter):
-                mine.update(theirs)
-            elif isinstance(mine, list):
-                for sentence in theirs:
-                    _say_once(mine, sentence)
-            elif isinstance(mine, int):
-                setattr(self, field.name, mine + theirs)
+            ours, added = getattr(self, field.name), getattr(other, field.name)
+            if isinstance(ours, collections.Counter):
+                ours.update(added)
+            elif isinstance(ours, list):
+                for sentence in added:
+                    _say_once(ours, sentence)
+            elif isinstance(ours, int):
+                setattr(self, field.name, ours + added)
         return self
 
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers, with the derived totals."""
-        return dataclasses.asdict(self) | {
+        # Not dataclasses.asdict: it rebuilds a Counter from its items, which counts the items.
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        for name in ("quarantined", "damaged_cells"):
+            plain[name] = {reason: dataclasses.asdict(entry) for reason, entry in plain[name].items()}
+        return plain | {
             "rows_quarantined": self.rows_quarantined,
             "missing_share": {name: round(share, 5) for name, share in self.missing_share().items()},
         }

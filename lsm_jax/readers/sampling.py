@@ -1,0 +1,92 @@
+"""From samples at any rate to one value per minute."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lsm_jax.readers.record import Series
+from lsm_jax.readers.report import IngestReport
+
+Aggregate = Literal["mean", "sum", "max", "min", "last"]
+AGGREGATES: tuple[Aggregate, ...] = ("mean", "sum", "max", "min", "last")
+
+
+def minute_series(
+    channel: str,
+    second: Int[np.ndarray, " n"],
+    value: Float[np.ndarray, " n"],
+    report: IngestReport,
+    *,
+    period_minutes: int = 1,
+    aggregate: Aggregate = "mean",
+) -> Series:
+    """One sensor's samples as minute values.
+
+    Samples of a minute are aggregated. A sensor slower than a minute is observed for its own sampling
+    period: a sample fills the minutes from its own to the next sample, at most `period_minutes` of them.
+    A sample given twice is dropped; of different values at the same second the last one in the file stays
+    (a later export corrects an earlier one). Both are counted, as is disorder.
+
+    Args:
+      second: seconds since the Unix epoch, UTC, in file order.
+      value: in the registry's unit; NaN samples are ignored.
+      period_minutes: the sampling period where it is more than a minute.
+      aggregate: how samples of one minute become one value.
+    """
+    recorded = ~np.isnan(value)
+    second, value = second[recorded], value[recorded].astype(np.float32)
+    second, value = in_order(channel, second, value, report)
+    minute = second // 60
+    first = np.flatnonzero(np.diff(minute, prepend=minute[:1] - 1))
+    if len(first) < len(minute):
+        value = _aggregated(value, first, aggregate)
+        minute = minute[first]
+    if period_minutes > 1:
+        minute, value = _held(minute, value, period_minutes)
+    return Series(channel, minute, value)
+
+
+def in_order(
+    channel: str, time: Int[np.ndarray, " n"], value: Float[np.ndarray, " n"], report: IngestReport
+) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    """Sorted by time, each time once: repeats and contradictions are counted, the last in file order stays."""
+    steps = np.diff(time)
+    if (steps > 0).all():
+        return time, value
+    report.disordered += int((steps < 0).sum())
+    order = np.argsort(time, kind="stable")
+    time, value = time[order], value[order]
+    repeats = time[1:] == time[:-1]
+    same = repeats & (value[1:] == value[:-1])
+    if repeats.any():
+        report.duplicates[channel] += int(same.sum())
+        report.conflicts[channel] += int((repeats & ~same).sum())
+    last = np.append(~repeats, True)
+    return time[last], value[last]
+
+
+def _aggregated(
+    value: Float[np.ndarray, " n"], first: Int[np.ndarray, " m"], aggregate: Aggregate
+) -> Float[np.ndarray, " m"]:
+    counts = np.diff(first, append=len(value))
+    if aggregate == "last":
+        return value[first + counts - 1]
+    if aggregate in ("max", "min"):
+        return getattr(np, f"{aggregate}imum").reduceat(value, first)
+    totals = np.add.reduceat(value.astype(np.float64), first)
+    return (totals / counts if aggregate == "mean" else totals).astype(np.float32)
+
+
+def _held(
+    minute: Int[np.ndarray, " n"], value: Float[np.ndarray, " n"], period: int
+) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    """Each value repeated until the next sample, for at most `period` minutes."""
+    if not len(minute):
+        return minute, value
+    length = np.minimum(np.diff(minute, append=minute[-1] + period), period)
+    ends = np.cumsum(length)
+    within = np.arange(ends[-1]) - np.repeat(ends - length, length)
+    return np.repeat(minute, length) + within, np.repeat(value, length)
