@@ -1,0 +1,338 @@
+"""Empatica E4 recordings: folders or zips of sessions, to minute features, events and labels.
+
+A session is a folder (or a zip) that holds some of ACC, EDA, TEMP, HR, IBI and tags .csv. Two layouts are
+understood:
+
+- `CLASS/PERSON/ACC.csv`: the folder above the session is its class ("STRESS" becomes an event of kind
+  "session" and name "stress"); a person's sessions of all classes belong together, and so do the pieces
+  `PERSON_a`, `PERSON_b` of a recording that was cut in two;
+- E4 Connect's own `1684532969_A01B2C/ACC.csv` (start and device): the folder above is the person, and where
+  there is none the device's serial number.
+
+The E4 writes UTC. `time_zone` says where it was worn; it moves the day windows, never the samples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import TypeVar
+
+import numpy as np
+from jaxtyping import Float
+
+from lsm_jax.channels import MINUTELY_26, REGISTRY
+from lsm_jax.errors import UserError
+from lsm_jax.readers import signals
+from lsm_jax.readers.base import ReaderOptions
+from lsm_jax.readers.empatica_files import Beats, Sampled, read_beats, read_sampled, read_tags
+from lsm_jax.readers.empatica_study import is_study_file, read_study
+from lsm_jax.readers.files import Refused, SourceFile, source_files
+from lsm_jax.readers.parse import checked_zone
+from lsm_jax.readers.record import PersonRecord, RecordEvent, Series
+from lsm_jax.readers.report import IngestReport
+
+SAMPLED = ("ACC", "EDA", "TEMP", "HR")
+FILES = {f"{name.lower()}.csv": name for name in (*SAMPLED, "IBI", "tags")}
+_UNUSED = {
+    "bvp.csv": "the raw pulse wave; heart beats are read from IBI.csv",
+    "info.txt": "the maker's description of the files",
+}
+_OF_SENSOR = {"ACC": {"ACC"}, "EDA": {"EDA"}, "TEMP": {"TEMP"}, "HR": {"PPG"}, "IBI": {"PPG"}}
+# Features the E4's signals do not carry, or not within a minute (docs/signals.md).
+_NOT_MADE = {"heart_rate_at_rest", "altitude_sd"}
+_CHANNELS = (*(name for name in MINUTELY_26 if name not in _NOT_MADE), "pnn20")
+_CONNECT = re.compile(r"(?P<start>\d{9,11})_(?P<device>[0-9A-Za-z]+)")
+_PIECE = re.compile(r"(?P<person>.+)_[a-z]")
+_G = 1 / 64  # the file's unit of acceleration
+_SHORTEST_REPEAT = 60  # s
+
+Read = TypeVar("Read")
+
+
+@dataclasses.dataclass(frozen=True)
+class Session:
+    """One recording.
+
+    Attributes:
+      place: its folder or zip, as reports call it.
+      kind: its class in lower case, "" where the folders do not say.
+      files: (sensor, file) pairs.
+      trusted: the only sensors to use; None for all.
+    """
+
+    place: str
+    kind: str
+    files: tuple[tuple[str, SourceFile], ...]
+    trusted: frozenset[str] | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Wearer:
+    """The key of one person: where the sessions are, and the labels the study gives."""
+
+    person: str
+    sessions: tuple[Session, ...]
+    labels: tuple[tuple[str, float | str], ...]
+
+
+class EmpaticaReader:
+    """Reads E4 sessions; see the module's text for the layouts."""
+
+    def __init__(self, options: ReaderOptions) -> None:
+        self._limits = options.limits
+        self._time_zone = checked_zone(options.time_zone or "UTC", "--time-zone")
+
+    def channels(self, source: Path) -> tuple[str, ...]:
+        """The minute features of the sensors found.
+
+        Raises:
+          UserError: no E4 session below `source`.
+        """
+        found = {FILES.get(file.name.lower(), "") for file in source_files(source, IngestReport(), self._limits)}
+        sensors = {sensor for name in found - {"", "tags"} for sensor in _OF_SENSOR[name]}
+        if not sensors:
+            raise UserError(
+                f"{source} holds no Empatica E4 session: none of ACC.csv, EDA.csv, TEMP.csv, HR.csv, IBI.csv in any "
+                "folder or zip. Point --source at the folder of the sessions."
+            )
+        return tuple(name for name in _CHANNELS if REGISTRY[name].sensor in sensors)
+
+    def people(self, source: Path, report: IngestReport) -> Iterator[Wearer]:
+        folders: dict[PurePosixPath, dict[str, SourceFile]] = {}
+        beside = []
+        for file in source_files(source, report, self._limits):
+            name = file.name.lower()
+            if name in FILES:
+                folders.setdefault(_folder(file), {})[FILES[name]] = file
+            elif is_study_file(file):
+                beside.append(file)
+            else:
+                report.ignore(file.label, _UNUSED.get(name, "no file of an E4 session"))
+        study = read_study(beside, report, self._limits)
+        wearers: dict[str, list[Session]] = {}
+        for folder, files in folders.items():
+            person, kind = _person_and_kind(folder, source)
+            trusted = study.valid_only.get((kind, folder.name))
+            wearers.setdefault(person, []).append(Session(str(folder), kind, tuple(files.items()), trusted))
+        for person, sessions in sorted(wearers.items()):
+            labels = tuple(sorted(study.labels.get(person, {}).items()))
+            yield Wearer(person, tuple(sessions), labels)
+
+    def read(self, source: Path, key: Wearer, report: IngestReport) -> PersonRecord | None:  # noqa: ARG002
+        series: list[Series] = []
+        events: list[RecordEvent] = []
+        for session in key.sessions:
+            new_series, new_events = self._session(session, report)
+            series += new_series
+            events += new_events
+        if not series:
+            report.note(f"{key.sessions[0].place}: no usable signal; the person is left out.")
+            return None
+        return PersonRecord(key.person, tuple(series), tuple(events), dict(key.labels), self._time_zone)
+
+    def _session(self, session: Session, report: IngestReport) -> tuple[list[Series], list[RecordEvent]]:
+        files = {
+            name: file
+            for name, file in session.files
+            if session.trusted is None or name == "tags" or _OF_SENSOR[name] & session.trusted
+        }
+        sampled = {}
+        for name in SAMPLED:
+            read = self._attempt(
+                files.get(name), report, lambda file, name=name: read_sampled(file, name, report, self._limits)
+            )
+            if read is not None:
+                sampled[name] = read
+        sampled = _without_repeat(sampled, files, report)
+        sampled = _of_one_recording(sampled, files, report)
+        beats = self._attempt(files.get("IBI"), report, lambda file: read_beats(file, report, self._limits))
+        start, end = _span(sampled, beats)
+        tags = self._attempt(files.get("tags"), report, lambda file: read_tags(file, report, self._limits)) or []
+        series = _sampled_series(sampled) + _heart_series(
+            sampled.get("HR"), _placed(beats, start, end, files, report), start, end
+        )
+        if not series:
+            return [], []
+        return series, _events(session, tags, start, end)
+
+    def _attempt(
+        self, file: SourceFile | None, report: IngestReport, read: Callable[[SourceFile], Read]
+    ) -> Read | None:
+        """What `read` makes of the file; None, and said in the report, where the file cannot be used."""
+        if file is None:
+            return None
+        try:
+            return read(file)
+        except Refused as refusal:
+            report.set_aside(file.label, str(refusal))
+            return None
+
+
+# Where sessions are, and whose.
+
+
+def _folder(file: SourceFile) -> PurePosixPath:
+    """The session's folder; a zip that holds the files directly counts as one."""
+    if not file.member:
+        return PurePosixPath(file.path).parent
+    return PurePosixPath(file.path).with_suffix("") / PurePosixPath(file.member).parent
+
+
+def _person_and_kind(folder: PurePosixPath, source: Path) -> tuple[str, str]:
+    """(raw person id, session class or "")."""
+    inside = folder.parts
+    name = inside[-1] if inside else source.resolve().name
+    above = inside[-2] if len(inside) > 1 else ""
+    if connect := _CONNECT.fullmatch(name):
+        return above or connect["device"], ""
+    piece = _PIECE.fullmatch(name)
+    return (piece["person"] if piece else name), above.lower()
+
+
+# What was recorded when.
+
+
+def _without_repeat(
+    sampled: dict[str, Sampled], files: dict[str, SourceFile], report: IngestReport
+) -> dict[str, Sampled]:
+    """Cuts the second half off a recording that repeats its first half sample by sample.
+
+    E4 Connect has delivered such files. Noise repeats nowhere, so an exact repeat of a minute and more of
+    motion or conductance is no measurement; pulse and temperature of the same session are cut at the same time.
+    """
+    lengths = [_repeat_seconds(sampled[name]) for name in ("ACC", "EDA") if name in sampled]
+    length = max(lengths, default=0.0)
+    if not length:
+        return sampled
+    cut = {}
+    for name, signal in sampled.items():
+        keep = round(length * signal.rate)
+        report.quarantine(
+            "the recording again from its start", files[name].label, [keep + 3], rows=max(len(signal.samples) - keep, 0)
+        )
+        report.rows_kept -= max(len(signal.samples) - keep, 0)
+        cut[name] = dataclasses.replace(signal, samples=signal.samples[:keep])
+    return cut
+
+
+def _repeat_seconds(signal: Sampled) -> float:
+    """Seconds after which the whole signal comes again, 0 where it does not."""
+    half = len(signal.samples) // 2
+    first, second = signal.samples[:half], signal.samples[half:]
+    if half < _SHORTEST_REPEAT * signal.rate or len(second) != half or np.isnan(first).any() or np.ptp(first) == 0:
+        return 0.0
+    return half / signal.rate if np.array_equal(first, second) else 0.0
+
+
+def _of_one_recording(
+    sampled: dict[str, Sampled], files: dict[str, SourceFile], report: IngestReport
+) -> dict[str, Sampled]:
+    """Drops signals that were not recorded while the session's first one was."""
+    if not sampled:
+        return {}
+    anchor = next(iter(sampled.values()))
+    kept = {}
+    for name, signal in sampled.items():
+        if signal.start < anchor.end and signal.end > anchor.start:
+            kept[name] = signal
+        else:
+            report.set_aside(files[name].label, "recorded at another time than the rest of its session")
+            report.rows_kept -= int((~np.isnan(signal.samples).any(1)).sum())
+    return kept
+
+
+def _span(sampled: dict[str, Sampled], beats: Beats | None) -> tuple[float, float]:
+    """First and last second of the session; (0, 0) for one without any time."""
+    if sampled:
+        return min(signal.start for signal in sampled.values()), max(signal.end for signal in sampled.values())
+    if beats is not None and beats.start is not None:
+        return beats.start, beats.start + float(beats.offset[-1])
+    return 0.0, 0.0
+
+
+def _placed(
+    beats: Beats | None, start: float, end: float, files: dict[str, SourceFile], report: IngestReport
+) -> tuple[Float[np.ndarray, " b"], Float[np.ndarray, " b"]] | None:
+    """(seconds since the epoch, interval) of the beats that fall into the session."""
+    if beats is None or end <= start:
+        return None
+    label = files["IBI"].label
+    origin = beats.start
+    if origin is None:
+        report.note(f"{label}:1: no usable start time; beats are counted from the start of the session's other files.")
+        origin = start
+    if not start - 60 <= origin <= end:
+        report.set_aside(label, "recorded at another time than the rest of its session")
+        report.rows_kept -= len(beats.offset)
+        return None
+    inside = origin + beats.offset <= end
+    report.quarantine("beat after the end of its session", label, beats.line[~inside].tolist())
+    report.rows_kept -= int((~inside).sum())
+    return origin + beats.offset[inside], beats.interval[inside]
+
+
+def _events(session: Session, tags: list[int], start: float, end: float) -> list[RecordEvent]:
+    events = [RecordEvent("session", "tag", int(tag // 60), int(tag // 60) + 1) for tag in tags]
+    if session.kind:
+        events.append(RecordEvent("session", session.kind, int(start // 60), int(-(-end // 60))))
+    return events
+
+
+# Signals to series.
+
+
+def _sampled_series(sampled: dict[str, Sampled]) -> list[Series]:
+    made: list[Series] = []
+    for name, of in (
+        ("ACC", None),
+        ("EDA", signals.skin_conductance_features),
+        ("TEMP", signals.skin_temperature_features),
+    ):
+        if name not in sampled:
+            continue
+        signal = sampled[name]
+        if of is None:
+            first, grid = signals.minute_grid(signal.samples * _G, signal.start, signal.rate)
+            made += _series(first, signals.acceleration_features(grid, signal.rate))
+        else:
+            first, grid = signals.minute_grid(signal.samples[:, 0], signal.start, signal.rate)
+            made += _series(first, of(grid))
+    return made
+
+
+def _heart_series(
+    rate: Sampled | None,
+    beats: tuple[Float[np.ndarray, " b"], Float[np.ndarray, " b"]] | None,
+    start: float,
+    end: float,
+) -> list[Series]:
+    """Heart rate as the device states it, and what the beats say; they fill the minutes the device left out."""
+    if rate is None and beats is None:
+        return []
+    first, minutes = int(start // 60), int(-(-end // 60)) - int(start // 60)
+    stated = np.full(minutes, np.nan)
+    if rate is not None:
+        here, grid = signals.minute_grid(rate.samples[:, 0], rate.start, rate.rate)
+        level = signals.mean_level(grid, REGISTRY["heart_rate"].low, REGISTRY["heart_rate"].high)
+        stated[here - first : here - first + len(level)] = level
+    if beats is None:
+        return _series(first, {"heart_rate": stated})
+    features = signals.heart_beat_features(*beats, first, minutes)
+    edges = first * 60 + 60 * np.arange(minutes + 1)
+    recorded = np.diff(np.clip(edges, start, end)) / 60
+    features["rr_percent_valid"] = np.where(recorded >= signals.ENOUGH, features["rr_percent_valid"], np.nan)
+    features["heart_rate"] = np.where(np.isnan(stated), features["heart_rate"], stated)
+    return _series(first, features)
+
+
+def _series(first: int, features: signals.Features) -> list[Series]:
+    """Series of the minutes with a value."""
+    made = []
+    for name, values in features.items():
+        here = np.flatnonzero(~np.isnan(values))
+        if len(here):
+            made.append(Series(name, first + here.astype(np.int64), values[here].astype(np.float32)))
+    return made
