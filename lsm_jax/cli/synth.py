@@ -1,0 +1,77 @@
+"""`lsm synth`: a cohort with known physiology, written as a dataset."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from lsm_jax.errors import UserError
+
+HELP = "make a synthetic cohort: physiology, events, labels and realistic gaps"
+EXAMPLE = "lsm synth --people 400 --days 8 --out data/synth --seed 0"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `lsm synth`."""
+    parser.add_argument("--people", type=int, required=True, metavar="N", help="people in the cohort")
+    parser.add_argument("--days", type=int, required=True, metavar="D", help="days of each person, one window a day")
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the dataset to write")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="the same seed gives the same people (0)")
+    parser.add_argument(
+        "--ground-truth",
+        type=Path,
+        metavar="DIR2",
+        help="also write the same days without gaps, as a second dataset outside --out; for evaluation only",
+    )
+    parser.add_argument("--overwrite", action="store_true", help="replace datasets that are already there")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the cohort and, where asked for, its ground truth. Prints where and how fast."""
+    out, truth = args.out, args.ground_truth
+    if truth and (
+        out.resolve() in [truth.resolve(), *truth.resolve().parents] or truth.resolve() in out.resolve().parents
+    ):
+        raise UserError(f"--ground-truth {truth} must lie outside --out {out}: no model may read it by accident.")
+    summary = {"synth": _write(args, out, truth=False)}
+    if truth:
+        summary["ground_truth"] = _write(args, truth, truth=True)
+    (out / "synth.json").write_text(json.dumps(summary, indent=1))
+    return 0
+
+
+def _write(args: argparse.Namespace, out: Path, *, truth: bool) -> dict[str, object]:
+    # Imported late: the rest of the command line should not wait for them.
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from lsm_jax.channels import MINUTELY_26
+    from lsm_jax.data.store import write_dataset
+    from lsm_jax.synth.cohort import windows
+
+    stream = windows(args.people, args.days, args.seed, truth=truth)
+    name = "synth_truth" if truth else "synth"
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    started = time.perf_counter()
+    with Progress(*columns) as progress:
+        task = progress.add_task(f"{name}: person-days", total=args.people * args.days)
+        write_dataset(
+            out,
+            name,
+            MINUTELY_26,
+            stream,
+            seed=args.seed,
+            description=_description(args, truth),
+            overwrite=args.overwrite,
+            progress=lambda count: progress.update(task, completed=count),
+        )
+    seconds = time.perf_counter() - started
+    days = args.people * args.days
+    print(f"{out}: {args.people} people, {days} person-days in {seconds:.1f} s ({days / seconds:.0f} a second)")
+    return {"people": args.people, "days": args.days, "seed": args.seed, "seconds": round(seconds, 2)}
+
+
+def _description(args: argparse.Namespace, truth: bool) -> str:
+    what = "Ground truth (no gaps, for evaluation only) of a" if truth else "A"
+    return f"{what} synthetic cohort: {args.people} people, {args.days} days, seed {args.seed}, made by lsm synth."

@@ -1,0 +1,1 @@
+"""A synthetic cohort: bodies, days and devices whose truth is known."""

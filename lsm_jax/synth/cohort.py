@@ -1,0 +1,105 @@
+"""The cohort as a stream of day windows, person by person."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from lsm_jax.channels import MINUTELY_26
+from lsm_jax.errors import UserError
+from lsm_jax.readers.record import RecordEvent
+from lsm_jax.synth.gaps import observed_cells
+from lsm_jax.synth.people import Person, draw_person
+from lsm_jax.synth.physiology import live
+from lsm_jax.synth.schedule import draw_schedule
+from lsm_jax.synth.sensors import record
+from lsm_jax.synth.signals import Flags
+from lsm_jax.windows import MINUTES_PER_DAY, Event, Window, checked_window
+
+
+@dataclasses.dataclass(frozen=True)
+class PersonDays:
+    """One synthetic person's days, n = days * 1440 minutes from a local midnight on.
+
+    Attributes:
+      person: traits, known only here.
+      values: complete recording in registry units; `observed`: what a real watch would have kept of it.
+      events: logged events, minutes since the first midnight.
+    """
+
+    person: Person
+    values: Float[np.ndarray, "n 26"]
+    observed: Bool[np.ndarray, "n 26"]
+    events: tuple[RecordEvent, ...]
+
+    def windows(self) -> Iterator[Window]:
+        """What the watch recorded, a window float32[1440, 26] per day."""
+        return self._cut(np.where(self.observed, self.values, np.float32(np.nan)))
+
+    def truth(self) -> Iterator[Window]:
+        """The same windows as a watch that never fails would have recorded them. For evaluation only."""
+        return self._cut(self.values)
+
+    def _cut(self, values: Float[np.ndarray, "n 26"]) -> Iterator[Window]:
+        labels = self.person.labels()
+        offset = self.person.utc_offset_minutes
+        midnight = dt.datetime.combine(self.person.first_day, dt.time(), dt.UTC) - dt.timedelta(minutes=offset)
+        for day in range(len(values) // MINUTES_PER_DAY):
+            first = day * MINUTES_PER_DAY
+            window, _ = checked_window(
+                values[first : first + MINUTES_PER_DAY],
+                MINUTELY_26,
+                participant=self.person.participant,
+                start=midnight + dt.timedelta(days=day),
+                utc_offset_minutes=offset,
+                labels=labels,
+                events=_events_of_day(self.events, first),
+            )
+            yield window
+
+
+def windows(people: int, days: int, seed: int = 0, *, truth: bool = False) -> Iterator[Window]:
+    """Day windows of a cohort, in order of person and day; person i is the same whatever `people` is.
+
+    Args:
+      truth: the ground truth instead of the recording: every cell observed.
+
+    Raises:
+      UserError: fewer than one person or day, or a negative seed.
+    """
+    for name, number, least in (("people", people, 1), ("days", days, 1), ("seed", seed, 0)):
+        if number < least:
+            raise UserError(f"--{name} {number}: must be {least} or more.")
+    cohort = (synthesise(index, days, seed) for index in range(people))
+    return (window for person in cohort for window in (person.truth() if truth else person.windows()))
+
+
+def synthesise(index: int, days: int, seed: int = 0) -> PersonDays:
+    """Person `index` of the cohort `seed` over `days` days."""
+    person = draw_person(seed, index)
+    schedule = draw_schedule(person, days, seed, index)
+    body = live(person, schedule, seed, index)
+    observed, worn = observed_cells(person, schedule, body, seed, index)
+    events = tuple(event for event in schedule.events if _logged(event, worn))
+    return PersonDays(person, record(schedule, body, seed, index), observed, events)
+
+
+def _logged(event: RecordEvent, worn: Flags) -> bool:
+    """The watch logs sleep and activity it was there for; moods and meals are typed into a phone."""
+    if event.kind not in ("sleep", "activity"):
+        return True
+    return bool(worn[max(event.start, 0) : event.end].mean() >= 0.5)
+
+
+def _events_of_day(events: tuple[RecordEvent, ...], first: int) -> list[Event]:
+    """Events of the day that begins at minute `first`, cut at its midnights."""
+    last = first + MINUTES_PER_DAY
+    return [
+        Event(event.kind, event.name, max(event.start, first) - first, min(event.end, last) - first)
+        for event in events
+        if event.start < last and event.end > first
+    ]

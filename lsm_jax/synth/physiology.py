@@ -1,0 +1,182 @@
+"""The body and the wrist behind the sensors: a few latent signals that all 26 features share."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from lsm_jax.synth.activities import NO_ACTIVITY, per_class
+from lsm_jax.synth.people import Person, stream
+from lsm_jax.synth.schedule import Schedule
+from lsm_jax.synth.signals import Minutes, held, lag, wander
+
+_CLASS = {
+    name: per_class(name)
+    for name in "heart cadence motion rhythm pitch jolt tilt turn stop_go period climb sweat cooling".split()
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Body:
+    """Latent signals, one value a minute.
+
+    Attributes:
+      heart_rate: bpm; `still_heart_rate`: what it would be without the movement of the moment.
+      log_rmssd, log_sdnn: log ms.
+      motion: how much the wrist moves (0 still, 1 running); `rhythm`, `pitch`, `jolt`: how it moves.
+      tilt, turn: the wrist's posture, z-like.
+      steps: steps/min; `climb`: vertical unrest in m.
+      log_conductance: log uS; `contact`: how well the electrodes sit, z-like.
+      skin_temperature: deg C.
+    """
+
+    heart_rate: Minutes
+    still_heart_rate: Minutes
+    log_rmssd: Minutes
+    log_sdnn: Minutes
+    motion: Minutes
+    rhythm: Minutes
+    pitch: Minutes
+    jolt: Minutes
+    tilt: Minutes
+    turn: Minutes
+    steps: Minutes
+    climb: Minutes
+    log_conductance: Minutes
+    contact: Minutes
+    skin_temperature: Minutes
+
+
+def live(person: Person, schedule: Schedule, seed: int, index: int) -> Body:
+    """How the body of `person` goes through `schedule`."""
+    rng = stream(seed, index, stage=2)
+    effort = _effort(rng, schedule)
+    wrist = _wrist(rng, person, schedule, effort)
+    heart_rate, still = _heart(rng, person, schedule, effort, wrist["motion"])
+    log_rmssd, log_sdnn = _variability(rng, person, schedule, heart_rate, wrist["motion"])
+    log_conductance, contact = _skin(rng, person, schedule, wrist["motion"], effort)
+    return Body(
+        heart_rate=heart_rate,
+        still_heart_rate=still,
+        log_rmssd=log_rmssd,
+        log_sdnn=log_sdnn,
+        steps=_steps(rng, schedule, effort),
+        climb=effort * _CLASS["climb"][schedule.activity] + 0.35 * schedule.stairs,
+        log_conductance=log_conductance,
+        contact=contact,
+        skin_temperature=_temperature(rng, person, schedule, effort),
+        **wrist,
+    )
+
+
+def _effort(rng: np.random.Generator, schedule: Schedule) -> Minutes:
+    """Effort of the logged activity minute by minute: sets, rallies and lifts alternate with rests."""
+    period = np.maximum(_CLASS["period"][schedule.activity], 1)
+    turns = schedule.clock / period + wander(rng, period.size, 12, 0.3)
+    resting = 0.5 - 0.5 * np.tanh(3 * np.sin(2 * np.pi * turns))
+    return schedule.effort * (1 - _CLASS["stop_go"][schedule.activity] * resting)
+
+
+def _steps(rng: np.random.Generator, schedule: Schedule, effort: Minutes) -> Minutes:
+    logged = effort * _CLASS["cadence"][schedule.activity] * (1 + 0.06 * rng.standard_normal(effort.size, np.float32))
+    return np.round(np.maximum(logged + schedule.walking * schedule.share, 0))
+
+
+def _wrist(rng: np.random.Generator, person: Person, schedule: Schedule, effort: Minutes) -> dict[str, Minutes]:
+    """Motion and posture of the wrist: asleep, at rest, fidgeting, walking, exercising."""
+    count = effort.size
+    active = schedule.activity != NO_ACTIVITY
+    asleep = schedule.asleep
+    fidget = np.exp(wander(rng, count, 3, 0.38) + wander(rng, count, 35, 0.5) + 0.1 * schedule.stress)
+    toss = asleep & (rng.random(count, dtype=np.float32) < 0.025 * (1.3 - schedule.depth))
+    rest = np.where(asleep, 0.012 + 0.16 * toss, 0.135 * fidget)
+    walk = schedule.share * schedule.walking / 185
+    exercise = effort * _CLASS["motion"][schedule.activity] * np.exp(wander(rng, count, 3, 0.08))
+    motion = np.where(active, exercise, np.maximum(rest, 0.75 * rest + walk)).astype(np.float32)
+
+    def manner(attribute: str, everyday: float, walked: float, sd: float) -> Minutes:
+        level = np.where(active, _CLASS[attribute][schedule.activity], everyday + (walked - everyday) * schedule.share)
+        loose = wander(rng, count, 3.5, sd) + wander(rng, count, 40, 0.6 * sd)
+        return (level + np.where(asleep, 0.3, np.where(active, 0.4, 1)) * loose).astype(np.float32)
+
+    # A posture lasts some minutes awake and about half an hour asleep; sport has its own.
+    shift = rng.random(count, dtype=np.float32) < np.where(asleep, 0.028, 0.075)
+    tilt, turn = (
+        np.where(active, 0.8 * _CLASS[name][schedule.activity], held(shift, rng.standard_normal(count, np.float32)))
+        + own
+        + np.where(asleep, 0.02, 0.2) * wander(rng, count, 2.5, 1)
+        for name, own in zip(("tilt", "turn"), person.wrist, strict=True)
+    )
+    return {
+        "motion": motion,
+        "rhythm": manner("rhythm", -0.05, 0.6, 0.16),
+        "pitch": manner("pitch", 0.3, 0.4, 0.14),
+        "jolt": manner("jolt", 0.4, 0.28, 0.17),
+        "tilt": tilt.astype(np.float32),
+        "turn": turn.astype(np.float32),
+    }
+
+
+def _heart(
+    rng: np.random.Generator, person: Person, schedule: Schedule, effort: Minutes, motion: Minutes
+) -> tuple[Minutes, Minutes]:
+    """Heart rate from circadian rhythm, sleep, food and stress, and from what the muscles ask for, with a lag."""
+    count = effort.size
+    resting = person.resting_heart_rate
+    circadian = 2.4 * np.cos(2 * np.pi * (schedule.hour - 16.5 - person.chronotype) / 24)
+    dip = 7.6 - 3.6 * person.hypertension - 0.7 * person.age_z
+    still = resting + 5.2 + circadian - dip * schedule.drowsy - 2.2 * schedule.depth + 5.0 * schedule.meal
+    still = still + (3.6 + 1.2 * person.anxiety) * schedule.stress
+    calm = 1 - 0.5 * schedule.drowsy
+    still = still + calm * (wander(rng, count, 3, 2.2) + wander(rng, count, 40, 2.0))
+    asked = effort * _CLASS["heart"][schedule.activity] + 0.17 * schedule.share * (schedule.walking > 0)
+    everyday = np.where(schedule.activity == NO_ACTIVITY, 0.22 * motion, 0)
+    asked = (asked + everyday + 0.1 * schedule.stairs).astype(np.float32)
+    recovery = 1.6 * np.exp(-0.2 * person.fitness + 0.1 * person.age_z)
+    moved = 0.76 * lag(asked, recovery) + 0.2 * lag(asked, 11)
+    reserve = person.maximal_heart_rate - resting - 8
+    return (still + reserve * moved).astype(np.float32), still.astype(np.float32)
+
+
+def _variability(
+    rng: np.random.Generator, person: Person, schedule: Schedule, heart_rate: Minutes, motion: Minutes
+) -> tuple[Minutes, Minutes]:
+    """Heart-rate variability falls with heart rate, age, stress and exercise, and rises in deep sleep."""
+    faster = heart_rate - 72
+    shared = wander(rng, faster.size, 4, 0.13) + wander(rng, faster.size, 60, 0.1)
+    log_rmssd = 3.5 + person.vagal_tone - 0.021 * faster + 0.12 * schedule.depth - 0.1 * schedule.stress + shared
+    unsteady = 0.35 * np.minimum(motion, 0.4) - 0.12 * schedule.depth + wander(rng, faster.size, 6, 0.12)
+    log_sdnn = 3.78 + 0.8 * person.vagal_tone - 0.014 * faster + 0.7 * shared + unsteady
+    return log_rmssd.astype(np.float32), log_sdnn.astype(np.float32)
+
+
+def _skin(
+    rng: np.random.Generator, person: Person, schedule: Schedule, motion: Minutes, effort: Minutes
+) -> tuple[Minutes, Minutes]:
+    """Conductance rises with stress at once and with exercise slowly, storms in deep sleep; contact follows moisture."""
+    count = effort.size
+    sweat = effort * _CLASS["sweat"][schedule.activity] + 0.35 * schedule.share
+    roused = lag(np.maximum(schedule.stress, -0.5), 2) * (0.42 + 0.1 * person.anxiety)
+    storms = schedule.depth * np.maximum(wander(rng, count, 12, 0.8), 0)
+    daily = wander(rng, count, 500, 0.3)
+    circadian = 0.22 * np.cos(2 * np.pi * (schedule.hour - 17) / 24)
+    log_conductance = 0.92 + person.log_conductance + daily + circadian + roused + 0.6 * storms + 0.3 * schedule.meal
+    log_conductance = (
+        log_conductance + 2.0 * np.tanh(0.8 * lag(sweat, 9)) - 0.45 * schedule.drowsy + wander(rng, count, 5, 0.12)
+    )
+    loosened = wander(rng, count, 200, 0.5) - 1.2 * np.minimum(motion, 0.8)
+    contact = 1.5 + 0.3 * person.strap + 0.75 * (log_conductance - 0.92) + loosened + wander(rng, count, 6, 0.25)
+    return log_conductance.astype(np.float32), contact.astype(np.float32)
+
+
+def _temperature(rng: np.random.Generator, person: Person, schedule: Schedule, effort: Minutes) -> Minutes:
+    """Skin warms in bed and after meals, cools outdoors, under stress and in wind and water."""
+    count = effort.size
+    circadian = -0.55 * np.cos(2 * np.pi * (schedule.hour - 15 - person.chronotype) / 24)
+    outdoors = held(rng.random(count, dtype=np.float32) < 1 / 90, rng.normal(0, 2.3, count).astype(np.float32))
+    cooling = (schedule.activity != NO_ACTIVITY) * _CLASS["cooling"][schedule.activity]
+    around = np.where(schedule.asleep, 1.9, outdoors * (schedule.hour > 6)) - 1.4 * cooling
+    around = around - 0.5 * np.maximum(schedule.stress, 0) + 1.2 * np.minimum(effort, 1) - 0.7 * schedule.share
+    slow = 31.65 + person.warmth + circadian + 0.8 * schedule.meal + wander(rng, count, 180, 0.6)
+    return (slow + lag(around.astype(np.float32), 13) + wander(rng, count, 6, 0.16)).astype(np.float32)
