@@ -131,7 +131,8 @@ class Moments:
 class WindowSource:
     """Random access to the windows of one split."""
 
-    def __init__(self, records: Records, index: pl.DataFrame, channels: tuple[str, ...]) -> None:
+    def __init__(self, path: Path, records: Records, index: pl.DataFrame, channels: tuple[str, ...]) -> None:
+        self.path = path
         self._records = records
         self._index = index
         self.channels = channels
@@ -196,7 +197,7 @@ class Dataset:
                 f"{self.path}: index.parquet lists {len(rows)} windows of split {split!r}, the shards hold "
                 f"{len(records)}. The dataset is partial or mixed; write it again."
             )
-        return WindowSource(records, rows, self.channels)
+        return WindowSource(self.path, records, rows, self.channels)
 
     def held_out(self, split: str) -> WindowSource:
         """The windows of a split of people never trained on; UserError where there is no such person."""

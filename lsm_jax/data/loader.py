@@ -1,0 +1,219 @@
+"""Batches: records decoded straight into z-scored arrays laid out on the model's channels.
+
+Batch `i` is a pure function of (seed, i): the data order gives its windows, a hash its crops. Grain runs that function
+ahead of the training loop, on threads or in processes, and keeps the batches in order; the loader's state is the
+number of batches taken, and resuming at any state is a fresh start from that number.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grain
+import numpy as np
+from absl import flags
+from jaxtyping import Int
+from ml_collections import ConfigDict
+
+from lsm_jax.data.codec import Record
+from lsm_jax.data.order import DataOrder
+from lsm_jax.data.spec import DataSpec, mixture_weights, open_datasets
+from lsm_jax.data.store import WindowSource
+from lsm_jax.errors import UserError
+from lsm_jax.windows import MINUTES_PER_DAY
+
+Batch = dict[str, np.ndarray]
+_THREADS = 2
+_BATCHES_AHEAD = 4
+_ENDLESS = 2**48  # batches; a stream no run reaches the end of
+_DAYS_TO_THURSDAY = 3  # 1970-01-01 was a Thursday, and weekday 0 is Monday
+
+
+class Loader:
+    """The endless stream of a split's batches, this host's rows of each.
+
+    Args:
+      config: the section `data`: `paths`, `weights`, `workers` (processes; 0: threads of this one).
+      spec: channels, normalisation and window length of the batches.
+      batch_size: rows of the global batch; `process_count` must divide it.
+      position: global batches taken before, as `loader.position` said.
+
+    Raises:
+      UserError: no window in the split, or a batch size the hosts cannot share.
+    """
+
+    def __init__(
+        self,
+        config: ConfigDict,
+        spec: DataSpec,
+        split: str,
+        seed: int,
+        batch_size: int,
+        position: int = 0,
+        process_index: int = 0,
+        process_count: int = 1,
+    ) -> None:
+        if batch_size < 1 or batch_size % process_count:
+            raise UserError(f"batch size {batch_size} does not divide among {process_count} processes.")
+        sources = [dataset.held_out(split) for dataset in open_datasets(config)]
+        sizes = [len(source) for source in sources]
+        order = DataOrder(seed, sizes, mixture_weights(config, sizes))
+        share = batch_size // process_count
+        rows = slice(process_index * share, (process_index + 1) * share)
+        self._batches = _Batches([_Layout(source, spec) for source in sources], spec, order, batch_size, rows)
+        self._workers = int(config.workers)
+        self.restore(position)
+
+    def restore(self, position: int) -> None:
+        """Goes to the state after `position` global batches, forwards or back, at once."""
+        self.close()
+        stream: Any = grain.MapDataset.range(position, _ENDLESS).map(self._batches)
+        stream = stream.to_iter_dataset(grain.ReadOptions(_THREADS, prefetch_buffer_size=_BATCHES_AHEAD))
+        if self._workers:
+            if not flags.FLAGS.is_parsed():
+                flags.FLAGS.mark_as_parsed()  # Grain's processes read absl flags, which only absl programs parse
+            ahead = max(_BATCHES_AHEAD // self._workers, 1)
+            stream = stream.mp_prefetch(grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=ahead))
+        self._stream = iter(stream)
+        self._position = position
+
+    @property
+    def position(self) -> int:
+        """Global batches taken: the one integer of state."""
+        return self._position
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self
+
+    def __next__(self) -> Batch:
+        batch = next(self._stream)
+        self._position += 1
+        return batch
+
+    def close(self) -> None:
+        """Stops the threads and processes that run ahead."""
+        close = getattr(getattr(self, "_stream", None), "close", None)
+        if close:
+            close()
+
+
+@dataclasses.dataclass(frozen=True)
+class WindowInfo:
+    """Where a row of an evaluation batch comes from.
+
+    Attributes:
+      index: place of the window in its source.
+      participant: hashed id.
+      offset: first step of the row within the window; not 0 where windows are longer than the batch's.
+    """
+
+    index: int
+    participant: str
+    offset: int
+
+
+def evaluation_batches(
+    source: WindowSource, spec: DataSpec, batch_size: int, limit: int | None = None
+) -> Iterator[tuple[Batch, list[WindowInfo]]]:
+    """A source's windows once, in fixed order; the last batch is filled up with all-missing windows.
+
+    Windows longer than `spec.window_minutes` are cut into consecutive rows; a remainder is left out. `example` is the
+    row's place in this order.
+
+    Args:
+      limit: at most this many rows, spread evenly over the source; None takes all.
+
+    Yields:
+      (batch, infos): `infos` has an entry for every row that is a window, none for filling.
+    """
+    participants = source.participants
+    rows = [
+        WindowInfo(index, participants[index], part * spec.window_minutes)
+        for index, steps in enumerate(source.steps)
+        for part in range(max(int(steps) // spec.window_minutes, 1))
+    ]
+    if limit is not None and limit < len(rows):
+        rows = [rows[place] for place in np.linspace(0, len(rows) - 1, limit).round().astype(int)]
+    layout = _Layout(source, spec)
+    for first in range(0, len(rows), batch_size):
+        infos = rows[first : first + batch_size]
+        batch = empty_batch(batch_size, spec, first + np.arange(batch_size))
+        for row, info in enumerate(infos):
+            layout.place(source.record(info.index), info.offset, batch, row)
+        yield batch, infos
+
+
+def empty_batch(batch_size: int, spec: DataSpec, example: Int[np.ndarray, " b"]) -> Batch:
+    """A batch of all-missing windows with the keys, shapes and types of every batch (docs/architecture.md)."""
+    cells = (batch_size, spec.window_minutes, len(spec.channels))
+    return {
+        "values": np.zeros(cells, np.float32),
+        "observed": np.zeros(cells, np.bool_),
+        "start_minute": np.zeros(batch_size, np.int32),
+        "weekday": np.zeros(batch_size, np.int32),
+        "example": (example % 2**31).astype(np.int32),
+    }
+
+
+class _Layout:
+    """How one dataset's channels lie on the model's, and what normalises them."""
+
+    def __init__(self, source: WindowSource, spec: DataSpec) -> None:
+        place = {name: row for row, name in enumerate(source.channels)}
+        columns = [column for column, name in enumerate(spec.channels) if name in place]
+        self.source = source
+        self._steps = spec.window_minutes
+        self._rows = _as_slice([place[spec.channels[column]] for column in columns])
+        self._columns = _as_slice(columns)
+        self._mean, self._sd = spec.mean[columns], spec.sd[columns]
+
+    def place(self, record: Record, offset: int, batch: Batch, row: int) -> None:
+        """Decodes the record's steps from `offset` on, z-scored, into a row of the batch."""
+        if record.minutes_per_step != 1:
+            raise UserError(
+                f"{self.source.path}: its windows have {record.minutes_per_step} minutes per step, batches have one."
+            )
+        codes = record.codes[self._rows, offset : offset + self._steps]
+        observed = codes != 0
+        # Channel by channel, where memory is contiguous; (value - mean) / sd in one product and one sum.
+        values = codes * (record.step[self._rows] / self._sd)[:, None]
+        values += ((record.offset[self._rows] - self._mean) / self._sd)[:, None]
+        values *= observed
+        steps = codes.shape[1]
+        batch["values"][row, :steps][:, self._columns] = values.T
+        batch["observed"][row, :steps][:, self._columns] = observed.T
+        minute = record.local_minute + offset
+        batch["start_minute"][row] = minute % MINUTES_PER_DAY
+        batch["weekday"][row] = (minute // MINUTES_PER_DAY + _DAYS_TO_THURSDAY) % 7
+
+
+@dataclasses.dataclass(frozen=True)
+class _Batches(grain.transforms.Map):
+    """Batch number to this host's rows of that batch."""
+
+    layouts: Sequence[_Layout]
+    spec: DataSpec
+    order: DataOrder
+    batch_size: int
+    rows: slice
+
+    def map(self, number: int) -> Batch:
+        positions = number * self.batch_size + np.arange(self.rows.start, self.rows.stop)
+        datasets, windows = self.order.lookup(positions)
+        layouts = [self.layouts[dataset] for dataset in datasets]
+        records = [layout.source.record(int(window)) for layout, window in zip(layouts, windows, strict=True)]
+        spare = np.array([record.codes.shape[1] - self.spec.window_minutes for record in records])
+        offsets = self.order.uniform(positions, np.maximum(spare, 0) + 1)
+        batch = empty_batch(len(positions), self.spec, positions)
+        for row, (layout, record) in enumerate(zip(layouts, records, strict=True)):
+            layout.place(record, int(offsets[row]), batch, row)
+        return batch
+
+
+def _as_slice(places: list[int]) -> list[int] | slice:
+    """The same places as a slice where they are consecutive, since NumPy copies much faster through one."""
+    if places and places == list(range(places[0], places[-1] + 1)):
+        return slice(places[0], places[-1] + 1)
+    return places
