@@ -1,0 +1,1 @@
+"""Tokens, masks and rows: what of a window a model sees."""

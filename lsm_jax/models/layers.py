@@ -1,0 +1,138 @@
+"""Transformer layers over rows, stacked and scanned.
+
+Blocks of a stack share one leading parameter axis, so that compile time does not grow with depth and a
+checkpoint has one array per kind of parameter. Rematerialisation is a named policy.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int
+
+from lsm_jax.attention import attention
+from lsm_jax.errors import UserError, nearest
+from lsm_jax.models.sizes import StackSize
+
+REMAT_POLICIES: Mapping[str, Callable[..., bool] | None] = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+_KERNEL = nnx.initializers.xavier_uniform()
+
+
+class Attention(nnx.Module):
+    """Multi-head attention of rows on themselves or on other rows, through the one function."""
+
+    def __init__(
+        self, size: StackSize, memory_width: int | None, *, implementation: str, dtype: str, rngs: nnx.Rngs
+    ) -> None:
+        head = size.width // size.heads
+        linear = functools.partial(nnx.LinearGeneral, dtype=dtype, kernel_init=_KERNEL, rngs=rngs)
+        if memory_width is None:
+            self.query_key_value = linear(size.width, (3, size.heads, head))
+        else:
+            self.query = linear(size.width, (size.heads, head))
+            self.key_value = linear(memory_width, (2, size.heads, head))
+        self.output = linear((size.heads, head), size.width, axis=(-2, -1))
+        self.implementation = implementation
+
+    def __call__(
+        self,
+        tokens: Float[Array, "r s d"],
+        segments: Int[Array, "r s"],
+        memory: tuple[Float[Array, "r t m"], Int[Array, "r t"]] | None = None,
+    ) -> Float[Array, "r s d"]:
+        """Attends to `memory` (tokens, segments) where given, else to the row itself."""
+        if memory is None:
+            query, key, value = jnp.moveaxis(self.query_key_value(tokens), -3, 0)
+            key_segments = segments
+        else:
+            query = self.query(tokens)
+            key, value = jnp.moveaxis(self.key_value(memory[0]), -3, 0)
+            key_segments = memory[1]
+        return self.output(attention(query, key, value, segments, key_segments, self.implementation))
+
+
+class FeedForward(nnx.Module):
+    """Two linear layers with a GELU between."""
+
+    def __init__(self, width: int, hidden: int, *, dtype: str, rngs: nnx.Rngs) -> None:
+        self.expand = nnx.Linear(width, hidden, dtype=dtype, kernel_init=_KERNEL, rngs=rngs)
+        self.contract = nnx.Linear(hidden, width, dtype=dtype, kernel_init=_KERNEL, rngs=rngs)
+
+    def __call__(self, tokens: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
+        return self.contract(nnx.gelu(self.expand(tokens)))
+
+
+class Block(nnx.Module):
+    """Pre-norm block: attention (to the row, or to `memory`), then feed-forward."""
+
+    def __init__(
+        self, size: StackSize, memory_width: int | None, *, implementation: str, dtype: str, rngs: nnx.Rngs
+    ) -> None:
+        self.attention_norm = nnx.LayerNorm(size.width, dtype=dtype, rngs=rngs)
+        self.attention = Attention(size, memory_width, implementation=implementation, dtype=dtype, rngs=rngs)
+        self.feed_forward_norm = nnx.LayerNorm(size.width, dtype=dtype, rngs=rngs)
+        self.feed_forward = FeedForward(size.width, size.hidden, dtype=dtype, rngs=rngs)
+
+    def __call__(
+        self,
+        tokens: Float[Array, "r s d"],
+        segments: Int[Array, "r s"],
+        memory: tuple[Float[Array, "r t m"], Int[Array, "r t"]] | None,
+    ) -> Float[Array, "r s d"]:
+        tokens = tokens + self.attention(self.attention_norm(tokens), segments, memory)
+        return tokens + self.feed_forward(self.feed_forward_norm(tokens))
+
+
+class Stack(nnx.Module):
+    """`size.depth` blocks, scanned, and a final norm.
+
+    Args:
+      memory_width: None for self-attention; else the width of the tokens attended to.
+      remat: a name in `REMAT_POLICIES`.
+    """
+
+    def __init__(
+        self,
+        size: StackSize,
+        *,
+        memory_width: int | None = None,
+        implementation: str,
+        remat: str,
+        dtype: str,
+        rngs: nnx.Rngs,
+    ) -> None:
+        if remat not in REMAT_POLICIES:
+            raise UserError(f"model.remat={remat!r} is unknown.{nearest(remat, REMAT_POLICIES)}")
+
+        @nnx.split_rngs(splits=size.depth)
+        @nnx.vmap(in_axes=0, out_axes=0)
+        def make(rngs: nnx.Rngs) -> Block:
+            return Block(size, memory_width, implementation=implementation, dtype=dtype, rngs=rngs)
+
+        self.blocks = make(rngs)
+        self.norm = nnx.LayerNorm(size.width, dtype=dtype, rngs=rngs)
+        self.remat = remat
+
+    def __call__(
+        self,
+        tokens: Float[Array, "r s d"],
+        segments: Int[Array, "r s"],
+        memory: tuple[Float[Array, "r t m"], Int[Array, "r t"]] | None = None,
+    ) -> Float[Array, "r s d"]:
+        graph, parameters = nnx.split(self.blocks)
+
+        def step(carry: Float[Array, "r s d"], layer: nnx.State) -> tuple[Float[Array, "r s d"], None]:
+            return nnx.merge(graph, layer)(carry, segments, memory), None
+
+        policy = REMAT_POLICIES[self.remat]
+        body = step if policy is None else jax.checkpoint(step, policy=policy, prevent_cse=False)
+        tokens, _ = jax.lax.scan(body, tokens, parameters)
+        return self.norm(tokens)

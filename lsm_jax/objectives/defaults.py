@@ -1,0 +1,47 @@
+"""The learning sections of a configuration, every key with its default."""
+
+from __future__ import annotations
+
+from ml_collections import ConfigDict
+
+
+def learning_defaults() -> dict[str, ConfigDict]:
+    """Sections `tokens`, `masking`, `rows`, `model` and `objective`."""
+    return {
+        "tokens": ConfigDict(
+            {
+                "patch_minutes": 10,
+                "patch_channels": 1,
+                "partial": "any",  # which partly observed patches are tokens: any, half, all
+            }
+        ),
+        "masking": ConfigDict(
+            {
+                # (policy, share hidden, weight); the paper's three in equal parts
+                "policies": (("random", 0.8, 1.0), ("time", 0.5, 1.0), ("sensor", 0.5, 1.0)),
+                "pool": "observed",  # shares are counted over observed units, or over the whole grid
+            }
+        ),
+        "rows": ConfigDict(
+            {
+                "layout": "packed",  # packed (visible tokens only), fixed_drop (AIM's fixed D) or dense
+                "windows_per_row": 1,
+                "capacity": 0,  # visible tokens of a row; 0: chosen from missingness and mask mixture
+                "targets": 0,  # decoded targets of a row; 0: likewise
+                "dropped_share": 0.5,  # D of the layout fixed_drop
+            }
+        ),
+        "model": ConfigDict(
+            {
+                "size": "tiny",
+                "decoder": "cross",  # all (the paper's), observed, cross
+                "patch_input": "values_and_mask",  # or values (the paper's)
+                "compress": True,  # heavy-tailed channels enter through asinh
+                "positions": "learned",  # or sincos (the paper's)
+                "attention": "reference",
+                "remat": "none",  # none, dots, full
+                "dtype": "auto",  # bfloat16 where the hardware has it, else float32
+            }
+        ),
+        "objective": ConfigDict({"name": "masked_reconstruction"}),
+    }

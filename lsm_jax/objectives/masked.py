@@ -1,0 +1,270 @@
+"""Masked reconstruction: the objective of LSM-1 and LSM-2 (AIM; SPEC sections 2 and 3).
+
+A window's inherited mask (really missing) and its artificial mask (hidden for training) are treated
+alike: neither is seen. The loss is taken per observed cell of artificially hidden tokens.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from ml_collections import ConfigDict
+
+from lsm_jax.data.spec import DataSpec
+from lsm_jax.errors import UserError, nearest
+from lsm_jax.masking import rows as rows_of
+from lsm_jax.masking.policies import Mixture, artificial_mask
+from lsm_jax.masking.rows import Rows
+from lsm_jax.masking.tokens import TokenGrid
+from lsm_jax.models.masked_autoencoder import Cells, MaskedAutoencoder, ModelSettings
+from lsm_jax.models.sizes import StackSize, size
+
+LAYOUTS = ("packed", "fixed_drop", "dense")
+_ROUND = 64  # row lengths are multiples of this, so that blocks and tiles come out even
+
+
+@dataclasses.dataclass(frozen=True)
+class RowSettings:
+    """How tokens are laid out in rows.
+
+    Attributes:
+      layout: `packed`, or the paper's forms `fixed_drop` and `dense` (one window to a row).
+      windows_per_row: windows packed side by side.
+      capacity, targets: slots of a row for visible and for decoded tokens.
+      dropped: D of `fixed_drop`, in tokens.
+    """
+
+    layout: str
+    windows_per_row: int
+    capacity: int
+    targets: int
+    dropped: int
+
+    def __post_init__(self) -> None:
+        if self.layout not in LAYOUTS:
+            raise UserError(f"rows.layout={self.layout!r} is unknown.{nearest(self.layout, LAYOUTS)}")
+        if self.layout != "packed" and self.windows_per_row != 1:
+            raise UserError(f"rows.layout={self.layout!r} holds one window to a row: set rows.windows_per_row=1.")
+
+    def visible(self, key: PRNGKeyArray, shown: Bool[Array, "b n"]) -> Rows:
+        """The encoder's rows."""
+        if self.layout == "dense":
+            return rows_of.dense(shown)
+        if self.layout == "fixed_drop":
+            return rows_of.fixed_drop(shown, self.dropped)
+        return rows_of.packed(key, shown, self.windows_per_row, self.capacity)
+
+
+class MaskedReconstruction:
+    """See `objectives.base.Objective`; adds `reconstruct` and `embed` for what comes after training.
+
+    Attributes:
+      tokens: the token grid.
+    """
+
+    def __init__(self, tokens: TokenGrid, mixture: Mixture, rows: RowSettings, settings: ModelSettings) -> None:
+        self.tokens, self.mixture, self.rows, self.settings = tokens, mixture, rows, settings
+        self._graph = nnx.graphdef(nnx.eval_shape(functools.partial(self._model, jax.random.key(0))))
+
+    @classmethod
+    def from_config(cls, config: ConfigDict, spec: DataSpec) -> MaskedReconstruction:
+        """Builds the objective from the sections `tokens`, `masking`, `rows` and `model`."""
+        grid = TokenGrid(channels=tuple(spec.channels), window_minutes=spec.window_minutes, **config.tokens)
+        mixture = Mixture(tuple(tuple(policy) for policy in config.masking.policies), config.masking.pool)
+        model = config.model.to_dict()
+        dtype = model.pop("dtype")
+        if dtype == "auto":
+            dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        settings = ModelSettings(**{**model, "size": size(model["size"])}, dtype=dtype)
+        return cls(grid, mixture, _row_settings(config.rows, grid, mixture, spec), settings)
+
+    def init(self, rng: PRNGKeyArray) -> Mapping[str, Any]:
+        """Initial parameters, float32."""
+        return nnx.to_pure_dict(nnx.state(self._model(rng), nnx.Param))
+
+    def loss(
+        self, params: Mapping[str, Any], batch: Mapping[str, Array], rng: PRNGKeyArray
+    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+        """Mean squared error (z-scored) over observed cells of artificially hidden tokens.
+
+        Finite for any bytes in unobserved cells and for batches with nothing to predict, where the
+        loss and its gradient are zero.
+        """
+        cells, observed = self._cells(batch)
+        keys = jax.vmap(functools.partial(jax.random.fold_in, rng))(batch["example"])
+        hidden = jax.vmap(lambda key, seen: artificial_mask(key, seen, self.tokens, self.mixture))(keys, observed)
+        shown, targets = observed & ~hidden, observed & hidden
+        visible_key, decoded_key = jax.random.split(rng)
+        visible = self.rows.visible(visible_key, shown)
+        decoded = self._decoded(decoded_key, observed, targets, self.rows.windows_per_row, self.rows.targets)
+        predicted = nnx.merge(self._graph, nnx.State(params))(cells, visible, decoded)
+        scored = (decoded.segment > 0) & decoded.take(targets)
+        weight = (decoded.take(cells.observed) & scored[:, :, None]).astype(jnp.float32)
+        errors = jnp.square(predicted.astype(jnp.float32) - decoded.take(cells.values)) * weight
+        loss = errors.sum() / jnp.maximum(weight.sum(), 1.0)
+        return loss, self._metrics(observed, targets, visible, decoded, scored)
+
+    def reconstruct(
+        self, params: Mapping[str, Any], batch: Mapping[str, Array], hidden: Bool[Array, "b n"]
+    ) -> Float[Array, "b t c"]:
+        """Predictions (z-scored) at every cell of `hidden` tokens, the input elsewhere.
+
+        The model sees the recorded tokens that are not hidden, all of them: row lengths follow the batch,
+        rounded up so that few programs are compiled. Not to be traced itself.
+        """
+        observed = self._tokens_observed(jnp.asarray(batch["observed"]))
+        hidden = jnp.asarray(hidden)
+        decoded = (observed | hidden) if self.settings.decoder == "observed" else hidden
+        capacities = self._longest(observed & ~hidden), self._longest(decoded)
+        return self._reconstruct(*capacities, params, batch["values"], batch["observed"], hidden)
+
+    def embed(self, params: Mapping[str, Any], batch: Mapping[str, Array]) -> Float[Array, "b d"]:
+        """The mean of the encoder's output over observed tokens; zeros for a window without any."""
+        observed = self._tokens_observed(jnp.asarray(batch["observed"]))
+        return self._embed(self._longest(observed), params, batch["values"], batch["observed"])
+
+    def _model(self, rng: PRNGKeyArray) -> MaskedAutoencoder:
+        return MaskedAutoencoder(self.tokens, self.settings, rngs=nnx.Rngs(rng))
+
+    def _cells(self, batch: Mapping[str, Array]) -> tuple[Cells, Bool[Array, "b n"]]:
+        """The batch by token, cleaned of whatever stands in unobserved cells."""
+        values = jnp.where(batch["observed"], batch["values"], 0)
+        cells = Cells(self.tokens.cells(values), self.tokens.cells(batch["observed"]))
+        return cells, self.tokens.tokens_observed(cells.observed)
+
+    def _longest(self, chosen: Bool[Array, "b n"]) -> int:
+        """A row length that holds the chosen tokens of every window."""
+        return _rounded(int(chosen.sum(axis=1).max()), self.tokens.size)
+
+    def _tokens_observed(self, observed: Bool[Array, "b t c"]) -> Bool[Array, "b n"]:
+        return self.tokens.tokens_observed(self.tokens.cells(observed))
+
+    def _decoded(
+        self,
+        key: PRNGKeyArray,
+        observed: Bool[Array, "b n"],
+        targets: Bool[Array, "b n"],
+        windows_per_row: int,
+        capacity: int,
+    ) -> Rows:
+        """The decoder's rows: every position, recorded ones and targets, or the targets alone."""
+        if self.settings.decoder == "all":
+            return rows_of.packed(key, jnp.ones_like(observed), windows_per_row, windows_per_row * self.tokens.size)
+        chosen = observed | targets if self.settings.decoder == "observed" else targets
+        return rows_of.packed(key, chosen, windows_per_row, capacity)
+
+    def _metrics(
+        self,
+        observed: Bool[Array, "b n"],
+        targets: Bool[Array, "b n"],
+        visible: Rows,
+        decoded: Rows,
+        scored: Bool[Array, "r q"],
+    ) -> dict[str, Float[Array, ""]]:
+        total = lambda tokens: tokens.sum().astype(jnp.float32)  # noqa: E731
+        return {
+            "tokens_observed": total(observed),
+            "tokens_visible": total(visible.segment > 0),
+            "tokens_visible_left_out": total(visible.left_out),
+            "tokens_targets": total(scored),
+            "tokens_targets_left_out": total(targets) - total(scored),
+            "row_fill": total(visible.segment > 0) / visible.segment.size,
+            "useful_flops": self._useful_flops(visible, decoded),
+        }
+
+    def _useful_flops(self, visible: Rows, decoded: Rows) -> Float[Array, ""]:
+        """Forward and backward FLOPs of the tokens in rows, padding and other segments not counted."""
+        count = functools.partial(_segment_counts, segments=self.rows.windows_per_row)
+        seen, asked = count(visible), count(decoded)
+        sizes = self.settings.size
+        encoder = _stack_flops(sizes.encoder, seen, seen)
+        if self.settings.decoder == "cross":
+            decoder = _stack_flops(sizes.decoder, asked, seen, memory_width=sizes.encoder.width)
+        else:
+            decoder = _stack_flops(sizes.decoder, asked, asked)
+        cell = 2.0 * self.tokens.cells_per_token
+        ends = cell * (sizes.encoder.width * seen.sum() + sizes.decoder.width * asked.sum())
+        return 3.0 * (encoder + decoder + ends)
+
+    @functools.partial(jax.jit, static_argnums=(0, 1, 2))
+    def _reconstruct(
+        self,
+        capacity: int,
+        decoded_capacity: int,
+        params: Mapping[str, Any],
+        values: Float[Array, "b t c"],
+        observed_cells: Bool[Array, "b t c"],
+        hidden: Bool[Array, "b n"],
+    ) -> Float[Array, "b t c"]:
+        cells, observed = self._cells({"values": values, "observed": observed_cells})
+        key = jax.random.key(0)  # nothing is left out, so nothing is drawn
+        visible = rows_of.packed(key, observed & ~hidden, 1, capacity)
+        decoded = self._decoded(key, observed, hidden, 1, decoded_capacity)
+        predicted = nnx.merge(self._graph, nnx.State(params))(cells, visible, decoded)
+        slots = decoded.slots_of(rows_of.dense(hidden))
+        spread = jnp.take_along_axis(jnp.pad(predicted, ((0, 0), (0, 1), (0, 0))), slots[:, :, None], axis=1)
+        return self.tokens.windows(jnp.where(hidden[:, :, None], spread, cells.values))
+
+    @functools.partial(jax.jit, static_argnums=(0, 1))
+    def _embed(
+        self,
+        capacity: int,
+        params: Mapping[str, Any],
+        values: Float[Array, "b t c"],
+        observed_cells: Bool[Array, "b t c"],
+    ) -> Float[Array, "b d"]:
+        cells, observed = self._cells({"values": values, "observed": observed_cells})
+        visible = rows_of.packed(jax.random.key(0), observed, 1, capacity)
+        encoded = nnx.merge(self._graph, nnx.State(params)).encoder(cells, visible).astype(jnp.float32)
+        seen = (visible.segment > 0)[:, :, None]
+        return jnp.where(seen, encoded, 0).sum(axis=1) / jnp.maximum(seen.sum(axis=1), 1)
+
+
+def _row_settings(config: ConfigDict, grid: TokenGrid, mixture: Mixture, spec: DataSpec) -> RowSettings:
+    """Row lengths: as given, or from the training split's missingness and the mask mixture."""
+    windows = config.windows_per_row
+    share = np.pad(np.asarray(spec.observed_share), (0, grid.groups * grid.patch_channels - len(grid.channels)))
+    tokens = grid.patches * float(share.reshape(grid.groups, -1).max(axis=1).sum())
+    # A row of W windows varies like the sum of W; two windows' worth of slack shrinks as 1 / sqrt(W).
+    slack = 1.0 + 1.0 / math.sqrt(windows)
+    visible = math.ceil(windows * tokens * mixture.visible_share * slack)
+    targets = math.ceil(windows * tokens * (1 - mixture.visible_share) * slack)
+    limit = windows * grid.size
+    return RowSettings(
+        layout=config.layout,
+        windows_per_row=windows,
+        capacity=_rounded(config.capacity or visible, limit),
+        targets=_rounded(config.targets or targets, limit),
+        dropped=int(config.dropped_share * grid.size),
+    )
+
+
+def _rounded(tokens: int, limit: int) -> int:
+    """A row length: up to the next multiple of `_ROUND`, coarser for long rows, at most `limit`."""
+    step = _ROUND * max(1, 2 ** math.floor(math.log2(max(tokens, 1) / (8 * _ROUND)))) if tokens > 8 * _ROUND else _ROUND
+    return min(math.ceil(max(tokens, 1) / step) * step, limit)
+
+
+def _segment_counts(rows: Rows, segments: int) -> Float[Array, "r w"]:
+    """Tokens of each segment."""
+    return jax.nn.one_hot(rows.segment - 1, segments, dtype=jnp.float32).sum(axis=1)
+
+
+def _stack_flops(
+    size: StackSize, queries: Float[Array, "r w"], keys: Float[Array, "r w"], memory_width: int | None = None
+) -> Float[Array, ""]:
+    """Forward FLOPs of a stack: two per multiply-add of its matrices and of its segments' score squares."""
+    width = size.width
+    per_query = 2 * width * (2 * width if memory_width is not None else 4 * width) + 4 * width * size.hidden
+    per_key = 4 * width * memory_width if memory_width is not None else 0
+    linear = per_query * queries.sum() + per_key * keys.sum()
+    return size.depth * (linear + 4.0 * width * (queries * keys).sum())
