@@ -1,0 +1,50 @@
+"""Every shipped configuration loads, and its training gradient traces: shapes are checked, nothing is computed."""
+
+from __future__ import annotations
+
+import runpy
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+
+from lsm_jax.channels import MINUTELY_26
+from lsm_jax.config import load_config
+from lsm_jax.data.spec import DataSpec
+from lsm_jax.objectives import build
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def locations() -> list[str]:
+    """`configs/X.py` and each `configs/X.py:variant`."""
+    files = sorted((REPOSITORY / "configs").glob("*.py"))
+    return [
+        location
+        for file in files
+        for location in (str(file), *(f"{file}:{name}" for name in runpy.run_path(str(file))["VARIANTS"]))
+    ]
+
+
+@pytest.mark.parametrize("location", locations(), ids=lambda location: Path(location).name)
+def test_a_shipped_configuration_loads_and_its_gradient_traces(location: str) -> None:
+    config = load_config(location)
+    channels = tuple(config.data.channels) or MINUTELY_26
+    moments = np.zeros(len(channels), np.float32)
+    objective = build(config, DataSpec(channels, moments, moments + 1, config.data.window_minutes, moments + 0.5))
+    cells = (2, config.data.window_minutes, len(channels))
+    whole = jax.ShapeDtypeStruct((2,), np.int32)
+    batch = {
+        "values": jax.ShapeDtypeStruct(cells, np.float32),
+        "observed": jax.ShapeDtypeStruct(cells, np.bool_),
+        "start_minute": whole, "weekday": whole, "example": whole,
+    }  # fmt: skip
+    params = jax.eval_shape(objective.init, jax.random.key(0))
+    (loss, metrics), gradient = jax.eval_shape(
+        jax.value_and_grad(objective.loss, has_aux=True), params, batch, jax.random.key(1)
+    )
+    assert loss.shape == ()
+    assert all(value.shape == () for value in metrics.values())
+    assert jax.tree.map(np.shape, gradient) == jax.tree.map(np.shape, params)
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype(np.float32)}
