@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 SAMPLES_PER_REASON = 20
+SENTENCES = 500  # of a list; a folder of a million stray files must not fill the report
 
 
 @dataclasses.dataclass
@@ -44,11 +45,12 @@ class IngestReport:
     Attributes:
       rows_read: rows (of text or tables) or raw samples looked at.
       rows_kept: those that became a value, an event or a label.
+      rows_ignored: rows of signals nobody asked for.
       quarantined: reason -> rows set aside; a row is set aside at most once.
       damaged_cells: channel -> cells that are not numbers, in rows otherwise kept.
       files_set_aside: "file: why" for whole files refused or unreadable.
       files_ignored: "file: why" for files recognised as nothing this reader reads.
-      notes: anything else a person should know, each said once.
+      notes: anything else a person should know. These three lists say a thing once and end at `SENTENCES`.
       disordered: samples that stood before their predecessor in time.
       duplicates: per channel, samples dropped because the same minute already had that value.
       conflicts: per channel, minutes for which one sensor gave several different values.
@@ -63,6 +65,7 @@ class IngestReport:
 
     rows_read: int = 0
     rows_kept: int = 0
+    rows_ignored: int = 0
     quarantined: dict[str, Quarantined] = dataclasses.field(default_factory=dict)
     damaged_cells: dict[str, Quarantined] = dataclasses.field(default_factory=dict)
     files_set_aside: list[str] = dataclasses.field(default_factory=list)
@@ -157,5 +160,5 @@ class IngestReport:
 
 
 def _say_once(sentences: list[str], sentence: str) -> None:
-    if sentence not in sentences:
+    if len(sentences) < SENTENCES and sentence not in sentences:
         sentences.append(sentence)

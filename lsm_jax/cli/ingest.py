@@ -1,0 +1,158 @@
+"""`lsm ingest`: real exports to a dataset of day windows, with a report of every row."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import re
+import secrets
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lsm_jax.errors import UserError
+
+if TYPE_CHECKING:
+    from lsm_jax.readers.report import IngestReport
+    from lsm_jax.windows import Window
+
+HELP = "turn real exports into a dataset; bad rows are counted, set aside and reported"
+EXAMPLE = "lsm ingest --format table --mapping configs/ingest/nhanes_accel.toml --source nhanes/ --out data/nhanes"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--format", required=True, help="fitbit, empatica or table")
+    parser.add_argument("--source", required=True, type=Path, help="folder (or file) of the export")
+    parser.add_argument("--out", required=True, type=Path, help="folder of the dataset to write")
+    parser.add_argument("--mapping", type=Path, help="TOML file that describes the columns (format table)")
+    parser.add_argument("--time-zone", help="IANA zone of wall-clock times without an offset (default UTC)")
+    parser.add_argument("--name", help="name of the dataset (default: from --out)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the split by participant (default 0)")
+    parser.add_argument("--salt", help="key of the pseudonyms (default: a random one, kept in OUT.salt beside OUT)")
+    parser.add_argument("--overwrite", action="store_true", help="replace the dataset in OUT")
+    parser.add_argument("--max-file-mib", type=int, default=8192, help="refuse larger files (default 8192)")
+    parser.add_argument("--beam", action="store_true", help="read people on Apache Beam (extra 'beam')")
+    parser.add_argument("--beam-option", action="append", default=[], help="option for Beam, such as --runner=...")
+
+
+def run(args: argparse.Namespace) -> int:
+    from lsm_jax.data.store import write_dataset
+    from lsm_jax.readers.base import ReaderOptions, reader
+    from lsm_jax.readers.files import MIB, Limits
+    from lsm_jax.readers.report import IngestReport
+
+    started = time.perf_counter()
+    if args.max_file_mib < 1:
+        raise UserError(f"--max-file-mib is {args.max_file_mib}, must be at least 1.")
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    report = IngestReport()
+    with tempfile.TemporaryDirectory(prefix=f".{args.out.name}.ingest-", dir=args.out.parent) as scratch:
+        limits = Limits(file_bytes=args.max_file_mib * MIB)
+        options = ReaderOptions(args.time_zone, args.mapping, Path(scratch), limits)
+        rows_of = reader(args.format, options)
+        channels = rows_of.channels(args.source)
+        try:
+            with _progress(report) as windows_written, _windows(args, rows_of, channels, report) as windows:
+                summary = write_dataset(
+                    args.out,
+                    args.name or _name(args.out),
+                    channels,
+                    windows,
+                    seed=args.seed,
+                    description=f"lsm ingest --format {args.format}",
+                    overwrite=args.overwrite,
+                    progress=windows_written,
+                )
+        except UserError:
+            _print(report, args.out)
+            raise
+    seconds = time.perf_counter() - started
+    report.write(args.out / "ingest_report.json", seconds=round(seconds, 2), format=args.format)
+    _print(report, args.out)
+    print(f"{summary.path}: {report.days} days of {report.people} people in {seconds:.1f} s")
+    return 0
+
+
+@contextlib.contextmanager
+def _windows(
+    args: argparse.Namespace, rows_of: object, channels: tuple[str, ...], report: IngestReport
+) -> Iterator[Iterator[Window]]:
+    """The windows of the source, read here or on Beam."""
+    from lsm_jax.readers.pipeline import source_windows
+
+    salt = args.salt or _kept_salt(args.out)
+    if not args.beam:
+        yield source_windows(rows_of, args.source, channels, salt, report)  # type: ignore[arg-type]
+        return
+    from lsm_jax.readers.beam import beam_windows
+
+    with beam_windows(rows_of, args.source, channels, salt, report, args.beam_option, args.out.parent) as windows:  # type: ignore[arg-type]
+        yield windows
+
+
+def _kept_salt(out: Path) -> str:
+    """A random key, made once and kept beside the dataset, readable by its owner only.
+
+    Not inside: whoever is given the dataset must not be able to try ids against the pseudonyms. Kept, so that
+    ingesting again gives a person the same pseudonym and the same split.
+    """
+    path = out.parent / f"{out.name}.salt"
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(16) + "\n")
+    salt = path.read_text(encoding="utf-8").strip()
+    if not salt:
+        raise UserError(f"{path} is empty: it should hold the salt of the pseudonyms. Remove it, or give --salt.")
+    return salt
+
+
+def _name(out: Path) -> str:
+    """A dataset name made from the folder's."""
+    name = re.sub(r"[^a-z0-9_]+", "_", out.name.lower()).strip("_")
+    return name if name[:1].isalpha() else f"dataset_{name}"
+
+
+@contextlib.contextmanager
+def _progress(report: IngestReport) -> Iterator[object]:
+    from rich.console import Console
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("sorting rows by person", total=None)
+        yield lambda count: bar.update(
+            task, description=f"{report.rows_read:,} rows read, {report.people} people, {count} days written"
+        )
+
+
+def _print(report: IngestReport, out: Path) -> None:
+    """The report for people: what was read, and everything that was not used."""
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console()
+    table = Table(title=f"ingest into {out}", title_justify="left")
+    for heading in ("channel", "observed cells", "missing", "implausible", "invalid", "duplicates", "overlaps"):
+        table.add_column(heading, justify="left" if heading == "channel" else "right")
+    for name, share in report.missing_share().items():
+        counts = (report.implausible, report.invalid, report.duplicates, report.overlaps)
+        table.add_row(
+            name, f"{report.observed_cells[name]:,}", f"{share:.1%}", *(f"{count[name]:,}" for count in counts)
+        )
+    console.print(table)
+    ignored = f", {report.rows_ignored:,} not asked for" if report.rows_ignored else ""
+    print(f"rows: {report.rows_read:,} read, {report.rows_kept:,} kept, {report.rows_quarantined:,} set aside{ignored}")
+    print(f"people: {report.people}, without data {report.people_without_data}; days: {report.days}, "
+          f"without data {report.days_without_data}; not worn: {report.not_worn_minutes:,} minutes")  # fmt: skip
+    for reason, entry in report.quarantined.items():
+        print(f"  {entry.rows:,} rows: {reason} ({', '.join(entry.samples[:3])})")
+    for channel, entry in report.damaged_cells.items():
+        print(f"  {entry.rows:,} cells of {channel} are no numbers ({', '.join(entry.samples[:3])})")
+    for sentence in (*report.files_set_aside, *report.notes):
+        print(f"  {sentence}")
+    if report.files_ignored:
+        print(f"  {len(report.files_ignored)} files are nothing this reader reads; ingest_report.json names them")
