@@ -52,13 +52,14 @@ class Activity:
     cooling: float
 
 
+_ANY_TIME = (8.0, 12.5, 17.5, 20.0)
 _EARLY_OR_LATE = (7.0, 17.5, 18.5)
 _GYM = (6.5, 12.2, 17.5, 19.0)
 _OUTING = (9.5, 11.0, 14.5)
 
-# name, popularity, minutes, hours | heart cadence motion rhythm pitch jolt | tilt turn | stop-go period | climb sweat cooling
+# In the order of the fields above.
 ACTIVITIES: tuple[Activity, ...] = (
-    Activity("walking", 20, 32, (8.0, 12.5, 17.5, 20.0), 0.28, 104, 0.55, 0.65, 0.40, 0.25, 0.2, 0.0, 0.05, 9, 0.03, 0.3, 1.0),
+    Activity("walking", 20, 32, _ANY_TIME, 0.28, 104, 0.55, 0.65, 0.40, 0.25, 0.2, 0.0, 0.05, 9, 0.03, 0.3, 1.0),
     Activity("running", 9, 38, _EARLY_OR_LATE, 0.74, 162, 1.05, 0.95, 0.75, 0.45, -0.6, 0.6, 0.05, 8, 0.06, 1.4, 1.4),
     Activity("cycling", 7, 52, (7.5, 10.0, 17.0), 0.58, 6, 0.48, -0.10, 0.85, 0.55, 1.3, -0.9, 0.12, 7, 0.16, 0.8, 2.6),
     Activity("spinning", 4, 45, _GYM, 0.68, 4, 0.30, 0.35, 0.55, 0.10, 1.4, -1.1, 0.20, 5, 0.00, 1.7, -0.6),

@@ -85,7 +85,7 @@ def synthesise(index: int, days: int, seed: int = 0) -> PersonDays:
     body = live(person, schedule, seed, index)
     observed, worn = observed_cells(person, schedule, body, seed, index)
     events = tuple(event for event in schedule.events if _logged(event, worn))
-    return PersonDays(person, record(schedule, body, seed, index), observed, events)
+    return PersonDays(person, record(body, seed, index), observed, events)
 
 
 def _logged(event: RecordEvent, worn: Flags) -> bool:

@@ -13,7 +13,7 @@ from lsm_jax.synth.activities import NAMES
 from lsm_jax.synth.people import Person, stream
 from lsm_jax.synth.physiology import Body
 from lsm_jax.synth.schedule import Schedule
-from lsm_jax.synth.signals import Flags, bouts, sigmoid
+from lsm_jax.synth.signals import Flags, bouts, happens, sigmoid
 from lsm_jax.windows import MINUTES_PER_DAY
 
 # Columns that live and die together: pulse, beat intervals, motion, electrodes, thermometer, altimeter.
@@ -67,7 +67,7 @@ def _worn(rng: np.random.Generator, person: Person, schedule: Schedule) -> Flags
         if rng.random() < 0.6:
             charged = midnight + 60 * rng.choice((7.0, 9.5, 18.5, 21.0)) + rng.normal(0, 45)
             _take_off(worn, charged, charged + 75 * np.exp(rng.normal(0, 0.45)))
-        if rng.random() < 0.41 * neglect:
+        if rng.random() < 0.46 * neglect:
             forgotten = midnight + 60 * rng.uniform(0, 24)
             _take_off(worn, forgotten, forgotten + 60 * 9.5 * np.exp(rng.normal(0, 0.7)))
         kept = midnight + int(60 * rng.uniform(8, 17))
@@ -96,12 +96,11 @@ def _off(rng: np.random.Generator, count: int, share: float, days: float) -> Fla
 
 def _artefacts(rng: np.random.Generator, schedule: Schedule, body: Body, count: int) -> dict[str, Flags]:
     """Short losses: beats blurred by motion, water under the sensor, dry or loose electrodes, lost packets."""
-    chance = rng.random((4, count), dtype=np.float32)
     in_water = schedule.activity == _SWIMMING
-    blurred = chance[0] < sigmoid(14 * (body.motion - 0.42))
-    dry = body.contact + 0.12 * (chance[1] - 0.5) < -0.2
-    packets = bouts(chance[2] < 0.0006, rng.geometric(1 / 6, count))
-    searching = bouts(chance[3] < 0.004, rng.geometric(1 / 3, count))
+    blurred = happens(rng, sigmoid(14 * (body.motion - 0.42)), count)
+    dry = body.contact + 0.12 * rng.random(count, dtype=np.float32) < -0.14
+    packets = bouts(happens(rng, 0.0006, count), lambda k: rng.geometric(1 / 6, k))
+    searching = bouts(happens(rng, 0.004, count), lambda k: rng.geometric(1 / 3, k))
     return {
         "pulse": searching | packets | in_water,
         "intervals": blurred | searching | packets | in_water,

@@ -6,15 +6,12 @@ import dataclasses
 
 import numpy as np
 
-from lsm_jax.synth.activities import NO_ACTIVITY, per_class
+from lsm_jax.synth.activities import NO_ACTIVITY, Activity, per_class
 from lsm_jax.synth.people import Person, stream
 from lsm_jax.synth.schedule import Schedule
-from lsm_jax.synth.signals import Minutes, held, lag, wander
+from lsm_jax.synth.signals import Minutes, happens, held, lag, wander
 
-_CLASS = {
-    name: per_class(name)
-    for name in "heart cadence motion rhythm pitch jolt tilt turn stop_go period climb sweat cooling".split()
-}
+_CLASS = {field.name: per_class(field.name) for field in dataclasses.fields(Activity) if field.type == "float"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,7 +86,7 @@ def _wrist(rng: np.random.Generator, person: Person, schedule: Schedule, effort:
     active = schedule.activity != NO_ACTIVITY
     asleep = schedule.asleep
     fidget = np.exp(wander(rng, count, 3, 0.38) + wander(rng, count, 35, 0.5) + 0.1 * schedule.stress)
-    toss = asleep & (rng.random(count, dtype=np.float32) < 0.025 * (1.3 - schedule.depth))
+    toss = asleep & happens(rng, 0.025 * (1.3 - schedule.depth), count)
     rest = np.where(asleep, 0.012 + 0.16 * toss, 0.135 * fidget)
     walk = schedule.share * schedule.walking / 185
     exercise = effort * _CLASS["motion"][schedule.activity] * np.exp(wander(rng, count, 3, 0.08))
@@ -101,9 +98,9 @@ def _wrist(rng: np.random.Generator, person: Person, schedule: Schedule, effort:
         return (level + np.where(asleep, 0.3, np.where(active, 0.4, 1)) * loose).astype(np.float32)
 
     # A posture lasts some minutes awake and about half an hour asleep; sport has its own.
-    shift = rng.random(count, dtype=np.float32) < np.where(asleep, 0.028, 0.075)
+    shift = happens(rng, np.where(asleep, 0.028, 0.075), count)
     tilt, turn = (
-        np.where(active, 0.8 * _CLASS[name][schedule.activity], held(shift, rng.standard_normal(count, np.float32)))
+        np.where(active, 0.8 * _CLASS[name][schedule.activity], held(shift, rng.standard_normal))
         + own
         + np.where(asleep, 0.02, 0.2) * wander(rng, count, 2.5, 1)
         for name, own in zip(("tilt", "turn"), person.wrist, strict=True)
@@ -154,7 +151,7 @@ def _variability(
 def _skin(
     rng: np.random.Generator, person: Person, schedule: Schedule, motion: Minutes, effort: Minutes
 ) -> tuple[Minutes, Minutes]:
-    """Conductance rises with stress at once and with exercise slowly, storms in deep sleep; contact follows moisture."""
+    """Conductance: stress at once, exercise slowly, storms in deep sleep. Contact follows moisture."""
     count = effort.size
     sweat = effort * _CLASS["sweat"][schedule.activity] + 0.35 * schedule.share
     roused = lag(np.maximum(schedule.stress, -0.5), 2) * (0.42 + 0.1 * person.anxiety)
@@ -174,7 +171,7 @@ def _temperature(rng: np.random.Generator, person: Person, schedule: Schedule, e
     """Skin warms in bed and after meals, cools outdoors, under stress and in wind and water."""
     count = effort.size
     circadian = -0.55 * np.cos(2 * np.pi * (schedule.hour - 15 - person.chronotype) / 24)
-    outdoors = held(rng.random(count, dtype=np.float32) < 1 / 90, rng.normal(0, 2.3, count).astype(np.float32))
+    outdoors = held(happens(rng, 1 / 90, count), lambda k: rng.normal(0, 2.3, k))
     cooling = (schedule.activity != NO_ACTIVITY) * _CLASS["cooling"][schedule.activity]
     around = np.where(schedule.asleep, 1.9, outdoors * (schedule.hour > 6)) - 1.4 * cooling
     around = around - 0.5 * np.maximum(schedule.stress, 0) + 1.2 * np.minimum(effort, 1) - 0.7 * schedule.share

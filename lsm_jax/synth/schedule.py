@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Int
 
 from lsm_jax.readers.record import RecordEvent
 from lsm_jax.synth.activities import ACTIVITIES, NAMES, NO_ACTIVITY, Activity
 from lsm_jax.synth.people import Person, stream
-from lsm_jax.synth.signals import Flags, Minutes, bouts, held, lag, wander
+from lsm_jax.synth.signals import Flags, Minutes, bouts, happens, held, lag, wander
 from lsm_jax.windows import MINUTES_PER_DAY
 
 # Mood by valence (rows: low, middle, high) and arousal (columns: low, middle, high).
@@ -124,7 +124,7 @@ def _sleep(rng: np.random.Generator, person: Person, nights: list[Night], count:
         asleep[start:end] = True
         depth[start:end] = cycle * np.clip(1.1 - since / 620, 0.3, 1)
     restless = 0.005 * np.exp(0.35 * person.anxiety_level + 0.25 * person.age_z)
-    awake = bouts(rng.random(count, dtype=np.float32) < restless, rng.geometric(1 / 5, count))
+    awake = bouts(happens(rng, restless, count), lambda k: rng.geometric(1 / 5, k))
     return asleep & ~awake, np.where(awake, 0, depth * np.float32(np.exp(-0.12 * max(person.age_z, 0))))
 
 
@@ -170,19 +170,20 @@ def _everyday_walking(
     """Short walks that nobody logs: more at midday and early evening, in restless stretches, some up stairs."""
     busy = 0.55 + 0.45 * np.exp(-(((hour - 12.5) / 2.5) ** 2)) + 0.6 * np.exp(-(((hour - 18) / 2.2) ** 2))
     rate = 0.018 * np.exp(0.4 * person.drive) * busy * np.exp(wander(rng, hour.size, 45, 0.9))
-    starts = rng.random(hour.size, dtype=np.float32) < np.where(free, rate, 0)
-    walks = bouts(starts, rng.geometric(1 / 3.4, hour.size)) & free
-    pace = held(starts, rng.normal(92 + 3 * person.drive, 11, hour.size).astype(np.float32))
-    share = np.where(walks, rng.beta(2.2, 1.4, hour.size), 0).astype(np.float32)
-    stairs = held(starts, (rng.random(hour.size, dtype=np.float32) < 0.22).astype(np.float32))
-    return np.where(walks, pace, 0), share, stairs * share * (rng.random(hour.size, dtype=np.float32) < 0.6)
+    starts = happens(rng, np.where(free, rate, 0), hour.size)
+    walks = bouts(starts, lambda k: rng.geometric(1 / 3.4, k)) & free
+    pace = held(starts, lambda k: rng.normal(92 + 3 * person.drive, 11, k))
+    share = np.zeros(hour.size, np.float32)
+    share[walks] = rng.beta(2.2, 1.4, int(walks.sum()))
+    stairs = held(starts, lambda k: rng.random(k) < 0.22) * happens(rng, 0.6, hour.size)
+    return np.where(walks, pace, 0), share, stairs * share
 
 
 def _stress(rng: np.random.Generator, person: Person, hour: Minutes, asleep: Flags) -> Minutes:
     """Slow moods of the body, working hours, and episodes of 15 to 60 minutes, more of them in the anxious."""
-    episodes = rng.random(hour.size, dtype=np.float32) < 0.0011 * np.exp(0.55 * person.anxiety_level)
-    strength = held(episodes, rng.uniform(0.9, 2.4, hour.size).astype(np.float32))
-    stressed = bouts(episodes, rng.integers(15, 60, hour.size))
+    episodes = happens(rng, 0.0011 * np.exp(0.55 * person.anxiety_level), hour.size)
+    strength = held(episodes, lambda k: rng.uniform(0.9, 2.4, k))
+    stressed = bouts(episodes, lambda k: rng.integers(15, 60, k))
     work = 0.25 * np.exp(-(((hour - 13) / 4) ** 2))
     awake = wander(rng, hour.size, 80, 0.4) + np.where(stressed, strength, 0) + work + 0.22 * person.anxiety_level
     return lag(np.where(asleep, 0.1 * person.anxiety_level, awake).astype(np.float32), 4)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from scipy.signal import lfilter
 
 Minutes = Float[np.ndarray, " n"]
@@ -25,16 +27,22 @@ def lag(signal: Minutes, minutes: float) -> Minutes:
     return followed
 
 
-def held(starts: Flags, drawn: Minutes) -> Minutes:
-    """The value of `drawn` at the latest start, held until the next one (from the first minute on)."""
-    index = np.where(starts, np.arange(starts.size), 0)
-    return drawn[np.maximum.accumulate(index)]
+def held(starts: Flags, draw: Callable[[int], np.ndarray]) -> Minutes:
+    """A value drawn at the first minute and at every start, held until the next one; `draw(k)` gives k values."""
+    return draw(int(starts.sum()) + 1).astype(np.float32)[np.cumsum(starts)]
 
 
-def bouts(starts: Flags, minutes: Int[np.ndarray, " n"]) -> Flags:
-    """True from every start for the number of minutes drawn there; overlapping bouts merge."""
-    clock = np.arange(starts.size)
-    return np.maximum.accumulate(np.where(starts, clock + minutes, 0)) > clock
+def bouts(starts: Flags, draw: Callable[[int], np.ndarray]) -> Flags:
+    """True from every start for as many minutes as are drawn for it; overlapping bouts merge."""
+    ends = np.zeros(starts.size, np.int64)
+    (first,) = starts.nonzero()
+    ends[first] = first + draw(first.size).astype(np.int64)
+    return np.maximum.accumulate(ends) > np.arange(starts.size)
+
+
+def happens(rng: np.random.Generator, chance: Minutes | float, count: int) -> Flags:
+    """Independent minutes that are True with probability `chance`."""
+    return rng.random(count, dtype=np.float32) < chance
 
 
 def sigmoid(signal: Minutes) -> Minutes:
