@@ -158,6 +158,11 @@ class WindowSource:
         return self._index["steps"].to_numpy()
 
     @property
+    def observed(self) -> np.ndarray:
+        """int64[len]: observed cells of every window."""
+        return self._index["observed"].to_numpy()
+
+    @property
     def start_seconds(self) -> np.ndarray:
         """int64[len]: start of every window, seconds since the Unix epoch, UTC."""
         return self._index["start_seconds"].to_numpy()
