@@ -1,11 +1,11 @@
 """Empatica E4 recordings: folders or zips of sessions, to minute features, events and labels.
 
-A session is a folder (or a zip) that holds some of ACC, EDA, TEMP, HR, IBI and tags .csv. Two layouts are
+A session is a folder (or a zip) that holds some of ACC, EDA, TEMP, HR, IBI and tags .csv. These layouts are
 understood:
 
-- `CLASS/PERSON/ACC.csv`: the folder above the session is its class ("STRESS" becomes an event of kind
-  "session" and name "stress"); a person's sessions of all classes belong together, and so do the pieces
-  `PERSON_a`, `PERSON_b` of a recording that was cut in two;
+- `CLASS/PERSON/ACC.csv` and `PERSON/CLASS/ACC.csv`: whichever of the two levels has more names is the people;
+  the class ("STRESS") becomes an event of kind "session" and name "stress". A person's sessions of all classes
+  belong together, and so do the pieces `PERSON_a`, `PERSON_b` of a recording that was cut in two;
 - E4 Connect's own `1684532969_A01B2C/ACC.csv` (start and device): the folder above is the person, and where
   there is none the device's serial number.
 
@@ -15,8 +15,9 @@ The E4 writes UTC. `time_zone` says where it was worn; it moves the day windows,
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -25,9 +26,17 @@ from jaxtyping import Float
 
 from lsm_jax.channels import MINUTELY_26, REGISTRY
 from lsm_jax.errors import UserError
-from lsm_jax.readers import signals
+from lsm_jax.readers import motion, signals
 from lsm_jax.readers.base import ReaderOptions
-from lsm_jax.readers.empatica_files import Beats, Sampled, read_beats, read_sampled, read_tags
+from lsm_jax.readers.empatica_files import (
+    Beats,
+    Sampled,
+    of_one_recording,
+    read_beats,
+    read_sampled,
+    read_tags,
+    without_repeat,
+)
 from lsm_jax.readers.empatica_study import is_study_file, read_study
 from lsm_jax.readers.files import Refused, SourceFile, source_files
 from lsm_jax.readers.parse import checked_zone
@@ -47,7 +56,6 @@ _CHANNELS = (*(name for name in MINUTELY_26 if name not in _NOT_MADE), "pnn20")
 _CONNECT = re.compile(r"(?P<start>\d{9,11})_(?P<device>[0-9A-Za-z]+)")
 _PIECE = re.compile(r"(?P<person>.+)_[a-z]")
 _G = 1 / 64  # the file's unit of acceleration
-_SHORTEST_REPEAT = 60  # s
 
 Read = TypeVar("Read")
 
@@ -106,15 +114,20 @@ class EmpaticaReader:
         for file in source_files(source, report, self._limits):
             name = file.name.lower()
             if name in FILES:
-                folders.setdefault(_folder(file), {})[FILES[name]] = file
+                known = folders.setdefault(_folder(file), {}).setdefault(FILES[name], file)
+                if known is not file:
+                    report.set_aside(file.label, f"the same session as {known.label}")
             elif is_study_file(file):
                 beside.append(file)
             else:
                 report.ignore(file.label, _UNUSED.get(name, "no file of an E4 session"))
         study = read_study(beside, report, self._limits)
         wearers: dict[str, list[Session]] = {}
+        person_first = _person_first(folders)
+        if person_first:
+            report.note("sessions were read as PERSON/CLASS folders: the upper level has more names than the lower.")
         for folder, files in folders.items():
-            person, kind = _person_and_kind(folder, source)
+            person, kind = _person_and_kind(folder, source, person_first)
             trusted = study.valid_only.get((kind, folder.name))
             wearers.setdefault(person, []).append(Session(str(folder), kind, tuple(files.items()), trusted))
         for person, sessions in sorted(wearers.items()):
@@ -141,16 +154,14 @@ class EmpaticaReader:
         }
         sampled = {}
         for name in SAMPLED:
-            read = self._attempt(
-                files.get(name), report, lambda file, name=name: read_sampled(file, name, report, self._limits)
-            )
-            if read is not None:
-                sampled[name] = read
-        sampled = _without_repeat(sampled, files, report)
-        sampled = _of_one_recording(sampled, files, report)
-        beats = self._attempt(files.get("IBI"), report, lambda file: read_beats(file, report, self._limits))
+            signal = self._attempt(files.get(name), report, functools.partial(read_sampled, sensor=name))
+            if signal is not None:
+                sampled[name] = signal
+        sampled = without_repeat(sampled, files, report)
+        sampled = of_one_recording(sampled, files, report)
+        beats = self._attempt(files.get("IBI"), report, read_beats)
         start, end = _span(sampled, beats)
-        tags = self._attempt(files.get("tags"), report, lambda file: read_tags(file, report, self._limits)) or []
+        tags = self._attempt(files.get("tags"), report, read_tags) or []
         series = _sampled_series(sampled) + _heart_series(
             sampled.get("HR"), _placed(beats, start, end, files, report), start, end
         )
@@ -158,14 +169,12 @@ class EmpaticaReader:
             return [], []
         return series, _events(session, tags, start, end)
 
-    def _attempt(
-        self, file: SourceFile | None, report: IngestReport, read: Callable[[SourceFile], Read]
-    ) -> Read | None:
+    def _attempt(self, file: SourceFile | None, report: IngestReport, read: Callable[..., Read]) -> Read | None:
         """What `read` makes of the file; None, and said in the report, where the file cannot be used."""
         if file is None:
             return None
         try:
-            return read(file)
+            return read(file, report=report, limits=self._limits)
         except Refused as refusal:
             report.set_aside(file.label, str(refusal))
             return None
@@ -181,67 +190,26 @@ def _folder(file: SourceFile) -> PurePosixPath:
     return PurePosixPath(file.path).with_suffix("") / PurePosixPath(file.member).parent
 
 
-def _person_and_kind(folder: PurePosixPath, source: Path) -> tuple[str, str]:
+def _person_first(folders: Iterable[PurePosixPath]) -> bool:
+    """Whether sessions stand as PERSON/CLASS: a study has more people than classes."""
+    nested = [folder.parts[-2:] for folder in folders if len(folder.parts) > 1]
+    return len({above for above, _ in nested}) > len({name for _, name in nested})
+
+
+def _person_and_kind(folder: PurePosixPath, source: Path, person_first: bool) -> tuple[str, str]:
     """(raw person id, session class or "")."""
     inside = folder.parts
-    name = inside[-1] if inside else source.resolve().name
+    name = inside[-1] if inside else source.resolve().stem
     above = inside[-2] if len(inside) > 1 else ""
     if connect := _CONNECT.fullmatch(name):
         return above or connect["device"], ""
+    if above and person_first:
+        above, name = name, above
     piece = _PIECE.fullmatch(name)
     return (piece["person"] if piece else name), above.lower()
 
 
 # What was recorded when.
-
-
-def _without_repeat(
-    sampled: dict[str, Sampled], files: dict[str, SourceFile], report: IngestReport
-) -> dict[str, Sampled]:
-    """Cuts the second half off a recording that repeats its first half sample by sample.
-
-    E4 Connect has delivered such files. Noise repeats nowhere, so an exact repeat of a minute and more of
-    motion or conductance is no measurement; pulse and temperature of the same session are cut at the same time.
-    """
-    lengths = [_repeat_seconds(sampled[name]) for name in ("ACC", "EDA") if name in sampled]
-    length = max(lengths, default=0.0)
-    if not length:
-        return sampled
-    cut = {}
-    for name, signal in sampled.items():
-        keep = round(length * signal.rate)
-        report.quarantine(
-            "the recording again from its start", files[name].label, [keep + 3], rows=max(len(signal.samples) - keep, 0)
-        )
-        report.rows_kept -= max(len(signal.samples) - keep, 0)
-        cut[name] = dataclasses.replace(signal, samples=signal.samples[:keep])
-    return cut
-
-
-def _repeat_seconds(signal: Sampled) -> float:
-    """Seconds after which the whole signal comes again, 0 where it does not."""
-    half = len(signal.samples) // 2
-    first, second = signal.samples[:half], signal.samples[half:]
-    if half < _SHORTEST_REPEAT * signal.rate or len(second) != half or np.isnan(first).any() or np.ptp(first) == 0:
-        return 0.0
-    return half / signal.rate if np.array_equal(first, second) else 0.0
-
-
-def _of_one_recording(
-    sampled: dict[str, Sampled], files: dict[str, SourceFile], report: IngestReport
-) -> dict[str, Sampled]:
-    """Drops signals that were not recorded while the session's first one was."""
-    if not sampled:
-        return {}
-    anchor = next(iter(sampled.values()))
-    kept = {}
-    for name, signal in sampled.items():
-        if signal.start < anchor.end and signal.end > anchor.start:
-            kept[name] = signal
-        else:
-            report.set_aside(files[name].label, "recorded at another time than the rest of its session")
-            report.rows_kept -= int((~np.isnan(signal.samples).any(1)).sum())
-    return kept
 
 
 def _span(sampled: dict[str, Sampled], beats: Beats | None) -> tuple[float, float]:
@@ -257,10 +225,13 @@ def _placed(
     beats: Beats | None, start: float, end: float, files: dict[str, SourceFile], report: IngestReport
 ) -> tuple[Float[np.ndarray, " b"], Float[np.ndarray, " b"]] | None:
     """(seconds since the epoch, interval) of the beats that fall into the session."""
-    if beats is None or end <= start:
+    if beats is None:
         return None
-    label = files["IBI"].label
-    origin = beats.start
+    label, origin = files["IBI"].label, beats.start
+    if end <= start:
+        report.set_aside(label, "no start time, and no other file of its session has one")
+        report.rows_kept -= len(beats.offset)
+        return None
     if origin is None:
         report.note(f"{label}:1: no usable start time; beats are counted from the start of the session's other files.")
         origin = start
@@ -286,20 +257,15 @@ def _events(session: Session, tags: list[int], start: float, end: float) -> list
 
 def _sampled_series(sampled: dict[str, Sampled]) -> list[Series]:
     made: list[Series] = []
-    for name, of in (
-        ("ACC", None),
-        ("EDA", signals.skin_conductance_features),
-        ("TEMP", signals.skin_temperature_features),
-    ):
-        if name not in sampled:
-            continue
-        signal = sampled[name]
-        if of is None:
-            first, grid = signals.minute_grid(signal.samples * _G, signal.start, signal.rate)
-            made += _series(first, signals.acceleration_features(grid, signal.rate))
-        else:
-            first, grid = signals.minute_grid(signal.samples[:, 0], signal.start, signal.rate)
-            made += _series(first, of(grid))
+    if "ACC" in sampled:
+        moved = sampled["ACC"]
+        first, grid = signals.minute_grid(moved.samples * _G, moved.start, moved.rate)
+        made += _series(first, motion.acceleration_features(grid, moved.rate))
+    for name, features in (("EDA", signals.skin_conductance_features), ("TEMP", signals.skin_temperature_features)):
+        if name in sampled:
+            skin = sampled[name]
+            first, grid = signals.minute_grid(skin.samples[:, 0], skin.start, skin.rate)
+            made += _series(first, features(grid))
     return made
 
 
@@ -317,12 +283,13 @@ def _heart_series(
     if rate is not None:
         here, grid = signals.minute_grid(rate.samples[:, 0], rate.start, rate.rate)
         level = signals.mean_level(grid, REGISTRY["heart_rate"].low, REGISTRY["heart_rate"].high)
-        stated[here - first : here - first + len(level)] = level
+        # Rounding to the grid may lay the last sample one place beyond the session's end.
+        stated[here - first : here - first + len(level)] = level[: minutes - (here - first)]
     if beats is None:
         return _series(first, {"heart_rate": stated})
     features = signals.heart_beat_features(*beats, first, minutes)
-    edges = first * 60 + 60 * np.arange(minutes + 1)
-    recorded = np.diff(np.clip(edges, start, end)) / 60
+    edges = np.clip(60.0 * (first + np.arange(minutes + 1)), start, end)
+    recorded = (edges[1:] - edges[:-1]) / 60
     features["rr_percent_valid"] = np.where(recorded >= signals.ENOUGH, features["rr_percent_valid"], np.nan)
     features["heart_rate"] = np.where(np.isnan(stated), features["heart_rate"], stated)
     return _series(first, features)

@@ -78,7 +78,7 @@ def _person_labels(text: str, file: SourceFile, report: IngestReport) -> Iterabl
             if value is not None and low <= value <= high:
                 found[label] = value
             elif value is not None:
-                report.note(f"{file.label}:{number}: {column} of {value:g} is not plausible and was left out.")
+                report.note(f"{file.label}:{number}: {column} is not plausible and was left out.")
         if "height_cm" in found and "weight_kg" in found:
             found["bmi"] = round(float(found["weight_kg"]) / (float(found["height_cm"]) / 100) ** 2, 2)
         active = {"yes": 1.0, "no": 0.0}.get(row.get("Does physical activity regularly?", "").lower())
