@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import re
 import secrets
+import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lsm_jax.errors import UserError
 
 if TYPE_CHECKING:
+    from lsm_jax.data.card import DatasetSummary
+    from lsm_jax.readers.base import Reader
     from lsm_jax.readers.report import IngestReport
-    from lsm_jax.windows import Window
 
 HELP = "turn real exports into a dataset; bad rows are counted, set aside and reported"
 EXAMPLE = "lsm ingest --format table --mapping configs/ingest/nhanes_accel.toml --source nhanes/ --out data/nhanes"
@@ -39,7 +42,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from lsm_jax.data.store import write_dataset
     from lsm_jax.readers.base import ReaderOptions, reader
     from lsm_jax.readers.files import MIB, Limits
     from lsm_jax.readers.report import IngestReport
@@ -47,25 +49,16 @@ def run(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     if args.max_file_mib < 1:
         raise UserError(f"--max-file-mib is {args.max_file_mib}, must be at least 1.")
+    source = args.source.resolve()  # workers may run in another folder
     args.out.parent.mkdir(parents=True, exist_ok=True)
     report = IngestReport()
     with tempfile.TemporaryDirectory(prefix=f".{args.out.name}.ingest-", dir=args.out.parent) as scratch:
         limits = Limits(file_bytes=args.max_file_mib * MIB)
-        options = ReaderOptions(args.time_zone, args.mapping, Path(scratch), limits)
-        rows_of = reader(args.format, options)
-        channels = rows_of.channels(args.source)
+        people = reader(args.format, ReaderOptions(args.time_zone, args.mapping, Path(scratch).resolve(), limits))
+        channels = people.channels(source)
         try:
-            with _progress(report) as windows_written, _windows(args, rows_of, channels, report) as windows:
-                summary = write_dataset(
-                    args.out,
-                    args.name or _name(args.out),
-                    channels,
-                    windows,
-                    seed=args.seed,
-                    description=f"lsm ingest --format {args.format}",
-                    overwrite=args.overwrite,
-                    progress=windows_written,
-                )
+            write = _write_on_beam if args.beam else _write
+            summary = write(args, people, source, channels, report, Path(scratch))
         except UserError:
             _print(report, args.out)
             raise
@@ -76,21 +69,54 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-@contextlib.contextmanager
-def _windows(
-    args: argparse.Namespace, rows_of: object, channels: tuple[str, ...], report: IngestReport
-) -> Iterator[Iterator[Window]]:
-    """The windows of the source, read here or on Beam."""
+def _write(
+    args: argparse.Namespace, people: Reader, source: Path, channels: tuple[str, ...], report: IngestReport, _: Path
+) -> DatasetSummary:
+    """One person after another, in this process."""
+    from lsm_jax.data.store import write_dataset
     from lsm_jax.readers.pipeline import source_windows
 
-    salt = args.salt or _kept_salt(args.out)
-    if not args.beam:
-        yield source_windows(rows_of, args.source, channels, salt, report)  # type: ignore[arg-type]
-        return
-    from lsm_jax.readers.beam import beam_windows
+    windows = source_windows(people, source, channels, args.salt or _kept_salt(args.out), report)
+    with _progress(report) as progress:
+        return write_dataset(args.out, progress=progress, channels=channels, windows=windows, **_about(args))
 
-    with beam_windows(rows_of, args.source, channels, salt, report, args.beam_option, args.out.parent) as windows:  # type: ignore[arg-type]
-        yield windows
+
+def _write_on_beam(
+    args: argparse.Namespace,
+    people: Reader,
+    source: Path,
+    channels: tuple[str, ...],
+    report: IngestReport,
+    scratch: Path,
+) -> DatasetSummary:
+    """The same people on the workers of a Beam runner."""
+    try:
+        from lsm_jax.data.beam import write_dataset_on_beam
+        from lsm_jax.readers.beam import windows_and_report
+    except ImportError as error:
+        raise UserError(f"--beam needs Apache Beam ({error}): pip install 'lsm_jax[beam]'.") from None
+    salt, report_file = args.salt or _kept_salt(args.out), scratch.resolve() / "report.json"
+    keys = list(people.people(source, report))
+    if not keys:
+        raise UserError(f"{source} holds no person this reader can read; the report above says why.")
+    summary = write_dataset_on_beam(
+        args.out,
+        windows=lambda pipeline: windows_and_report(pipeline, people, source, keys, channels, salt, report_file),
+        channels=channels,
+        options=args.beam_option,
+        **_about(args),
+    )
+    report.merge(type(report).from_json(json.loads(report_file.read_text(encoding="utf-8"))))
+    return summary
+
+
+def _about(args: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "name": args.name or _name(args.out),
+        "seed": args.seed,
+        "description": f"lsm ingest --format {args.format}",
+        "overwrite": args.overwrite,
+    }
 
 
 def _kept_salt(out: Path) -> str:
@@ -117,7 +143,7 @@ def _name(out: Path) -> str:
 
 
 @contextlib.contextmanager
-def _progress(report: IngestReport) -> Iterator[object]:
+def _progress(report: IngestReport) -> Iterator[Callable[[int], None]]:
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
@@ -134,7 +160,7 @@ def _print(report: IngestReport, out: Path) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    console = Console()
+    console = Console(width=None if sys.stdout.isatty() else 120)
     table = Table(title=f"ingest into {out}", title_justify="left")
     for heading in ("channel", "observed cells", "missing", "implausible", "invalid", "duplicates", "overlaps"):
         table.add_column(heading, justify="left" if heading == "channel" else "right")

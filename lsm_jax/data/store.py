@@ -84,7 +84,7 @@ def write_dataset(
     registered(channels)
     if not NAME.fullmatch(name):
         raise UserError(f"dataset name {name!r}: use lower-case letters, digits and underscores, a letter first.")
-    _check_free(out, overwrite)
+    check_free(out, overwrite)
     out.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
     try:
@@ -313,7 +313,8 @@ def _write_splits(directory: Path, name: str, file: Path, staged: _Staged, seed:
     )
 
 
-def _check_free(out: Path, overwrite: bool) -> None:
+def check_free(out: Path, overwrite: bool) -> None:
+    """UserError unless a dataset may be written to `out`."""
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not (out / "channels.json").is_file():

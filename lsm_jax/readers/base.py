@@ -60,7 +60,7 @@ class Reader(Protocol):
         Files that hold many people are sorted by person into `options.scratch` here, in one streaming pass.
         """
 
-    def read(self, source: Path, key: Any, report: IngestReport) -> PersonRecord | None:
+    def read(self, source: Path, key: Any, report: IngestReport, /) -> PersonRecord | None:
         """Everything of one person; None (and a note in the report) when nothing is usable."""
 
 

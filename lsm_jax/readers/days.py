@@ -31,9 +31,7 @@ from lsm_jax.windows import MINUTES_PER_DAY, Event, Window, checked_window, hash
 _EPOCH = dt.date(1970, 1, 1)
 
 
-def day_windows(
-    record: PersonRecord, channels: Sequence[str], salt: str, report: IngestReport
-) -> Iterator[Window]:
+def day_windows(record: PersonRecord, channels: Sequence[str], salt: str, report: IngestReport) -> Iterator[Window]:
     """Day windows of a person in order of time; days without one observed cell are left out and counted.
 
     Args:

@@ -117,7 +117,7 @@ class FitbitReader:
         for person in sorted(spill.pieces):
             yield person, tuple(spill.pieces[person])
 
-    def read(self, source: Path, key: tuple[str, tuple[Piece, ...]], report: IngestReport) -> PersonRecord | None:
+    def read(self, _: Path, key: tuple[str, tuple[Piece, ...]], report: IngestReport) -> PersonRecord | None:
         person, pieces = key
         table = load(pieces)
         code, second, value = (table[name].to_numpy() for name in ("code", "second", "value"))
@@ -217,7 +217,9 @@ def _without_not_worn(series: dict[str, Series], report: IngestReport) -> dict[s
     for name in _NOT_WORN:
         if name in series:
             missing = _is_in(series[name].minute, not_worn)
-            kept[name] = dataclasses.replace(series[name], value=np.where(missing, np.float32("nan"), series[name].value))
+            kept[name] = dataclasses.replace(
+                series[name], value=np.where(missing, np.float32("nan"), series[name].value)
+            )
     return kept
 
 

@@ -146,9 +146,7 @@ class EventRule(FileRule):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return tuple(
-            dict.fromkeys(filter(None, (self.person.column, *self.time.columns, self.name_column, self.end)))
-        )
+        return tuple(dict.fromkeys(filter(None, (self.person.column, *self.time.columns, self.name_column, self.end))))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -229,7 +227,7 @@ class _Section:
     def has(self, key: str) -> bool:
         return key in self._left
 
-    def keys(self) -> list[str]:
+    def names(self) -> list[str]:
         return list(self._left)
 
     def take(self, key: str, kind: type | tuple[type, ...], default: Any = None) -> Any:
@@ -322,7 +320,7 @@ def _table(section: _Section) -> TableRule:
     if not 1 <= period <= 1440:
         raise section.error("period_minutes", f"is {period}, must be 1 to 1440")
     channels = section.child("channels")
-    names = channels.keys()
+    names = channels.names()
     rule = TableRule(
         **_file_rule(section),
         time=_time(section),
@@ -406,8 +404,6 @@ def _event(section: _Section) -> EventRule:
 
 def _label(section: _Section) -> LabelRule:
     columns = section.child("columns")
-    rule = LabelRule(
-        **_file_rule(section), labels=tuple((name, columns.take(name, str)) for name in columns.keys())
-    )
+    rule = LabelRule(**_file_rule(section), labels=tuple((name, columns.take(name, str)) for name in columns.names()))
     section.done()
     return rule

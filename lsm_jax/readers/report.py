@@ -154,6 +154,19 @@ class IngestReport:
             "missing_share": {name: round(share, 5) for name, share in self.missing_share().items()},
         }
 
+    @classmethod
+    def from_json(cls, content: Mapping[str, Any]) -> IngestReport:
+        """The report that `to_json` wrote."""
+        report = cls()
+        for field in dataclasses.fields(cls):
+            value = content[field.name]
+            if field.name in ("quarantined", "damaged_cells"):
+                value = {reason: Quarantined(**entry) for reason, entry in value.items()}
+            elif isinstance(getattr(report, field.name), collections.Counter):
+                value = collections.Counter(value)
+            setattr(report, field.name, value)
+        return report
+
     def write(self, path: Path, **more: Mapping[str, Any] | Any) -> None:
         """Writes the report, and `more` beside it, as JSON."""
         path.write_text(json.dumps(self.to_json() | more, indent=2, sort_keys=False) + "\n", encoding="utf-8")

@@ -123,7 +123,7 @@ def _text_rows(
                 piece, damage = b"", error
             block, carried = _whole_lines(carried + piece, at_end=not piece and damage is None)
             if first and block:
-                head, _, block = block.partition(b"\n")
+                block = block.partition(b"\n")[2]
                 next_line, first = 2, False
             if block:
                 yield _block(block, next_line, found, wanted, file.label, report)
@@ -213,9 +213,7 @@ def _parquet(file: SourceFile, limits: Limits) -> pq.ParquetFile:
         raise Refused(f"not a readable Parquet file ({str(error).splitlines()[0]})") from error
 
 
-def _parquet_rows(
-    file: SourceFile, wanted: list[str], report: IngestReport, limits: Limits
-) -> Iterator[pl.DataFrame]:
+def _parquet_rows(file: SourceFile, wanted: list[str], report: IngestReport, limits: Limits) -> Iterator[pl.DataFrame]:
     first = 1
     with _parquet(file, limits) as table:
         try:

@@ -15,7 +15,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-import numpy as np
 import polars as pl
 
 from lsm_jax.errors import UserError
@@ -110,7 +109,7 @@ class TableReader:
                 tuple(labels.get(person, {}).items()),
             )
 
-    def read(self, source: Path, key: Key, report: IngestReport) -> PersonRecord | None:
+    def read(self, _: Path, key: Key, report: IngestReport) -> PersonRecord | None:
         samples = [load(key.table_pieces)] if key.table_pieces else []
         for index, file in key.tables:
             samples += list(self._samples(index, file, key.person, report))
@@ -174,7 +173,9 @@ class TableReader:
         except Refused as refusal:
             report.set_aside(file.label, str(refusal))
 
-    def _samples(self, index: int, file: SourceFile, person: str | None, report: IngestReport) -> Iterator[pl.DataFrame]:
+    def _samples(
+        self, index: int, file: SourceFile, person: str | None, report: IngestReport
+    ) -> Iterator[pl.DataFrame]:
         """A table's good rows: PERSON (where a column tells), rule, channel, sensor, second, value, invalid."""
         rule = self._mapping.tables[index]
         start = None
@@ -202,7 +203,9 @@ class TableReader:
                     frame = frame.with_columns(_ids(block, rule).alias(PERSON))
                 yield frame.filter(mine)
 
-    def _happened(self, index: int, file: SourceFile, person: str | None, report: IngestReport) -> Iterator[pl.DataFrame]:
+    def _happened(
+        self, index: int, file: SourceFile, person: str | None, report: IngestReport
+    ) -> Iterator[pl.DataFrame]:
         """Good event rows: PERSON (where a column tells), kind, name, start and end in epoch minutes."""
         rule = self._mapping.events[index]
         start = None
@@ -344,7 +347,9 @@ def _passes(block: pl.DataFrame, conditions: Sequence[Condition], decimal: str) 
         if isinstance(rule.literal, bool):
             text = cells.cast(pl.String).str.to_lowercase().str.strip_chars()
             truth = text.is_in(["true", "1", "yes", "y"])
-            verdict = OPERATORS[rule.operator](truth, rule.literal).zip_with(~is_empty(cells), pl.Series([None], dtype=pl.Boolean))
+            verdict = OPERATORS[rule.operator](truth, rule.literal).zip_with(
+                ~is_empty(cells), pl.Series([None], dtype=pl.Boolean)
+            )
         elif isinstance(rule.literal, float):
             verdict = OPERATORS[rule.operator](_scaled(block, decimal, rule.column, 1, 0), rule.literal)
         else:
