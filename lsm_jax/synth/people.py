@@ -25,6 +25,7 @@ class Person:
       age, bmi, sex, hypertension, anxiety, resting_heart_rate: the labels (years, kg/m^2, "F" or "M", flags, bpm).
       fitness, anxiety_level, drive: z-scores: endurance, trait anxiety, daily movement.
       vagal_tone: offset of log RMSSD.
+      dip: how much more than average the heart slows in sleep, bpm.
       chronotype: hours later than the average clock; sleep_hours: what a night lasts.
       favourites: probabilities of the 20 activity classes.
       log_conductance: offset of log skin conductance; warmth: offset of skin temperature in deg C.
@@ -43,6 +44,7 @@ class Person:
     anxiety_level: float
     drive: float
     vagal_tone: float
+    dip: float
     chronotype: float
     sleep_hours: float
     favourites: Float[np.ndarray, " classes"]
@@ -92,10 +94,10 @@ def draw_person(seed: int, index: int) -> Person:
     bmi = round(float(np.clip(27.5 + 0.8 * age_z - 2.6 * fitness + rng.normal(0, 3.6), 17, 55)), 1)
     bmi_z = (bmi - 27.5) / 5
     anxiety_level = rng.normal() + 0.25 * female - 0.25 * age_z - 0.1 * fitness
-    anxiety = bool(rng.logistic() < 3.0 * (anxiety_level - 0.8))
-    hypertension = bool(rng.logistic() < -1.6 + 1.6 * age_z + 1.1 * bmi_z - 0.5 * fitness + 0.3 * (not female))
+    anxiety = bool(rng.logistic() < 2.2 * (anxiety_level - 0.9))
+    hypertension = bool(rng.logistic() < -1.4 + 1.1 * age_z + 0.8 * bmi_z - 0.4 * fitness + 0.3 * (not female))
     drive = 0.75 * rng.normal() + 0.4 * fitness - 0.35 * bmi_z - 0.15 * age_z
-    resting = 65.5 - 3.0 * fitness + 1.6 * female + 1.2 * bmi_z + 1.0 * anxiety_level + 2.5 * hypertension
+    resting = 65.5 - 3.0 * fitness + 1.6 * female + 1.2 * bmi_z + 1.0 * anxiety_level + 1.8 * hypertension
     return Person(
         participant=hash_participant(f"synthetic {seed} {index}", salt="lsm synth"),
         age=float(age),
@@ -108,6 +110,7 @@ def draw_person(seed: int, index: int) -> Person:
         anxiety_level=anxiety_level,
         drive=drive,
         vagal_tone=_vagal_tone(rng, age_z, fitness, anxiety_level, hypertension),
+        dip=2.0 * rng.normal(),
         chronotype=float(np.clip(rng.normal(0, 1.0) - 0.45 * age_z, -2.5, 3)),
         sleep_hours=float(np.clip(rng.normal(7.2, 0.6) - 0.2 * anxiety_level, 5.2, 9.2)),
         favourites=_favourites(rng, fitness, age_z),
@@ -123,7 +126,7 @@ def draw_person(seed: int, index: int) -> Person:
 
 
 def _vagal_tone(rng: np.random.Generator, age_z: float, fitness: float, anxiety: float, hypertension: bool) -> float:
-    return 0.2 * rng.normal() - 0.24 * age_z + 0.12 * fitness - 0.13 * anxiety - 0.2 * hypertension
+    return 0.24 * rng.normal() - 0.22 * age_z + 0.12 * fitness - 0.13 * anxiety - 0.07 * hypertension
 
 
 def _favourites(rng: np.random.Generator, fitness: float, age_z: float) -> np.ndarray:

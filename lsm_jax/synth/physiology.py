@@ -92,15 +92,23 @@ def _wrist(rng: np.random.Generator, person: Person, schedule: Schedule, effort:
     exercise = effort * _CLASS["motion"][schedule.activity] * np.exp(wander(rng, count, 3, 0.08))
     motion = np.where(active, exercise, np.maximum(rest, 0.75 * rest + walk)).astype(np.float32)
 
+    # Nobody does a sport the same way twice: every session has its own style and posture.
+    begun = active & (schedule.clock == 0)
+
     def manner(attribute: str, everyday: float, walked: float, sd: float) -> Minutes:
-        level = np.where(active, _CLASS[attribute][schedule.activity], everyday + (walked - everyday) * schedule.share)
+        sport = _CLASS[attribute][schedule.activity] + held(begun, lambda k: rng.normal(0, 0.13, k))
+        level = np.where(active, sport, everyday + (walked - everyday) * schedule.share)
         loose = wander(rng, count, 3.5, sd) + wander(rng, count, 40, 0.6 * sd)
         return (level + np.where(asleep, 0.3, np.where(active, 0.4, 1)) * loose).astype(np.float32)
 
     # A posture lasts some minutes awake and about half an hour asleep; sport has its own.
     shift = happens(rng, np.where(asleep, 0.028, 0.075), count)
     tilt, turn = (
-        np.where(active, 0.8 * _CLASS[name][schedule.activity], held(shift, rng.standard_normal))
+        np.where(
+            active,
+            0.8 * _CLASS[name][schedule.activity] + held(begun, lambda k: rng.normal(0, 0.4, k)),
+            held(shift, rng.standard_normal),
+        )
         + own
         + np.where(asleep, 0.02, 0.2) * wander(rng, count, 2.5, 1)
         for name, own in zip(("tilt", "turn"), person.wrist, strict=True)
@@ -122,9 +130,9 @@ def _heart(
     count = effort.size
     resting = person.resting_heart_rate
     circadian = 2.4 * np.cos(2 * np.pi * (schedule.hour - 16.5 - person.chronotype) / 24)
-    dip = 7.6 - 3.6 * person.hypertension - 0.7 * person.age_z
+    dip = 7.0 + person.dip - 1.6 * person.hypertension - 0.7 * person.age_z
     still = resting + 5.2 + circadian - dip * schedule.drowsy - 2.2 * schedule.depth + 5.0 * schedule.meal
-    still = still + (3.6 + 1.2 * person.anxiety) * schedule.stress
+    still = still + (3.7 + 0.7 * person.anxiety) * schedule.stress
     calm = 1 - 0.5 * schedule.drowsy
     still = still + calm * (wander(rng, count, 3, 2.2) + wander(rng, count, 40, 2.0))
     asked = effort * _CLASS["heart"][schedule.activity] + 0.17 * schedule.share * (schedule.walking > 0)
@@ -154,7 +162,7 @@ def _skin(
     """Conductance: stress at once, exercise slowly, storms in deep sleep. Contact follows moisture."""
     count = effort.size
     sweat = effort * _CLASS["sweat"][schedule.activity] + 0.35 * schedule.share
-    roused = lag(np.maximum(schedule.stress, -0.5), 2) * (0.42 + 0.1 * person.anxiety)
+    roused = lag(np.maximum(schedule.stress, -0.5), 2) * (0.43 + 0.05 * person.anxiety)
     storms = schedule.depth * np.maximum(wander(rng, count, 12, 0.8), 0)
     daily = wander(rng, count, 500, 0.3)
     circadian = 0.22 * np.cos(2 * np.pi * (schedule.hour - 17) / 24)

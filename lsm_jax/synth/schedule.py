@@ -159,7 +159,7 @@ def _lay_out(
     effort, clock = np.zeros((2, count), np.float32)
     for start, end, number in sessions:
         activity[start:end] = number
-        effort[start:end] = np.exp(rng.normal(0, 0.1))
+        effort[start:end] = np.exp(rng.normal(0, 0.16))
         clock[start:end] = np.arange(min(end, count) - start)
     return activity, effort, clock
 

@@ -18,21 +18,21 @@ from lsm_jax.synth.signals import Minutes, lag, sigmoid
 
 # Mean and standard deviation of the raw quantities below where observed (200 people x 8 days, seed 0).
 _SCALES: dict[str, tuple[float, float]] = {
-    "heart_rate_at_rest": (72.03, 8.433),
-    "rr_entropy": (3.651, 0.4513),
-    "rr_difference_entropy": (3.38, 0.5674),
-    "jerk_autocorrelation": (-0.06389, 0.3954),
-    "acc_log_energy": (0.9758, 0.587),
-    "acc_covariance_condition": (-0.2063, 0.5908),
-    "acc_log_energy_ratio": (0.6721, 0.2775),
-    "acc_zero_crossing_sd": (-0.1957, 0.2895),
-    "acc_zero_crossing_mean": (0.5455, 0.3981),
-    "acc_axis_mean": (-0.06381, 1.169),
-    "acc_kurtosis": (0.9368, 0.4959),
-    "sleep_coefficient": (0.2759, 0.2871),
-    "skin_conductance_slope": (-0.0003907, 0.7644),
-    "eda_lead_contact": (0.7843, 0.12),
-    "skin_temperature_slope": (8.79e-05, 0.07128),
+    "heart_rate_at_rest": (72.03, 7.988),
+    "rr_entropy": (3.678, 0.4354),
+    "rr_difference_entropy": (3.413, 0.5452),
+    "jerk_autocorrelation": (-0.05722, 0.3985),
+    "acc_log_energy": (0.9713, 0.59),
+    "acc_covariance_condition": (-0.1995, 0.6001),
+    "acc_log_energy_ratio": (0.6677, 0.2793),
+    "acc_zero_crossing_sd": (-0.1936, 0.2906),
+    "acc_zero_crossing_mean": (0.5427, 0.4058),
+    "acc_axis_mean": (-0.07548, 1.195),
+    "acc_kurtosis": (0.9405, 0.498),
+    "sleep_coefficient": (0.2796, 0.2894),
+    "skin_conductance_slope": (-0.001061, 0.7778),
+    "eda_lead_contact": (0.7882, 0.1194),
+    "skin_temperature_slope": (-6.895e-05, 0.07096),
 }
 
 # Measurement noise in registry units.
