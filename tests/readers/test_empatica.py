@@ -356,7 +356,7 @@ def test_real_missing_shares(real):
     assert 0.50 < missing["aerobic", "rmssd"] < 0.57 and 0.50 < missing["anaerobic", "rmssd"] < 0.57
     for kind in ("stress", "aerobic", "anaerobic"):
         assert missing[kind, "steps"] < 0.04 and missing[kind, "eda_lead_contact"] < 0.04
-        # f07's dock hid the pulse and skin sensors; three thermometers failed.
+        # f07's dock hid the pulse and skin sensors; the thermometers of four sessions failed.
         assert missing[kind, "heart_rate"] < 0.07 and missing[kind, "skin_temperature"] < 0.07
 
 
