@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float
 
-from lsm_jax.channels import channels as registered
 from lsm_jax.errors import UserError, nearest
 from lsm_jax.masking.rows import Rows
 from lsm_jax.masking.tokens import TokenGrid
+from lsm_jax.models.context import Context, Prediction
 from lsm_jax.models.layers import Stack
+from lsm_jax.models.neighbours import Cells
 from lsm_jax.models.positions import Positions
 from lsm_jax.models.sizes import ModelSize
 
@@ -30,7 +30,10 @@ class ModelSettings:
       decoder: `all` decodes every position (the paper), `observed` only recorded ones, `cross` lets
         queries for the targets attend to the encoder's tokens.
       patch_input: `values` (the paper) or `values_and_mask`, which tells observed zeros from missing.
-      compress: show heavy-tailed channels to the encoder through asinh, beside the plain value's place.
+      compress: show values to the encoder through asinh, which tames bursts (not in the paper).
+      context_reach: visible patches of its own channel a decoded token is shown on either side; 0 leaves
+        the context path out and gives the paper's bare mask token.
+      context_width: hidden width of the context path.
       positions: a name in `positions.POSITIONS`.
       attention, remat, dtype: implementation names and the compute type.
     """
@@ -39,6 +42,8 @@ class ModelSettings:
     decoder: str = "cross"
     patch_input: str = "values_and_mask"
     compress: bool = True
+    context_reach: int = 3
+    context_width: int = 256
     positions: str = "learned"
     attention: str = "reference"
     remat: str = "none"
@@ -53,17 +58,6 @@ class ModelSettings:
                 raise UserError(f"model.{key}={value!r} is unknown.{nearest(value, known)} Known: {', '.join(known)}.")
 
 
-class Cells(NamedTuple):
-    """Cells of a batch of windows, by token; unobserved values are zero.
-
-    Attributes:
-      values, observed: [B, N, K].
-    """
-
-    values: Float[Array, "b n k"]
-    observed: Bool[Array, "b n k"]
-
-
 class PatchEmbedding(nnx.Module):
     """One linear projection shared by all channels (LSM-2; SPEC section 3)."""
 
@@ -75,17 +69,10 @@ class PatchEmbedding(nnx.Module):
     def __call__(self, cells: Cells, rows: Rows) -> Float[Array, "r s width"]:
         values, observed = rows.take(cells.values), rows.take(cells.observed)
         if self.settings.compress:
-            values = jnp.where(self._heavy_tailed()[rows.token_index % self.grid.groups], jnp.arcsinh(values), values)
+            values = jnp.arcsinh(values)
         if self.settings.patch_input == "values_and_mask":
             values = jnp.concatenate([values, observed.astype(values.dtype)], axis=-1)
         return self.projection(values)
-
-    def _heavy_tailed(self) -> Bool[Array, "g k"]:
-        """Which cells of a group's token belong to a heavy-tailed channel."""
-        grid = self.grid
-        flags = np.zeros(grid.groups * grid.patch_channels, bool)
-        flags[: len(grid.channels)] = [kind.heavy_tailed for kind in registered(grid.channels)]
-        return jnp.asarray(np.tile(flags.reshape(grid.groups, grid.patch_channels), (1, grid.patch_minutes)))
 
 
 class Encoder(nnx.Module):
@@ -124,21 +111,45 @@ class Decoder(nnx.Module):
         )
         if not cross:
             self.bridge = nnx.Linear(width, size.width, dtype=settings.dtype, rngs=rngs)
-        self.head = nnx.Linear(
-            size.width, grid.cells_per_token, dtype=jnp.float32, kernel_init=nnx.initializers.zeros, rngs=rngs
-        )
+        if settings.context_reach:
+            narrow = settings.context_width
+            self.context = Context(grid, settings.context_reach, narrow, dtype=settings.dtype, rngs=rngs)
+            self.context_query = nnx.Linear(narrow, size.width, dtype=settings.dtype, rngs=rngs)
+            self.prediction = Prediction(grid, size.width, narrow, dtype=settings.dtype, rngs=rngs)
+        else:
+            # Zeros, so that training starts from the mean rather than from noise around it.
+            self.head = nnx.Linear(
+                size.width, grid.cells_per_token, dtype="float32", kernel_init=nnx.initializers.zeros, rngs=rngs
+            )
 
-    def __call__(self, encoded: Float[Array, "r s d"], visible: Rows, decoded: Rows) -> Float[Array, "r q k"]:
+    def __call__(
+        self,
+        encoded: Float[Array, "r s d"],
+        cells: Cells,
+        shown: Bool[Array, "b n"],
+        visible: Rows,
+        decoded: Rows,
+    ) -> Float[Array, "r q k"]:
         """Predictions at the tokens of `decoded`, whose rows hold the same windows as `visible`."""
-        positions = self.positions(decoded.token_index % self.grid.size)
-        queries = self.mask_token[...].astype(encoded.dtype) + positions
+        queries = self.mask_token[...].astype(encoded.dtype) + self.positions(decoded.token_index % self.grid.size)
+        if not hasattr(self, "context"):
+            return self.head(self._attend(queries, encoded, visible, decoded))
+        group = jax.nn.one_hot(decoded.token_index % self.grid.groups, self.grid.groups, dtype=encoded.dtype)
+        hidden, anchors = self.context(cells, shown, decoded, group)
+        tokens = self._attend(queries + self.context_query(hidden), encoded, visible, decoded)
+        return self.prediction(tokens, hidden, anchors, decoded, group)
+
+    def _attend(
+        self, queries: Float[Array, "r q d"], encoded: Float[Array, "r s e"], visible: Rows, decoded: Rows
+    ) -> Float[Array, "r q d"]:
+        """Queries look at the encoder's tokens, or stand among them where the decoder is self-attention."""
         if self.kind == "cross":
-            return self.head(self.stack(queries, decoded.segment, (encoded, visible.segment)))
+            return self.stack(queries, decoded.segment, (encoded, visible.segment))
         slot = visible.slots_of(decoded)[:, :, None]
         padded = jnp.pad(self.bridge(encoded), ((0, 0), (0, 1), (0, 0)))
-        shown = jnp.take_along_axis(padded, slot, axis=1) + positions
+        shown = jnp.take_along_axis(padded, slot, axis=1) + self.positions(decoded.token_index % self.grid.size)
         tokens = jnp.where(slot < visible.segment.shape[1], shown, queries)
-        return self.head(self.stack(tokens, decoded.segment))
+        return self.stack(tokens, decoded.segment)
 
 
 class MaskedAutoencoder(nnx.Module):
@@ -148,6 +159,6 @@ class MaskedAutoencoder(nnx.Module):
         self.encoder = Encoder(grid, settings, rngs=rngs)
         self.decoder = Decoder(grid, settings, rngs=rngs)
 
-    def __call__(self, cells: Cells, visible: Rows, decoded: Rows) -> Float[Array, "r q k"]:
-        """Predicted cells at the tokens of `decoded`, from the tokens of `visible` alone."""
-        return self.decoder(self.encoder(cells, visible), visible, decoded)
+    def __call__(self, cells: Cells, shown: Bool[Array, "b n"], visible: Rows, decoded: Rows) -> Float[Array, "r q k"]:
+        """Predicted cells at the tokens of `decoded`, from the `shown` tokens, which `visible` holds, alone."""
+        return self.decoder(self.encoder(cells, visible), cells, shown, visible, decoded)

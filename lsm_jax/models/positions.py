@@ -16,16 +16,14 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from lsm_jax.channels import REGISTRY, Channel
+from lsm_jax.channels import REGISTRY
 from lsm_jax.errors import UserError, nearest
 from lsm_jax.masking.tokens import TokenGrid
+from lsm_jax.models.channel_tables import PLACE, TABLE_ROWS, ChannelTable, group_shares
 
 POSITIONS = ("learned", "sincos")
-_REGISTRY_ORDER = tuple(REGISTRY)
 _SENSORS = tuple(dict.fromkeys(known.sensor for known in REGISTRY.values()))
-# Room for channels added to the registry later, so that tables keep their shape in old checkpoints.
-_TABLE_ROWS = 256
-_SENSOR_ROWS = 32
+_SENSOR_ROWS = 32  # room for sensors added later
 
 
 def sincos(coordinate: Float[np.ndarray, " n"], width: int) -> Float[np.ndarray, "n width"]:
@@ -41,14 +39,6 @@ def harmonics(minute: Float[np.ndarray, " n"], count: int = 24) -> Float[np.ndar
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
 
 
-def _group_shares(grid: TokenGrid, row_of: dict[str, int], rows: int) -> Float[np.ndarray, "g rows"]:
-    """Per channel group the mean of its channels' one-hot table rows."""
-    shares = np.zeros((grid.groups, rows), np.float32)
-    for column, name in enumerate(grid.channels):
-        shares[column // grid.patch_channels, row_of[name]] += 1
-    return shares / shares.sum(axis=1, keepdims=True)
-
-
 class Positions(nnx.Module):
     """Position vectors for the tokens of a grid."""
 
@@ -57,10 +47,10 @@ class Positions(nnx.Module):
             raise UserError(f"model.positions={kind!r} is unknown.{nearest(kind, POSITIONS)}")
         self.kind, self.grid, self.width, self.dtype = kind, grid, width, dtype
         if kind == "learned":
-            normal = nnx.initializers.normal(0.02)
-            self.channel = nnx.Param(normal(rngs.params(), (_TABLE_ROWS, width)))
-            self.sensor = nnx.Param(normal(rngs.params(), (_SENSOR_ROWS, width)))
-            self.time = nnx.Param(normal(rngs.params(), (harmonics(np.zeros(1)).shape[1] + width, width)))
+            normal = nnx.initializers.normal
+            self.channel = ChannelTable(width, normal(0.2), rngs=rngs)
+            self.sensor = nnx.Param(normal(0.5)(rngs.params(), (_SENSOR_ROWS, width)))
+            self.time = nnx.Param(normal(0.02)(rngs.params(), (harmonics(np.zeros(1)).shape[1] + width, width)))
 
     def __call__(self, token: Int[Array, "*b"]) -> Float[Array, "*b width"]:
         """Position vectors of tokens given by their place n in the window."""
@@ -74,17 +64,14 @@ class Positions(nnx.Module):
     def _tables(self) -> tuple[Float[Array, "g width"], Float[Array, "p width"]]:
         grid = self.grid
         patch = np.arange(grid.patches, dtype=np.float32)
-        places = {name: place for place, name in enumerate(_REGISTRY_ORDER)}
         if self.kind == "sincos":
             half = self.width // 2
-            place = _group_shares(grid, places, _TABLE_ROWS) @ np.arange(_TABLE_ROWS, dtype=np.float32)
+            place = group_shares(grid, PLACE, TABLE_ROWS) @ np.arange(TABLE_ROWS, dtype=np.float32)
             by_group = np.pad(sincos(place, half), ((0, 0), (0, self.width - half)))
             by_patch = np.pad(sincos(patch, self.width - half), ((0, 0), (half, 0)))
             return jnp.asarray(by_group), jnp.asarray(by_patch)
-        kinds: dict[str, Channel] = {name: REGISTRY[name] for name in grid.channels}
-        families = {name: _SENSORS.index(kind.sensor) for name, kind in kinds.items()}
-        by_group = _group_shares(grid, places, _TABLE_ROWS) @ self.channel[...]
-        by_group += _group_shares(grid, families, _SENSOR_ROWS) @ self.sensor[...]
+        families = {name: _SENSORS.index(REGISTRY[name].sensor) for name in grid.channels}
+        by_group = self.channel(grid) + jnp.asarray(group_shares(grid, families, _SENSOR_ROWS)) @ self.sensor[...]
         minute = (patch + 0.5) * grid.patch_minutes
         features = np.concatenate([harmonics(minute), sincos(patch, self.width)], axis=1)
         return by_group, jnp.asarray(features) @ self.time[...]

@@ -36,7 +36,9 @@ def learning_defaults() -> dict[str, ConfigDict]:
                 "size": "tiny",
                 "decoder": "cross",  # all (the paper's), observed, cross
                 "patch_input": "values_and_mask",  # or values (the paper's)
-                "compress": True,  # heavy-tailed channels enter through asinh
+                "compress": True,  # values enter the encoder through asinh
+                "context_reach": 3,  # visible neighbours shown to a decoded token; 0: the paper's bare mask token
+                "context_width": 256,
                 "positions": "learned",  # or sincos (the paper's)
                 "attention": "reference",
                 "remat": "none",  # none, dots, full

@@ -25,7 +25,8 @@ from lsm_jax.masking import rows as rows_of
 from lsm_jax.masking.policies import Mixture, artificial_mask
 from lsm_jax.masking.rows import Rows
 from lsm_jax.masking.tokens import TokenGrid
-from lsm_jax.models.masked_autoencoder import Cells, MaskedAutoencoder, ModelSettings
+from lsm_jax.models.masked_autoencoder import MaskedAutoencoder, ModelSettings
+from lsm_jax.models.neighbours import Cells
 from lsm_jax.models.sizes import StackSize, size
 
 LAYOUTS = ("packed", "fixed_drop", "dense")
@@ -106,7 +107,7 @@ class MaskedReconstruction:
         visible_key, decoded_key = jax.random.split(rng)
         visible = self.rows.visible(visible_key, shown)
         decoded = self._decoded(decoded_key, observed, targets, self.rows.windows_per_row, self.rows.targets)
-        predicted = nnx.merge(self._graph, nnx.State(params))(cells, visible, decoded)
+        predicted = nnx.merge(self._graph, nnx.State(params))(cells, shown, visible, decoded)
         scored = (decoded.segment > 0) & decoded.take(targets)
         weight = (decoded.take(cells.observed) & scored[:, :, None]).astype(jnp.float32)
         errors = jnp.square(predicted.astype(jnp.float32) - decoded.take(cells.values)) * weight
@@ -207,9 +208,10 @@ class MaskedReconstruction:
     ) -> Float[Array, "b t c"]:
         cells, observed = self._cells({"values": values, "observed": observed_cells})
         key = jax.random.key(0)  # nothing is left out, so nothing is drawn
-        visible = rows_of.packed(key, observed & ~hidden, 1, capacity)
+        shown = observed & ~hidden
+        visible = rows_of.packed(key, shown, 1, capacity)
         decoded = self._decoded(key, observed, hidden, 1, decoded_capacity)
-        predicted = nnx.merge(self._graph, nnx.State(params))(cells, visible, decoded)
+        predicted = nnx.merge(self._graph, nnx.State(params))(cells, shown, visible, decoded)
         slots = decoded.slots_of(rows_of.dense(hidden))
         spread = jnp.take_along_axis(jnp.pad(predicted, ((0, 0), (0, 1), (0, 0))), slots[:, :, None], axis=1)
         return self.tokens.windows(jnp.where(hidden[:, :, None], spread, cells.values))
