@@ -81,7 +81,7 @@ def _builder(
 ) -> type[tfds.core.GeneratorBasedBuilder]:
     """A TFDS builder of this name; TFDS takes the name of a dataset from its class."""
 
-    class WindowsBuilder(tfds.core.GeneratorBasedBuilder):  # type: ignore[misc]
+    class WindowsBuilder(tfds.core.GeneratorBasedBuilder):
         name = dataset
         VERSION = tfds.core.Version("1.0.0")
         url_infos: ClassVar[dict[str, Any]] = {}  # nothing is downloaded
@@ -104,7 +104,7 @@ def _builder(
     return WindowsBuilder
 
 
-class _Encode(beam.DoFn):  # type: ignore[misc]
+class _Encode(beam.DoFn):
     """Windows to (key, example of `record_features`)."""
 
     def __init__(self, channels: tuple[str, ...]) -> None:
@@ -113,8 +113,8 @@ class _Encode(beam.DoFn):  # type: ignore[misc]
     def setup(self) -> None:
         self._writer = RecordWriter(self._channels)
 
-    def process(self, window: Window, *_: Any, **__: Any) -> Iterator[tuple[str, dict[str, Any]]]:
-        yield f"{window.participant}-{int(window.start.timestamp())}", self._writer.example(window)
+    def process(self, element: Window, *_: Any, **__: Any) -> Iterator[tuple[str, dict[str, Any]]]:
+        yield f"{element.participant}-{int(element.start.timestamp())}", self._writer.example(element)
 
 
 def _participant(window: Window) -> str:

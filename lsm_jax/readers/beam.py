@@ -20,7 +20,7 @@ from lsm_jax.readers.report import IngestReport
 from lsm_jax.windows import Window
 
 
-class ReadPeople(beam.DoFn):  # type: ignore[misc]
+class ReadPeople(beam.DoFn):
     """A person's key to their day windows; the person's report goes to the output `REPORTS`."""
 
     REPORTS = "reports"
@@ -28,9 +28,9 @@ class ReadPeople(beam.DoFn):  # type: ignore[misc]
     def __init__(self, reader: Reader, source: Path, channels: Sequence[str], salt: str) -> None:
         self._reader, self._source, self._channels, self._salt = reader, source, tuple(channels), salt
 
-    def process(self, key: Hashable, *_: Any, **__: Any) -> Iterator[Window | Any]:
+    def process(self, element: Hashable, *_: Any, **__: Any) -> Iterator[Window | Any]:
         report = IngestReport()
-        yield from person_windows(self._reader, self._source, key, self._channels, self._salt, report)
+        yield from person_windows(self._reader, self._source, element, self._channels, self._salt, report)
         yield beam.pvalue.TaggedOutput(self.REPORTS, report)
 
 

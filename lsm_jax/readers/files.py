@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import gzip
 import io
 import os
 import stat
@@ -16,7 +17,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, Protocol
 
 from lsm_jax.errors import UserError
 from lsm_jax.readers.report import IngestReport
@@ -54,6 +55,12 @@ class Refused(Exception):
     """A file that is not read; the message says why. Readers report it and go on."""
 
 
+class Readable(Protocol):
+    """A stream of bytes."""
+
+    def read(self, size: int = -1, /) -> bytes: ...
+
+
 @dataclasses.dataclass(frozen=True)
 class SourceFile:
     """A readable file: a plain one, or a member of a zip.
@@ -72,8 +79,8 @@ class SourceFile:
 
     @property
     def name(self) -> str:
-        """Last part of the name: what formats are recognised by."""
-        return PurePosixPath(self.member or self.path).name
+        """Last part of the name, without the .gz that `opened` unpacks: what formats are recognised by."""
+        return PurePosixPath(self.member or self.path).name.removesuffix(".gz")
 
     @property
     def label(self) -> str:
@@ -120,7 +127,7 @@ def source_files(source: Path, report: IngestReport, limits: Limits = DEFAULT_LI
 
 
 @contextlib.contextmanager
-def opened(file: SourceFile, limits: Limits = DEFAULT_LIMITS) -> Iterator[BinaryIO]:
+def opened(file: SourceFile, limits: Limits = DEFAULT_LIMITS) -> Iterator[Readable]:
     """The file as a stream of bytes that ends with `Refused` once it outgrows its limit.
 
     Raises:
@@ -129,7 +136,8 @@ def opened(file: SourceFile, limits: Limits = DEFAULT_LIMITS) -> Iterator[Binary
     with contextlib.ExitStack() as stack:
         plain = stack.enter_context(_open_plain(file.root, file.path, limits))
         if not file.member:
-            yield plain
+            packed = file.path.lower().endswith(".gz")
+            yield _Capped(gzip.GzipFile(fileobj=plain), limits.file_bytes) if packed else plain
             return
         try:
             archive = stack.enter_context(zipfile.ZipFile(plain))
@@ -138,7 +146,7 @@ def opened(file: SourceFile, limits: Limits = DEFAULT_LIMITS) -> Iterator[Binary
             raise Refused("the archive has no such member") from None
         except DAMAGE as error:
             raise Refused(f"damaged archive ({error})") from error
-        yield _Capped(member, limits.file_bytes)  # type: ignore[misc]
+        yield _Capped(member, limits.file_bytes)
 
 
 def read_whole(file: SourceFile, limits: Limits = DEFAULT_LIMITS, most: int = 64 * MIB) -> bytes:
@@ -251,18 +259,14 @@ def _checked_member(member: zipfile.ZipInfo, limits: Limits) -> zipfile.ZipInfo:
     return member
 
 
-class _Capped(io.RawIOBase):
+class _Capped:
     """A stream that refuses to yield more than its limit, whatever the archive's directory claims."""
 
-    def __init__(self, stream: BinaryIO | zipfile.ZipExtFile, limit: int) -> None:
+    def __init__(self, stream: Readable, limit: int) -> None:
         self._stream, self._left = stream, limit
 
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        wanted = self._left + 1 if size is None or size < 0 else min(size, self._left + 1)
-        content = self._stream.read(wanted)
+    def read(self, size: int = -1, /) -> bytes:
+        content = self._stream.read(self._left + 1 if size < 0 else min(size, self._left + 1))
         self._left -= len(content)
         if self._left < 0:
             raise Refused("unfolds to more than its limit (--max-file-mib)")

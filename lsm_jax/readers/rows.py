@@ -23,7 +23,7 @@ from lsm_jax.readers.report import IngestReport
 
 BLOCK_BYTES = 8 * MIB
 LINE = "__line__"
-TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".xlsx", ".csv.gz")
+TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".xlsx")
 _SEPARATORS = ",;\t|"
 
 

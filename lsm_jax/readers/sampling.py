@@ -32,11 +32,12 @@ def minute_series(
 
     Args:
       second: seconds since the Unix epoch, UTC, in file order.
-      value: in the registry's unit; NaN samples are ignored.
+      value: in the registry's unit; NaN where a sample is not valid.
       period_minutes: the sampling period where it is more than a minute.
       aggregate: how samples of one minute become one value.
     """
     recorded = ~np.isnan(value)
+    lost = np.unique(second[~recorded] // 86400)
     second, value = second[recorded], value[recorded].astype(np.float32)
     second, value = in_order(channel, second, value, report)
     minute = second // 60
@@ -46,7 +47,9 @@ def minute_series(
         minute = minute[first]
     if period_minutes > 1:
         minute, value = _held(minute, value, period_minutes)
-    return Series(channel, minute, value)
+    # One NaN marks a day on which the sensor gave samples but no value, so that the day is counted as lost.
+    lost = np.setdiff1d(lost, minute // 1440) * 1440 + 720
+    return Series(channel, np.append(minute, lost), np.append(value, np.full(len(lost), np.nan, np.float32)))
 
 
 def in_order(
