@@ -1,0 +1,36 @@
+"""`lsm train`: pre-trains a model; run again it resumes."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "pre-train; the same command run again goes on where it was"
+EXAMPLE = "lsm train --config configs/lsm2.py:tiny --workdir runs/first --config.train.batch_size=16"
+ACCEPTS_OVERRIDES = True
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `lsm train`."""
+    parser.add_argument(
+        "--config", required=True, metavar="FILE[:VARIANT]",
+        help="configuration; --config.section.key=value changes a key, for example --config.seed=1",
+    )  # fmt: skip
+    parser.add_argument("--workdir", type=Path, required=True, metavar="W", help="folder of the run")
+    several = parser.add_argument_group("several processes", "TPU pods and SLURM are recognised without these.")
+    several.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, the same for all")
+    several.add_argument("--process-id", type=int, metavar="I", help="number of this process, from 0")
+    several.add_argument("--process-count", type=int, metavar="N", help="how many there are")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Trains, and prints what it does on standard error."""
+    from lsm_jax.config import load_config
+    from lsm_jax.training import distributed
+    from lsm_jax.training.loop import train
+
+    config = load_config(args.config, args.overrides)
+    # Before anything asks for a device: JAX cannot be joined to other processes later.
+    distributed.initialise(args.coordinator, args.process_id, args.process_count)
+    train(config, args.workdir)
+    return 0

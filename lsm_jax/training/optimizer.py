@@ -1,0 +1,113 @@
+"""Optimizers and learning-rate schedules by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Float, Int
+from ml_collections import ConfigDict
+
+from lsm_jax.errors import UserError, nearest
+from lsm_jax.training.duration import Schedule
+from lsm_jax.training.rules import Axes, axes_of, path_name
+
+LearningRate = Callable[[Int[Array, ""]], Float[Array, ""]]
+
+SCHEDULES = ("constant", "cosine", "linear", "rsqrt")
+OPTIMIZERS = ("adamw", "muon")
+
+
+def make_learning_rate(config: ConfigDict, schedule: Schedule) -> LearningRate:
+    """The learning rate by step: a curve by name, times a linear warm-up, times a linear cool-down.
+
+    Args:
+      config: the section `optimizer`.
+      schedule: knows the total number of steps.
+
+    Raises:
+      UserError: unknown schedule, or warm-up and cool-down longer than the run.
+    """
+    if config.schedule not in SCHEDULES:
+        hint = nearest(config.schedule, SCHEDULES)
+        raise UserError(f"optimizer.schedule={config.schedule!r} is unknown.{hint} Known: {', '.join(SCHEDULES)}.")
+    total = schedule.total or 1
+    warmup, cooldown, timescale = (
+        schedule.steps(f"optimizer.{key}", config[key]) for key in ("warmup", "cooldown", "timescale")
+    )
+    if warmup + cooldown > total:
+        raise UserError(f"optimizer.warmup and cooldown take {warmup + cooldown} of {total} steps: shorten them.")
+
+    def learning_rate(step: Int[Array, ""]) -> Float[Array, ""]:
+        done = jnp.asarray(step, jnp.float32)
+        after = jnp.clip((done - warmup) / max(total - warmup, 1), 0.0, 1.0)
+        curve = {
+            "constant": jnp.ones(()),
+            "cosine": config.final + (1 - config.final) * 0.5 * (1 + jnp.cos(jnp.pi * after)),
+            "linear": config.final + (1 - config.final) * (1 - after),
+            "rsqrt": jnp.sqrt(timescale / jnp.maximum(timescale, done - warmup + timescale)),
+        }[config.schedule]
+        # The first step of a warm-up of n is at 1/n: at 0 it would be wasted.
+        rise = jnp.minimum(1.0, (done + 1) / warmup) if warmup else 1.0
+        fall = jnp.clip((total - done) / cooldown, 0.0, 1.0) if cooldown else 1.0
+        return config.learning_rate * curve * rise * fall
+
+    return learning_rate
+
+
+def make_optimizer(config: ConfigDict, learning_rate: LearningRate) -> optax.GradientTransformation:
+    """Clipping by global norm, then the optimizer named in the section `optimizer`.
+
+    Weight decay is decoupled and reaches kernels only (training/rules.py says what those are); with Muon, those of
+    blocks.
+
+    Raises:
+      UserError: unknown optimizer.
+    """
+    first, second = config.betas
+    if config.name == "adamw":
+        optimizer = optax.adamw(
+            learning_rate, first, second, config.epsilon, weight_decay=config.weight_decay, mask=decayed
+        )
+    elif config.name == "muon":
+        optimizer = optax.contrib.muon(
+            learning_rate,
+            weight_decay=config.weight_decay,
+            weight_decay_mask=decayed,
+            adam_b1=first,
+            adam_b2=second,
+            muon_weight_dimension_numbers=matrices,
+            consistent_rms=0.2,  # updates as large as AdamW's, so that one learning rate serves both (Muon is Scalable)
+        )
+    else:
+        hint = nearest(config.name, OPTIMIZERS)
+        raise UserError(f"optimizer.name={config.name!r} is unknown.{hint} Known: {', '.join(OPTIMIZERS)}.")
+    clip = optax.clip_by_global_norm(config.clip) if config.clip > 0 else optax.identity()
+    return optax.chain(clip, optimizer)
+
+
+def decayed(parameters: Any) -> Any:
+    """True for kernels."""
+    return _map_axes(lambda _, axes: axes.is_kernel, parameters)
+
+
+def matrices(parameters: Any) -> Any:
+    """Muon's view of the kernels inside blocks; None for what AdamW keeps: ends, tables, biases and scales."""
+
+    def view(path: str, axes: Axes) -> optax.contrib.MuonDimensionNumbers | None:
+        if not axes.is_kernel or "/blocks/" not in path:
+            return None
+        return optax.contrib.MuonDimensionNumbers(axes.inputs, axes.outputs)
+
+    return _map_axes(view, parameters)
+
+
+def _map_axes(what: Callable[[str, Axes], Any], parameters: Any) -> Any:
+    def visit(keys: tuple[Any, ...], leaf: Any) -> Any:
+        # Optax passes trees whose left-out parameters are empty MaskedNodes.
+        return what(path := path_name(keys), axes_of(path, leaf.shape))
+
+    return jax.tree_util.tree_map_with_path(visit, parameters)

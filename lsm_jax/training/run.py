@@ -1,0 +1,70 @@
+"""A run on disk, opened for what comes after training."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+from ml_collections import ConfigDict
+
+from lsm_jax import objectives
+from lsm_jax.data.spec import DataSpec
+from lsm_jax.errors import UserError
+from lsm_jax.objectives import Objective
+from lsm_jax.training.checkpoints import damage, restore_parameters, steps
+from lsm_jax.training.workdir import CHECKPOINTS, SPEC, read_config
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """A finished or unfinished run.
+
+    Attributes:
+      config, spec: what was trained, and on which channels with which normalisation.
+      objective: as in training.
+      params: float32 parameters on this machine's first device, averaged ones (EMA) where the run keeps them.
+      step: of the checkpoint they are from.
+    """
+
+    config: ConfigDict
+    spec: DataSpec
+    objective: Objective
+    params: Any
+    step: int
+
+
+def load_run(workdir: Path | str, step: int | None = None) -> Run:
+    """Opens a run at a checkpoint, the newest whole one by default. Changes nothing on disk.
+
+    Raises:
+      UserError: not a run, or no such checkpoint, or it is damaged.
+    """
+    workdir = Path(workdir)
+    config = read_config(workdir)
+    spec = DataSpec.load(workdir / SPEC)
+    objective = objectives.build(config, spec)
+    folder = workdir / CHECKPOINTS
+    chosen = _choose(folder, step)
+    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    shapes = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+        jax.eval_shape(objective.init, jax.random.key(0)),
+    )
+    return Run(config, spec, objective, restore_parameters(folder / str(chosen), shapes), chosen)
+
+
+def _choose(folder: Path, step: int | None) -> int:
+    saved = sorted(steps(folder), reverse=True)
+    if step is not None and step not in saved:
+        listed = ", ".join(map(str, saved[::-1])) or "none"
+        raise UserError(f"{folder} has no checkpoint of step {step}; it has {listed}.")
+    wanted = saved if step is None else [step]
+    faults = []
+    for candidate in wanted:
+        fault = damage(folder / str(candidate))
+        if fault is None:
+            return candidate
+        faults.append(f"{candidate} is damaged ({fault})")
+    raise UserError(f"{folder} has no whole checkpoint" + (f": {'; '.join(faults)}." if faults else " yet."))

@@ -1,0 +1,77 @@
+"""The folder of a run: whose configuration it belongs to, and how a later start may differ."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from ml_collections import ConfigDict
+
+from lsm_jax.config import flatten, from_json, to_json
+from lsm_jax.data.spec import DataSpec
+from lsm_jax.errors import UserError
+
+CONFIG = "config.json"
+SPEC = "spec.json"
+METRICS = "metrics.jsonl"
+CHECKPOINTS = "checkpoints"
+TENSORBOARD = "tensorboard"
+
+# What a later start may change: how long, where and how watched a run is, not what it learns. The learning rate
+# follows `train.duration`.
+MAY_CHANGE = (
+    "train.duration", "train.log_every", "train.profile", "train.peak_flops", "train.most_skipped",
+    "checkpoint.", "evaluate.", "mesh.", "data.workers", "data.threads", "data.prefetch", "model.remat",
+)  # fmt: skip
+
+
+def check_same(workdir: Path, config: ConfigDict) -> None:
+    """Refuses a folder that holds a run of another configuration.
+
+    Raises:
+      UserError: the keys that differ are named.
+    """
+    file = workdir / CONFIG
+    if not file.is_file():
+        if (workdir / CHECKPOINTS).is_dir():
+            raise UserError(f"{workdir} has checkpoints but no {CONFIG} that says whose. Use another --workdir.")
+        return
+    before, now = flatten(read_config(workdir)), flatten(config)
+    different = [key for key in now if before[key] != now[key] and not key.startswith(MAY_CHANGE)]
+    if different:
+        told = "; ".join(f"{key} was {before[key]!r}, is {now[key]!r}" for key in different)
+        raise UserError(
+            f"{workdir} holds a run of another configuration: {told}. Use another --workdir, or the earlier values."
+        )
+
+
+def check_same_data(workdir: Path, spec: DataSpec) -> None:
+    """Refuses to go on with data whose channels or normalisation have changed; UserError."""
+    if not (workdir / SPEC).is_file():
+        return
+    before = DataSpec.load(workdir / SPEC)
+    same = (before.channels, before.window_minutes) == (spec.channels, spec.window_minutes) and all(
+        np.array_equal(getattr(before, name), getattr(spec, name)) for name in ("mean", "sd", "observed_share")
+    )
+    if not same:
+        raise UserError(
+            f"{workdir / SPEC} has other channels, normalisation or missingness than the datasets have now: they "
+            "have changed since the run began. Restore them, or use another --workdir."
+        )
+
+
+def write_config(workdir: Path, config: ConfigDict, spec: DataSpec) -> None:
+    """Writes what `load_run` needs, whole or not at all."""
+    workdir.mkdir(parents=True, exist_ok=True)
+    spec.save(workdir / f"{SPEC}.new")
+    (workdir / f"{SPEC}.new").replace(workdir / SPEC)
+    (workdir / f"{CONFIG}.new").write_text(to_json(config), encoding="utf-8")
+    (workdir / f"{CONFIG}.new").replace(workdir / CONFIG)
+
+
+def read_config(workdir: Path) -> ConfigDict:
+    """The configuration of a run; UserError where the folder has none."""
+    file = workdir / CONFIG
+    if not file.is_file():
+        raise UserError(f"{workdir} is not the folder of a run: it has no {CONFIG}. `lsm train` makes such folders.")
+    return from_json(file.read_text(encoding="utf-8", errors="replace"), str(file))
