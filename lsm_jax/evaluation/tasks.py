@@ -14,7 +14,7 @@ from jaxtyping import Bool
 
 @dataclasses.dataclass(frozen=True)
 class Task:
-    """A task at one setting; exactly one of `share` and `minutes` is given.
+    """A task at one setting; one of `share` and `minutes` is given.
 
     Attributes:
       name: random_imputation, temporal_interpolation, temporal_extrapolation or sensor_imputation.
@@ -23,13 +23,13 @@ class Task:
     """
 
     name: str
-    share: float | None = None
-    minutes: int | None = None
+    share: float = 0.0
+    minutes: int = 0
 
     @property
     def setting(self) -> str:
         """The setting as tables spell it: `80%` or `60min`."""
-        return f"{self.share:.0%}" if self.share is not None else f"{self.minutes}min"
+        return f"{self.minutes}min" if self.minutes else f"{self.share:.0%}"
 
 
 _BLOCK_MINUTES = (10, 30, 60, 180)
@@ -53,7 +53,7 @@ def hidden_tokens(
       recorded: patches by channel groups; True for tokens with at least one recorded cell.
       patch_minutes: minutes a patch spans.
     """
-    if task.minutes is not None and task.minutes % patch_minutes:
+    if task.minutes % patch_minutes:
         return None
     if task.name == "random_imputation":
         hidden = _random(recorded, task.share, rng)

@@ -1,0 +1,157 @@
+"""Pictures of an evaluation: days reconstructed, and error against minutes of training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from lsm_jax.channels import CLIPPED_AT_ZERO, channel
+from lsm_jax.data.store import Dataset
+from lsm_jax.evaluation.baselines import predict_baselines
+from lsm_jax.evaluation.pairs import (
+    Pairs,
+    Windows,
+    model_batch,
+    person_chunks,
+    reconstructing,
+    scored_cells,
+    task_pairs,
+)
+from lsm_jax.evaluation.tasks import Task
+from lsm_jax.training.run import Run
+
+SHOWN_TASKS: tuple[Task, ...] = (
+    Task("random_imputation", share=0.8),
+    Task("temporal_interpolation", minutes=180),
+    Task("temporal_extrapolation", minutes=180),
+    Task("sensor_imputation", share=0.5),
+)
+COLOURS: Mapping[str, str] = {"truth": "#334155", "model": "#e4572e", "linear": "#2a9d8f", "hidden": "#f3e7c9"}
+_MOST_CHANNELS = 5
+_CANDIDATES = 200
+
+
+def write_reconstructions(run: Run, datasets: Mapping[str, Dataset], folder: Path, split: str, seed: int) -> list[Path]:
+    """Draws the fullest day of a person of each data set under four tasks, one PNG per data set.
+
+    Returns:
+      The files, `reconstruction-DATASET.png`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    paths = []
+    for name, dataset in datasets.items():
+        windows = _fullest_window(dataset, run, split)
+        pairs = list(task_pairs(windows, SHOWN_TASKS, reconstructing(run).tokens, seed, 1))
+        if pairs:
+            paths.append(folder / f"reconstruction-{name}.png")
+            _draw(run, windows, pairs, name).savefig(paths[-1], dpi=110, facecolor="white")
+    return paths
+
+
+def learning_curve(points: Sequence[tuple[float, Mapping[str, Any]]]) -> Figure:
+    """Error of the model against minutes of training, the best baseline of each task as a level line.
+
+    Args:
+      points: (minutes, content of `eval/generative.json`) of checkpoints of one run, in any order.
+    """
+    points = sorted(points, key=lambda point: point[0])
+    curves: dict[tuple[str, str], list[tuple[float, dict[str, Any]]]] = {}
+    for minutes, content in points:
+        for row in content["comparisons"]:
+            if row["channel"] == "all":
+                curves.setdefault((row["task"], row["setting"]), []).append((minutes, row))
+    names = list(dict.fromkeys(task for task, _ in curves))
+    figure = Figure(figsize=(3.4 * len(names), 3.2), layout="constrained")
+    for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):
+        for number, ((_, setting), line) in enumerate((key, line) for key, line in curves.items() if key[0] == name):
+            colour = f"C{number}"
+            axes.plot([m for m, _ in line], [row["model_mse"] for _, row in line], "o-", color=colour, label=setting)
+            axes.axhline(line[-1][1]["baseline_mse"], color=colour, linestyle=":", linewidth=1)
+        axes.set(title=name.replace("_", " "), xlabel="minutes of training", ylabel="MSE (z)")
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def _fullest_window(dataset: Dataset, run: Run, split: str) -> Windows:
+    """Of a sample of the split, the window with the most recorded, many channels before long ones."""
+    source = dataset.held_out(split)
+    number = dict.fromkeys(source.participants, 0)
+    best: Windows | None = None
+    for windows in person_chunks(source, run.spec, number, _CANDIDATES):
+        row = int(np.argmax([_fullness(observed) for observed in windows.observed]))
+        if best is None or _fullness(windows.observed[row]) > _fullness(best.observed[0]):
+            best = windows.part(slice(row, row + 1))
+    assert best is not None  # a held-out source is never empty
+    return best
+
+
+def _fullness(observed: np.ndarray) -> float:
+    return float(np.sqrt(observed.mean(axis=0)).sum())
+
+
+def _draw(run: Run, windows: Windows, pairs: Sequence[Pairs], title: str) -> Figure:
+    recorded = windows.observed[0].sum(axis=0)
+    shown = [int(c) for c in np.argsort(-recorded, kind="stable")[:_MOST_CHANNELS] if recorded[c]]
+    figure = Figure(figsize=(4.2 * len(pairs), 0.6 + 1.35 * len(shown)), layout="constrained")
+    grid = figure.subplots(len(shown), len(pairs), squeeze=False, sharex=True)
+    figure.suptitle(f"{title}: one day of a person never trained on", fontsize=11, x=0.01, ha="left")
+    for column, (task, pair) in enumerate(_with_task(pairs)):
+        visible, cells = scored_cells(windows, pair, reconstructing(run).tokens)
+        batch, hidden = model_batch(windows, pair, visible, 1)
+        predicted = np.asarray(reconstructing(run).reconstruct(run.params, batch, hidden))[tuple(cells)]
+        flat = np.zeros_like(windows.values)
+        linear = predict_baselines(windows.values, visible, cells, flat, flat)["linear"]
+        for row, number in enumerate(shown):
+            here = cells.channel == number
+            lines = {"model": predicted[here], "linear": linear[here]}
+            _panel(grid[row, column], run, windows, number, cells.step[here], lines)
+            if column == 0:
+                kind = channel(run.spec.channels[number])
+                grid[row, 0].set_ylabel(f"{kind.name.replace('_', ' ')}\n({kind.unit})", fontsize=7)
+        grid[0, column].set_title(f"{task.name.replace('_', ' ')}, {task.setting}", fontsize=9)
+        grid[-1, column].set_xlabel("hour of the day", fontsize=8)
+    handles, labels = grid[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="upper right", ncols=4, frameon=False, fontsize=8)
+    return figure
+
+
+def _with_task(pairs: Sequence[Pairs]) -> Iterator[tuple[Task, Pairs]]:
+    for pair in pairs:
+        yield SHOWN_TASKS[int(pair.task[0])], pair
+
+
+def _panel(
+    axes: Axes,
+    run: Run,
+    windows: Windows,
+    number: int,
+    steps: np.ndarray,
+    lines: Mapping[str, np.ndarray],
+) -> None:
+    """One channel under one task, in natural units; hidden spans shaded."""
+    name = run.spec.channels[number]
+    mean, sd = float(run.spec.mean[number]), float(run.spec.sd[number])
+    minutes = windows.values.shape[1]
+    hours = (int(windows.start_minute[0]) + np.arange(minutes)) / 60
+    truth = np.where(windows.observed[0, :, number], windows.values[0, :, number] * sd + mean, np.nan)
+    hidden = np.zeros(minutes, bool)
+    hidden[steps] = True
+    axes.fill_between(
+        hours, 0, 1, where=hidden, step="mid", transform=axes.get_xaxis_transform(), color=COLOURS["hidden"], lw=0,
+        label="hidden",
+    )  # fmt: skip
+    axes.plot(hours, truth, color=COLOURS["truth"], linewidth=0.7, alpha=0.75, label="recorded")
+    for method, predicted in lines.items():
+        curve = np.full(minutes, np.nan)
+        natural = predicted * sd + mean
+        curve[steps] = np.maximum(natural, 0) if name in CLIPPED_AT_ZERO else natural
+        style = "--" if method == "linear" else "-"
+        axes.plot(hours, curve, style, color=COLOURS[method], linewidth=1.1, label=method)
+    axes.tick_params(labelsize=7)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.margins(x=0)

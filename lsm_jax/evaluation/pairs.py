@@ -1,0 +1,181 @@
+"""Pairs of a window and a task: which are asked, and how a batch of them looks to model and baselines."""
+
+from __future__ import annotations
+
+import dataclasses
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol, cast
+
+import numpy as np
+from jaxtyping import Bool, Float, Int
+
+from lsm_jax.data.loader import Batch, WindowInfo, evaluation_batches
+from lsm_jax.data.spec import DataSpec
+from lsm_jax.data.store import WindowSource
+from lsm_jax.errors import UserError
+from lsm_jax.evaluation.baselines import Cells
+from lsm_jax.evaluation.profiles import time_bins
+from lsm_jax.evaluation.tasks import Task, hidden_tokens
+from lsm_jax.masking.tokens import TokenGrid
+from lsm_jax.training.run import Run
+
+
+class Reconstructing(Protocol):
+    """An objective that fills hidden tokens; see docs/architecture.md."""
+
+    tokens: TokenGrid
+
+    def reconstruct(self, params: Any, batch: Mapping[str, Any], hidden: Any) -> Any:
+        """Z-scored predictions [B, T, C] at hidden tokens [B, N]."""
+
+
+def reconstructing(run: Run) -> Reconstructing:
+    """The run's objective; UserError where it does not reconstruct."""
+    if not hasattr(run.objective, "reconstruct"):
+        raise UserError(f"the objective {run.config.objective.name!r} of this run does not reconstruct signals.")
+    return cast(Reconstructing, run.objective)
+
+
+@dataclasses.dataclass(frozen=True)
+class Windows:
+    """Some windows on a model's channels.
+
+    Attributes:
+      values: z-scored; 0 where unobserved.
+      person: a number per participant.
+      identity: of the window, a hash of participant and start; it seeds the window's masks.
+    """
+
+    values: Float[np.ndarray, "w t c"]
+    observed: Bool[np.ndarray, "w t c"]
+    start_minute: Int[np.ndarray, " w"]
+    weekday: Int[np.ndarray, " w"]
+    person: Int[np.ndarray, " w"]
+    identity: Int[np.ndarray, " w"]
+
+    @property
+    def bins(self) -> Int[np.ndarray, "w t"]:
+        """The local time-of-day bin of every minute."""
+        return time_bins(self.start_minute, self.values.shape[1])
+
+    def part(self, rows: slice) -> Windows:
+        """Some of the windows."""
+        return Windows(**{name: array[rows] for name, array in vars(self).items()})
+
+    def joined(self, more: Windows) -> Windows:
+        """These windows and more."""
+        return Windows(**{name: np.concatenate([array, vars(more)[name]]) for name, array in vars(self).items()})
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """A batch of b (window, task) pairs; `hidden` holds recorded tokens only, patches by channel groups."""
+
+    window: Int[np.ndarray, " b"]
+    task: Int[np.ndarray, " b"]
+    hidden: Bool[np.ndarray, "b p g"]
+
+
+def person_chunks(
+    source: WindowSource, spec: DataSpec, number: Mapping[str, int], limit: int | None, size: int = 256
+) -> Iterator[Windows]:
+    """A split's windows in stacks of whole people, about `size` each: memory follows a stack, not the split.
+
+    Args:
+      number: of each participant.
+      limit: at most this many windows, spread evenly over the source.
+    """
+    held: Windows | None = None
+    for batch, infos in evaluation_batches(source, spec, size, limit):
+        read = stack_windows(batch, infos, source, number)
+        held = read if held is None else held.joined(read)
+        # Sources are in order of participant, so all but the last are complete.
+        complete = int(np.argmax(held.person == held.person[-1]))
+        if complete:
+            yield held.part(slice(0, complete))
+            held = held.part(slice(complete, None))
+    if held is not None:
+        yield held
+
+
+def task_pairs(windows: Windows, tasks: Sequence[Task], grid: TokenGrid, seed: int, batch_size: int) -> Iterator[Pairs]:
+    """Every pair of a window and a task that fits it, in batches of at most `batch_size`.
+
+    A batch holds one task and windows of like numbers of visible tokens: row lengths follow the fullest window of
+    a batch, so mixed batches would compute mostly padding.
+    """
+    recorded = recorded_tokens(windows.observed, grid)
+    for number, task in enumerate(tasks):
+        drawn = (
+            (row, hidden_tokens(task, tokens, grid.patch_minutes, window_rng(seed, task, windows, row)))
+            for row, tokens in enumerate(recorded)
+        )
+        fitting = [(row, hidden) for row, hidden in drawn if hidden is not None]
+        fitting.sort(key=lambda pair: int((recorded[pair[0]] & ~pair[1]).sum()))
+        for first in range(0, len(fitting), batch_size):
+            rows, hidden = zip(*fitting[first : first + batch_size], strict=True)
+            yield Pairs(np.array(rows), np.full(len(rows), number), np.stack(hidden))
+
+
+def window_rng(seed: int, task: Task, windows: Windows, row: int) -> np.random.Generator:
+    """The generator of one window's mask: a function of the seed, the task and the window alone."""
+    named = zlib.crc32(f"{task.name} {task.setting}".encode())
+    return np.random.default_rng([seed, named, int(windows.identity[row])])
+
+
+def recorded_tokens(observed: Bool[np.ndarray, "b t c"], grid: TokenGrid) -> Bool[np.ndarray, "b p g"]:
+    """Tokens with at least one recorded cell, whatever rule the model has for partly recorded ones."""
+    batch, _, channels = observed.shape
+    padded = np.pad(observed, ((0, 0), (0, 0), (0, grid.groups * grid.patch_channels - channels)))
+    by_patch = padded.reshape(batch, grid.patches, grid.patch_minutes, grid.groups, grid.patch_channels)
+    return np.any(by_patch, axis=(2, 4))
+
+
+def token_cells(tokens: Bool[np.ndarray, "b p g"], grid: TokenGrid, channels: int) -> Bool[np.ndarray, "b t c"]:
+    """The cells of tokens."""
+    return tokens.repeat(grid.patch_minutes, axis=1).repeat(grid.patch_channels, axis=2)[:, :, :channels]
+
+
+def scored_cells(windows: Windows, pairs: Pairs, grid: TokenGrid) -> tuple[Bool[np.ndarray, "b t c"], Cells]:
+    """What stays visible in each pair, and every recorded cell of its hidden tokens, to be scored."""
+    observed = windows.observed[pairs.window]
+    covered = token_cells(pairs.hidden, grid, observed.shape[2])
+    return observed & ~covered, Cells(*np.nonzero(observed & covered))
+
+
+def model_batch(
+    windows: Windows, pairs: Pairs, visible: Bool[np.ndarray, "b t c"], size: int
+) -> tuple[dict[str, np.ndarray], Bool[np.ndarray, "s n"]]:
+    """The batch and the hidden tokens an objective reconstructs, padded to `size` rows.
+
+    Hidden cells are zero in it: no mistake in a model can let it see what it is asked for.
+    """
+    rows = pairs.window
+    batch = {
+        "values": np.where(visible, windows.values[rows], 0).astype(np.float32),
+        "observed": windows.observed[rows],
+        "start_minute": windows.start_minute[rows],
+        "weekday": windows.weekday[rows],
+        "example": np.arange(len(rows), dtype=np.int32),
+    }
+    padded = {key: _padded(array, size) for key, array in batch.items()}
+    return padded, _padded(pairs.hidden.reshape(len(rows), -1), size)
+
+
+def stack_windows(
+    batch: Batch, infos: Sequence[WindowInfo], source: WindowSource, number: Mapping[str, int]
+) -> Windows:
+    """The windows of an evaluation batch, without the rows that fill it up."""
+    starts = source.start_seconds
+    names = [f"{info.participant} {starts[info.index]} {info.offset}" for info in infos]
+    kept = {key: batch[key][: len(infos)] for key in ("values", "observed", "start_minute", "weekday")}
+    return Windows(
+        **kept,
+        person=np.array([number[info.participant] for info in infos], np.int64),
+        identity=np.array([zlib.crc32(name.encode()) for name in names], np.int64),
+    )
+
+
+def _padded(array: np.ndarray, size: int) -> np.ndarray:
+    return np.concatenate([array, np.zeros((size - len(array), *array.shape[1:]), array.dtype)])

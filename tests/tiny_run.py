@@ -1,0 +1,61 @@
+"""A small dataset and an untrained run on it, for tests of what comes after training."""
+
+import datetime as dt
+
+import jax
+import numpy as np
+
+from lsm_jax import objectives
+from lsm_jax.config import defaults
+from lsm_jax.data.spec import data_spec
+from lsm_jax.data.store import open_dataset, write_dataset
+from lsm_jax.training.run import Run
+from lsm_jax.windows import checked_window, hash_participant
+
+CHANNELS = ("heart_rate", "steps", "skin_temperature")
+MINUTES = 240
+START = dt.datetime(2024, 3, 4, tzinfo=dt.UTC)  # a Monday
+
+
+def tiny_windows(people=12, days=3, seed=0, empty_window=False):
+    """Windows of four hours from midnight on: a curve of the person's own, noise, gaps; labels of both kinds."""
+    rng = np.random.default_rng(seed)
+    for person in range(people):
+        level = rng.normal(size=3)
+        for day in range(days):
+            curve = np.sin(np.arange(MINUTES) / 40 + level[0])[:, None] * [8, 6, 0.5]
+            values = [70, 12, 33] + level * [6, 3, 0.5] + curve + rng.normal(size=(MINUTES, 3)) * [3, 2, 0.1]
+            values[:, 1] = np.maximum(values[:, 1], 0).round()
+            values[rng.random(values.shape) < 0.2] = np.nan
+            values[60 + 10 * person : 90 + 10 * person] = np.nan
+            if empty_window and day == days - 1:
+                values[:] = np.nan
+            yield checked_window(
+                values.astype(np.float32),
+                CHANNELS,
+                participant=hash_participant(f"person {person}", "salt"),
+                start=START + dt.timedelta(days=day),
+                labels={"age": 20.0 + person, "sex": "FM"[person % 2]},
+            )[0]
+
+
+def tiny_dataset(folder, name="tiny", **kwargs):
+    """The dataset at `folder`, written there."""
+    write_dataset(folder, name, CHANNELS, tiny_windows(**kwargs))
+    return open_dataset(folder)
+
+
+def tiny_config(*folders):
+    """A configuration of a very small model on these datasets."""
+    config = defaults()
+    config.data.paths = tuple(str(folder) for folder in folders)
+    config.data.window_minutes = MINUTES
+    return config
+
+
+def tiny_run(*folders, step=7):
+    """An untrained run."""
+    config = tiny_config(*folders)
+    spec = data_spec(config.data)
+    objective = objectives.build(config, spec)
+    return Run(config, spec, objective, jax.jit(objective.init)(jax.random.key(0)), step)
