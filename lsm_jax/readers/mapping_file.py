@@ -47,11 +47,11 @@ def load_mapping(path: Path) -> Mapping:
     root.done()
     if not mapping.tables:
         raise UserError(f"mapping {path} has no [[tables]] section, so no minute values: add one.")
-    times = [rule.time for rule in (*mapping.tables, *mapping.events)]
-    for rule in (*mapping.tables, *mapping.events):
+    timed: tuple[TableRule | EventRule, ...] = (*mapping.tables, *mapping.events)
+    for rule in timed:
         if rule.time.weekday and rule.person.column:
             raise UserError(f"mapping {path}: {rule.where}.time.weekday needs files of one person each.")
-    if len({time.relative for time in times}) > 1:
+    if len({rule.time.relative for rule in timed}) > 1:
         raise UserError(f"mapping {path} mixes relative and absolute times; there is no telling how they join.")
     return mapping
 

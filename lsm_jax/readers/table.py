@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import fnmatch
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -61,11 +61,11 @@ class _Listing:
         index: int,
         rule: TableRule | EventRule,
         file: SourceFile,
-        read_all: Callable[[int, SourceFile], Iterator[pl.DataFrame]],
+        blocks: Iterator[pl.DataFrame],
         report: IngestReport,
     ) -> None:
         if rule.person.column:
-            for block in read_all(index, file):
+            for block in blocks:
                 self.shared.add(block)
         elif person := _person_in_name(file, rule):
             self.own.setdefault(person, []).append((index, file))
@@ -103,9 +103,9 @@ class TableReader:
             ):
                 report.ignore(file.label, "matched by no section of the mapping")
             for index, table in _matching(file, self._mapping.tables):
-                tables.add(index, table, file, lambda *which: self._samples(*which, None, Calendar(), report), report)
+                tables.add(index, table, file, self._samples(index, file, None, Calendar(), report), report)
             for index, event in _matching(file, self._mapping.events):
-                events.add(index, event, file, lambda *which: self._happened(*which, None, Calendar(), report), report)
+                events.add(index, event, file, self._happened(index, file, None, Calendar(), report), report)
             for _, label in _matching(file, self._mapping.labels):
                 self._read_labels(file, label, labels, report)
         if lost := len({*labels, *events.people} - tables.people):
