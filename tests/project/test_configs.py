@@ -33,8 +33,9 @@ def test_a_shipped_configuration_loads_and_its_gradient_traces(location: str) ->
     channels = tuple(config.data.channels) or MINUTELY_26
     moments = np.zeros(len(channels), np.float32)
     objective = build(config, DataSpec(channels, moments, moments + 1, config.data.window_minutes, moments + 0.5))
-    cells = (2, config.data.window_minutes, len(channels))
-    whole = jax.ShapeDtypeStruct((2,), np.int32)
+    windows = 2 * config.rows.windows_per_row
+    cells = (windows, config.data.window_minutes, len(channels))
+    whole = jax.ShapeDtypeStruct((windows,), np.int32)
     batch = {
         "values": jax.ShapeDtypeStruct(cells, np.float32),
         "observed": jax.ShapeDtypeStruct(cells, np.bool_),
