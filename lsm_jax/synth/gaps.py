@@ -67,7 +67,7 @@ def _worn(rng: np.random.Generator, person: Person, schedule: Schedule) -> Flags
         if rng.random() < 0.6:
             charged = midnight + 60 * rng.choice((7.0, 9.5, 18.5, 21.0)) + rng.normal(0, 45)
             _take_off(worn, charged, charged + 75 * np.exp(rng.normal(0, 0.45)))
-        if rng.random() < 0.46 * neglect:
+        if rng.random() < 0.52 * neglect:
             forgotten = midnight + 60 * rng.uniform(0, 24)
             _take_off(worn, forgotten, forgotten + 60 * 9.5 * np.exp(rng.normal(0, 0.7)))
         kept = midnight + int(60 * rng.uniform(8, 17))

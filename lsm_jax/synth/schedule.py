@@ -191,7 +191,7 @@ def _stress(rng: np.random.Generator, person: Person, hour: Minutes, asleep: Fla
 
 def _valence(rng: np.random.Generator, person: Person, stress: Minutes, activity: Int[np.ndarray, " n"]) -> Minutes:
     lifted = lag((activity != NO_ACTIVITY).astype(np.float32), 120)
-    return wander(rng, stress.size, 300, 0.55) - 0.7 * stress - 0.25 * person.anxiety_level + 1.2 * lifted
+    return wander(rng, stress.size, 300, 0.55) - 0.5 * stress - 0.25 * person.anxiety_level + 1.2 * lifted
 
 
 def _meals(rng: np.random.Generator, nights: list[Night], days: int) -> list[RecordEvent]:

@@ -17,13 +17,14 @@ def wander(rng: np.random.Generator, count: int, minutes: float, sd: float) -> M
     keep = np.exp(-1 / minutes)
     kicks = rng.standard_normal(count, dtype=np.float32) * np.float32(sd * np.sqrt(1 - keep**2))
     kicks[0] /= np.sqrt(1 - keep**2)
-    return lfilter(np.float32([1]), np.float32([1, -keep]), kicks)
+    return lfilter(np.array([1], np.float32), np.array([1, -keep], np.float32), kicks)
 
 
 def lag(signal: Minutes, minutes: float) -> Minutes:
     """What follows `signal` with a time constant of `minutes`, starting from its first value."""
-    keep = np.float32(np.exp(-1 / minutes))
-    followed, _ = lfilter(np.float32([1 - keep]), np.float32([1, -keep]), signal, zi=np.float32([keep * signal[0]]))
+    keep = np.exp(-1 / minutes)
+    before = np.array([keep * signal[0]], np.float32)
+    followed, _ = lfilter(np.array([1 - keep], np.float32), np.array([1, -keep], np.float32), signal, zi=before)
     return followed
 
 
