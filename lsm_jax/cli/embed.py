@@ -1,0 +1,41 @@
+"""`lsm embed`: embeddings of days and people, as Parquet."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lsm_jax.errors import UserError
+
+HELP = "turn days and people into embeddings, as Parquet"
+EXAMPLE = "lsm embed --workdir runs/lsm2 --data data/fitabase --out embeddings.parquet"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `lsm embed`."""
+    parser.add_argument("--workdir", type=Path, required=True, metavar="W", help="the run's folder")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the dataset to embed, all its splits")
+    parser.add_argument(
+        "--out", type=Path, required=True, metavar="FILE.parquet", help="a row per day; FILE.people.parquet per person"
+    )
+    parser.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step; the newest where left out")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="B", help="windows per model call (32)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes both files and says how much is in them."""
+    if args.batch_size < 1:
+        raise UserError(f"--batch-size {args.batch_size}: give a whole number of at least 1.")
+    if args.out.suffix != ".parquet":
+        raise UserError(f"--out {args.out}: name a file that ends in .parquet.")
+    from lsm_jax.cli.progress import progress_bar
+    from lsm_jax.data.store import open_dataset
+    from lsm_jax.export.embed import write_embeddings
+    from lsm_jax.training.run import load_run
+
+    loaded, dataset = load_run(args.workdir, args.step), open_dataset(args.data)
+    with progress_bar(f"embedding {dataset.name}: windows") as tell:
+        written = write_embeddings(loaded, dataset, args.out, batch_size=args.batch_size, progress=tell)
+    print(f"{written.days_file}: {written.days} days, {written.width} numbers each ({written.empty} had no token)")
+    print(f"{written.people_file}: {written.people} people")
+    return 0

@@ -1,0 +1,65 @@
+"""`lsm evaluate`: a run against every baseline, on people it was never trained on."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from pathlib import Path
+
+from lsm_jax.errors import UserError
+
+HELP = "score a run on the papers' tasks against the baselines, on held-out people"
+EXAMPLE = "lsm evaluate --workdir runs/lsm2 --suite generative"
+
+SUITES = ("generative",)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `lsm evaluate`."""
+    parser.add_argument("--workdir", type=Path, required=True, metavar="W", help="the run's folder")
+    parser.add_argument("--suite", choices=SUITES, default="generative", help="which tasks (generative)")
+    parser.add_argument(
+        "--data", type=Path, nargs="+", metavar="DIR", help="datasets to score on; the run's own where left out"
+    )
+    parser.add_argument("--split", choices=("validation", "test"), default="test", help="whose windows (test)")
+    parser.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step; the newest where left out")
+    parser.add_argument(
+        "--max-windows", type=int, metavar="N", help="at most N windows of each dataset, spread evenly: a quick look"
+    )
+    parser.add_argument("--batch-size", type=int, default=32, metavar="B", help="windows per model call (32)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of hidden tokens and bootstrap (0)")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="where results go (W/eval)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes `generative.json`, `generative.md` and `figures/`, and prints the table of totals."""
+    for name, value in (("--max-windows", args.max_windows), ("--batch-size", args.batch_size)):
+        if value is not None and value < 1:
+            raise UserError(f"{name} {value}: give a whole number of at least 1.")
+    from lsm_jax.cli.progress import progress_bar
+    from lsm_jax.data.spec import open_datasets
+    from lsm_jax.data.store import open_dataset
+    from lsm_jax.evaluation.figures import write_reconstructions
+    from lsm_jax.evaluation.generative import evaluate_generative, named
+    from lsm_jax.evaluation.results import totals
+    from lsm_jax.training.run import load_run
+
+    loaded = load_run(args.workdir, args.step)
+    datasets = named([open_dataset(path) for path in args.data] if args.data else open_datasets(loaded.config.data))
+    out = args.out or args.workdir / "eval"
+    started = time.perf_counter()
+    with progress_bar(f"{args.suite}, step {loaded.step}: windows") as tell:
+        results = evaluate_generative(
+            loaded,
+            datasets,
+            split=args.split,
+            max_windows=args.max_windows,
+            seed=args.seed,
+            batch_size=args.batch_size,
+            progress=tell,
+        )
+    path = results.write(out)
+    write_reconstructions(loaded, datasets, out / "figures", args.split, args.seed)
+    print("\n".join(totals(results)))
+    print(f"\n{path} and its .md and figures, in {time.perf_counter() - started:.0f} s")
+    return 0

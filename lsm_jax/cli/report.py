@@ -1,0 +1,23 @@
+"""`lsm report`: one self-contained HTML page of a run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+HELP = "write one self-contained HTML page of a run: tables, curves, pictures"
+EXAMPLE = "lsm report --workdir runs/lsm2"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `lsm report`."""
+    parser.add_argument("--workdir", type=Path, required=True, metavar="W", help="the run's folder")
+    parser.add_argument("--out", type=Path, metavar="FILE.html", help="the page to write (W/report.html)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the page and says where it is."""
+    from lsm_jax.report.page import write_report
+
+    print(write_report(args.workdir, args.out or args.workdir / "report.html"))
+    return 0

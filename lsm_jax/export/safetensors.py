@@ -1,0 +1,153 @@
+"""A run as a folder that needs no framework to read: parameters, configuration, normalisation, a card.
+
+    model.safetensors   every parameter, float32, named by its path ("encoder/blocks/attention/query/kernel")
+    config.json         the run's configuration
+    spec.json           channels, normalisation, window length
+    card.json, README.md  what is trained, on what, for which channels, how well
+
+What is written is read back and must reconstruct and embed a probe batch bit for bit as the run does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from ml_collections import ConfigDict
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save_file
+
+from lsm_jax.data.spec import DataSpec
+from lsm_jax.errors import RunError, UserError
+from lsm_jax.export.card import card_of, markdown
+from lsm_jax.objectives import build
+from lsm_jax.training.rules import named_parameters, path_name
+from lsm_jax.training.run import Run
+from lsm_jax.training.workdir import SPEC, read_config, write_config
+
+_PROBE_WINDOWS = 4
+
+
+def export_safetensors(run: Run, workdir: Path, out: Path) -> Path:
+    """Writes a run to the folder `out`, whole or not at all, and returns it.
+
+    Args:
+      run: from `load_run`.
+      workdir: the run's folder; its evaluation, if any, goes into the card.
+      out: must not exist, or be an earlier export.
+
+    Raises:
+      UserError: `out` is in the way.
+      RunError: what was written does not give back the run's outputs.
+    """
+    if out.exists() and not (out / "model.safetensors").is_file() and any(out.iterdir()):
+        raise UserError(f"{out} exists and is not an export; choose another --out.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.partial-", dir=out.parent) as staging:
+        folder = Path(staging) / "export"
+        folder.mkdir()
+        tensors = {name: np.ascontiguousarray(jax.device_get(leaf)) for name, leaf in named_parameters(run.params)}
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "lsm_jax", "step": str(int(run.step))})
+        config = _portable(run.config)
+        write_config(folder, config, run.spec)
+        checks = check_export(run, load_exported(folder))
+        digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
+        card = card_of(run, config, tensors, workdir) | {"sha256": {"model.safetensors": digest}, "checked": checks}
+        (folder / "card.json").write_text(json.dumps(card, indent=1, allow_nan=False))
+        (folder / "README.md").write_text(markdown(card), encoding="utf-8")
+        if out.exists():
+            shutil.rmtree(out)
+        folder.rename(out)
+    return out
+
+
+def load_exported(path: Path | str) -> Run:
+    """The run an export holds: configuration, normalisation, objective and parameters, ready to reconstruct.
+
+    Raises:
+      UserError: not an export, or a damaged one: a file is missing, or parameters do not fit the configuration.
+    """
+    folder = Path(path)
+    config, spec = read_config(folder), DataSpec.load(folder / SPEC)
+    file = folder / "model.safetensors"
+    try:
+        tensors = load_file(file)
+        with file.open("rb") as stream:
+            header = json.loads(stream.read(int.from_bytes(stream.read(8), "little")))
+        step = int(header["__metadata__"]["step"])
+    except FileNotFoundError:
+        raise UserError(f"{folder} is not an export: model.safetensors is missing.") from None
+    except (SafetensorError, KeyError, TypeError, ValueError, OSError) as error:
+        raise UserError(f"{file}: damaged ({type(error).__name__}: {error}). Export the run again.") from None
+    objective = build(config, spec)
+    shapes = jax.eval_shape(objective.init, jax.random.key(0))
+    return Run(config=config, spec=spec, objective=objective, params=_fitted(tensors, shapes, file), step=step)
+
+
+def check_export(run: Run, exported: Run) -> list[str]:
+    """Compares the two on a probe batch and says what agreed; RunError where anything differs."""
+    batch, hidden = _probe(run.spec, run.objective)
+    outputs = {
+        "reconstruct": lambda one: one.objective.reconstruct(one.params, batch, hidden),
+        "embed": lambda one: one.objective.embed(one.params, batch),
+    }
+    agreed = []
+    for name, output in outputs.items():
+        if not hasattr(run.objective, name):
+            continue
+        ours, theirs = np.asarray(output(run)), np.asarray(output(exported))
+        if not np.isfinite(ours).all():
+            raise RunError(
+                f"the run's `{name}` is not finite on a probe batch at step {run.step}; nothing is exported."
+            )
+        if not np.array_equal(ours, theirs):
+            worst = float(np.abs(ours - theirs).max())
+            raise RunError(f"the export's `{name}` differs from the run's by up to {worst:.3g} on a probe batch.")
+        agreed.append(f"{name}: {ours.size} values of {len(ours)} probe windows equal bit for bit")
+    return agreed
+
+
+def _probe(spec: DataSpec, objective: Any) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Noise with the data's missingness, an empty window among it, a third of the tokens hidden."""
+    rng = np.random.default_rng(0)
+    shape = (_PROBE_WINDOWS, spec.window_minutes, len(spec.channels))
+    observed = rng.random(shape) < np.clip(spec.observed_share, 0.1, 1.0)
+    observed[-1] = False
+    batch = {
+        "values": np.where(observed, rng.normal(size=shape), 0).astype(np.float32),
+        "observed": observed,
+        "start_minute": np.zeros(_PROBE_WINDOWS, np.int32),
+        "weekday": np.arange(_PROBE_WINDOWS, dtype=np.int32),
+        "example": np.arange(_PROBE_WINDOWS, dtype=np.int32),
+    }
+    return batch, rng.random((_PROBE_WINDOWS, objective.tokens.size)) < 1 / 3
+
+
+def _portable(config: ConfigDict) -> ConfigDict:
+    """The configuration without this machine's folders: data sets keep their names only."""
+    portable = ConfigDict(config.to_dict())
+    portable.data.paths = tuple(Path(path).name for path in config.data.paths)
+    return portable
+
+
+def _fitted(tensors: Mapping[str, np.ndarray], shapes: Any, file: Path) -> Any:
+    """The tensors as the tree the objective expects; UserError names the first that does not fit."""
+    expected = dict(named_parameters(shapes))
+    odd = sorted(tensors.keys() ^ expected.keys())
+    if odd:
+        where = "lacks" if odd[0] in expected else "has an unknown"
+        raise UserError(f"{file} {where} parameter {odd[0]!r} ({len(odd)} differ): it is not of this configuration.")
+    for name, leaf in expected.items():
+        if tensors[name].shape != leaf.shape or tensors[name].dtype != leaf.dtype:
+            raise UserError(
+                f"{file}: parameter {name!r} is {tensors[name].dtype}{list(tensors[name].shape)}, the configuration "
+                f"asks for {leaf.dtype}{list(leaf.shape)}."
+            )
+    return jax.tree_util.tree_map_with_path(lambda path, _: jax.numpy.asarray(tensors[path_name(path)]), shapes)

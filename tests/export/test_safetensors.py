@@ -1,0 +1,125 @@
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+from tiny_run import CHANNELS, tiny_dataset, tiny_run
+
+from lsm_jax.errors import RunError, UserError
+from lsm_jax.export.safetensors import check_export, export_safetensors, load_exported
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return tiny_dataset(tmp_path_factory.mktemp("private-place") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def run(dataset):
+    return tiny_run(dataset.path)
+
+
+@pytest.fixture(scope="module")
+def exported(run, tmp_path_factory):
+    workdir = tmp_path_factory.mktemp("workdir")
+    return export_safetensors(run, workdir, workdir / "export" / "safetensors")
+
+
+@pytest.fixture
+def copy(exported, tmp_path):
+    for file in exported.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    return tmp_path
+
+
+def test_comes_back_bit_for_bit(run, exported):
+    loaded = load_exported(exported)
+    assert loaded.step == run.step
+    assert loaded.spec.channels == CHANNELS
+    for ours, theirs in zip(jax.tree.leaves(run.params), jax.tree.leaves(loaded.params), strict=True):
+        assert ours.dtype == theirs.dtype == np.float32
+        assert (np.asarray(ours) == np.asarray(theirs)).all()
+    assert len(check_export(run, loaded)) == 2
+
+
+def test_the_folder_needs_no_framework_and_names_no_place(exported):
+    assert sorted(file.name for file in exported.iterdir()) == [
+        "README.md", "card.json", "config.json", "model.safetensors", "spec.json",
+    ]  # fmt: skip
+    tensors = load_file(exported / "model.safetensors")
+    assert all("/" in name for name in tensors)
+    text = "".join((exported / name).read_text() for name in ("card.json", "config.json", "README.md"))
+    assert "private-place" not in text
+
+
+def test_the_card_says_what_is_trained_on_what(exported, run, dataset):
+    card = json.loads((exported / "card.json").read_text())
+    assert card["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(run.params))
+    assert [channel["name"] for channel in card["channels"]] == [*CHANNELS]
+    assert card["channels"][0]["unit"] == "bpm"
+    (trained_on,) = card["training_data"]
+    assert trained_on["name"] == "tiny"
+    assert trained_on["windows"] == len(dataset.source("train"))
+    assert card["evaluation"] is None
+    assert card["step"] == 7
+    assert "lsm evaluate" in (exported / "README.md").read_text()
+
+
+def test_an_evaluation_goes_into_the_card(run, tmp_path):
+    row = {
+        "task": "random_imputation", "setting": "80%", "channel": "all", "baseline": "linear", "model_mse": 0.5,
+        "baseline_mse": 1.0, "improvement": 0.5, "ci95": [0.4, 0.6], "windows": 10, "people": 5,
+    }  # fmt: skip
+    (tmp_path / "eval").mkdir()
+    (tmp_path / "eval" / "generative.json").write_text(
+        json.dumps({"comparisons": [row], "provenance": {"step": 7, "split": "test"}})
+    )
+    text = (export_safetensors(run, tmp_path, tmp_path / "out") / "README.md").read_text()
+    assert "| random_imputation | 80% | 0.500 | linear | 1.000 | +50.0% (+40.0% to +60.0%) |" in text
+
+
+def test_what_differs_is_never_exported(run, exported):
+    loaded = load_exported(exported)
+    changed = jax.tree.map(lambda leaf: leaf + 1e-3, loaded.params)
+    with pytest.raises(RunError, match="differs"):
+        check_export(run, dataclasses.replace(loaded, params=changed))
+
+
+def test_a_folder_in_the_way_is_refused(run, tmp_path):
+    (tmp_path / "thesis.txt").write_text("all my work")
+    with pytest.raises(UserError, match="not an export"):
+        export_safetensors(run, tmp_path, tmp_path)
+    assert (tmp_path / "thesis.txt").read_text() == "all my work"
+
+
+def test_damage_is_named(copy):
+    file = copy / "model.safetensors"
+    whole = file.read_bytes()
+    for damaged in (whole[:100], b"", whole[:-7], b"\xff" * 400):
+        file.write_bytes(damaged)
+        with pytest.raises(UserError, match=r"model\.safetensors"):
+            load_exported(copy)
+
+
+def test_parameters_of_another_model_are_refused(copy):
+    file = copy / "model.safetensors"
+    tensors = load_file(file)
+    name = sorted(tensors)[0]
+    for changed in (
+        {other: tensor for other, tensor in tensors.items() if other != name},
+        tensors | {name: tensors[name][..., :1]},
+        tensors | {name: tensors[name].astype(np.float16)},
+        tensors | {"extra/kernel": tensors[name]},
+    ):
+        save_file(changed, file, metadata={"format": "lsm_jax", "step": "7"})
+        with pytest.raises(UserError, match="parameter"):
+            load_exported(copy)
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "spec.json"])
+def test_a_missing_file_is_named(copy, name):
+    (copy / name).unlink()
+    with pytest.raises(UserError):
+        load_exported(copy)

@@ -1,0 +1,148 @@
+import base64
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from tiny_run import tiny_config, tiny_dataset
+
+from lsm_jax.data.spec import data_spec
+from lsm_jax.errors import UserError
+from lsm_jax.report.charts import interval_bar
+from lsm_jax.report.page import write_report
+from lsm_jax.training.workdir import write_config
+
+PIXEL = base64.b64decode(
+    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return tiny_dataset(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture
+def workdir(dataset, tmp_path):
+    config = tiny_config(dataset.path)
+    write_config(tmp_path / "run", config, data_spec(config.data))
+    return tmp_path / "run"
+
+
+def evaluated(workdir, dataset_name="tiny", improvement=0.42):
+    compared = {
+        "task": "random_imputation", "setting": "80%", "channel": "all", "baseline": "linear",
+        "model_mse": 1 - improvement, "baseline_mse": 1.0, "improvement": improvement,
+        "ci95": [improvement - 0.1, improvement + 0.1], "windows": 40, "people": 9,
+    }  # fmt: skip
+    scored = {"task": "random_imputation", "setting": "80%", "mae": 0.4, "mae_natural": 3.25, "unit": "bpm"}
+    results = [
+        scored | {"channel": channel, "method": method, "mse": mse}
+        for channel in ("heart_rate", "all")
+        for method, mse in (("model", 1 - improvement), ("linear", 1.0))
+    ]
+    content = {
+        "results": results,
+        "comparisons": [compared, compared | {"channel": "heart_rate"}],
+        "by_dataset": [compared | {"dataset": dataset_name}],
+        "provenance": {"split": "test", "step": 20, "datasets": {dataset_name: {"windows": 40, "people": 9}}},
+    }
+    (workdir / "eval" / "figures").mkdir(parents=True, exist_ok=True)
+    (workdir / "eval" / "generative.json").write_text(json.dumps(content))
+    (workdir / "eval" / "figures" / "reconstruction-tiny.png").write_bytes(PIXEL)
+
+
+def trained(workdir):
+    seconds = {"compile": 3.0, "step": 80.0, "input": 5.0, "other": 2.0}
+    lines = [
+        {"step": step, "loss": 1 / (1 + step), "windows_per_second": 90.0, "time": seconds} for step in range(1, 21)
+    ]
+    lines += [{"step": step, "validation_loss": 0.5 - step / 100} for step in (0, 10, 20)]
+    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 21, "lo'
+    (workdir / "metrics.jsonl").write_text(text)
+
+
+class Page(HTMLParser):
+    """Collects a page's addresses, tags and text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.addresses, self.tags, self.text = [], [], ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.addresses += [value for name, value in attrs if name in {"src", "href", "srcset", "action", "data"}]
+
+    def handle_data(self, data):
+        self.text += data
+
+
+def page_of(workdir):
+    out = write_report(workdir, workdir / "report.html")
+    return out.read_text(), Page(out.read_text())
+
+
+def test_a_whole_run_on_one_page_that_fetches_nothing(workdir):
+    evaluated(workdir)
+    trained(workdir)
+    text, page = page_of(workdir)
+    assert page.addresses
+    assert all(address.startswith("data:image/") for address in page.addresses)
+    assert not {"script", "link", "iframe", "object", "embed"} & {*page.tags}
+    assert not re.search(r"@import|url\(|https?://", re.sub(r"data:image/[^\"]+", "", text))
+    for address in page.addresses:
+        if "svg" in address:
+            picture = base64.b64decode(address.partition("base64,")[2]).decode()
+            assert not re.search(r"(href|src)=\"(?!#)|url\((?!#)|@import", picture)
+    for expected in ("+42%", "0.580", "+42.0% (+32.0% to +52.0%)", "3.25", "heart rate", "random imputation", "80 %"):
+        assert expected in page.text, expected
+    assert "reconstruction tiny" in text
+    assert "step 88.9%" in text
+    assert not re.search(r"not (evaluated|trained) yet", page.text, re.IGNORECASE)
+
+
+def test_what_has_not_been_done_is_said(workdir):
+    _, page = page_of(workdir)
+    assert "Not trained yet" in page.text
+    assert "Not evaluated yet: lsm evaluate --workdir run --suite generative" in page.text
+    assert "No pictures yet" in page.text
+    assert "tiny" in page.text
+
+
+def test_an_evaluation_that_training_has_left_behind_is_called_so(workdir):
+    evaluated(workdir)
+    trained(workdir)
+    (workdir / "metrics.jsonl").write_text('{"step": 900, "loss": 0.1}\n')
+    assert "Training has since gone on to step 900." in page_of(workdir)[1].text
+
+
+def test_a_dataset_that_has_moved_is_named(workdir, dataset):
+    text = (workdir / "config.json").read_text().replace(str(dataset.path), "/nowhere/moved")
+    (workdir / "config.json").write_text(text)
+    assert "Data set moved is not at hand" in page_of(workdir)[1].text
+
+
+def test_names_from_files_cannot_become_markup(workdir):
+    evaluated(workdir, dataset_name="<script>alert(1)</script>")
+    text, page = page_of(workdir)
+    assert "script" not in page.tags
+    assert "&lt;script&gt;" in text
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match="not the folder of a run"):
+        write_report(tmp_path, tmp_path / "report.html")
+
+
+def test_damaged_results_are_named(workdir):
+    evaluated(workdir)
+    (workdir / "eval" / "generative.json").write_text('{"results": [')
+    with pytest.raises(UserError, match="lsm evaluate"):
+        page_of(workdir)
+
+
+@pytest.mark.parametrize(("improvement", "left", "width"), [(0.5, 60, 28.5), (-0.5, 31.5, 28.5), (3.0, 60, 57)])
+def test_the_interval_bar_grows_from_zero_and_stays_inside(improvement, left, width):
+    bar = re.search(r'<rect x="([\d.]+)" y="5" width="([\d.]+)"', interval_bar(improvement, None, 1.0))
+    assert [float(part) for part in bar.groups()] == [left, width]
