@@ -9,14 +9,14 @@ from typing import Any
 
 from lsm_jax.errors import UserError
 
-HELP = "Show what is in a dataset: people, days, missingness, value ranges, pictures of days."
+HELP = "show what is in a dataset: people, days, missingness, value ranges, pictures of days"
 EXAMPLE = "lsm inspect data/cohort"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The verb's arguments."""
     parser.add_argument("dataset", nargs="?", type=Path, metavar="DIR", help="dataset folder; the page goes there too")
-    parser.add_argument("--channels", action="store_true", help="list the channel registry and end")
+    parser.add_argument("--channels", action="store_true", help="list the channel registry, nothing else")
     parser.add_argument(
         "--days", type=int, default=6, metavar="N", help="days to draw, of different people (%(default)s)"
     )
@@ -64,7 +64,18 @@ def _print_card(card: Mapping[str, Any]) -> None:
     console.print(
         f"{card['days']:,} person-days, {100 * card['missing_share']:.1f} % of cells missing", highlight=False
     )
-    values = Table("channel", "unit", "recorded", "least", "mean", "sd", "most", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    values = Table(
+        "channel",
+        "unit",
+        "recorded",
+        "least",
+        "mean",
+        "sd",
+        "most",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for name, entry in card["values"].items():
         numbers = ["-" if entry[key] is None else f"{entry[key]:.4g}" for key in ("min", "mean", "sd", "max")]
         values.add_row(name, entry["unit"], f"{100 * (1 - entry['missing_share']):.1f} %", *numbers)
@@ -80,7 +91,18 @@ def _print_channels() -> None:
 
     from lsm_jax.channels import REGISTRY
 
-    table = Table("channel", "sensor", "unit", "plausible", "mean", "sd", "source", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table = Table(
+        "channel",
+        "sensor",
+        "unit",
+        "plausible",
+        "mean",
+        "sd",
+        "source",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        collapse_padding=True,
+    )
     for channel in REGISTRY.values():
         plausible = f"{channel.low:g} to {channel.high:g}"
         moments = (f"{channel.mean:g}", f"{channel.sd:g}")

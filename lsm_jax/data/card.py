@@ -221,15 +221,17 @@ class Description:
         return values
 
 
-INDEX_SCHEMA = {
-    "split": pl.String,
-    "participant": pl.String,
-    "start_seconds": pl.Int64,
-    "utc_offset_minutes": pl.Int64,
-    "steps": pl.Int64,
-    "observed": pl.Int64,
-    "tokens": pl.Int64,
-}
+INDEX_SCHEMA = pl.Schema(
+    {
+        "split": pl.String,
+        "participant": pl.String,
+        "start_seconds": pl.Int64,
+        "utc_offset_minutes": pl.Int64,
+        "steps": pl.Int64,
+        "observed": pl.Int64,
+        "tokens": pl.Int64,
+    }
+)
 
 
 def gap_lengths(observed: Bool[np.ndarray, "t c"]) -> tuple[Int[np.ndarray, " g"], Int[np.ndarray, " g"]]:

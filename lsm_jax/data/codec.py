@@ -7,8 +7,7 @@ channel, so that gaps are runs of zero bytes which ArrayRecord's zstd makes near
 - whole numbers spanning less than 65,535 (steps, counts, levels) have step 1 and are exact;
 - a channel with a single value has that value as its step and is exact;
 - all else has 14 bits of the channel's own range within the window, an error of at most 1/32,764 of that range,
-  far below what a wearable's sensor resolves. 14 rather than 16, so that even a window of noise without a single
-  gap takes less than half of its raw float32.
+  far below what a wearable's sensor resolves; the two bits that 16 would add are noise that does not compress.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import datetime as dt
 import html
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -90,7 +91,8 @@ def _gaps(card: Mapping[str, Any]) -> str:
 def _days(dataset: Dataset, count: int) -> str:
     figures = []
     for window in typical_windows(dataset, count):
-        caption = f"{window.participant[:8]} · {window.start:%Y-%m-%d} · {100 * window.observed.mean():.0f} % recorded"
+        local = window.start + dt.timedelta(minutes=window.utc_offset_minutes)
+        caption = f"{window.participant[:8]} · {local:%Y-%m-%d} · {100 * window.observed.mean():.0f} % recorded"
         picture = _image(day_picture(window, dataset.normalisation), "a day")
         figures.append(f"<figure>{picture}<figcaption>{html.escape(caption)}</figcaption></figure>")
     return "".join(figures)
@@ -176,7 +178,7 @@ h1 { font-size: 26px; margin: 0 } h2 { font-size: 18px; margin: 0 0 2px }
 section { background: #fff; border: 1px solid #e4e7eb; border-radius: 10px; padding: 20px 22px; margin-top: 18px }
 p { margin: 0 0 10px } .soft, small, figcaption { color: #6b7683 }
 .tiles { display: flex; flex-wrap: wrap; gap: 12px; margin-top: 20px }
-.tile { flex: 1 1 170px; background: #fff; border: 1px solid #e4e7eb; border-radius: 10px; padding: 14px 16px }
+.tile { flex: 1 1 150px; background: #fff; border: 1px solid #e4e7eb; border-radius: 10px; padding: 14px 16px }
 .tile b { display: block; font-size: 24px } .tile span { display: block } .tile small { font-size: 12px }
 .warning { background: #fff7e6; border-left: 4px solid #d97706; padding: 8px 12px; margin: 16px 0 0 }
 img { width: 100%; display: block } figure { margin: 18px 0 0 } figcaption { font-size: 13px }

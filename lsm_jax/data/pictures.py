@@ -31,7 +31,7 @@ _EVENT_COLOURS = {
     "mood": "#ca8a04",
 }
 _SPREAD = 2.5  # standard deviations either side of a channel's mean that the colours of a day span
-_STYLE = {
+_STYLE: Any = {  # matplotlib's stubs want every key as a literal
     "font.family": "sans-serif",
     "font.size": 8.5,
     "text.color": _INK,
@@ -62,7 +62,7 @@ def missingness_picture(card: Mapping[str, Any]) -> bytes:
         bar = figure.colorbar(image, ax=axes, fraction=0.025, pad=0.015, ticks=[0, 0.5, 1])
         bar.ax.set_yticklabels(["0 %", "50 %", "100 %"])
         bar.ax.tick_params(length=0, colors=_SOFT)
-        bar.outline.set_visible(False)  # type: ignore[operator]
+        bar.outline.set_visible(False)
         return _png(figure)
 
 
@@ -111,7 +111,7 @@ def day_picture(window: Window, moments: Mapping[str, Moments]) -> bytes:
 
 
 def _draw_events(axes: Axes, events: Sequence[Event], kinds: Sequence[str]) -> None:
-    axes.set_ylim(len(kinds), 0)
+    axes.set_ylim(max(len(kinds), 1), 0)
     axes.set_yticks(np.arange(len(kinds)) + 0.5, kinds, fontsize=6.5)
     axes.tick_params(length=0, labelbottom=False)
     _frameless(axes)

@@ -26,6 +26,7 @@ from lsm_jax.windows import Window
 SPLITS = ("train", "validation", "test")
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _SIDECAR_BYTES = 64 * 2**20  # a larger JSON beside a dataset is an attack or an accident
+_LARGEST_NUMBER = 1e30
 _MOST_SHARDS = 100_000
 
 
@@ -115,7 +116,8 @@ def read_json(directory: Path, name: str, kind: type) -> Any:
     try:
         if file.stat().st_size > _SIDECAR_BYTES:
             raise UserError(f"{file}: {file.stat().st_size} bytes is more than such a file can have.")
-        content = json.loads(file.read_text(encoding="utf-8"))
+        text = file.read_text(encoding="utf-8")
+        content = json.loads(text, parse_float=_bounded, parse_int=_bounded_whole, parse_constant=_bounded)
     except FileNotFoundError:
         raise UserError(f"{directory} is not a complete dataset: {name} is missing. Write it again.") from None
     except (ValueError, RecursionError, OSError) as error:
@@ -123,6 +125,17 @@ def read_json(directory: Path, name: str, kind: type) -> Any:
     if not isinstance(content, kind):
         raise UserError(f"{file}: expected a JSON {'object' if kind is dict else 'list'}.")
     return content
+
+
+def _bounded(number: str) -> float:
+    """A number that no sum or square of a card's arithmetic overflows."""
+    if not abs(float(number)) < _LARGEST_NUMBER:
+        raise ValueError(f"the number {number[:20]} is out of all proportion")
+    return float(number)
+
+
+def _bounded_whole(number: str) -> int:
+    return int(_bounded(number)) if len(number) > 15 else int(number)
 
 
 def read_index(directory: Path) -> pl.DataFrame:

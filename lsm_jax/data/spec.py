@@ -152,4 +152,4 @@ def _observed_share(name: str, datasets: Sequence[Dataset], weights: Float[np.nd
 
 
 def _column(moments: dict[str, dict[str, float]], key: str) -> Float[np.ndarray, " c"]:
-    return np.array([entry[key] for entry in moments.values()], np.float32)
+    return np.array([float(entry[key]) for entry in moments.values()], np.float32)

@@ -1,0 +1,182 @@
+"""Batches: what a window's cells become, and the same stream from every state, on every number of hosts."""
+
+from __future__ import annotations
+
+import datetime as dt
+
+import numpy as np
+import pytest
+from conftest import CHANNELS, person, random_windows
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lsm_jax.data.loader import Loader, evaluation_batches
+from lsm_jax.data.spec import data_spec
+from lsm_jax.data.store import open_dataset, write_dataset
+from lsm_jax.errors import UserError
+from lsm_jax.windows import checked_window
+
+
+def take(loader: Loader, count: int) -> list[dict[str, np.ndarray]]:
+    return [next(loader) for _ in range(count)]
+
+
+def assert_same(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> None:
+    assert left.keys() == right.keys()
+    for key in left:
+        np.testing.assert_array_equal(left[key], right[key], err_msg=key)
+
+
+@pytest.fixture
+def loader_of(dataset, other_dataset, data_config):
+    """`loader_of(**arguments)`: a loader of both datasets in crops of 300 minutes."""
+    config = data_config(dataset, other_dataset, weights=(1.0, 2.0), window_minutes=300)
+    spec = data_spec(config)
+    loaders = []
+
+    def make(workers: int = 0, **arguments) -> Loader:
+        config.workers = workers
+        loaders.append(Loader(config, spec, "train", **({"seed": 5, "batch_size": 8} | arguments)))
+        return loaders[-1]
+
+    yield make
+    for loader in loaders:
+        loader.close()
+
+
+def test_a_batch_holds_the_windows_cells_z_scored(dataset, data_config) -> None:
+    config = data_config(dataset)
+    spec = data_spec(config)
+    windows = {window.start: window for window in dataset.source("validation")}
+    loader = Loader(config, spec, "validation", seed=0, batch_size=len(windows))
+    batch = next(loader)
+    loader.close()
+    seen = set()
+    for row in range(len(windows)):
+        # The three days of the one person: told apart by their weekday.
+        (window,) = [
+            w for w in windows.values() if (w.start + dt.timedelta(hours=2)).weekday() == batch["weekday"][row]
+        ]
+        seen.add(window.start)
+        np.testing.assert_array_equal(batch["observed"][row], window.observed)
+        expected = np.where(window.observed, (window.values - spec.mean) / spec.sd, 0)
+        np.testing.assert_allclose(batch["values"][row], expected, atol=2e-5)
+        assert not batch["values"][row][~window.observed].any()
+        assert batch["start_minute"][row] == 0
+    assert seen == set(windows)
+    assert {key: (value.dtype.name, value.shape) for key, value in batch.items()} == {
+        "values": ("float32", (3, 1440, 3)),
+        "observed": ("bool", (3, 1440, 3)),
+        "start_minute": ("int32", (3,)),
+        "weekday": ("int32", (3,)),
+        "example": ("int32", (3,)),
+    }
+    assert batch["example"].tolist() == [0, 1, 2]
+
+
+def test_a_channel_a_dataset_lacks_is_never_observed(loader_of) -> None:
+    batch = next(loader_of(batch_size=24))
+    # Channels: heart_rate, steps, skin_temperature (one device) and glucose, heart_rate (the other).
+    glucose, steps = batch["observed"][:, :, 3].any(axis=1), batch["observed"][:, :, 1].any(axis=1)
+    assert glucose.any()
+    assert steps.any()
+    assert not (glucose & steps).any()
+
+
+def test_resuming_at_any_state_gives_the_tail(loader_of) -> None:
+    whole = take(loader_of(), 7)
+    for position in range(7):
+        resumed = loader_of(position=position)
+        for batch in whole[position:]:
+            assert_same(next(resumed), batch)
+        assert resumed.position == 7
+    loader = loader_of()
+    for position in (5, 0, 3):  # forwards and back
+        loader.restore(position)
+        assert loader.position == position
+        assert_same(next(loader), whole[position])
+
+
+@pytest.mark.parametrize("hosts", [2, 4, 8])
+def test_hosts_together_hold_the_global_batch(loader_of, hosts) -> None:
+    whole = take(loader_of(position=2), 3)
+    parts = [loader_of(position=2, process_index=host, process_count=hosts) for host in range(hosts)]
+    for batch in whole:
+        shares = [next(part) for part in parts]
+        assert_same({key: np.concatenate([share[key] for share in shares]) for key in batch}, batch)
+
+
+def test_processes_give_the_same_stream_as_threads(loader_of) -> None:
+    whole = take(loader_of(position=1), 5)
+    loader = loader_of(workers=2, position=1)
+    for batch in whole:
+        assert_same(next(loader), batch)
+
+
+def test_crops_move_within_the_day_and_know_their_time(loader_of) -> None:
+    batches = take(loader_of(batch_size=16), 8)
+    starts = np.concatenate([batch["start_minute"] for batch in batches])
+    assert batches[0]["values"].shape[1] == 300
+    assert starts.min() >= 0
+    assert starts.max() <= 1140
+    assert len(set(starts.tolist())) > 100
+
+
+def test_a_crop_is_cut_where_it_says(dataset, data_config) -> None:
+    config = data_config(dataset, window_minutes=300)
+    spec = data_spec(config)
+    loader = Loader(config, spec, "validation", seed=0, batch_size=6)
+    batch = next(loader)
+    loader.close()
+    days = {(window.start + dt.timedelta(hours=2)).weekday(): window for window in dataset.source("validation")}
+    for row in range(6):
+        window, start = days[int(batch["weekday"][row])], int(batch["start_minute"][row])
+        np.testing.assert_array_equal(batch["observed"][row], window.observed[start : start + 300])
+
+
+def test_windows_shorter_than_the_batch_are_unobserved_at_their_end(tmp_path, data_config) -> None:
+    write_dataset(tmp_path / "short", "short", CHANNELS, random_windows(3, 1, steps=100))
+    config = data_config(open_dataset(tmp_path / "short"), window_minutes=240)
+    loader = Loader(config, data_spec(config), "train", seed=0, batch_size=2)
+    batch = next(loader)
+    loader.close()
+    assert batch["observed"][:, :100].any()
+    assert not batch["observed"][:, 100:].any()
+
+
+def test_a_dataset_on_a_coarser_grid_is_refused(tmp_path, data_config) -> None:
+    start = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
+    windows = [
+        checked_window(np.full((288, 1), 5.0), ["glucose"], participant=person(n), start=start, minutes_per_step=5)[0]
+        for n in range(3)
+    ]
+    write_dataset(tmp_path / "coarse", "coarse", ["glucose"], windows)
+    config = data_config(open_dataset(tmp_path / "coarse"))
+    loader = Loader(config, data_spec(config), "train", seed=0, batch_size=1)
+    with pytest.raises(UserError, match="5 minutes per step"):
+        next(loader)
+    loader.close()
+
+
+def test_a_batch_that_hosts_cannot_share_is_refused(loader_of) -> None:
+    with pytest.raises(UserError, match="does not divide"):
+        loader_of(batch_size=8, process_count=3)
+
+
+@given(st.integers(1, 13), st.sampled_from([1440, 700, 300]), st.sampled_from([None, 1, 4, 100]))
+def test_evaluation_takes_every_row_once_in_order(dataset, data_config, batch_size, minutes, limit) -> None:
+    spec = data_spec(data_config(dataset, window_minutes=minutes))
+    source = dataset.source("test")
+    seen = []
+    for batch, infos in evaluation_batches(source, spec, batch_size, limit):
+        assert len(batch["values"]) == batch_size
+        assert not batch["observed"][len(infos) :].any()
+        for row, info in enumerate(infos):
+            window = source[info.index]
+            assert info.participant == window.participant
+            expected = window.observed[info.offset : info.offset + minutes]
+            np.testing.assert_array_equal(batch["observed"][row], expected)
+        seen += [(info.index, info.offset) for info in infos]
+    rows = [(index, part * minutes) for index in range(len(source)) for part in range(1440 // minutes)]
+    assert seen == (rows if limit is None or limit >= len(rows) else [row for row in rows if row in seen])
+    assert len(seen) == min(len(rows), limit or len(rows))
