@@ -25,7 +25,7 @@ from jaxtyping import Float, Int
 from lsm_jax.channels import Channel, channel
 from lsm_jax.readers.record import PersonRecord, RecordEvent, Series
 from lsm_jax.readers.report import IngestReport
-from lsm_jax.readers.sampling import in_order
+from lsm_jax.readers.sampling import distinct, in_order
 from lsm_jax.windows import MINUTES_PER_DAY, Event, Window, checked_window, hash_participant
 
 _EPOCH = dt.date(1970, 1, 1)
@@ -47,7 +47,7 @@ def day_windows(record: PersonRecord, channels: Sequence[str], salt: str, report
         for name in channels
     }
     minutes = [_wall_minutes(series.minute, record.time_zone) for series in record.series if series.channel in merged]
-    days = np.unique(np.concatenate([np.empty(0, np.int64), *(np.unique(each // MINUTES_PER_DAY) for each in minutes)]))
+    days = np.unique(np.concatenate([np.empty(0, np.int64), *(distinct(each // MINUTES_PER_DAY) for each in minutes)]))
     events = _wall_events(record)
     participant = hash_participant(record.person, salt)
     written = 0

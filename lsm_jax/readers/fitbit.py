@@ -202,7 +202,8 @@ def _without_not_worn(series: dict[str, Series], report: IngestReport) -> dict[s
     recorded = [series[name].minute for name in _AT_REST if name in series]
     if not recorded:
         return series
-    minute = np.unique(np.concatenate(recorded))
+    minute = np.sort(np.concatenate(recorded), kind="stable")
+    minute = minute[np.diff(minute, prepend=minute[0] - 1) > 0]
     resting = np.ones(len(minute), bool)
     for name, most in _AT_REST.items():
         if name in series:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import re
 import tomllib
 from collections.abc import Iterable
@@ -87,6 +88,8 @@ class _Section:
         self._known.append(key)
         if key not in self._left:
             if default is None:
+                if meant := difflib.get_close_matches(key, self._left, n=1):
+                    raise self.error(meant[0], f"is no key of a mapping. Did you mean {key!r}?")
                 raise UserError(f"{self.path}:{self._line(self._start)}: {self.name} lacks the key {key!r}.")
             return default
         value = self._left.pop(key)
@@ -96,7 +99,8 @@ class _Section:
         return value
 
     def error(self, key: str, what: str) -> UserError:
-        return UserError(f"{self.path}:{self._line(self._place(key))}: {self.name}.{key} {what}.")
+        end = "" if what.endswith("?") else "."
+        return UserError(f"{self.path}:{self._line(self._place(key))}: {self.name}.{key} {what}{end}")
 
     def done(self) -> None:
         for key in self._left:

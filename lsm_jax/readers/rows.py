@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import functools
 import io
 from collections.abc import Iterator, Sequence
 
@@ -51,7 +52,7 @@ def header(file: SourceFile, limits: Limits = DEFAULT_LIMITS, separator: str | N
         with _parquet(file, limits) as table:
             return Header(tuple(table.schema_arrow.names))
     if kind.endswith(".xlsx"):
-        return Header(tuple(_workbook(file, limits, rows=0).columns))
+        return Header(tuple(_workbook(file, limits).columns))
     with opened(file, limits) as stream:
         try:
             start = stream.read(limits.line_bytes)
@@ -227,12 +228,17 @@ def _parquet_rows(file: SourceFile, wanted: list[str], report: IngestReport, lim
             raise Refused(f"damaged after row {first - 1}, what stands before is kept ({error})") from error
 
 
-def _workbook(file: SourceFile, limits: Limits, rows: int | None = None) -> pl.DataFrame:
+def _workbook(file: SourceFile, limits: Limits) -> pl.DataFrame:
+    status = (file.root / file.path).lstat()
+    return _parsed_workbook(file, limits, status.st_mtime_ns, status.st_size)
+
+
+@functools.lru_cache(maxsize=1)  # the header and the rows of a workbook are asked for one after the other
+def _parsed_workbook(file: SourceFile, limits: Limits, *_version: int) -> pl.DataFrame:
     content = checked_workbook(file, limits)
-    options = {} if rows is None else {"n_rows": rows}
     try:
         return pl.read_excel(
-            io.BytesIO(content), engine="calamine", infer_schema_length=0, drop_empty_rows=False, read_options=options
+            io.BytesIO(content), engine="calamine", infer_schema_length=0, drop_empty_rows=False
         ).rename(str.strip)
     except (KeyboardInterrupt, SystemExit):
         raise

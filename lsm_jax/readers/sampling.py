@@ -37,7 +37,7 @@ def minute_series(
       aggregate: how samples of one minute become one value.
     """
     recorded = ~np.isnan(value)
-    lost = np.unique(second[~recorded] // 86400)
+    lost = distinct(second[~recorded] // 86400)
     second, value = second[recorded], value[recorded].astype(np.float32)
     second, value = in_order(channel, second, value, report)
     minute = second // 60
@@ -48,7 +48,7 @@ def minute_series(
     if period_minutes > 1:
         minute, value = _held(minute, value, period_minutes)
     # One NaN marks a day on which the sensor gave samples but no value, so that the day is counted as lost.
-    lost = np.setdiff1d(lost, minute // 1440) * 1440 + 720
+    lost = np.setdiff1d(lost, distinct(minute // 1440)) * 1440 + 720
     return Series(channel, np.append(minute, lost), np.append(value, np.full(len(lost), np.nan, np.float32)))
 
 
@@ -69,6 +69,11 @@ def in_order(
         report.conflicts[channel] += int((repeats & ~same).sum())
     last = np.append(~repeats, True)
     return time[last], value[last]
+
+
+def distinct(numbers: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+    """`np.unique`, quick where equal numbers stand in long runs."""
+    return np.unique(numbers[np.flatnonzero(np.diff(numbers, prepend=numbers[:1] - 1))])
 
 
 def _aggregated(

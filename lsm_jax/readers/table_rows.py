@@ -68,7 +68,7 @@ def sample_rows(
 
     Column `PERSON` is added where `person` is None, that is where a column tells it.
     """
-    second, reason = _seconds(block, rule.time, time_zone, calendar)
+    second, reason = _seconds(block, rule, time_zone, calendar)
     if rule.signal:
         known = block[rule.signal].cast(pl.String).is_in([channel.signal for channel in rule.channels])
         known = known.fill_null(False)
@@ -95,10 +95,10 @@ def event_rows(
     report: IngestReport,
 ) -> pl.DataFrame:
     """Good event rows: kind, name, start and end in epoch minutes; `PERSON` as in `sample_rows`."""
-    second, reason = _seconds(block, rule.time, time_zone, calendar)
+    second, reason = _seconds(block, rule, time_zone, calendar)
     end = second // 60 + rule.minutes
     if rule.end:
-        last, unreadable = _seconds(block, rule.time, time_zone, calendar, column=rule.end)
+        last, unreadable = _seconds(block, rule, time_zone, calendar, column=rule.end)
         reason = reason.zip_with(reason.is_not_null(), unreadable)
         reason = _first_reason(reason, (last < second).fill_null(False), "ends before it starts")
         end = last // 60
@@ -149,18 +149,19 @@ def _channel_rows(
 
 
 def _seconds(
-    block: pl.DataFrame, time: TimeRule, time_zone: str, calendar: Calendar, column: str = ""
+    block: pl.DataFrame, rule: TableRule | EventRule, time_zone: str, calendar: Calendar, column: str = ""
 ) -> tuple[pl.Series, pl.Series]:
     """(UTC seconds, reason where there are none) of the time's column, or of another one written like it."""
+    time = rule.time
     column = column or time.column
     if not time.relative:
         return epoch_seconds(block[column], time.formats, time.time_zone or time_zone)
     if time.day and column == time.column:
-        minute = numbers(block[time.minute])
-        passed = (numbers(block[time.day]) - time.first_day) * 86400 + minute * 60
+        minute = _decimal(block, time.minute, rule.decimal)
+        passed = (_decimal(block, time.day, rule.decimal) - time.first_day) * 86400 + minute * 60
         good = minute.is_between(0, 1439.999)
     else:
-        passed = numbers(block[column]) * RELATIVE_UNITS[time.unit or "minutes"]
+        passed = _decimal(block, column, rule.decimal) * RELATIVE_UNITS[time.unit or "minutes"]
         good = passed.is_not_null()
     good = (good & passed.is_between(0, _LONGEST_RELATIVE)).fill_null(False)
     # Hours such as 13.38333333 are whole minutes that lost their last digits.

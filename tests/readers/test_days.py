@@ -1,9 +1,11 @@
 """From records to days: the wall clock, repeats, disorder, several sensors, events."""
 
 import datetime as dt
+import itertools
 import zoneinfo
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,8 +62,6 @@ def test_of_the_repeated_hour_of_autumn_the_first_pass_is_kept():
 
 def test_wall_clock_text_knows_both_changes_of_the_clock():
     text = ["2024-03-31 02:30:00", "2024-10-27 02:30:00", "2024-10-27T02:30:00+01:00", "1959-01-01 00:00", "?"]
-    import polars as pl
-
     seconds, reason = epoch_seconds(pl.Series(text), ISO_FORMATS, "Europe/Berlin")
     first, second = (minute_of(2024, 10, 27, 2, 30, BERLIN, fold) * 60 for fold in (0, 1))
     assert seconds.to_list() == [None, first, second, None, None]
@@ -116,10 +116,10 @@ def test_disorder_and_repeats_lose_no_minute(samples):
     day = minute_of(2024, 5, 1)
     minutes = [day + minute for minute, _ in samples]
     (window,), report = cut(series("heart_rate", minutes, [value for _, value in samples]))
-    last = {minute: value for minute, value in samples}
+    last = dict(samples)
     assert {int(i): int(window.values[i, 0]) for i in np.flatnonzero(window.observed)} == last
     assert report.duplicates["heart_rate"] + report.conflicts["heart_rate"] == len(samples) - len(last)
-    assert report.disordered == sum(a > b for a, b in zip(minutes, minutes[1:], strict=False))
+    assert report.disordered == sum(a > b for a, b in itertools.pairwise(minutes))
 
 
 @given(
