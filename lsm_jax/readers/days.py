@@ -3,7 +3,7 @@
 A day is 1440 minutes of the wall clock, starting at local midnight, so that a column of a window always
 means the same hour of a person's day. The clock's jumps follow from that: the hour it skips in spring was
 never observed; of the hour it repeats in autumn the first pass is kept and the second counted
-(`repeated_hour_minutes`).
+(`repeated_hour_minutes`). Wall-clock text cannot tell the passes apart and is read as the first (`readers.parse`).
 
 Several sensors of one channel are merged minute by minute: where more than one recorded, bursts and stages
 (heavy-tailed channels, sleep state) take the largest value, since a phone left on the table says nothing

@@ -175,7 +175,7 @@ def test_reports_merge_and_survive_json():
             25,
             423,
             0,
-            {"heart_rate": 0.359, "rmssd": 0.350, "activity_chest": 0.110, "glucose": 0.263},
+            {"heart_rate": 0.359, "rmssd": 0.359, "activity_chest": 0.110, "glucose": 0.263},
         ),
         (
             "nhanes_accel",
