@@ -53,17 +53,24 @@ class RunningMoments:
         self.mean = np.zeros(channel_count)
         self.squares = np.zeros(channel_count)
 
-    def add(self, values: Float[np.ndarray, "t c"], observed: Bool[np.ndarray, "t c"]) -> None:
-        """Takes a window's cells; unobserved ones must hold 0."""
-        count = observed.sum(axis=0)
-        mean = values.sum(axis=0, dtype=np.float64) / np.maximum(count, 1)
-        squares = np.einsum("tc,tc->c", *[np.where(observed, values - mean, 0.0)] * 2)
-        total = self.count + count
-        share = count / np.maximum(total, 1)
-        gap = mean - self.mean
-        self.squares += squares + gap**2 * self.count * share
+    def add(self, other: RunningMoments) -> None:
+        """Takes the cells that another has seen."""
+        total = self.count + other.count
+        share = other.count / np.maximum(total, 1)
+        gap = other.mean - self.mean
+        self.squares += other.squares + gap**2 * self.count * share
         self.mean += gap * share
         self.count = total
+
+    @classmethod
+    def of(cls, values: Float[np.ndarray, "c t"], observed: Bool[np.ndarray, "c t"]) -> RunningMoments:
+        """The moments of some cells; unobserved ones must hold 0."""
+        moments = cls(len(values))
+        moments.count = observed.sum(axis=1)
+        moments.mean = values.sum(axis=1, dtype=np.float64) / np.maximum(moments.count, 1)
+        deviations = (values - moments.mean[:, None]) * observed
+        moments.squares = np.einsum("ct,ct->c", deviations, deviations)
+        return moments
 
     @property
     def sd(self) -> Float[np.ndarray, " c"]:
@@ -82,10 +89,10 @@ class Description:
         self._low = np.full(len(channels), np.inf)
         self._high = np.full(len(channels), -np.inf)
         # By minute of the local day: observed cells per channel, and steps seen.
-        self._observed_at = np.zeros((MINUTES_PER_DAY, len(channels)), np.int64)
+        self._observed_at = np.zeros((len(channels), MINUTES_PER_DAY), np.int64)
         self._steps_at = np.zeros(MINUTES_PER_DAY, np.int64)
-        self._gap_count = np.zeros((len(GAP_BOUNDS), len(channels)), np.int64)
-        self._gap_minutes = np.zeros((len(GAP_BOUNDS), len(channels)), np.int64)
+        self._gap_count = np.zeros((len(channels), len(GAP_BOUNDS)), np.int64)
+        self._gap_minutes = np.zeros((len(channels), len(GAP_BOUNDS)), np.int64)
         self._labels: dict[str, dict[str, float | str]] = {}
         self._events: dict[str, Counter[str]] = defaultdict(Counter)
         self._event_minutes: dict[str, Counter[str]] = defaultdict(Counter)
@@ -93,20 +100,34 @@ class Description:
 
     def add(self, split: str, window: Window) -> None:
         """Takes one window laid out on the dataset's channels."""
-        self._all.add(window.values, window.observed)
+        # Channel by channel: the store decodes windows so, and reductions over contiguous memory are much faster.
+        values, observed = np.ascontiguousarray(window.values.T), np.ascontiguousarray(window.observed.T)
+        moments = RunningMoments.of(values, observed)
+        self._all.add(moments)
         if split == "train":
-            self._training.add(window.values, window.observed)
-            self._training_minutes += len(window.observed)
-        self._low = np.minimum(self._low, np.where(window.observed, window.values, np.inf).min(axis=0, initial=np.inf))
-        high = np.where(window.observed, window.values, -np.inf).max(axis=0, initial=-np.inf)
-        self._high = np.maximum(self._high, high)
-        self._add_hours(window)
-        self._add_gaps(window)
+            self._training.add(moments)
+            self._training_minutes += observed.shape[1]
+        low = np.where(observed, values, np.float32(np.inf)).min(axis=1, initial=np.inf)
+        high = np.where(observed, values, np.float32(-np.inf)).max(axis=1, initial=-np.inf)
+        self._low, self._high = np.minimum(self._low, low), np.maximum(self._high, high)
+        self._add_hours(observed, _local_minute(window), window.minutes_per_step)
+        self._add_gaps(observed, window.minutes_per_step)
         self._labels.setdefault(window.participant, {}).update(window.labels)
         for event in window.events:
             self._events[event.kind][event.name] += 1
             self._event_minutes[event.kind][event.name] += (event.end - event.start) * window.minutes_per_step
-        self._rows.append(_index_row(split, window))
+        tokens = count_tokens(observed, max(TOKEN_MINUTES // window.minutes_per_step, 1))
+        self._rows.append(
+            (
+                split,
+                window.participant,
+                int(window.start.timestamp()),
+                window.utc_offset_minutes,
+                observed.shape[1],
+                int(moments.count.sum()),
+                tokens,
+            )
+        )
 
     def index(self) -> pl.DataFrame:
         """A row per window, in order: who, when, how much."""
@@ -148,8 +169,8 @@ class Description:
             "gaps": {
                 "minutes_at_least": list(GAP_BOUNDS),
                 "note": "a gap ends where its window ends",
-                "count": dict(zip(self.channels, self._gap_count.T.tolist(), strict=True)),
-                "minutes": dict(zip(self.channels, self._gap_minutes.T.tolist(), strict=True)),
+                "count": dict(zip(self.channels, self._gap_count.tolist(), strict=True)),
+                "minutes": dict(zip(self.channels, self._gap_minutes.tolist(), strict=True)),
             },
             "labels": _label_summary(self._labels),
             "events": {
@@ -174,31 +195,30 @@ class Description:
             warnings=tuple(card["warnings"]),
         )
 
-    def _add_hours(self, window: Window) -> None:
-        start = _local_minute(window)
-        # A day at a time: within a day no minute of the day comes twice, so `+=` counts every step.
-        steps_per_day = max(MINUTES_PER_DAY // window.minutes_per_step, 1)
-        for first in range(0, len(window.observed), steps_per_day):
-            part = window.observed[first : first + steps_per_day]
-            minutes = (start + (first + np.arange(len(part))) * window.minutes_per_step) % MINUTES_PER_DAY
-            self._observed_at[minutes] += part
-            self._steps_at[minutes] += 1
+    def _add_hours(self, observed: Bool[np.ndarray, "c t"], start: int, minutes_per_step: int) -> None:
+        first = 0
+        while first < observed.shape[1]:  # up to each midnight
+            minute = (start + first * minutes_per_step) % MINUTES_PER_DAY
+            steps = min(-(-(MINUTES_PER_DAY - minute) // minutes_per_step), observed.shape[1] - first)
+            self._observed_at[:, minute::minutes_per_step][:, :steps] += observed[:, first : first + steps]
+            self._steps_at[minute::minutes_per_step][:steps] += 1
+            first += steps
 
-    def _add_gaps(self, window: Window) -> None:
-        lengths, columns = gap_lengths(window.observed)
-        lengths = lengths * window.minutes_per_step
+    def _add_gaps(self, observed: Bool[np.ndarray, "c t"], minutes_per_step: int) -> None:
+        lengths, channel = gap_lengths(observed)
+        lengths = lengths * minutes_per_step
         bound = np.searchsorted(GAP_BOUNDS, lengths, side="right") - 1
-        np.add.at(self._gap_count, (bound, columns), 1)
-        np.add.at(self._gap_minutes, (bound, columns), lengths)
+        np.add.at(self._gap_count, (channel, bound), 1)
+        np.add.at(self._gap_minutes, (channel, bound), lengths)
 
     def _missing_by_hour(self) -> dict[str, list[float | None]]:
         """Share of missing steps by channel and local hour; None for an hour no window covers."""
-        observed = self._observed_at.reshape(24, -1, len(self.channels)).sum(axis=1)
+        observed = self._observed_at.reshape(len(self.channels), 24, -1).sum(axis=2)
         steps = self._steps_at.reshape(24, -1).sum(axis=1)
         return {
             name: [
                 round(1 - int(seen) / int(total), 4) if total else None
-                for seen, total in zip(observed[:, column], steps, strict=True)
+                for seen, total in zip(observed[column], steps, strict=True)
             ]
             for column, name in enumerate(self.channels)
         }
@@ -234,29 +254,23 @@ INDEX_SCHEMA = pl.Schema(
 )
 
 
-def gap_lengths(observed: Bool[np.ndarray, "t c"]) -> tuple[Int[np.ndarray, " g"], Int[np.ndarray, " g"]]:
-    """Length in steps and column of every maximal run of unobserved cells, column by column."""
-    steps, columns = observed.shape
-    missing = np.zeros((columns, steps + 2), np.int8)
-    missing[:, 1:-1] = ~observed.T
-    edges = np.flatnonzero(np.diff(missing, axis=1))  # every run has its start and its end, in turn
+def gap_lengths(observed: Bool[np.ndarray, "c t"]) -> tuple[Int[np.ndarray, " g"], Int[np.ndarray, " g"]]:
+    """Length in steps and channel of every maximal run of unobserved cells, channel by channel."""
+    channels, steps = observed.shape
+    missing = np.zeros((channels, steps + 2), np.bool_)
+    np.logical_not(observed, out=missing[:, 1:-1])
+    edges = np.flatnonzero(missing[:, 1:] != missing[:, :-1])  # every run has its start and its end, in turn
     starts, ends = edges[::2], edges[1::2]
     return ends - starts, starts // (steps + 1)
 
 
-def _index_row(split: str, window: Window) -> tuple[str, str, int, int, int, int, int]:
-    steps = len(window.observed)
-    patch = max(TOKEN_MINUTES // window.minutes_per_step, 1)
-    patches = np.add.reduceat(window.observed, np.arange(0, steps, patch), axis=0, dtype=np.int16) if steps else 0
-    return (
-        split,
-        window.participant,
-        int(window.start.timestamp()),
-        window.utc_offset_minutes,
-        steps,
-        int(np.count_nonzero(window.observed)),
-        int(np.count_nonzero(patches)),
-    )
+def count_tokens(observed: Bool[np.ndarray, "c t"], patch: int) -> int:
+    """Patches of `patch` steps of one channel with at least one observed cell; the last may be shorter."""
+    seen = observed[:, ::patch].copy()
+    for step in range(1, patch):
+        later = observed[:, step::patch]
+        seen[:, : later.shape[1]] |= later
+    return int(np.count_nonzero(seen))
 
 
 def _local_minute(window: Window) -> int:

@@ -84,7 +84,7 @@ class RecordWriter:
             "utc_offset_minutes": window.utc_offset_minutes,
             "minutes_per_step": window.minutes_per_step,
             "labels": _labels_json(window.labels),
-            "events": json.dumps([dataclasses.astuple(event) for event in window.events]),
+            "events": json.dumps([(event.kind, event.name, event.start, event.end) for event in window.events]),
         }
 
     def record(self, window: Window) -> bytes:
@@ -96,21 +96,17 @@ def encode_cells(window: Window) -> tuple[UInt16[np.ndarray, "c t"], Float[np.nd
     """Codes, offset and step of a window's cells, as the module's head defines them."""
     observed = np.ascontiguousarray(window.observed.T)
     values = np.where(observed, window.values.T, np.float32(0))
-    low = np.where(observed, values, np.float32(np.inf)).min(axis=1)
-    high = np.where(observed, values, np.float32(-np.inf)).max(axis=1)
+    low = np.where(observed, values, np.float32(np.inf)).min(axis=1, initial=np.inf)
+    high = np.where(observed, values, np.float32(-np.inf)).max(axis=1, initial=-np.inf)
     low, high = np.where(low > high, 0, low), np.where(low > high, 0, high)
-    span = high.astype(np.float64) - low
-    whole = (values == np.rint(values)).all(axis=1) & (span <= _EXACT_SPAN) & (np.abs(values) < 2**24).all(axis=1)
+    span, largest = high - low, np.maximum(np.abs(low), np.abs(high))
+    whole = (values == np.rint(values)).all(axis=1) & (span <= _EXACT_SPAN) & (largest < 2**24)
+    # A step finer than float32 itself around these values would be lost in `offset`.
+    step = np.where(whole, 1, np.maximum(span / _LEVELS, 2 * np.spacing(largest))).astype(np.float32)
+    codes = (np.rint((values - low[:, None]) * (1 / step)[:, None]) + 1) * observed
     constant = span == 0
-    # A step finer than float32 itself around these values would put the lowest value on code 0.
-    finest = 2 * np.spacing(np.maximum(np.abs(low), np.abs(high)))
-    step = np.where(whole, 1.0, np.maximum(span / _LEVELS, finest)).astype(np.float32)
-    offset = (low - step).astype(np.float32)
-    step, offset = np.where(constant, low, step), np.where(constant, np.float32(0), offset)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        codes = np.rint((values - offset[:, None].astype(np.float64)) / step[:, None])
-    codes = np.where(constant[:, None], 1, codes) * observed
-    return codes.astype("<u2"), offset, step
+    offset = np.where(constant, 0, low - step).astype(np.float32)
+    return codes.astype("<u2"), offset, np.where(constant, low, step).astype(np.float32)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -138,12 +134,14 @@ class Record:
         return self.start_seconds // 60 + self.utc_offset_minutes
 
     def window(self, channels: Sequence[str]) -> Window:
-        """The window this record holds; ValueError where its texts are damaged."""
+        """The window this record holds, its arrays views of channel-major memory; ValueError on damaged texts."""
         observed = self.codes != 0
-        values = (self.codes * self.step[:, None] + self.offset[:, None]) * observed
+        values = self.codes * self.step[:, None]
+        values += self.offset[:, None]
+        values *= observed
         return Window(
-            values=np.ascontiguousarray(values.T),
-            observed=np.ascontiguousarray(observed.T),
+            values=values.T,
+            observed=observed.T,
             channels=tuple(channels),
             participant=self.participant,
             start=dt.datetime.fromtimestamp(self.start_seconds, dt.UTC),

@@ -115,7 +115,7 @@ def test_gaps_are_the_runs_of_missing_cells(cells) -> None:
     for column in range(2):
         text = "".join("o" if cell else "-" for cell in observed[:, column])
         runs += [(len(run), column) for run in text.split("o") if run]
-    lengths, columns = gap_lengths(observed)
+    lengths, columns = gap_lengths(observed.T)
     assert list(zip(lengths.tolist(), columns.tolist(), strict=True)) == runs
 
 
