@@ -50,6 +50,8 @@ def run(args: argparse.Namespace) -> int:
     if args.max_file_mib < 1:
         raise UserError(f"--max-file-mib is {args.max_file_mib}, must be at least 1.")
     source = args.source.resolve()  # workers may run in another folder
+    if source.is_dir() and args.out.resolve().is_relative_to(source):
+        raise UserError(f"--out {args.out} lies inside --source {args.source}: what is written would be read again.")
     args.out.parent.mkdir(parents=True, exist_ok=True)
     report = IngestReport()
     with tempfile.TemporaryDirectory(prefix=f".{args.out.name}.ingest-", dir=args.out.parent) as scratch:
@@ -144,15 +146,21 @@ def _name(out: Path) -> str:
 
 @contextlib.contextmanager
 def _progress(report: IngestReport) -> Iterator[Callable[[int], None]]:
+    """A line that counts while rows are sorted and days are written."""
     from rich.console import Console
-    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress, ProgressColumn, SpinnerColumn, Task, TimeElapsedColumn
+    from rich.text import Text
 
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("sorting rows by person", total=None)
-        yield lambda count: bar.update(
-            task, description=f"{report.rows_read:,} rows read, {report.people} people, {count} days written"
-        )
+    class Counts(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(
+                f"{report.rows_read:,} rows read, {report.rows_quarantined:,} set aside, {report.people:,} people, "
+                f"{int(task.completed):,} days written"
+            )
+
+    with Progress(SpinnerColumn(), Counts(), TimeElapsedColumn(), console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("ingest", total=None)
+        yield lambda count: bar.update(task, completed=count)
 
 
 def _print(report: IngestReport, out: Path) -> None:

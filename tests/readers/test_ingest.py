@@ -92,6 +92,11 @@ def test_mistakes_end_with_code_2_and_a_sentence(export, tmp_path, capsys, chang
     assert not (tmp_path / "data").exists() and not list(tmp_path.glob(".data*"))
 
 
+def test_writing_into_the_export_is_refused(export, capsys):
+    assert ingest(export, export / "data") == 2
+    assert "lies inside" in capsys.readouterr().err and len(list(export.iterdir())) == 1
+
+
 def test_an_export_without_one_good_row_says_what_was_wrong(tmp_path, capsys):
     source = tmp_path / "export"
     source.mkdir()
