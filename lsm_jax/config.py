@@ -74,7 +74,7 @@ def defaults() -> ConfigDict:
                 "batches": 16,  # of the validation split, at most
             },
         }
-    )
+    ).lock()
 
 
 # Tuples that are empty by default say nothing of their elements' type.
@@ -97,10 +97,12 @@ def load_config(location: str, overrides: Sequence[str] = ()) -> ConfigDict:
         config = module.get_config(variant)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{_place(error, path)}: {str(error).strip(chr(34))}") from error
+    if not isinstance(config, ConfigDict):
+        raise UserError(f"{path}: get_config returned {config!r} instead of a ConfigDict.")
     _check_keys(flatten(config), path)
     for override in overrides:
         _override(config, override)
-    return config.lock()
+    return config
 
 
 def flatten(config: ConfigDict) -> dict[str, Any]:
@@ -135,7 +137,7 @@ def from_json(text: str, origin: str) -> ConfigDict:
         if key not in known:
             raise UserError(f"{origin}: unknown key {key!r}.{nearest(key, known)}")
         _assign(config, key, _tuples(value), origin)
-    return config.lock()
+    return config
 
 
 def _import(path: Path) -> ModuleType:

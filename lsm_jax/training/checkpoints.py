@@ -67,6 +67,7 @@ class Checkpoints:
         # Reading back what was just written must not hold up the loop.
         self._behind = concurrent.futures.ThreadPoolExecutor(1)
         self._pruning: concurrent.futures.Future[None] | None = None
+        self._closed = False
         if jax.process_index() == 0:
             self._folder.mkdir(parents=True, exist_ok=True)
             for partial in self._folder.glob(f"*{_PARTIAL}*"):
@@ -102,7 +103,10 @@ class Checkpoints:
         return restore(self._folder / str(step), shapes)
 
     def close(self) -> None:
-        """Waits for the last save and tidies up."""
+        """Waits for the last save and tidies up; once closed, does nothing."""
+        if self._closed:
+            return
+        self._closed = True
         self._finish()
         self._behind.shutdown()
         if self._pruning:

@@ -367,7 +367,7 @@ class Trace:
 
 def use_compile_cache() -> None:
     """Keeps compiled programs in the user's cache folder, unless JAX was told of another place."""
-    if jax.config.jax_compilation_cache_dir is None:
+    if jax.config.values["jax_compilation_cache_dir"] is None:
         base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
         jax.config.update("jax_compilation_cache_dir", str(base / "lsm_jax" / "compiled"))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -41,8 +42,13 @@ def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -
     kinds = (AxisType.Auto,) * len(AXES)
     if slices == 1:
         return jax.make_mesh(tuple(sizes), AXES, axis_types=kinds, devices=devices)
+    by_slice = {getattr(device, "slice_index", None) for device in devices}
+    by_process = {device.process_index for device in devices}
+    if slices not in {len(by_slice), len(by_process)}:
+        raise UserError(f"{asked}: the devices are {len(by_slice)} slices of {len(by_process)} processes.")
+    # Where the hardware knows no slices, hosts are what a network joins.
     grid = mesh_utils.create_hybrid_device_mesh(
-        sizes, (slices, 1, 1), devices, process_is_granule=not hasattr(devices[0], "slice_index")
+        sizes, (slices, 1, 1), devices, process_is_granule=slices != len(by_slice)
     )
     return Mesh(grid, AXES, axis_types=kinds)
 
@@ -73,7 +79,8 @@ def loader_share(mesh: Mesh, batch_size: int) -> tuple[int, int]:
     Processes that only differ along the axis tensor load the same windows.
     """
     rows: dict[int, set[int]] = {}
-    for device, (windows, *_) in batch_sharding(mesh).devices_indices_map((batch_size,)).items():
+    places: Mapping[Any, Any] = batch_sharding(mesh).devices_indices_map((batch_size,))
+    for device, (windows, *_) in places.items():
         rows.setdefault(device.process_index, set()).update(range(*windows.indices(batch_size)))
     shares = sorted({tuple(sorted(mine)) for mine in rows.values()})
     if sum(map(len, shares)) != batch_size:

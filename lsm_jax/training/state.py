@@ -152,7 +152,7 @@ def _step(
 ) -> tuple[State, Metrics]:
     rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
     gradient, metrics = gradient_of(loss, state.params, batch, rng, accumulate)
-    norm = optax.global_norm(gradient)
+    norm = optax.tree.norm(gradient)
     finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
     taken = state.step - state.skipped  # what the optimizer has counted
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)

@@ -1,0 +1,84 @@
+"""Several processes as one run."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_training
+from small_training import small_config
+
+from lsm_jax.errors import UserError
+from lsm_jax.training import distributed
+from lsm_jax.training.distributed import several_processes
+from lsm_jax.training.loop import train
+from lsm_jax.training.metrics import read_metrics
+from lsm_jax.training.run import load_run
+
+
+@pytest.mark.parametrize(
+    ("environment", "several"),
+    [
+        ({}, False),
+        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4"}, False),  # an interactive allocation, not a step of it
+        (
+            {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "n[1-4]", "SLURM_PROCID": "2"},
+            True,
+        ),
+        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "1", "SLURM_STEP_NODELIST": "n1", "SLURM_PROCID": "0"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "t1,t2,t3,t4"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "t1", "MEGASCALE_NUM_SLICES": "2"}, True),
+    ],
+)
+def test_schedulers_are_recognised(environment: dict[str, str], several: bool) -> None:
+    assert several_processes(environment) is several
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("host:1", None, None), "need --process-id, --process-count"),
+        ((None, 0, 2), "need --coordinator"),
+        (("host", 0, 2), "HOST:PORT"),
+        (("host:1", 2, 2), "below --process-count"),
+    ],
+)
+def test_faulty_flags_are_refused(flags: tuple[str | None, int | None, int | None], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        distributed.initialise(*flags)
+
+
+def train_in_two(dataset: Path, workdir: Path, *overrides: str) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, small_training.__file__, str(dataset), str(workdir)]
+    both = [f"--coordinator={address}", "--process-count=2", *(f"--config.{override}" for override in overrides)]
+    processes = [
+        subprocess.Popen([*command, *both, f"--process-id={number}"], stderr=subprocess.PIPE, text=True)
+        for number in range(2)
+    ]
+    for process in processes:
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors[-3000:]
+
+
+def test_two_processes_train_as_one_and_either_number_goes_on(half_hours: Path, tmp_path: Path) -> None:
+    """Half of the run by two processes, the rest by one: the losses are those of one process all along."""
+    changes = ("train.accumulate=1", "optimizer.schedule=constant", "optimizer.warmup=0 steps")
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    train(small_config(half_hours, *changes), alone)
+    train_in_two(half_hours, shared, *changes, "train.duration=6 steps", "mesh.slices=2")
+    train(small_config(half_hours, *changes), shared)
+    ours, theirs = read_metrics(alone), read_metrics(shared)
+    assert [record["step"] for record in ours] == [record["step"] for record in theirs]
+    for one, other in zip(ours, theirs, strict=True):
+        for name in {"loss", "validation_loss", "gradient_norm", "hidden_share", "loss_weight"} & set(one):
+            # The order of sums across processes is all that may differ.
+            np.testing.assert_allclose(one[name], other[name], rtol=2e-5, err_msg=f"{name} at {one['step']}")
+    assert load_run(shared).step == 12
