@@ -31,6 +31,7 @@ from lsm_jax.windows import MINUTES_PER_DAY, Event, Window
 
 _EXACT_SPAN = 2**16 - 2  # codes 1 .. 65,535
 _LEVELS = 2**14 - 2
+_FINEST_STEP = np.float32(1e-30)  # its inverse is finite
 _LONGEST_WINDOW = 366 * MINUTES_PER_DAY  # steps; longer ones are damage, not data
 
 
@@ -102,7 +103,8 @@ def encode_cells(window: Window) -> tuple[UInt16[np.ndarray, "c t"], Float[np.nd
     span, largest = high - low, np.maximum(np.abs(low), np.abs(high))
     whole = (values == np.rint(values)).all(axis=1) & (span <= _EXACT_SPAN) & (largest < 2**24)
     # A step finer than float32 itself around these values would be lost in `offset`.
-    step = np.where(whole, 1, np.maximum(span / _LEVELS, 2 * np.spacing(largest))).astype(np.float32)
+    finest = np.maximum(2 * np.spacing(largest), _FINEST_STEP)
+    step = np.where(whole, 1, np.maximum(span / _LEVELS, finest)).astype(np.float32)
     codes = (np.rint((values - low[:, None]) * (1 / step)[:, None]) + 1) * observed
     constant = span == 0
     offset = np.where(constant, 0, low - step).astype(np.float32)

@@ -107,7 +107,7 @@ def test_hosts_together_hold_the_global_batch(loader_of, hosts) -> None:
 
 
 def test_processes_give_the_same_stream_as_threads(loader_of) -> None:
-    whole = take(loader_of(position=1), 5)
+    whole = take(loader_of(position=1), 4)
     loader = loader_of(workers=2, position=1)
     for batch in whole:
         assert_same(next(loader), batch)
