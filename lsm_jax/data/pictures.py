@@ -92,7 +92,7 @@ def day_picture(window: Window, moments: Mapping[str, Moments]) -> bytes:
     """
     scaled = np.ma.masked_array(_standardised(window, moments).T, mask=~window.observed.T)
     kinds = sorted({event.kind for event in window.events})
-    heights = [0.16 * len(kinds) + 0.02, 0.135 * max(len(window.channels), 3)]
+    heights = [0.16 * len(kinds) + 0.02, max(0.135 * len(window.channels), 0.8)]
     colours = matplotlib.colormaps["viridis"].with_extremes(bad=_GREY)
     with matplotlib.rc_context(_STYLE):
         figure = Figure(figsize=(9.0, 0.35 + sum(heights)), dpi=150, layout="constrained")
