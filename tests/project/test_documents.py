@@ -69,3 +69,9 @@ def test_documents_name_no_machine(document: Path) -> None:
     lines = document.read_text(encoding="utf-8").splitlines()
     found = [f"{document.name}:{number}: {line}" for number, line in enumerate(lines, 1) if MACHINE.search(line)]
     assert found == []
+
+
+def test_the_index_links_to_every_document() -> None:
+    index = (REPOSITORY / "docs" / "index.md").read_text(encoding="utf-8")
+    linked = set(re.findall(r"\]\(([\w-]+\.md)\)", index))
+    assert linked == {path.name for path in (REPOSITORY / "docs").glob("*.md")} - {"index.md"}
