@@ -1,6 +1,6 @@
 """A dataset, an objective and configurations small enough to train dozens of times; also a program that trains.
 
-`python small_training.py DATASET WORKDIR [--coordinator HOST:PORT --process-id I --process-count N] [--config.key=value]`
+Run as `python small_training.py DATASET WORKDIR` it takes the further arguments of `lsm train`.
 """
 
 from __future__ import annotations

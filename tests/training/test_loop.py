@@ -18,6 +18,7 @@ import pytest
 import small_training
 from small_training import small_config
 
+from lsm_jax.cli.main import main
 from lsm_jax.config import from_json
 from lsm_jax.data.loader import Loader
 from lsm_jax.errors import RunError, UserError
@@ -127,7 +128,7 @@ def test_killed_and_resumed_is_bit_identical(half_hours: Path, whole_run: Path, 
     assert not list((tmp_path / CHECKPOINTS).glob("*tmp*"))
 
 
-def test_work_thrown_away_by_a_crash_is_counted_as_lost(half_hours: Path, whole_run: Path, tmp_path: Path) -> None:
+def test_work_thrown_away_by_a_crash_is_counted_as_lost(half_hours: Path, tmp_path: Path) -> None:
     config = small_config(half_hours, "train.duration=6 steps")
     train(config, tmp_path)
     last = read_metrics(tmp_path)[-2]
@@ -180,7 +181,19 @@ def test_another_configuration_is_refused_by_key(half_hours: Path, whole_run: Pa
     assert (whole_run / "config.json").read_bytes() == before
 
 
-def test_changed_data_is_refused(half_hours: Path, whole_run: Path, tmp_path: Path) -> None:
+def test_the_command(half_hours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = ["train", f"--config={small_training.__file__}", f"--workdir={tmp_path / 'run'}"]
+    command += [f"--config.data.paths={half_hours}", "--config.train.duration=2 steps"]
+    assert main(command) == 0
+    assert "step 2: finished" in capsys.readouterr().err
+    assert main([*command, "--config.seed=4"]) == 2
+    assert "seed was 0, is 4" in capsys.readouterr().err
+    assert main([*command, "--config.sede=4"]) == 2
+    assert "Did you mean 'seed'" in capsys.readouterr().err
+    assert main([*command, "--config.evaluate.every=1 steps", "--config.train.duration=3 steps"]) == 0
+
+
+def test_changed_data_is_refused(half_hours: Path, tmp_path: Path) -> None:
     train(small_config(half_hours, "train.duration=1 steps"), tmp_path)
     spec = json.loads((tmp_path / "spec.json").read_text())
     spec["channels"]["steps"]["mean"] += 1

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -53,32 +55,37 @@ def test_faulty_flags_are_refused(flags: tuple[str | None, int | None, int | Non
         distributed.initialise(*flags)
 
 
-def train_in_two(dataset: Path, workdir: Path, *overrides: str) -> None:
+def start_two(dataset: Path, workdir: Path, *overrides: str) -> list[subprocess.Popen[str]]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     command = [sys.executable, small_training.__file__, str(dataset), str(workdir)]
     both = [f"--coordinator={address}", "--process-count=2", *(f"--config.{override}" for override in overrides)]
-    processes = [
+    return [
         subprocess.Popen([*command, *both, f"--process-id={number}"], stderr=subprocess.PIPE, text=True)
         for number in range(2)
     ]
+
+
+def test_two_processes_train_as_one_stop_together_and_one_goes_on(half_hours: Path, tmp_path: Path) -> None:
+    changes = ["train.accumulate=1", "optimizer.schedule=constant", "optimizer.warmup=0 steps"]
+    changes += ["checkpoint.every=1000000 steps"]
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    train(small_config(half_hours, *changes), alone)
+    ours = read_metrics(alone)
+    processes = start_two(half_hours, shared, *changes, "mesh.slices=2", "train.duration=1000000 steps")
+    while len(read_metrics(shared)) < len(ours) and all(process.poll() is None for process in processes):
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
     for process in processes:
         _, errors = process.communicate(timeout=240)
         assert process.returncode == 0, errors[-3000:]
-
-
-def test_two_processes_train_as_one_and_either_number_goes_on(half_hours: Path, tmp_path: Path) -> None:
-    """Half of the run by two processes, the rest by one: the losses are those of one process all along."""
-    changes = ("train.accumulate=1", "optimizer.schedule=constant", "optimizer.warmup=0 steps")
-    alone, shared = tmp_path / "alone", tmp_path / "shared"
-    train(small_config(half_hours, *changes), alone)
-    train_in_two(half_hours, shared, *changes, "train.duration=6 steps", "mesh.slices=2")
-    train(small_config(half_hours, *changes), shared)
-    ours, theirs = read_metrics(alone), read_metrics(shared)
-    assert [record["step"] for record in ours] == [record["step"] for record in theirs]
-    for one, other in zip(ours, theirs, strict=True):
-        for name in {"loss", "validation_loss", "gradient_norm", "hidden_share", "loss_weight"} & set(one):
+    for one, other in zip(ours, read_metrics(shared), strict=False):
+        assert one["step"] == other["step"]
+        for name in {"loss", "validation_loss", "gradient_norm", "hidden_share", "loss_weight"} & {*one}:
             # The order of sums across processes is all that may differ.
             np.testing.assert_allclose(one[name], other[name], rtol=2e-5, err_msg=f"{name} at {one['step']}")
-    assert load_run(shared).step == 12
+    stopped = load_run(shared).step
+    assert train(small_config(half_hours, *changes, f"train.duration={stopped + 2} steps"), shared) == stopped + 2
+    records = read_metrics(shared)
+    assert [record["step"] for record in records if "loss" in record] == list(range(1, stopped + 3))

@@ -143,15 +143,13 @@ for overrides in sys.argv[3:]:
 
 def test_losses_do_not_depend_on_the_mesh(half_hours: Path, run_with_devices: Callable[..., str]) -> None:
     meshes = [
-        "train.accumulate=1",
         "train.accumulate=1 mesh.data=2 mesh.fsdp=4",
-        "train.accumulate=1 mesh.data=2 mesh.fsdp=2 mesh.tensor=2",
         "train.accumulate=2 mesh.data=2 mesh.fsdp=2 mesh.tensor=2",
     ]
     here = str(Path(__file__).parent)
-    lines = run_with_devices(_ON_EIGHT_DEVICES, str(half_hours), here, *meshes, devices=8).split("\n")[:4]
+    lines = run_with_devices(_ON_EIGHT_DEVICES, str(half_hours), here, *meshes, devices=8).split("\n")[:2]
     numbers = np.array([line.split() for line in lines], float)
-    assert numbers[:, 0].tolist() == [1, 4, 4, 4]
+    assert numbers[:, 0].tolist() == [4, 4]
     program, batches = program_and_batches(half_hours, "train.accumulate=1")
     state = program.init()
     for batch in batches:
