@@ -12,7 +12,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -161,7 +161,7 @@ def begin(
     if restored is None:
         with clock.measure("compile"):
             return program.init(), 0
-    reached = [sum(record["time"].values()) for record in read_metrics(workdir) if "time" in record]
+    reached = [sum(record["time"].values()) for record in read_metrics(workdir) if isinstance(record.get("time"), dict)]
     saved = sum(restored.seconds.values())
     clock.restore(restored.seconds, lost=max(max(reached, default=saved) - saved, 0.0))
     terminal.say(f"goes on from checkpoint {int(restored.state.step)} after {saved:.0f} s of training")
@@ -178,7 +178,7 @@ class Data:
         self._seed = config.seed
         self._training = Loader(config.data, spec, "train", config.seed, self._size, position, *self._share)
         self._validation: Loader | None = None
-        self.validation_batches = plan.validation_batches
+        self._validation_batches = plan.validation_batches
 
     @property
     def position(self) -> int:
@@ -188,18 +188,14 @@ class Data:
     def next_training(self) -> Mapping[str, jax.Array]:
         return to_devices(self._mesh, next(self._training), self._size)
 
-    def restart_validation(self) -> None:
-        """Makes `next_validation` begin with the first batch."""
+    def validation(self) -> Iterator[Mapping[str, jax.Array]]:
+        """The first batches of the validation split."""
         if self._validation is None:
             self._validation = Loader(*self._made_of, "validation", self._seed, self._size, 0, *self._share)
         elif self._validation.position:
             self._validation.restore(0)
-
-    def next_validation(self) -> Mapping[str, jax.Array]:
-        if self._validation is None:
-            self.restart_validation()
-        assert self._validation is not None
-        return to_devices(self._mesh, next(self._validation), self._size)
+        for _ in range(self._validation_batches):
+            yield to_devices(self._mesh, next(self._validation), self._size)
 
     def close(self) -> None:
         for loader in (self._training, self._validation):
@@ -209,8 +205,7 @@ class Data:
 
 def validate(evaluate: Compiled, params: Any, data: Data) -> dict[str, float]:
     """Mean metrics over the validation batches, the loss weighted as within a batch."""
-    data.restart_validation()
-    results = [evaluate(params, data.next_validation()) for _ in range(data.validation_batches)]
+    results = [evaluate(params, batch) for batch in data.validation()]
     fetched = [{name: float(value) for name, value in result.items()} for result in jax.device_get(results)]
     weights = [result.get(LOSS_WEIGHT, 1.0) for result in fetched]
     means = {
