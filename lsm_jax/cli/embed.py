@@ -31,8 +31,10 @@ def run(args: argparse.Namespace) -> int:
     from lsm_jax.cli.progress import progress_bar
     from lsm_jax.data.store import open_dataset
     from lsm_jax.export.embed import write_embeddings
+    from lsm_jax.training.loop import use_compile_cache
     from lsm_jax.training.run import load_run
 
+    use_compile_cache()
     loaded, dataset = load_run(args.workdir, args.step), open_dataset(args.data)
     with progress_bar(f"embedding {dataset.name}: windows") as tell:
         written = write_embeddings(loaded, dataset, args.out, batch_size=args.batch_size, progress=tell)

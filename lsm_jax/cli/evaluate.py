@@ -42,8 +42,10 @@ def run(args: argparse.Namespace) -> int:
     from lsm_jax.evaluation.figures import write_reconstructions
     from lsm_jax.evaluation.generative import evaluate_generative, named
     from lsm_jax.evaluation.results import totals
+    from lsm_jax.training.loop import use_compile_cache
     from lsm_jax.training.run import load_run
 
+    use_compile_cache()
     loaded = load_run(args.workdir, args.step)
     datasets = named([open_dataset(path) for path in args.data] if args.data else open_datasets(loaded.config.data))
     out = args.out or args.workdir / "eval"
@@ -59,7 +61,7 @@ def run(args: argparse.Namespace) -> int:
             progress=tell,
         )
     path = results.write(out)
-    write_reconstructions(loaded, datasets, out / "figures", args.split, args.seed)
+    write_reconstructions(loaded, datasets, out / "figures", args.split, args.seed, args.batch_size)
     print("\n".join(totals(results)))
     print(f"\n{path} and its .md and figures, in {time.perf_counter() - started:.0f} s")
     return 0

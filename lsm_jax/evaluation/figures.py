@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,6 @@ from lsm_jax.channels import CLIPPED_AT_ZERO, channel
 from lsm_jax.data.store import Dataset
 from lsm_jax.evaluation.baselines import predict_baselines
 from lsm_jax.evaluation.pairs import (
-    Pairs,
     Windows,
     model_batch,
     person_chunks,
@@ -36,8 +36,13 @@ _MOST_CHANNELS = 5
 _CANDIDATES = 200
 
 
-def write_reconstructions(run: Run, datasets: Mapping[str, Dataset], folder: Path, split: str, seed: int) -> list[Path]:
+def write_reconstructions(
+    run: Run, datasets: Mapping[str, Dataset], folder: Path, split: str, seed: int, batch_size: int = 32
+) -> list[Path]:
     """Draws the fullest day of a person of each data set under four tasks, one PNG per data set.
+
+    Args:
+      batch_size: that of the evaluation before, whose compiled programs then serve here too.
 
     Returns:
       The files, `reconstruction-DATASET.png`.
@@ -46,10 +51,10 @@ def write_reconstructions(run: Run, datasets: Mapping[str, Dataset], folder: Pat
     paths = []
     for name, dataset in datasets.items():
         windows = _fullest_window(dataset, run, split)
-        pairs = list(task_pairs(windows, SHOWN_TASKS, reconstructing(run).tokens, seed, 1))
-        if pairs:
+        filled = sorted(_reconstructed(run, windows, seed, batch_size), key=lambda one: SHOWN_TASKS.index(one.task))
+        if filled:
             paths.append(folder / f"reconstruction-{name}.png")
-            _draw(run, windows, pairs, name).savefig(paths[-1], dpi=110, facecolor="white")
+            _draw(run, windows, filled, name).savefig(paths[-1], dpi=110, facecolor="white")
     return paths
 
 
@@ -94,35 +99,49 @@ def _fullness(observed: np.ndarray) -> float:
     return float(np.sqrt(observed.mean(axis=0)).sum())
 
 
-def _draw(run: Run, windows: Windows, pairs: Sequence[Pairs], title: str) -> Figure:
+@dataclasses.dataclass(frozen=True)
+class _Filled:
+    """One window under one task: where cells were hidden, and what was put there, z-scored."""
+
+    task: Task
+    step: np.ndarray
+    channel: np.ndarray
+    lines: Mapping[str, np.ndarray]
+
+
+def _reconstructed(run: Run, windows: Windows, seed: int, batch_size: int) -> Iterator[_Filled]:
+    objective = reconstructing(run)
+    for pairs in task_pairs(windows, SHOWN_TASKS, objective.tokens, seed, batch_size):
+        visible, cells = scored_cells(windows, pairs, objective.tokens)
+        batch, hidden = model_batch(windows, pairs, visible)
+        model = np.asarray(objective.reconstruct(run.params, batch, hidden))[tuple(cells)]
+        values = windows.values[pairs.window]
+        linear = predict_baselines(values, visible, cells, np.zeros_like(values), np.zeros_like(values))["linear"]
+        for row, number in enumerate(pairs.task):
+            here = cells.window == row
+            lines = {"model": model[here], "linear": linear[here]}
+            yield _Filled(SHOWN_TASKS[int(number)], cells.step[here], cells.channel[here], lines)
+
+
+def _draw(run: Run, windows: Windows, filled: Sequence[_Filled], title: str) -> Figure:
     recorded = windows.observed[0].sum(axis=0)
     shown = [int(c) for c in np.argsort(-recorded, kind="stable")[:_MOST_CHANNELS] if recorded[c]]
-    figure = Figure(figsize=(4.2 * len(pairs), 0.6 + 1.35 * len(shown)), layout="constrained")
-    grid = figure.subplots(len(shown), len(pairs), squeeze=False, sharex=True)
+    figure = Figure(figsize=(4.2 * len(filled), 0.6 + 1.35 * len(shown)), layout="constrained")
+    grid = figure.subplots(len(shown), len(filled), squeeze=False, sharex=True)
     figure.suptitle(f"{title}: one day of a person never trained on", fontsize=11, x=0.01, ha="left")
-    for column, (task, pair) in enumerate(_with_task(pairs)):
-        visible, cells = scored_cells(windows, pair, reconstructing(run).tokens)
-        batch, hidden = model_batch(windows, pair, visible, 1)
-        predicted = np.asarray(reconstructing(run).reconstruct(run.params, batch, hidden))[tuple(cells)]
-        flat = np.zeros_like(windows.values)
-        linear = predict_baselines(windows.values, visible, cells, flat, flat)["linear"]
+    for column, one in enumerate(filled):
         for row, number in enumerate(shown):
-            here = cells.channel == number
-            lines = {"model": predicted[here], "linear": linear[here]}
-            _panel(grid[row, column], run, windows, number, cells.step[here], lines)
-            if column == 0:
-                kind = channel(run.spec.channels[number])
-                grid[row, 0].set_ylabel(f"{kind.name.replace('_', ' ')}\n({kind.unit})", fontsize=7)
-        grid[0, column].set_title(f"{task.name.replace('_', ' ')}, {task.setting}", fontsize=9)
+            here = one.channel == number
+            lines = {method: line[here] for method, line in one.lines.items()}
+            _panel(grid[row, column], run, windows, number, one.step[here], lines)
+        grid[0, column].set_title(f"{one.task.name.replace('_', ' ')}, {one.task.setting}", fontsize=9)
         grid[-1, column].set_xlabel("hour of the day", fontsize=8)
+    for row, number in enumerate(shown):
+        kind = channel(run.spec.channels[number])
+        grid[row, 0].set_ylabel(f"{kind.name.replace('_', ' ')}\n({kind.unit})", fontsize=7)
     handles, labels = grid[0, 0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="upper right", ncols=4, frameon=False, fontsize=8)
     return figure
-
-
-def _with_task(pairs: Sequence[Pairs]) -> Iterator[tuple[Task, Pairs]]:
-    for pair in pairs:
-        yield SHOWN_TASKS[int(pair.task[0])], pair
 
 
 def _panel(

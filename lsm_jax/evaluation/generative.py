@@ -54,7 +54,7 @@ def evaluate_generative(
       split: whose windows are scored; baselines learn the cohort's time of day from `train`.
       max_windows: at most this many windows of each data set, spread evenly; a quick look.
       seed: of masks and bootstrap.
-      batch_size: windows per model call.
+      batch_size: windows per model call, at most; those with very many tokens come in smaller batches.
       progress: told the windows done and in all.
 
     Raises:
@@ -71,7 +71,7 @@ def evaluate_generative(
         for windows in person_chunks(dataset.source(split), run.spec, people[name], max_windows):
             profile = person_profiles(windows.values, windows.observed, windows.bins, windows.person, cohort)
             for pairs in task_pairs(windows, tasks, grid, seed, batch_size):
-                score_pairs(scores, run, windows, pairs, profile, cohort, batch_size)
+                score_pairs(scores, run, windows, pairs, profile, cohort)
             done[name] += len(windows.values)
             if progress:
                 progress(sum(done.values()), max(total, sum(done.values())))
@@ -96,13 +96,12 @@ def score_pairs(
     pairs: Pairs,
     profile: np.ndarray,
     cohort: np.ndarray,
-    batch_size: int,
 ) -> None:
     """Adds one batch of (window, task) pairs to `scores`."""
     objective = reconstructing(run)
     visible, cells = scored_cells(windows, pairs, objective.tokens)
     # The call returns at once; the baselines are made while the device reconstructs.
-    batch, hidden = model_batch(windows, pairs, visible, batch_size)
+    batch, hidden = model_batch(windows, pairs, visible)
     reconstructed = objective.reconstruct(run.params, batch, hidden)
     values, bins = windows.values[pairs.window], windows.bins[pairs.window]
     of_person = np.take_along_axis(profile[pairs.window], bins[:, :, None], axis=1)

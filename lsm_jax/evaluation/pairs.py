@@ -20,6 +20,9 @@ from lsm_jax.evaluation.tasks import Task, hidden_tokens
 from lsm_jax.masking.tokens import TokenGrid
 from lsm_jax.training.run import Run
 
+_RARE = 24
+_MOST_SCORES = 2**24  # of one head; 64 MiB in float32, times heads and what a layer keeps of them
+
 
 class Reconstructing(Protocol):
     """An objective that fills hidden tokens; see docs/architecture.md."""
@@ -70,11 +73,17 @@ class Windows:
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """A batch of b (window, task) pairs; `hidden` holds recorded tokens only, patches by channel groups."""
+    """A batch of b (window, task) pairs.
+
+    Attributes:
+      hidden: recorded tokens only, patches by channel groups.
+      rows: what the model's batch is padded to, so that one program serves all batches of a size.
+    """
 
     window: Int[np.ndarray, " b"]
     task: Int[np.ndarray, " b"]
     hidden: Bool[np.ndarray, "b p g"]
+    rows: int
 
 
 def person_chunks(
@@ -102,20 +111,41 @@ def person_chunks(
 def task_pairs(windows: Windows, tasks: Sequence[Task], grid: TokenGrid, seed: int, batch_size: int) -> Iterator[Pairs]:
     """Every pair of a window and a task that fits it, in batches of at most `batch_size`.
 
-    A batch holds one task and windows of like numbers of visible tokens: row lengths follow the fullest window of
-    a batch, so mixed batches would compute mostly padding.
+    A batch holds pairs of like numbers of visible and of hidden tokens, whatever their task: row lengths follow the
+    fullest pair of a batch and every length is compiled, so mixed batches would compute, and compile, for nothing.
     """
     recorded = recorded_tokens(windows.observed, grid)
+    by_size: dict[tuple[int, int], list[tuple[int, int, np.ndarray]]] = {}
     for number, task in enumerate(tasks):
-        drawn = (
-            (row, hidden_tokens(task, tokens, grid.patch_minutes, window_rng(seed, task, windows, row)))
-            for row, tokens in enumerate(recorded)
-        )
-        fitting = [(row, hidden) for row, hidden in drawn if hidden is not None]
-        fitting.sort(key=lambda pair: int((recorded[pair[0]] & ~pair[1]).sum()))
-        for first in range(0, len(fitting), batch_size):
-            rows, hidden = zip(*fitting[first : first + batch_size], strict=True)
-            yield Pairs(np.array(rows), np.full(len(rows), number), np.stack(hidden))
+        for row, tokens in enumerate(recorded):
+            hidden = hidden_tokens(task, tokens, grid.patch_minutes, window_rng(seed, task, windows, row))
+            if hidden is not None:
+                count = int(hidden.sum())
+                size = _size_class(int(tokens.sum()) - count), _size_class(count)
+                by_size.setdefault(size, []).append((row, number, hidden))
+    for (seen, asked), pairs in sorted(_without_rare(by_size).items()):
+        # Scores of all queries and keys are kept by plain attention: long rows come in smaller batches.
+        rows = max(1, min(batch_size, _MOST_SCORES // (seen * max(seen, asked))))
+        for first in range(0, len(pairs), rows):
+            chosen, numbers, hidden_of = zip(*pairs[first : first + rows], strict=True)
+            yield Pairs(np.array(chosen), np.array(numbers), np.stack(hidden_of), rows)
+
+
+def _size_class(tokens: int) -> int:
+    """Doubling from 256, as objectives round row lengths."""
+    return 256 << max((tokens - 1) // 256, 0).bit_length()
+
+
+def _without_rare(by_size: dict[tuple[int, int], list[Any]]) -> dict[tuple[int, int], list[Any]]:
+    """Moves the few pairs of a rare size to the next larger one there is: a batch or two do not pay for compiling."""
+    kept: dict[tuple[int, int], list[Any]] = {}
+    for size in sorted(by_size):
+        pairs = [*kept.get(size, []), *by_size[size]]
+        larger = [other for other in by_size if other > size and other[1] >= size[1]]
+        target = min(larger, key=lambda other: other[0] * max(other)) if larger and len(pairs) < _RARE else size
+        kept.pop(size, None)
+        kept[target] = [*kept.get(target, []), *pairs]
+    return kept
 
 
 def window_rng(seed: int, task: Task, windows: Windows, row: int) -> np.random.Generator:
@@ -145,9 +175,9 @@ def scored_cells(windows: Windows, pairs: Pairs, grid: TokenGrid) -> tuple[Bool[
 
 
 def model_batch(
-    windows: Windows, pairs: Pairs, visible: Bool[np.ndarray, "b t c"], size: int
+    windows: Windows, pairs: Pairs, visible: Bool[np.ndarray, "b t c"]
 ) -> tuple[dict[str, np.ndarray], Bool[np.ndarray, "s n"]]:
-    """The batch and the hidden tokens an objective reconstructs, padded to `size` rows.
+    """The batch and the hidden tokens an objective reconstructs, padded to `pairs.rows` rows.
 
     Hidden cells are zero in it: no mistake in a model can let it see what it is asked for.
     """
@@ -159,8 +189,8 @@ def model_batch(
         "weekday": windows.weekday[rows],
         "example": np.arange(len(rows), dtype=np.int32),
     }
-    padded = {key: _padded(array, size) for key, array in batch.items()}
-    return padded, _padded(pairs.hidden.reshape(len(rows), -1), size)
+    padded = {key: _padded(array, pairs.rows) for key, array in batch.items()}
+    return padded, _padded(pairs.hidden.reshape(len(rows), -1), pairs.rows)
 
 
 def stack_windows(

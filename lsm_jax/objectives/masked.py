@@ -143,8 +143,12 @@ class MaskedReconstruction:
         return cells, self.tokens.tokens_observed(cells.observed)
 
     def _longest(self, chosen: Bool[Array, "b n"]) -> int:
-        """A row length that holds the chosen tokens of every window."""
-        return _rounded(int(chosen.sum(axis=1).max()), self.tokens.size)
+        """A row length that holds the chosen tokens of every window: 256 doubled until it does.
+
+        Coarse on purpose: every length is a program of its own, and compiling one takes seconds.
+        """
+        longest = max(int(chosen.sum(axis=1).max()), 1)
+        return min(256 << max((longest - 1) // 256, 0).bit_length(), self.tokens.size)
 
     def _tokens_observed(self, observed: Bool[Array, "b t c"]) -> Bool[Array, "b n"]:
         return self.tokens.tokens_observed(self.tokens.cells(observed))
