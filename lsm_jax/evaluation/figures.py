@@ -54,7 +54,7 @@ def write_reconstructions(
         filled = sorted(_reconstructed(run, windows, seed, batch_size), key=lambda one: SHOWN_TASKS.index(one.task))
         if filled:
             paths.append(folder / f"reconstruction-{name}.png")
-            _draw(run, windows, filled, name).savefig(paths[-1], dpi=110, facecolor="white")
+            _draw(run, windows, filled, name).savefig(paths[-1], dpi=130, facecolor="white")
     return paths
 
 
@@ -126,7 +126,7 @@ def _reconstructed(run: Run, windows: Windows, seed: int, batch_size: int) -> It
 def _draw(run: Run, windows: Windows, filled: Sequence[_Filled], title: str) -> Figure:
     recorded = windows.observed[0].sum(axis=0)
     shown = [int(c) for c in np.argsort(-recorded, kind="stable")[:_MOST_CHANNELS] if recorded[c]]
-    figure = Figure(figsize=(4.2 * len(filled), 0.6 + 1.35 * len(shown)), layout="constrained")
+    figure = Figure(figsize=(3.3 * len(filled), 0.7 + 1.2 * len(shown)), layout="constrained")
     grid = figure.subplots(len(shown), len(filled), squeeze=False, sharex=True)
     figure.suptitle(f"{title}: one day of a person never trained on", fontsize=11, x=0.01, ha="left")
     for column, one in enumerate(filled):
@@ -134,13 +134,13 @@ def _draw(run: Run, windows: Windows, filled: Sequence[_Filled], title: str) -> 
             here = one.channel == number
             lines = {method: line[here] for method, line in one.lines.items()}
             _panel(grid[row, column], run, windows, number, one.step[here], lines)
-        grid[0, column].set_title(f"{one.task.name.replace('_', ' ')}, {one.task.setting}", fontsize=9)
-        grid[-1, column].set_xlabel("hour of the day", fontsize=8)
+        grid[0, column].set_title(f"{one.task.name.replace('_', ' ')}, {one.task.setting}", fontsize=10)
+        grid[-1, column].set_xlabel("hour of the day", fontsize=9)
     for row, number in enumerate(shown):
         kind = channel(run.spec.channels[number])
-        grid[row, 0].set_ylabel(f"{kind.name.replace('_', ' ')}\n({kind.unit})", fontsize=7)
+        grid[row, 0].set_ylabel(f"{kind.name.replace('_', ' ')}\n({kind.unit})", fontsize=8)
     handles, labels = grid[0, 0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="upper right", ncols=4, frameon=False, fontsize=8)
+    figure.legend(handles, labels, loc="upper right", ncols=4, frameon=False, fontsize=9)
     return figure
 
 
@@ -171,6 +171,6 @@ def _panel(
         curve[steps] = np.maximum(natural, 0) if name in CLIPPED_AT_ZERO else natural
         style = "--" if method == "linear" else "-"
         axes.plot(hours, curve, style, color=COLOURS[method], linewidth=1.1, label=method)
-    axes.tick_params(labelsize=7)
+    axes.tick_params(labelsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     axes.margins(x=0)

@@ -48,7 +48,7 @@ def card_of(run: Run, config: ConfigDict, tensors: Mapping[str, np.ndarray], wor
             }
             for column, name in enumerate(run.spec.channels)
         ],
-        "training_data": _training_data(run.config),
+        "training_data": _training_data(run),
         "training_metrics": _last_metrics(workdir, int(run.step)),
         "evaluation": _evaluation(workdir / "eval" / "generative.json"),
         "limits": _LIMITS,
@@ -62,8 +62,8 @@ def markdown(card: Mapping[str, Any]) -> str:
         f"# {card['objective']}, {card['model'].get('size', '')} ({card['parameters'] / 1e6:.2f}M parameters)",
         "",
         f"Trained for {card['step']} steps with {card['made_with']}. A window is {card['window_minutes']} minutes on",
-        f"{len(card['channels'])} channels; a token is {card['tokens']['patch_minutes']} minutes by "
-        f"{card['tokens']['patch_channels']} channels. Values go in as `(value - mean) / sd`.",
+        f"{len(card['channels'])} channels; a token is {card['tokens']['patch_minutes']} x "
+        f"{card['tokens']['patch_channels']} (minutes x channels). Values go in as `(value - mean) / sd`.",
         "",
         "## Use",
         "",
@@ -105,7 +105,7 @@ def markdown(card: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _training_data(config: ConfigDict) -> list[dict[str, Any]]:
+def _training_data(run: Run) -> list[dict[str, Any]]:
     """People and windows of the training splits; the names alone where the data sets have moved."""
     try:
         return [
@@ -113,12 +113,12 @@ def _training_data(config: ConfigDict) -> list[dict[str, Any]]:
                 "name": dataset.name,
                 "people": dataset.card["people_by_split"]["train"],
                 "windows": dataset.card["windows_by_split"]["train"],
-                "channels": list(dataset.channels),
+                "channels": [name for name in dataset.channels if name in run.spec.channels],
             }
-            for dataset in open_datasets(config.data)
+            for dataset in open_datasets(run.config.data)
         ]
     except (UserError, KeyError, TypeError):
-        return [{"name": Path(path).name} for path in config.data.paths]
+        return [{"name": Path(path).name} for path in run.config.data.paths]
 
 
 def _last_metrics(workdir: Path, step: int) -> dict[str, float]:

@@ -88,12 +88,13 @@ def _tiles(
     for task, setting in _TILES:
         row = (evaluation or {}).get("totals", {}).get((task, setting))
         if row:
-            interval = f"{row['ci95'][0]:+.0%} to {row['ci95'][1]:+.0%}, " if row["ci95"] else ""
+            ahead = row["improvement"] > 0
+            interval = f" ({100 * row['ci95'][0]:+.0f} to {100 * row['ci95'][1]:+.0f})" if row["ci95"] else ""
             yield {
                 "label": f"{_plain(task)}, {_plain(setting)}",
-                "value": f"{row['improvement']:+.0%}",
-                "tone": "good" if row["improvement"] > 0 else "bad",
-                "note": f"{interval}against {_plain(row['baseline'])}",
+                "value": f"{abs(row['improvement']):.0%} {'lower' if ahead else 'higher'}",
+                "tone": "good" if ahead else "bad",
+                "note": f"error than {_plain(row['baseline'])}{interval}",
             }
     seconds = sum(_last(metrics, "time", {}).values())
     if seconds:
@@ -165,7 +166,7 @@ def _rows(
 
 
 def _comparison(row: Mapping[str, Any], scale: float) -> dict[str, Any]:
-    interval = f" ({row['ci95'][0]:+.1%} to {row['ci95'][1]:+.1%})" if row["ci95"] else ""
+    interval = f" ({100 * row['ci95'][0]:+.1f} to {100 * row['ci95'][1]:+.1f})" if row["ci95"] else ""
     return {
         "task": _plain(row["task"]),
         "setting": _plain(row["setting"]),

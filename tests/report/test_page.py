@@ -95,7 +95,16 @@ def test_a_whole_run_on_one_page_that_fetches_nothing(workdir):
         if "svg" in address:
             picture = base64.b64decode(address.partition("base64,")[2]).decode()
             assert not re.search(r"(href|src)=\"(?!#)|url\((?!#)|@import", picture)
-    for expected in ("+42%", "0.580", "+42.0% (+32.0% to +52.0%)", "3.25", "heart rate", "random imputation", "80 %"):
+    for expected in (
+        "42% lower",
+        "error than linear (+32 to +52)",
+        "0.580",
+        "+42.0% (+32.0 to +52.0)",
+        "3.25",
+        "heart rate",
+        "random imputation",
+        "80 %",
+    ):
         assert expected in page.text, expected
     assert "reconstruction tiny" in text
     assert "step 88.9%" in text
