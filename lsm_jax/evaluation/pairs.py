@@ -10,6 +10,7 @@ from typing import Any, Protocol, cast
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from lsm_jax.data.codec import Record
 from lsm_jax.data.loader import Batch, WindowInfo, evaluation_batches
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.data.store import WindowSource
@@ -86,6 +87,25 @@ class Pairs:
     rows: int
 
 
+class ByPerson:
+    """A source's windows in order of participant and start, whatever order they are stored in."""
+
+    def __init__(self, source: WindowSource) -> None:
+        self._source = source
+        names = np.array(source.participants)
+        self._order = np.lexsort((source.start_seconds, names))
+        self.path, self.channels = source.path, source.channels
+        self.participants = names[self._order].tolist()
+        self.steps, self.start_seconds = source.steps[self._order], source.start_seconds[self._order]
+
+    def __len__(self) -> int:
+        return len(self._order)
+
+    def record(self, position: int) -> Record:
+        """The record at a position of this order."""
+        return self._source.record(int(self._order[position]))
+
+
 def person_chunks(
     source: WindowSource, spec: DataSpec, number: Mapping[str, int], limit: int | None, size: int = 256
 ) -> Iterator[Windows]:
@@ -93,13 +113,14 @@ def person_chunks(
 
     Args:
       number: of each participant.
-      limit: at most this many windows, spread evenly over the source.
+      limit: at most this many windows, spread evenly over the people.
     """
     held: Windows | None = None
-    for batch, infos in evaluation_batches(source, spec, size, limit):
-        read = stack_windows(batch, infos, source, number)
+    sorted_source = cast(WindowSource, ByPerson(source))
+    for batch, infos in evaluation_batches(sorted_source, spec, size, limit):
+        read = stack_windows(batch, infos, sorted_source, number)
         held = read if held is None else held.joined(read)
-        # Sources are in order of participant, so all but the last are complete.
+        # In order of participant all but the last are complete.
         complete = int(np.argmax(held.person == held.person[-1]))
         if complete:
             yield held.part(slice(0, complete))

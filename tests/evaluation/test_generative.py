@@ -9,7 +9,7 @@ from lsm_jax.errors import RunError, UserError
 from lsm_jax.evaluation.baselines import BASELINES
 from lsm_jax.evaluation.figures import learning_curve, write_reconstructions
 from lsm_jax.evaluation.generative import evaluate_generative, named
-from lsm_jax.evaluation.pairs import model_batch, person_chunks, scored_cells, task_pairs
+from lsm_jax.evaluation.pairs import ByPerson, model_batch, person_chunks, scored_cells, task_pairs
 from lsm_jax.evaluation.scores import METHODS
 from lsm_jax.evaluation.tasks import GENERATIVE_TASKS, Task
 
@@ -171,6 +171,28 @@ def test_people_stay_whole_whatever_the_stack(dataset, real_run):
     assert len(chunks) > 2
     seen = [{*chunk.person.tolist()} for chunk in chunks]
     assert sum(map(len, seen)) == len(set().union(*seen)) == len(number)
+
+
+def test_storage_order_changes_nothing(dataset, real_run):
+    class Shuffled(ByPerson):
+        """What a dataset written by Beam looks like: people in no order."""
+
+        def __init__(self, source):
+            super().__init__(source)
+            order = np.random.default_rng(0).permutation(len(source))
+            self._order = self._order[order]
+            self.participants = [self.participants[place] for place in order]
+            self.steps, self.start_seconds = self.steps[order], self.start_seconds[order]
+
+    source = dataset.source("train")
+    number = dict.fromkeys(source.participants, 0) | {source.participants[0]: 1}
+    stored, shuffled = (
+        list(person_chunks(one, real_run.spec, number, None, size=4)) for one in (source, Shuffled(source))
+    )
+    assert Shuffled(source).participants != source.participants
+    for one, other in zip(stored, shuffled, strict=True):
+        assert (one.values == other.values).all()
+        assert (one.identity == other.identity).all()
 
 
 def test_a_quick_look_takes_fewer(real_run, dataset):
