@@ -153,8 +153,8 @@ def task_pairs(windows: Windows, tasks: Sequence[Task], grid: TokenGrid, seed: i
 
 
 def _size_class(tokens: int) -> int:
-    """Doubling from 256, as objectives round row lengths."""
-    return 256 << max((tokens - 1) // 256, 0).bit_length()
+    """Doubling from 160, as the masked objective rounds row lengths."""
+    return 160 << ((tokens - 1) // 160).bit_length()
 
 
 def _without_rare(by_size: dict[tuple[int, int], list[Any]]) -> dict[tuple[int, int], list[Any]]:
