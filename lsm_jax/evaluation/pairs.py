@@ -208,7 +208,7 @@ def model_batch(
         "observed": windows.observed[rows],
         "start_minute": windows.start_minute[rows],
         "weekday": windows.weekday[rows],
-        "example": np.arange(len(rows), dtype=np.int32),
+        "example": (windows.identity[rows] % 2**31).astype(np.int32),
     }
     padded = {key: _padded(array, pairs.rows) for key, array in batch.items()}
     return padded, _padded(pairs.hidden.reshape(len(rows), -1), pairs.rows)
