@@ -105,17 +105,16 @@ _CHANNELS = (
 REGISTRY: Mapping[str, Channel] = MappingProxyType({channel.name: channel for channel in _CHANNELS})
 MINUTELY_26: tuple[str, ...] = tuple(channel.name for channel in _CHANNELS[:26])
 # 26 features + sleep stages (4) + SpO2 (3) + LF/HF: the published count; the HRV pick is our choice.
-SENSORFM_34: tuple[str, ...] = MINUTELY_26 + tuple(
-    [
-        "sleep_awake",
-        "sleep_light",
-        "sleep_deep",
-        "sleep_rem",
-        "spo2",
-        "spo2_confidence",
-        "spo2_coverage",
-        "hrv_lf_hf_ratio",
-    ]
+SENSORFM_34: tuple[str, ...] = (
+    *MINUTELY_26,
+    "sleep_awake",
+    "sleep_light",
+    "sleep_deep",
+    "sleep_rem",
+    "spo2",
+    "spo2_confidence",
+    "spo2_coverage",
+    "hrv_lf_hf_ratio",
 )
 # De-normalised predictions of these two are clipped at zero (SensorLM's released code).
 CLIPPED_AT_ZERO: tuple[str, ...] = ("steps", "sleep_coefficient")

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+_NEVER = -1e30  # a score whose exponential is exactly zero
+
 
 def reference(
     query: Float[Array, "r s h d"],
@@ -20,10 +22,13 @@ def reference(
     key = jnp.where((key_segments > 0)[:, :, None, None], key, 0)
     value = jnp.where((key_segments > 0)[:, :, None, None], value, 0)
     same = (query_segments[:, :, None] == key_segments[:, None, :]) & (query_segments > 0)[:, :, None]
-    scores = jnp.einsum("rshd,rthd->rhst", query, key, preferred_element_type=jnp.float32)
-    scores = jnp.where(same[:, None], scores * query.shape[-1] ** -0.5, -jnp.inf)
+    scale = query.shape[-1] ** -0.5
+    scores = jnp.einsum("rshd,rthd->rhst", query * scale, key, preferred_element_type=jnp.float32)
+    scores = scores + jnp.where(same, 0.0, _NEVER)[:, None]
     highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-    weights = jnp.exp(scores - jnp.where(jnp.isfinite(highest), highest, 0))
-    total = weights.sum(axis=-1, keepdims=True)
-    weights = (weights / jnp.where(total > 0, total, 1)).astype(value.dtype)
-    return jnp.einsum("rhst,rthd->rshd", weights, value)
+    # Where a query has no key every score is about `_NEVER`; held above it, all weights come out zero.
+    weights = jnp.exp(scores - jnp.maximum(highest, 0.5 * _NEVER))
+    total = weights.sum(axis=-1)
+    # Divided after the product: a pass over the output instead of one over all scores.
+    attended = jnp.einsum("rhst,rthd->rshd", weights.astype(value.dtype), value)
+    return attended / jnp.where(total > 0, total, 1).swapaxes(1, 2)[..., None].astype(value.dtype)

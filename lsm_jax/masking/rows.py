@@ -46,12 +46,19 @@ class Rows:
 
     def slots_of(self, other: Rows) -> Int[Array, "r q"]:
         """For each token of `other` rows over the same windows its slot here, S where it has none."""
+        return jnp.take_along_axis(self._slots(), other.token_index, axis=1)
+
+    def held(self, windows: int) -> Bool[Array, "b n"]:
+        """Which tokens of the `windows` windows are in these rows."""
+        return (self._slots()[:, :-1] < self.segment.shape[1]).reshape(windows, -1)
+
+    def _slots(self) -> Int[Array, "r places_and_one"]:
+        """The slot of each place, S where it has none; the last entry gathers the padding."""
         rows, capacity = self.token_index.shape
         place = jnp.where(self.segment > 0, self.token_index, self.places)
         empty = jnp.full((rows, self.places + 1), capacity, jnp.int32)
         slot = jnp.broadcast_to(jnp.arange(capacity, dtype=jnp.int32), place.shape)
-        slots = jax.vmap(lambda into, at, what: into.at[at].set(what))(empty, place, slot)
-        return jnp.take_along_axis(slots, other.token_index, axis=1)
+        return jax.vmap(lambda into, at, what: into.at[at].set(what))(empty, place, slot)
 
 
 def packed(key: PRNGKeyArray, chosen: Bool[Array, "b n"], windows_per_row: int, capacity: int) -> Rows:

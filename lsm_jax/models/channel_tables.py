@@ -15,7 +15,7 @@ from lsm_jax.channels import REGISTRY
 from lsm_jax.masking.tokens import TokenGrid
 
 # Room for channels added to the registry later, so that tables keep their shape in old checkpoints.
-TABLE_ROWS = 128
+TABLE_ROWS = 96
 PLACE = {name: place for place, name in enumerate(REGISTRY)}
 
 

@@ -11,6 +11,7 @@ from jaxtyping import Array, Bool, Float
 from lsm_jax.masking.rows import Rows
 from lsm_jax.masking.tokens import TokenGrid
 from lsm_jax.models.channel_tables import PLACE, TABLE_ROWS, ChannelScale, ChannelTable
+from lsm_jax.models.minutes import MinutePath
 from lsm_jax.models.neighbours import ANCHORS, Cells, Surroundings, feature_count, surroundings
 from lsm_jax.models.positions import harmonics
 
@@ -90,12 +91,15 @@ class Prediction(nnx.Module):
         self.correction = nnx.Linear(width, grid.cells_per_token, dtype="float32", kernel_init=small, rngs=rngs)
         self.blend = nnx.Linear(width, ANCHORS + 2, dtype="float32", kernel_init=small, rngs=rngs)
         self.climate = ChannelTable(2 * _CLIMATE_HARMONICS, nnx.initializers.zeros, rngs=rngs)
+        self.minutes = MinutePath(grid, width, dtype=dtype, rngs=rngs)
 
     def __call__(
         self,
         tokens: Float[Array, "r q d"],
         hidden: Float[Array, "r q width"],
         anchors: Float[Array, "r q a k"],
+        cells: Cells,
+        shown: Bool[Array, "b n"],
         decoded: Rows,
         group_one_hot: Float[Array, "r q g"],
     ) -> Float[Array, "r q k"]:
@@ -106,7 +110,8 @@ class Prediction(nnx.Module):
         blended = (
             jnp.einsum("rqa,rqak->rqk", weights[..., :ANCHORS], anchors) + weights[..., ANCHORS : ANCHORS + 1] * climate
         )
-        return blended + self.correction(joined)
+        minutes = self.minutes(cells, shown, decoded, joined, anchors, group_one_hot)
+        return blended + climate + self.correction(joined) + minutes
 
     def _climate(self, decoded: Rows, group_one_hot: Float[Array, "r q g"]) -> Float[Array, "r q 1"]:
         """The channel's mean course of the day."""

@@ -57,6 +57,11 @@ class ModelSettings:
             if value not in known:
                 raise UserError(f"model.{key}={value!r} is unknown.{nearest(value, known)} Known: {', '.join(known)}.")
 
+    @property
+    def implementations(self) -> dict[str, str]:
+        """What computes what, printed at start."""
+        return {"attention": self.attention, "decoder": self.decoder, "positions": self.positions, "dtype": self.dtype}
+
 
 class PatchEmbedding(nnx.Module):
     """One linear projection shared by all channels (LSM-2; SPEC section 3)."""
@@ -112,6 +117,11 @@ class Decoder(nnx.Module):
         if not cross:
             self.bridge = nnx.Linear(width, size.width, dtype=settings.dtype, rngs=rngs)
         if settings.context_reach:
+            if grid.patch_channels > 1:
+                raise UserError(
+                    f"model.context_reach={settings.context_reach} needs tokens of one channel, but "
+                    f"tokens.patch_channels={grid.patch_channels}: set model.context_reach=0."
+                )
             narrow = settings.context_width
             self.context = Context(grid, settings.context_reach, narrow, dtype=settings.dtype, rngs=rngs)
             self.context_query = nnx.Linear(narrow, size.width, dtype=settings.dtype, rngs=rngs)
@@ -128,28 +138,43 @@ class Decoder(nnx.Module):
         cells: Cells,
         shown: Bool[Array, "b n"],
         visible: Rows,
-        decoded: Rows,
+        stage: Rows | None,
+        targets: Rows,
     ) -> Float[Array, "r q k"]:
-        """Predictions at the tokens of `decoded`, whose rows hold the same windows as `visible`."""
-        queries = self.mask_token[...].astype(encoded.dtype) + self.positions(decoded.token_index % self.grid.size)
+        """Predictions at `targets`; a self-attending decoder works on all of `stage`, which holds them."""
+        queries = self.mask_token[...].astype(encoded.dtype) + self.positions(targets.token_index % self.grid.size)
         if not hasattr(self, "context"):
-            return self.head(self._attend(queries, encoded, visible, decoded))
-        group = jax.nn.one_hot(decoded.token_index % self.grid.groups, self.grid.groups, dtype=encoded.dtype)
-        hidden, anchors = self.context(cells, shown, decoded, group)
-        tokens = self._attend(queries + self.context_query(hidden), encoded, visible, decoded)
-        return self.prediction(tokens, hidden, anchors, decoded, group)
+            return self.head(self._attend(queries, encoded, visible, stage, targets))
+        group = jax.nn.one_hot(targets.token_index % self.grid.groups, self.grid.groups, dtype=encoded.dtype)
+        hidden, anchors = self.context(cells, shown, targets, group)
+        tokens = self._attend(queries + self.context_query(hidden), encoded, visible, stage, targets)
+        return self.prediction(tokens, hidden, anchors, cells, shown, targets, group)
 
     def _attend(
-        self, queries: Float[Array, "r q d"], encoded: Float[Array, "r s e"], visible: Rows, decoded: Rows
+        self,
+        queries: Float[Array, "r q d"],
+        encoded: Float[Array, "r s e"],
+        visible: Rows,
+        stage: Rows | None,
+        targets: Rows,
     ) -> Float[Array, "r q d"]:
-        """Queries look at the encoder's tokens, or stand among them where the decoder is self-attention."""
-        if self.kind == "cross":
-            return self.stack(queries, decoded.segment, (encoded, visible.segment))
-        slot = visible.slots_of(decoded)[:, :, None]
-        padded = jnp.pad(self.bridge(encoded), ((0, 0), (0, 1), (0, 0)))
-        shown = jnp.take_along_axis(padded, slot, axis=1) + self.positions(decoded.token_index % self.grid.size)
-        tokens = jnp.where(slot < visible.segment.shape[1], shown, queries)
-        return self.stack(tokens, decoded.segment)
+        """Queries look at the encoder's tokens, or stand among them on the stage."""
+        if stage is None:
+            return self.stack(queries, targets.segment, (encoded, visible.segment))
+        positions = self.positions(stage.token_index % self.grid.size)
+        asked = _moved(queries, targets, stage)
+        known = _moved(self.bridge(encoded), visible, stage)
+        bare = self.mask_token[...].astype(encoded.dtype) + positions
+        held = (visible.slots_of(stage) < visible.segment.shape[1])[:, :, None]
+        wanted = (targets.slots_of(stage) < targets.segment.shape[1])[:, :, None]
+        tokens = jnp.where(held, known + positions, jnp.where(wanted, asked, bare))
+        return _moved(self.stack(tokens, stage.segment), stage, targets)
+
+
+def _moved(tokens: Float[Array, "r s d"], source: Rows, to: Rows) -> Float[Array, "r q d"]:
+    """Tokens of `source` rows at their places in the rows `to`; zeros where `source` does not hold one."""
+    padded = jnp.pad(tokens, ((0, 0), (0, 1), (0, 0)))
+    return jnp.take_along_axis(padded, source.slots_of(to)[:, :, None], axis=1)
 
 
 class MaskedAutoencoder(nnx.Module):
@@ -159,6 +184,8 @@ class MaskedAutoencoder(nnx.Module):
         self.encoder = Encoder(grid, settings, rngs=rngs)
         self.decoder = Decoder(grid, settings, rngs=rngs)
 
-    def __call__(self, cells: Cells, shown: Bool[Array, "b n"], visible: Rows, decoded: Rows) -> Float[Array, "r q k"]:
-        """Predicted cells at the tokens of `decoded`, from the `shown` tokens, which `visible` holds, alone."""
-        return self.decoder(self.encoder(cells, visible), cells, shown, visible, decoded)
+    def __call__(
+        self, cells: Cells, shown: Bool[Array, "b n"], visible: Rows, stage: Rows | None, targets: Rows
+    ) -> Float[Array, "r q k"]:
+        """Predicted cells of `targets`, from the `shown` tokens, which `visible` holds, alone."""
+        return self.decoder(self.encoder(cells, visible), cells, shown, visible, stage, targets)

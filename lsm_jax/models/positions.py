@@ -67,9 +67,9 @@ class Positions(nnx.Module):
         if self.kind == "sincos":
             half = self.width // 2
             place = group_shares(grid, PLACE, TABLE_ROWS) @ np.arange(TABLE_ROWS, dtype=np.float32)
-            by_group = np.pad(sincos(place, half), ((0, 0), (0, self.width - half)))
-            by_patch = np.pad(sincos(patch, self.width - half), ((0, 0), (half, 0)))
-            return jnp.asarray(by_group), jnp.asarray(by_patch)
+            channels = np.pad(sincos(place, half), ((0, 0), (0, self.width - half)))
+            patches = np.pad(sincos(patch, self.width - half), ((0, 0), (half, 0)))
+            return jnp.asarray(channels), jnp.asarray(patches)
         families = {name: _SENSORS.index(REGISTRY[name].sensor) for name in grid.channels}
         by_group = self.channel(grid) + jnp.asarray(group_shares(grid, families, _SENSOR_ROWS)) @ self.sensor[...]
         minute = (patch + 0.5) * grid.patch_minutes

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError, nearest
+from lsm_jax.masking.tokens import TokenGrid
 from lsm_jax.objectives.masked import MaskedReconstruction
 
 Params = Mapping[str, Any]
@@ -28,6 +29,28 @@ class Objective(Protocol):
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Loss over the global batch, and metrics (see docs/architecture.md)."""
         ...
+
+
+@runtime_checkable
+class MaskedObjective(Objective, Protocol):
+    """What evaluation, embedding and export ask of LSM-1 and LSM-2 beyond training."""
+
+    tokens: TokenGrid
+
+    def reconstruct(self, params: Params, batch: Batch, hidden: Bool[Array, "b n"]) -> Float[Array, "b t c"]:
+        """Predictions (z-scored) at every cell of `hidden` tokens, the input elsewhere."""
+        ...
+
+    def embed(self, params: Params, batch: Batch) -> Float[Array, "b d"]:
+        """The mean of the encoder's output over observed tokens."""
+        ...
+
+
+def masked(objective: Objective) -> MaskedObjective:
+    """The objective, if it can reconstruct and embed windows; UserError otherwise."""
+    if not isinstance(objective, MaskedObjective):
+        raise UserError(f"the objective {type(objective).__name__} does not reconstruct windows; use a run of LSM-2.")
+    return objective
 
 
 OBJECTIVES: Mapping[str, Callable[[ConfigDict, DataSpec], Objective]] = {

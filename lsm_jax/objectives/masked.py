@@ -42,6 +42,7 @@ class RowSettings:
       windows_per_row: windows packed side by side.
       capacity, targets: slots of a row for visible and for decoded tokens.
       dropped: D of `fixed_drop`, in tokens.
+      inference: the most visible tokens of a window the encoder reads after training; 0: all.
     """
 
     layout: str
@@ -49,6 +50,7 @@ class RowSettings:
     capacity: int
     targets: int
     dropped: int
+    inference: int = 0
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
@@ -74,6 +76,7 @@ class MaskedReconstruction:
 
     def __init__(self, tokens: TokenGrid, mixture: Mixture, rows: RowSettings, settings: ModelSettings) -> None:
         self.tokens, self.mixture, self.rows, self.settings = tokens, mixture, rows, settings
+        self.implementations = settings.implementations
         self._graph = nnx.graphdef(nnx.eval_shape(functools.partial(self._model, jax.random.key(0))))
 
     @classmethod
@@ -101,37 +104,44 @@ class MaskedReconstruction:
         loss and its gradient are zero.
         """
         cells, observed = self._cells(batch)
+        if observed.shape[0] % self.rows.windows_per_row:
+            raise UserError(
+                f"{observed.shape[0]} windows do not fill rows of rows.windows_per_row={self.rows.windows_per_row}: "
+                "make train.batch_size / train.accumulate a multiple of it."
+            )
         keys = jax.vmap(functools.partial(jax.random.fold_in, rng))(batch["example"])
         hidden = jax.vmap(lambda key, seen: artificial_mask(key, seen, self.tokens, self.mixture))(keys, observed)
         shown, targets = observed & ~hidden, observed & hidden
-        visible_key, decoded_key = jax.random.split(rng)
+        visible_key, asked_key = jax.random.split(rng)
         visible = self.rows.visible(visible_key, shown)
-        decoded = self._decoded(decoded_key, observed, targets, self.rows.windows_per_row, self.rows.targets)
-        predicted = nnx.merge(self._graph, nnx.State(params))(cells, shown, visible, decoded)
-        scored = (decoded.segment > 0) & decoded.take(targets)
-        weight = (decoded.take(cells.observed) & scored[:, :, None]).astype(jnp.float32)
-        errors = jnp.square(predicted.astype(jnp.float32) - decoded.take(cells.values)) * weight
+        asked = rows_of.packed(asked_key, targets, self.rows.windows_per_row, self.rows.targets)
+        stage = self._stage(visible, asked, observed.shape[0])
+        predicted = nnx.merge(self._graph, nnx.State(params))(cells, shown, visible, stage, asked)
+        weight = (asked.take(cells.observed) & (asked.segment > 0)[:, :, None]).astype(jnp.float32)
+        errors = jnp.square(predicted.astype(jnp.float32) - asked.take(cells.values)) * weight
         loss = errors.sum() / jnp.maximum(weight.sum(), 1.0)
-        return loss, self._metrics(observed, targets, visible, decoded, scored)
+        metrics = self._metrics(observed, visible, stage, asked)
+        # Micro-batches and validation batches are averaged by the cells they scored.
+        return loss, {**metrics, "loss_weight": weight.sum()}
 
     def reconstruct(
         self, params: Mapping[str, Any], batch: Mapping[str, Array], hidden: Bool[Array, "b n"]
     ) -> Float[Array, "b t c"]:
         """Predictions (z-scored) at every cell of `hidden` tokens, the input elsewhere.
 
-        The model sees the recorded tokens that are not hidden, all of them: row lengths follow the batch,
-        rounded up so that few programs are compiled. Not to be traced itself.
+        The model sees the recorded tokens that are not hidden; the encoder reads all of them, or as many as
+        `rows.inference` allows, drawn at random but always the same. Row lengths follow the batch, rounded
+        up so that few programs are compiled. Not to be traced itself.
         """
         observed = self._tokens_observed(jnp.asarray(batch["observed"]))
         hidden = jnp.asarray(hidden)
-        decoded = (observed | hidden) if self.settings.decoder == "observed" else hidden
-        capacities = self._longest(observed & ~hidden), self._longest(decoded)
+        capacities = self._read(observed & ~hidden), self._longest(hidden)
         return self._reconstruct(*capacities, params, batch["values"], batch["observed"], hidden)
 
     def embed(self, params: Mapping[str, Any], batch: Mapping[str, Array]) -> Float[Array, "b d"]:
         """The mean of the encoder's output over observed tokens; zeros for a window without any."""
         observed = self._tokens_observed(jnp.asarray(batch["observed"]))
-        return self._embed(self._longest(observed), params, batch["values"], batch["observed"])
+        return self._embed(self._read(observed), params, batch["values"], batch["observed"])
 
     def _model(self, rng: PRNGKeyArray) -> MaskedAutoencoder:
         return MaskedAutoencoder(self.tokens, self.settings, rngs=nnx.Rngs(rng))
@@ -142,48 +152,46 @@ class MaskedReconstruction:
         cells = Cells(self.tokens.cells(values), self.tokens.cells(batch["observed"]))
         return cells, self.tokens.tokens_observed(cells.observed)
 
-    def _longest(self, chosen: Bool[Array, "b n"]) -> int:
-        """A row length that holds the chosen tokens of every window: 256 doubled until it does.
+    def _read(self, visible: Bool[Array, "b n"]) -> int:
+        """The encoder's row length after training: every visible token, unless the settings say fewer."""
+        return min(self._longest(visible), self.rows.inference or self.tokens.size)
 
-        Coarse on purpose: every length is a program of its own, and compiling one takes seconds.
+    def _longest(self, chosen: Bool[Array, "b n"]) -> int:
+        """A row length that holds the chosen tokens of every window: 160 doubled until it does.
+
+        Coarse on purpose: every length is a program of its own, and compiling one takes seconds. From 160 on,
+        because one, two, four, ... channels recorded all day are 144, 288, 576, ... tokens of ten minutes.
         """
         longest = max(int(chosen.sum(axis=1).max()), 1)
-        return min(256 << max((longest - 1) // 256, 0).bit_length(), self.tokens.size)
+        return min(160 << ((longest - 1) // 160).bit_length(), self.tokens.size)
 
     def _tokens_observed(self, observed: Bool[Array, "b t c"]) -> Bool[Array, "b n"]:
         return self.tokens.tokens_observed(self.tokens.cells(observed))
 
-    def _decoded(
-        self,
-        key: PRNGKeyArray,
-        observed: Bool[Array, "b n"],
-        targets: Bool[Array, "b n"],
-        windows_per_row: int,
-        capacity: int,
-    ) -> Rows:
-        """The decoder's rows: every position, recorded ones and targets, or the targets alone."""
+    def _stage(self, visible: Rows, asked: Rows, windows: int) -> Rows | None:
+        """What a self-attending decoder works on: every position, or the tokens seen and asked for."""
+        if self.settings.decoder == "cross":
+            return None
         if self.settings.decoder == "all":
-            return rows_of.packed(key, jnp.ones_like(observed), windows_per_row, windows_per_row * self.tokens.size)
-        chosen = observed | targets if self.settings.decoder == "observed" else targets
-        return rows_of.packed(key, chosen, windows_per_row, capacity)
+            chosen, capacity = jnp.ones((windows, self.tokens.size), bool), visible.places
+        else:
+            chosen = visible.held(windows) | asked.held(windows)
+            capacity = visible.segment.shape[1] + asked.segment.shape[1]
+        # A stage leaves nothing out, so the key draws nothing.
+        return rows_of.packed(jax.random.key(0), chosen, windows // visible.segment.shape[0], capacity)
 
     def _metrics(
-        self,
-        observed: Bool[Array, "b n"],
-        targets: Bool[Array, "b n"],
-        visible: Rows,
-        decoded: Rows,
-        scored: Bool[Array, "r q"],
+        self, observed: Bool[Array, "b n"], visible: Rows, stage: Rows | None, asked: Rows
     ) -> dict[str, Float[Array, ""]]:
         total = lambda tokens: tokens.sum().astype(jnp.float32)  # noqa: E731
         return {
             "tokens_observed": total(observed),
             "tokens_visible": total(visible.segment > 0),
             "tokens_visible_left_out": total(visible.left_out),
-            "tokens_targets": total(scored),
-            "tokens_targets_left_out": total(targets) - total(scored),
+            "tokens_targets": total(asked.segment > 0),
+            "tokens_targets_left_out": total(asked.left_out),
             "row_fill": total(visible.segment > 0) / visible.segment.size,
-            "useful_flops": self._useful_flops(visible, decoded),
+            "useful_flops": self._useful_flops(visible, asked if stage is None else stage),
         }
 
     def _useful_flops(self, visible: Rows, decoded: Rows) -> Float[Array, ""]:
@@ -204,19 +212,20 @@ class MaskedReconstruction:
     def _reconstruct(
         self,
         capacity: int,
-        decoded_capacity: int,
+        asked_capacity: int,
         params: Mapping[str, Any],
         values: Float[Array, "b t c"],
         observed_cells: Bool[Array, "b t c"],
         hidden: Bool[Array, "b n"],
     ) -> Float[Array, "b t c"]:
         cells, observed = self._cells({"values": values, "observed": observed_cells})
-        key = jax.random.key(0)  # nothing is left out, so nothing is drawn
+        key = jax.random.key(0)
         shown = observed & ~hidden
         visible = rows_of.packed(key, shown, 1, capacity)
-        decoded = self._decoded(key, observed, hidden, 1, decoded_capacity)
-        predicted = nnx.merge(self._graph, nnx.State(params))(cells, shown, visible, decoded)
-        slots = decoded.slots_of(rows_of.dense(hidden))
+        asked = rows_of.packed(key, hidden, 1, asked_capacity)
+        stage = self._stage(visible, asked, observed.shape[0])
+        predicted = nnx.merge(self._graph, nnx.State(params))(cells, shown, visible, stage, asked)
+        slots = asked.slots_of(rows_of.dense(hidden))
         spread = jnp.take_along_axis(jnp.pad(predicted, ((0, 0), (0, 1), (0, 0))), slots[:, :, None], axis=1)
         return self.tokens.windows(jnp.where(hidden[:, :, None], spread, cells.values))
 
@@ -251,6 +260,7 @@ def _row_settings(config: ConfigDict, grid: TokenGrid, mixture: Mixture, spec: D
         capacity=_rounded(config.capacity or visible, limit),
         targets=_rounded(config.targets or targets, limit),
         dropped=int(config.dropped_share * grid.size),
+        inference=config.inference,
     )
 
 

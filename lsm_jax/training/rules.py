@@ -30,6 +30,7 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"feed_forward/contract/kernel", "hidden -> embed"),
     (r"(rows|sensor|time)", "rows embed"),  # tables
     (r"beside", "rows cells embed"),
+    (r"across", "rows rows cells"),
     (r"kernel", "embed -> width"),  # every other matrix
     (r"mask_token", "*"),
     (r"(bias|scale)", "*"),

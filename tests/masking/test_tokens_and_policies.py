@@ -1,0 +1,118 @@
+"""Tokens and masks: exact counts, nothing unrecorded hidden, one key one mask."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lsm_jax.channels import MINUTELY_26
+from lsm_jax.errors import UserError
+from lsm_jax.masking.policies import POLICIES, Mixture, artificial_mask, exact_share
+from lsm_jax.masking.tokens import TokenGrid
+
+GRID = TokenGrid(MINUTELY_26[:5], window_minutes=120)
+seeds = st.integers(0, 2**31 - 1)
+
+
+def recorded(seed: int, share: float, grid: TokenGrid = GRID) -> jnp.ndarray:
+    return jnp.asarray(np.random.default_rng(seed).random(grid.size) < share)
+
+
+@given(seeds, st.sampled_from([1, 2, 5]), st.sampled_from([1, 4, 7]))
+def test_cells_and_windows_are_inverse(seed, patch_channels, channels):
+    grid = TokenGrid(MINUTELY_26[:channels], window_minutes=60, patch_channels=patch_channels)
+    values = np.random.default_rng(seed).normal(size=(2, 60, channels)).astype(np.float32)
+    cells = grid.cells(jnp.asarray(values))
+    assert cells.shape == (2, grid.size, grid.cells_per_token)
+    np.testing.assert_array_equal(grid.windows(cells), values)
+
+
+def test_a_token_holds_its_patch_and_channel():
+    values = np.arange(120 * 5, dtype=np.float32).reshape(1, 120, 5)
+    cells = np.asarray(GRID.cells(jnp.asarray(values)))
+    np.testing.assert_array_equal(cells[0, 3 * GRID.groups + 2], values[0, 30:40, 2])
+
+
+@pytest.mark.parametrize(
+    ("partial", "expected"), [("any", [0, 1, 1, 1]), ("half", [0, 0, 1, 1]), ("all", [0, 0, 0, 1])]
+)
+def test_partly_observed_patches_follow_the_rule(partial, expected):
+    grid = TokenGrid(MINUTELY_26[:1], window_minutes=40, partial=partial)
+    observed = np.zeros((1, 4, 10), bool)
+    for token, count in enumerate((0, 4, 5, 10)):
+        observed[0, token, :count] = True
+    np.testing.assert_array_equal(grid.tokens_observed(jnp.asarray(observed))[0], np.array(expected, bool))
+
+
+def test_the_padding_of_the_last_group_does_not_count_against_it():
+    grid = TokenGrid(MINUTELY_26[:3], window_minutes=10, patch_channels=2, partial="all")
+    observed = grid.cells(jnp.ones((1, 10, 3), bool))
+    assert bool(grid.tokens_observed(observed).all())
+
+
+@given(seeds, st.floats(0, 1), st.floats(0, 1))
+def test_exact_share_is_exact(seed, density, share):
+    eligible = recorded(seed, density)
+    hidden = exact_share(jax.random.key(seed), eligible, share)
+    assert int(hidden.sum()) == int(jnp.round(share * eligible.sum()))
+    assert not bool((hidden & ~eligible).any())
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@given(seed=seeds, density=st.sampled_from([0.0, 0.02, 0.5, 1.0]))
+def test_every_policy_is_a_pure_function_with_the_counts_it_promises(name, seed, density):
+    observed = recorded(seed, density).reshape(GRID.patches, GRID.groups)
+    hidden = POLICIES[name](jax.random.key(seed), observed, 0.5)
+    np.testing.assert_array_equal(hidden, POLICIES[name](jax.random.key(seed), observed, 0.5))
+    units = {"random": observed.sum(), "time": observed.any(1).sum(), "sensor": observed.any(0).sum()}
+    counts = {"random": hidden.sum(), "time": hidden.all(1).sum(), "sensor": hidden.all(0).sum()}
+    if name in units and (name != "sensor" or units["sensor"] > 1):
+        assert int(counts[name]) == int(jnp.round(0.5 * units[name]))
+    if name in ("gap", "forecast"):
+        times = np.flatnonzero(np.asarray(hidden.all(1)))
+        assert np.array_equal(np.asarray(hidden.any(1)), np.asarray(hidden.all(1)))
+        assert times.size == 0 or times[-1] - times[0] + 1 == times.size
+
+
+@given(seed=seeds)
+def test_a_lone_channel_is_never_hidden_whole(seed):
+    observed = jnp.zeros((GRID.patches, GRID.groups), bool).at[:, 2].set(True)
+    hidden = POLICIES["sensor"](jax.random.key(seed), observed, 0.5)
+    assert 0 < int((hidden & observed).sum()) < GRID.patches
+
+
+@given(seed=seeds)
+def test_the_grid_pool_hides_the_papers_counts_whatever_was_recorded(seed):
+    mixture = Mixture((("random", 0.8, 1.0),), pool="grid")
+    hidden = artificial_mask(jax.random.key(seed), recorded(seed, 0.3), GRID, mixture)
+    assert int(hidden.sum()) == round(0.8 * GRID.size)
+
+
+def test_policies_are_drawn_by_weight():
+    mixture = Mixture((("random", 1.0, 1.0), ("time", 0.5, 0.0)))
+    observed = jnp.ones(GRID.size, bool)
+    for seed in range(5):
+        assert bool(artificial_mask(jax.random.key(seed), observed, GRID, mixture).all())
+
+
+@pytest.mark.parametrize(
+    ("policies", "pool", "word"),
+    [
+        ((("radnom", 0.5, 1.0),), "observed", "random"),
+        ((("random", 1.5, 1.0),), "observed", "share"),
+        ((("random", 0.5, 0.0),), "observed", "nothing"),
+        ((("random", 0.5, 1.0),), "all", "pool"),
+    ],
+)
+def test_bad_mixtures_are_refused_by_name(policies, pool, word):
+    with pytest.raises(UserError, match=word):
+        Mixture(policies, pool)
+
+
+def test_bad_grids_are_refused():
+    with pytest.raises(UserError, match="multiple"):
+        TokenGrid(MINUTELY_26, window_minutes=1441)
+    with pytest.raises(UserError, match="half"):
+        TokenGrid(MINUTELY_26, partial="halff")

@@ -1,0 +1,210 @@
+"""AIM in three layouts, invariance to what was not recorded, and finite gradients everywhere."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+
+from lsm_jax.channels import MINUTELY_26
+from lsm_jax.data.spec import DataSpec
+from lsm_jax.errors import UserError
+from lsm_jax.masking.policies import POLICIES
+from lsm_jax.models import sizes
+from lsm_jax.models.sizes import ModelSize, StackSize
+from lsm_jax.objectives import build
+from lsm_jax.objectives.defaults import learning_defaults
+
+CHANNELS, MINUTES, WINDOWS = 4, 120, 4
+ROOMY = {"rows.capacity": 64, "rows.targets": 64}
+
+
+@pytest.fixture(autouse=True)
+def _smallest(monkeypatch):
+    smallest = ModelSize(StackSize(2, 16, 2, 32), StackSize(1, 16, 2, 32))
+    monkeypatch.setattr(sizes, "SIZES", {**sizes.SIZES, "tiny": smallest})
+
+
+def objective(**changes):
+    config = ConfigDict(learning_defaults())
+    config.model.context_width = 16
+    config.update_from_flattened_dict(ROOMY | {key.replace("__", "."): value for key, value in changes.items()})
+    spec = DataSpec(
+        channels=MINUTELY_26[:CHANNELS],
+        mean=np.zeros(CHANNELS, np.float32),
+        sd=np.ones(CHANNELS, np.float32),
+        window_minutes=MINUTES,
+        observed_share=np.full(CHANNELS, 0.5, np.float32),
+    )
+    return build(config, spec)
+
+
+def batch(seed=0, density=0.5):
+    generator = np.random.default_rng(seed)
+    blocks = generator.random((WINDOWS, MINUTES // 10, CHANNELS)) < density
+    observed = np.repeat(blocks, 10, axis=1) & (generator.random((WINDOWS, MINUTES, CHANNELS)) < 0.9)
+    values = np.where(observed, generator.normal(size=observed.shape), 0).astype(np.float32)
+    return {"values": values, "observed": observed, "example": np.arange(WINDOWS, dtype=np.int32)}
+
+
+@functools.cache
+def learner(**changes):
+    made = objective(**changes)
+    return made, jax.jit(jax.value_and_grad(made.loss, has_aux=True))
+
+
+def trained_looking(made):
+    """Parameters away from their initial zeros, so that every path carries a signal."""
+    params = made.init(jax.random.key(0))
+    leaves, tree = jax.tree.flatten(params)
+    keys = jax.random.split(jax.random.key(1), len(leaves))
+    return tree.unflatten(
+        [leaf + 0.05 * jax.random.normal(key, leaf.shape) for leaf, key in zip(leaves, keys, strict=True)]
+    )
+
+
+def close(first, second):
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5, atol=1e-5), first, second)
+
+
+PACKED = ("packed", 1)
+# Compiled programs are what these tests cost, so each combination is chosen to hold something of its own.
+LAYOUTS = {
+    "cross": (PACKED, ("packed", 2), ("dense", 1), ("fixed_drop", 1)),
+    "observed": (PACKED, ("dense", 1)),
+    "all": (PACKED, ("fixed_drop", 1)),
+}
+
+
+def laid_out(decoder, layout=PACKED):
+    # The share over the whole grid masks at least half of the tokens, as the fixed D = 50 % needs.
+    return learner(
+        model__decoder=decoder, masking__pool="grid", rows__layout=layout[0], rows__windows_per_row=layout[1]
+    )
+
+
+@pytest.mark.parametrize("decoder", LAYOUTS)
+def test_rows_equal_dense_aim_equal_fixed_drop(decoder):
+    """SPEC section 3: leaving masked tokens out changes neither outputs, loss nor gradients."""
+    results = []
+    for layout in LAYOUTS[decoder]:
+        made, step = laid_out(decoder, layout)
+        (loss, metrics), gradient = step(trained_looking(made), batch(), jax.random.key(5))
+        assert float(metrics["tokens_visible_left_out"]) == float(metrics["tokens_targets_left_out"]) == 0
+        results.append((loss, gradient))
+    for other in results[1:]:
+        close(results[0], other)
+
+
+@pytest.mark.parametrize("changes", [{}, {"model__decoder": "all", "model__context_reach": 0}])
+@pytest.mark.parametrize("garbage", [np.nan, np.inf, 1e30])
+def test_what_was_not_recorded_is_never_looked_at(changes, garbage):
+    made, step = learner(**changes)
+    params, clean = trained_looking(made), batch()
+    dirty = clean | {"values": np.where(clean["observed"], clean["values"], garbage).astype(np.float32)}
+    for first, second in zip(
+        jax.tree.leaves(step(params, clean, jax.random.key(0))),
+        jax.tree.leaves(step(params, dirty, jax.random.key(0))),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(first, second)
+    np.testing.assert_array_equal(made.embed(params, clean), made.embed(params, dirty))
+
+
+def test_hidden_tokens_are_never_looked_at():
+    """Predictions, context path included, depend on visible tokens alone."""
+    made, _ = learner()
+    params, data = trained_looking(made), batch()
+    hidden = np.random.default_rng(4).random((WINDOWS, made.tokens.size)) < 0.5
+    covered = (
+        np.asarray(made.tokens.windows(jnp.repeat(jnp.asarray(hidden)[:, :, None], 10, 2).astype(jnp.float32))) > 0
+    )
+    other = data | {"values": np.where(covered, data["values"] + 7, data["values"])}
+    first, second = (np.asarray(made.reconstruct(params, each, hidden)) for each in (data, other))
+    np.testing.assert_array_equal(first[covered], second[covered])
+    assert np.isfinite(first).all()
+    np.testing.assert_array_equal(first[~covered], np.where(data["observed"], data["values"], 0)[~covered])
+
+
+@pytest.mark.parametrize("decoder", ["all", "observed", "cross"])
+def test_windows_without_a_recorded_cell_give_a_finite_loss_and_no_gradient(decoder):
+    made, step = laid_out(decoder)
+    (loss, _), gradient = step(trained_looking(made), batch(density=0.0), jax.random.key(0))
+    assert float(loss) == 0.0
+    assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_gradients_are_finite_under_every_policy():
+    made, step = learner(masking__policies=tuple((policy, 0.5, 1.0) for policy in POLICIES))
+    params = trained_looking(made)
+    for density in (0.02, 0.5, 1.0):
+        for seed in range(5):
+            (loss, _), gradient = step(params, batch(density=density), jax.random.key(seed))
+            assert np.isfinite(loss)
+            assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
+
+
+def test_masks_follow_the_example_not_its_place_in_the_batch():
+    made, step = learner()
+    params, data = trained_looking(made), batch()
+    order = np.array([2, 0, 3, 1])
+    moved = {key: value[order] for key, value in data.items()}
+    (first, _), _ = step(params, data, jax.random.key(0))
+    (second, _), _ = step(params, moved, jax.random.key(0))
+    np.testing.assert_allclose(first, second, rtol=1e-5)
+
+
+def test_left_out_tokens_are_counted():
+    made = objective(rows__capacity=64, rows__targets=64, rows__windows_per_row=4)
+    _, metrics = jax.jit(made.loss)(trained_looking(made), batch(density=1.0), jax.random.key(0))
+    observed = 4 * CHANNELS * MINUTES / 10
+    seen = metrics["tokens_visible"] + metrics["tokens_visible_left_out"]
+    asked = metrics["tokens_targets"] + metrics["tokens_targets_left_out"]
+    assert float(metrics["tokens_visible_left_out"] + metrics["tokens_targets_left_out"]) > 0
+    assert float(seen + asked) == float(metrics["tokens_observed"]) == observed
+
+
+def test_an_untrained_model_with_context_interpolates():
+    """The blend starts from the line between neighbours: better than the mean on a slow signal."""
+    made = objective()
+    minute = np.arange(MINUTES, dtype=np.float32)
+    values = np.tile(np.sin(minute / 40)[None, :, None], (WINDOWS, 1, CHANNELS)).astype(np.float32)
+    data = batch() | {"values": values, "observed": np.ones_like(values, bool)}
+    hidden = np.zeros((WINDOWS, made.tokens.patches, CHANNELS), bool)
+    hidden[:, 5] = True
+    predicted = np.asarray(made.reconstruct(made.init(jax.random.key(0)), data, hidden.reshape(WINDOWS, -1)))
+    error = np.square(predicted - values)[:, 50:60].mean()
+    assert error < np.square(values)[:, 50:60].mean()
+
+
+def test_embeddings_are_means_over_observed_tokens_of_each_window_alone():
+    made, _ = learner()
+    params, data = trained_looking(made), batch()
+    together = np.asarray(made.embed(params, data))
+    alone = np.asarray(made.embed(params, {key: value[1:2] for key, value in data.items()}))
+    np.testing.assert_allclose(together[1:2], alone, rtol=1e-5, atol=1e-5)
+    empty = data | {"observed": np.zeros_like(data["observed"])}
+    assert (np.asarray(made.embed(params, empty)) == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "word"),
+    [
+        ("model__decoder", "al", "all"),
+        ("model__size", "bsae", "base"),
+        ("model__positions", "sincoss", "sincos"),
+        ("model__remat", "ful", "full"),
+        ("rows__layout", "pakced", "packed"),
+        ("objective__name", "masked", "masked_reconstruction"),
+    ],
+)
+def test_names_that_do_not_exist_are_refused_with_the_nearest(key, value, word):
+    with pytest.raises(UserError, match=word):
+        objective(**{key: value})
+
+
+def test_layouts_of_the_paper_hold_one_window_to_a_row():
+    with pytest.raises(UserError, match="windows_per_row"):
+        objective(rows__layout="dense", rows__windows_per_row=2)
