@@ -39,6 +39,14 @@ def get_config(variant: str = "") -> ConfigDict:
 def _laptop(config: ConfigDict) -> None:
     """The recipe found on two cores (docs/lsm2.md): one window to a row, short rows, a high learning rate."""
     config.model.size = "tiny"
+    # AIM's three never end a window early or leave one long hole, as forecasts and real gaps do.
+    config.masking.policies = (
+        ("random", 0.8, 1.0),
+        ("time", 0.5, 1.0),
+        ("sensor", 0.5, 1.0),
+        ("gap", 0.25, 0.7),
+        ("forecast", 0.25, 0.7),
+    )
     config.optimizer.learning_rate = 2e-3
     config.optimizer.betas = (0.9, 0.99)
     config.train.batch_size = 32

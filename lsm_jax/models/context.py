@@ -19,7 +19,7 @@ _CLIMATE_HARMONICS = 8
 
 
 class Context(nnx.Module):
-    """Features of decoded tokens from the visible tokens around them.
+    """Features of targets tokens from the visible tokens around them.
 
     Two things go in: the token's surroundings in its own channel (`neighbours.surroundings`) and every
     visible patch at the same time, whatever its channel.
@@ -37,13 +37,13 @@ class Context(nnx.Module):
         self.mix_scale = ChannelScale(width, rngs=rngs)
 
     def __call__(
-        self, cells: Cells, shown: Bool[Array, "b n"], decoded: Rows, group_one_hot: Float[Array, "r q g"]
+        self, cells: Cells, shown: Bool[Array, "b n"], targets: Rows, group_one_hot: Float[Array, "r q g"]
     ) -> tuple[Float[Array, "r q width"], Float[Array, "r q a k"]]:
-        """Hidden features and anchor predictions of the decoded tokens."""
-        around: Surroundings = surroundings(cells, shown, decoded, self.grid, self.reach)
-        patch = (decoded.token_index % self.grid.size) // self.grid.groups
+        """Hidden features and anchor predictions of the targets tokens."""
+        around: Surroundings = surroundings(cells, shown, targets, self.grid, self.reach)
+        patch = (targets.token_index % self.grid.size) // self.grid.groups
         features = jnp.concatenate([around.features, jnp.asarray(self._times())[patch]], axis=-1)
-        hidden = self.near(features.astype(self.dtype)) + self._beside(cells, shown, decoded)
+        hidden = self.near(features.astype(self.dtype)) + self._beside(cells, shown, targets)
         hidden = nnx.gelu(self.near_scale(hidden, group_one_hot, self.grid))
         hidden = nnx.gelu(self.mix_scale(self.mix(hidden), group_one_hot, self.grid))
         return hidden, around.anchors
@@ -55,8 +55,8 @@ class Context(nnx.Module):
         times = harmonics((patch + 0.5) * self.grid.patch_minutes, _CLIMATE_HARMONICS)
         return np.concatenate([times, share, share**2], axis=1).astype(np.float32)
 
-    def _beside(self, cells: Cells, shown: Bool[Array, "b n"], decoded: Rows) -> Float[Array, "r q width"]:
-        """The visible patches at each decoded token's time, one projection per canonical channel.
+    def _beside(self, cells: Cells, shown: Bool[Array, "b n"], targets: Rows) -> Float[Array, "r q width"]:
+        """The visible patches at each targets token's time, one projection per canonical channel.
 
         Made once per patch in time and then brought to the tokens by a product with one-hot rows, whose
         gradient is a product as well.
@@ -64,20 +64,18 @@ class Context(nnx.Module):
         grid, batch = self.grid, shown.shape[0]
         seen = cells.observed & shown[:, :, None]
         inputs = jnp.stack([jnp.where(seen, jnp.arcsinh(cells.values), 0), seen.astype(cells.values.dtype)], axis=-1)
-        shape = (batch, grid.patches, grid.groups, grid.patch_minutes, grid.patch_channels, 2)
-        by_patch = inputs.reshape(shape).transpose(0, 1, 2, 4, 3, 5)
-        by_patch = by_patch.reshape(batch, grid.patches, grid.groups * grid.patch_channels, 2 * grid.patch_minutes)
+        by_patch = inputs.reshape(batch, grid.patches, grid.groups, 2 * grid.patch_minutes)
         places = np.array([PLACE[name] for name in grid.channels])
         table = self.beside[...][places].astype(self.dtype)
-        made = jnp.einsum("bpci,ciw->bpw", by_patch[:, :, : len(grid.channels)].astype(self.dtype), table)
-        rows = decoded.token_index.shape[0]
+        made = jnp.einsum("bpci,ciw->bpw", by_patch.astype(self.dtype), table)
+        rows = targets.token_index.shape[0]
         made = made.reshape(rows, -1, made.shape[-1])
-        place = decoded.token_index // grid.groups  # the window's place and the patch, as one index
+        place = targets.token_index // grid.groups  # the window's place and the patch, as one index
         return jax.nn.one_hot(place, made.shape[1], dtype=made.dtype) @ made
 
 
 class Prediction(nnx.Module):
-    """Cells out of a decoded token: a learned blend of what needs no learning, and a correction.
+    """Cells out of a targets token: a learned blend of what needs no learning, and a correction.
 
     The blend weighs the anchors, the channel's time of day and zero (the mean over people), so that an
     untrained model is a sensible interpolation already.
@@ -100,22 +98,22 @@ class Prediction(nnx.Module):
         anchors: Float[Array, "r q a k"],
         cells: Cells,
         shown: Bool[Array, "b n"],
-        decoded: Rows,
+        targets: Rows,
         group_one_hot: Float[Array, "r q g"],
     ) -> Float[Array, "r q k"]:
         joined = self.join(jnp.concatenate([tokens, hidden], axis=-1))
         joined = nnx.gelu(self.join_scale(joined, group_one_hot, self.grid)).astype(jnp.float32)
         weights = jax.nn.softmax(self.blend(joined), axis=-1)
-        climate = self._climate(decoded, group_one_hot)
+        climate = self._climate(targets, group_one_hot)
         blended = (
             jnp.einsum("rqa,rqak->rqk", weights[..., :ANCHORS], anchors) + weights[..., ANCHORS : ANCHORS + 1] * climate
         )
-        minutes = self.minutes(cells, shown, decoded, joined, anchors, group_one_hot)
+        minutes = self.minutes(cells, shown, targets, joined, anchors, group_one_hot)
         return blended + climate + self.correction(joined) + minutes
 
-    def _climate(self, decoded: Rows, group_one_hot: Float[Array, "r q g"]) -> Float[Array, "r q 1"]:
+    def _climate(self, targets: Rows, group_one_hot: Float[Array, "r q g"]) -> Float[Array, "r q 1"]:
         """The channel's mean course of the day."""
         minute = (np.arange(self.grid.patches, dtype=np.float32) + 0.5) * self.grid.patch_minutes
-        patch = (decoded.token_index % self.grid.size) // self.grid.groups
+        patch = (targets.token_index % self.grid.size) // self.grid.groups
         course = jnp.asarray(harmonics(minute, _CLIMATE_HARMONICS))[patch]
         return (course * (group_one_hot.astype(jnp.float32) @ self.climate(self.grid))).sum(axis=-1, keepdims=True)

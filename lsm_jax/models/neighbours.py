@@ -63,54 +63,54 @@ class _Side:
 
 def feature_count(grid: TokenGrid, reach: int) -> int:
     """F of `surroundings`."""
-    pieces = 2 * reach * (2 * grid.cells_per_token + 2)
-    return pieces + 3 * grid.cells_per_token + grid.patch_channels * 3
+    return 2 * reach * (2 * grid.patch_minutes + 2) + grid.patch_minutes + 5
 
 
-def surroundings(cells: Cells, shown: Bool[Array, "b n"], decoded: Rows, grid: TokenGrid, reach: int) -> Surroundings:
-    """The surroundings of the decoded tokens, from tokens that are `shown` and no others.
+def surroundings(cells: Cells, shown: Bool[Array, "b n"], targets: Rows, grid: TokenGrid, reach: int) -> Surroundings:
+    """The surroundings of the target tokens, from tokens that are `shown` and no others.
 
     Args:
+      grid: of tokens of one channel each (`patch_channels` 1).
       reach: visible patches looked at on either side.
     """
     values = jnp.where(shown[:, :, None], cells.values, 0)
     observed = (cells.observed & shown[:, :, None]).astype(values.dtype)
-    before, after = _walk(values, observed, shown, decoded, grid, reach)
-    patch = (decoded.token_index % grid.size) // grid.groups
+    before, after = _walk(values, observed, shown, targets, grid, reach)
+    patch = (targets.token_index % grid.size) // grid.groups
     pieces = []
     for side in (*before, *after):
         distance = 0.5 * jnp.log1p(jnp.abs(side.patch - patch).astype(values.dtype)) * side.exists
         pieces += [jnp.arcsinh(side.values), side.observed]
         pieces += [distance[..., None], side.exists.astype(values.dtype)[..., None]]
-    line = _line(before[0], after[0], patch, grid)
-    left, right = _side_means(before[0], after[0], grid)
-    mean, spread, count = (_by_query(moment, decoded, grid) for moment in _channel_moments(values, observed, grid))
-    pieces += [jnp.arcsinh(line), jnp.arcsinh(_repeat(left, grid)), jnp.arcsinh(_repeat(right, grid))]
+    line = _line(before[0], after[0], patch, grid.patch_minutes)
+    left, right = _side_means(before[0], after[0])
+    mean, spread, count = (_by_query(moment, targets, grid) for moment in _channel_moments(values, observed, grid))
+    pieces += [jnp.arcsinh(line), jnp.arcsinh(left), jnp.arcsinh(right)]
     pieces += [jnp.arcsinh(mean), jnp.arcsinh(spread), 0.2 * jnp.log1p(count)]
-    anchors = jnp.stack([line, _repeat(left, grid), _repeat(right, grid), _repeat(mean, grid)], axis=-2)
-    return Surroundings(jnp.concatenate(pieces, axis=-1), anchors)
+    levels = [jnp.broadcast_to(level, line.shape) for level in (left, right, mean)]
+    return Surroundings(jnp.concatenate(pieces, axis=-1), jnp.stack([line, *levels], axis=-2))
 
 
 def _walk(
     values: Float[Array, "b n k"],
     observed: Float[Array, "b n k"],
     shown: Bool[Array, "b n"],
-    decoded: Rows,
+    targets: Rows,
     grid: TokenGrid,
     reach: int,
 ) -> tuple[list[_Side], list[_Side]]:
-    """The `reach` nearest visible patches before and after each decoded token, by walking from one to the next."""
+    """The `reach` nearest visible patches before and after each targets token, by walking from one to the next."""
     batch = shown.shape[0]
     place = jnp.arange(grid.patches, dtype=jnp.int32)[None, :, None]
     seen = shown.reshape(batch, grid.patches, grid.groups)
     latest = jax.lax.cummax(jnp.where(seen, place, -1), axis=1).reshape(batch, -1)
     soonest = jax.lax.cummin(jnp.where(seen, place, grid.patches), axis=1, reverse=True).reshape(batch, -1)
-    base = decoded.token_index // grid.size * grid.size + decoded.token_index % grid.groups
-    patch = (decoded.token_index % grid.size) // grid.groups
+    base = targets.token_index // grid.size * grid.size + targets.token_index % grid.groups
+    patch = (targets.token_index % grid.size) // grid.groups
 
     def take(tokens: Array, at: Int[Array, "r q"]) -> Array:
         inside = jnp.clip(at, 0, grid.patches - 1)
-        return dataclasses.replace(decoded, token_index=base + inside * grid.groups).take(tokens)
+        return dataclasses.replace(targets, token_index=base + inside * grid.groups).take(tokens)
 
     def side(at: Int[Array, "r q"], exists: Bool[Array, "r q"]) -> _Side:
         here = exists[..., None]
@@ -125,57 +125,41 @@ def _walk(
     return before, after
 
 
-def _line(before: _Side, after: _Side, patch: Int[Array, "r q"], grid: TokenGrid) -> Float[Array, "r q k"]:
+def _line(before: _Side, after: _Side, patch: Int[Array, "r q"], minutes: int) -> Float[Array, "r q k"]:
     """Linear interpolation from the last cell before to the first after; level beyond the ends, 0 with neither."""
-    minute = jnp.arange(grid.patch_minutes)[:, None]
-    known = [_by_minute(side.observed, grid) > 0 for side in (before, after)]
-    last = jnp.where(known[0], minute, -1).max(axis=-2, keepdims=True)
-    first = jnp.where(known[1], minute, grid.patch_minutes).min(axis=-2, keepdims=True)
-    has_last, has_first = last >= 0, first < grid.patch_minutes
-    start = jnp.take_along_axis(_by_minute(before.values, grid), jnp.maximum(last, 0), axis=-2)
-    end = jnp.take_along_axis(_by_minute(after.values, grid), jnp.minimum(first, grid.patch_minutes - 1), axis=-2)
-    start_at = before.patch[..., None, None] * grid.patch_minutes + last
-    end_at = after.patch[..., None, None] * grid.patch_minutes + first
-    here = patch[..., None, None] * grid.patch_minutes + minute
-    share = (here - start_at) / jnp.maximum(end_at - start_at, 1)
+    minute = jnp.arange(minutes)
+    last = jnp.where(before.observed > 0, minute, -1).max(axis=-1, keepdims=True)
+    first = jnp.where(after.observed > 0, minute, minutes).min(axis=-1, keepdims=True)
+    has_last, has_first = last >= 0, first < minutes
+    start = jnp.take_along_axis(before.values, jnp.maximum(last, 0), axis=-1)
+    end = jnp.take_along_axis(after.values, jnp.minimum(first, minutes - 1), axis=-1)
+    start_at = before.patch[..., None] * minutes + last
+    end_at = after.patch[..., None] * minutes + first
+    share = (patch[..., None] * minutes + minute - start_at) / jnp.maximum(end_at - start_at, 1)
     share = jnp.where(has_last & has_first, share, has_first.astype(share.dtype))
-    # A side that lacks the channel has start or end 0 only through `where` above, never through the data.
-    line = jnp.where(has_last, start, 0) * (1 - share) + jnp.where(has_first, end, 0) * share
-    return line.reshape(*patch.shape, grid.cells_per_token)
+    return jnp.where(has_last, start, 0) * (1 - share) + jnp.where(has_first, end, 0) * share
 
 
-def _side_means(before: _Side, after: _Side, grid: TokenGrid) -> tuple[Float[Array, "r q c"], Float[Array, "r q c"]]:
-    """Mean of the nearest patch on each side by channel, the other side's where one is missing."""
-    means, exists = [], []
-    for side in (before, after):
-        count = _by_minute(side.observed, grid).sum(axis=-2)
-        means.append(_by_minute(side.values, grid).sum(axis=-2) / jnp.maximum(count, 1))
-        exists.append(count > 0)
-    return jnp.where(exists[0], means[0], means[1]), jnp.where(exists[1], means[1], means[0])
+def _side_means(before: _Side, after: _Side) -> tuple[Float[Array, "r q 1"], Float[Array, "r q 1"]]:
+    """Mean of the nearest patch on each side, the other side's where one is missing."""
+    counts = [side.observed.sum(axis=-1, keepdims=True) for side in (before, after)]
+    sums = [side.values.sum(axis=-1, keepdims=True) for side in (before, after)]
+    left, right = (total / jnp.maximum(count, 1) for total, count in zip(sums, counts, strict=True))
+    return jnp.where(counts[0] > 0, left, right), jnp.where(counts[1] > 0, right, left)
 
 
 def _channel_moments(
     values: Float[Array, "b n k"], observed: Float[Array, "b n k"], grid: TokenGrid
-) -> tuple[Float[Array, "b g c"], Float[Array, "b g c"], Float[Array, "b g c"]]:
+) -> tuple[Float[Array, "b g 1"], Float[Array, "b g 1"], Float[Array, "b g 1"]]:
     """Mean, standard deviation and number of the visible cells of each channel of each window."""
-    shape = (values.shape[0], grid.patches, grid.groups, grid.patch_minutes, grid.patch_channels)
-    values, observed = values.reshape(shape), observed.reshape(shape)
-    count = observed.sum(axis=(1, 3))
-    mean = values.sum(axis=(1, 3)) / jnp.maximum(count, 1)
-    square = jnp.square(values).sum(axis=(1, 3)) / jnp.maximum(count, 1)
+    shape = (values.shape[0], grid.patches, grid.groups, grid.patch_minutes)
+    values, count = values.reshape(shape), observed.reshape(shape).sum(axis=(1, 3))[..., None]
+    mean = values.sum(axis=(1, 3))[..., None] / jnp.maximum(count, 1)
+    square = jnp.square(values).sum(axis=(1, 3))[..., None] / jnp.maximum(count, 1)
     return mean, jnp.sqrt(jnp.maximum(square - jnp.square(mean), 0)), count
 
 
-def _by_query(moment: Float[Array, "b g c"], decoded: Rows, grid: TokenGrid) -> Float[Array, "r q c"]:
-    """A per-window, per-group figure at each decoded token."""
-    index = decoded.token_index // grid.size * grid.groups + decoded.token_index % grid.groups
-    return dataclasses.replace(decoded, token_index=index).take(moment)
-
-
-def _by_minute(cells: Float[Array, "*b k"], grid: TokenGrid) -> Float[Array, "*b m c"]:
-    return cells.reshape(*cells.shape[:-1], grid.patch_minutes, grid.patch_channels)
-
-
-def _repeat(by_channel: Float[Array, "*b c"], grid: TokenGrid) -> Float[Array, "*b k"]:
-    """A figure per channel of the group, at every minute of the patch."""
-    return jnp.tile(by_channel, grid.patch_minutes)
+def _by_query(moment: Float[Array, "b g 1"], targets: Rows, grid: TokenGrid) -> Float[Array, "r q 1"]:
+    """A per-window, per-channel figure at each target token."""
+    index = targets.token_index // grid.size * grid.groups + targets.token_index % grid.groups
+    return dataclasses.replace(targets, token_index=index).take(moment)
