@@ -77,7 +77,9 @@ class Terminal:
         self._console.print(text, markup=False)
 
     def show(self, step: int, text: str) -> None:
-        """Moves the bar."""
+        """Moves the bar; in a log, where there is none, a line."""
+        if self._progress.disable:
+            self.say(f"step {step}: {text}")
         self._progress.update(self._task, completed=step, description=text)
 
     def close(self) -> None:
