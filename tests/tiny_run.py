@@ -3,13 +3,17 @@
 import datetime as dt
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from lsm_jax import objectives
 from lsm_jax.config import defaults
 from lsm_jax.data.spec import data_spec
 from lsm_jax.data.store import open_dataset, write_dataset
+from lsm_jax.training.checkpoints import Checkpoints, Saved
 from lsm_jax.training.run import Run
+from lsm_jax.training.state import State
+from lsm_jax.training.workdir import write_config
 from lsm_jax.windows import checked_window, hash_participant
 
 CHANNELS = ("heart_rate", "steps", "skin_temperature")
@@ -59,3 +63,12 @@ def tiny_run(*folders, step=7):
     spec = data_spec(config.data)
     objective = objectives.build(config, spec)
     return Run(config, spec, objective, jax.jit(objective.init)(jax.random.key(0)), step)
+
+
+def save_run(run, workdir):
+    """Writes a run as the training loop leaves it, without the minute that compiling a training step takes."""
+    write_config(workdir, run.config, run.spec)
+    state = State(jnp.int32(run.step), jnp.int32(0), run.params, (), {}, jax.random.key_data(jax.random.key(0)))
+    checkpoints = Checkpoints(workdir / "checkpoints", 2, print)
+    checkpoints.save(Saved(state, 0, {"step": 1.0}))
+    checkpoints.close()

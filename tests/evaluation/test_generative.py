@@ -57,7 +57,7 @@ def results(real_run, dataset):
 
 
 def test_the_real_model_is_scored(real_run, dataset):
-    made = evaluate_generative(real_run, {"tiny": dataset}, tasks=TASKS[:1], batch_size=6)
+    made = evaluate_generative(real_run, {"tiny": dataset}, tasks=TASKS[:1], batch_size=8)
     whole = row(made.results, channel="all", method="model")
     assert 0 < whole["mse"] < 5  # untrained, of z-scored values
     assert whole["windows"] == len(dataset.source("test"))
