@@ -18,11 +18,11 @@ from lsm_jax.evaluation.pairs import (
     Windows,
     model_batch,
     person_chunks,
-    reconstructing,
     scored_cells,
     task_pairs,
 )
 from lsm_jax.evaluation.tasks import Task
+from lsm_jax.objectives import masked
 from lsm_jax.training.run import Run
 
 SHOWN_TASKS: tuple[Task, ...] = (
@@ -110,7 +110,7 @@ class _Filled:
 
 
 def _reconstructed(run: Run, windows: Windows, seed: int, batch_size: int) -> Iterator[_Filled]:
-    objective = reconstructing(run)
+    objective = masked(run.objective)
     for pairs in task_pairs(windows, SHOWN_TASKS, objective.tokens, seed, batch_size):
         visible, cells = scored_cells(windows, pairs, objective.tokens)
         batch, hidden = model_batch(windows, pairs, visible)

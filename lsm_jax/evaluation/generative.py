@@ -18,7 +18,6 @@ from lsm_jax.evaluation.pairs import (
     Windows,
     model_batch,
     person_chunks,
-    reconstructing,
     scored_cells,
     task_pairs,
 )
@@ -26,6 +25,7 @@ from lsm_jax.evaluation.profiles import cohort_profile, person_profiles, time_bi
 from lsm_jax.evaluation.results import Results, provenance
 from lsm_jax.evaluation.scores import Scores
 from lsm_jax.evaluation.tasks import GENERATIVE_TASKS, Task
+from lsm_jax.objectives import masked
 from lsm_jax.training.run import Run
 
 # A profile by time of day is settled long before this many windows; more would only take longer.
@@ -61,7 +61,7 @@ def evaluate_generative(
       UserError: no window of `split` shares a recorded channel with the run, or the objective cannot reconstruct.
       RunError: the model's reconstructions are not finite.
     """
-    grid = reconstructing(run).tokens
+    grid = masked(run.objective).tokens
     people = _number_people({name: dataset.held_out(split) for name, dataset in datasets.items()})
     scores = Scores.empty(tasks, sum(map(len, people.values())), run.spec.channels, run.spec.mean, run.spec.sd)
     total = sum(_count(dataset.source(split), max_windows) for dataset in datasets.values())
@@ -98,7 +98,7 @@ def score_pairs(
     cohort: np.ndarray,
 ) -> None:
     """Adds one batch of (window, task) pairs to `scores`."""
-    objective = reconstructing(run)
+    objective = masked(run.objective)
     visible, cells = scored_cells(windows, pairs, objective.tokens)
     # The call returns at once; the baselines are made while the device reconstructs.
     batch, hidden = model_batch(windows, pairs, visible)

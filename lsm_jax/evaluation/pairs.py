@@ -5,40 +5,23 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, cast
+from typing import Any, cast
 
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from lsm_jax.data.codec import Record
 from lsm_jax.data.loader import Batch, WindowInfo, evaluation_batches
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.data.store import WindowSource
-from lsm_jax.errors import UserError
 from lsm_jax.evaluation.baselines import Cells
 from lsm_jax.evaluation.profiles import time_bins
 from lsm_jax.evaluation.tasks import Task, hidden_tokens
 from lsm_jax.masking.tokens import TokenGrid
-from lsm_jax.training.run import Run
 
 _RARE = 24
 _MOST_SCORES = 2**24  # of one head; 64 MiB in float32, times heads and what a layer keeps of them
-
-
-class Reconstructing(Protocol):
-    """An objective that fills hidden tokens; see docs/architecture.md."""
-
-    tokens: TokenGrid
-
-    def reconstruct(self, params: Any, batch: Mapping[str, Any], hidden: Any) -> Any:
-        """Z-scored predictions [B, T, C] at hidden tokens [B, N]."""
-
-
-def reconstructing(run: Run) -> Reconstructing:
-    """The run's objective; UserError where it does not reconstruct."""
-    if not hasattr(run.objective, "reconstruct"):
-        raise UserError(f"the objective {run.config.objective.name!r} of this run does not reconstruct signals.")
-    return cast(Reconstructing, run.objective)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -197,7 +180,7 @@ def scored_cells(windows: Windows, pairs: Pairs, grid: TokenGrid) -> tuple[Bool[
 
 def model_batch(
     windows: Windows, pairs: Pairs, visible: Bool[np.ndarray, "b t c"]
-) -> tuple[dict[str, np.ndarray], Bool[np.ndarray, "s n"]]:
+) -> tuple[dict[str, Array], Bool[Array, "s n"]]:
     """The batch and the hidden tokens an objective reconstructs, padded to `pairs.rows` rows.
 
     Hidden cells are zero in it: no mistake in a model can let it see what it is asked for.
@@ -210,8 +193,8 @@ def model_batch(
         "weekday": windows.weekday[rows],
         "example": (windows.identity[rows] % 2**31).astype(np.int32),
     }
-    padded = {key: _padded(array, pairs.rows) for key, array in batch.items()}
-    return padded, _padded(pairs.hidden.reshape(len(rows), -1), pairs.rows)
+    padded = {key: jnp.asarray(_padded(array, pairs.rows)) for key, array in batch.items()}
+    return padded, jnp.asarray(_padded(pairs.hidden.reshape(len(rows), -1), pairs.rows))
 
 
 def stack_windows(

@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pyarrow
 import pyarrow.parquet
@@ -20,6 +22,7 @@ from jaxtyping import Float
 from lsm_jax.data.loader import Batch, WindowInfo, evaluation_batches
 from lsm_jax.data.store import SPLITS, Dataset, WindowSource
 from lsm_jax.errors import RunError, UserError
+from lsm_jax.objectives import masked
 from lsm_jax.training.run import Run
 
 Progress = Callable[[int, int], None]
@@ -56,8 +59,7 @@ def write_embeddings(
       UserError: the objective does not embed, or the dataset shares no channel with the run.
       RunError: an embedding is not finite.
     """
-    if not hasattr(run.objective, "embed"):
-        raise UserError(f"the objective {run.config.objective.name!r} of this run does not embed windows.")
+    masked(run.objective)
     if not {*dataset.channels} & {*run.spec.channels}:
         raise UserError(
             f"dataset {dataset.name} has none of the run's channels: it has {', '.join(dataset.channels)}, the run "
@@ -115,12 +117,13 @@ class _Person:
 def _day_rows(
     run: Run, dataset: Dataset, batch_size: int, labels: Mapping[str, pyarrow.DataType], progress: Progress | None
 ) -> Iterator[list[dict[str, Any]]]:
-    embed: Any = run.objective.embed  # type: ignore[attr-defined]  # `write_embeddings` has seen that it is there
     total, done = sum(len(dataset.source(split)) for split in SPLITS), 0
     for split in SPLITS:
         source = dataset.source(split)
         for batch, infos in evaluation_batches(source, run.spec, batch_size):
-            vectors = np.asarray(embed(run.params, batch), np.float32)[: len(infos)]
+            vectors = np.asarray(masked(run.objective).embed(run.params, jax.tree.map(jnp.asarray, batch)), np.float32)[
+                : len(infos)
+            ]
             if not np.isfinite(vectors).all():
                 raise RunError(f"the model of step {run.step} gives embeddings that are not finite.")
             yield _rows(source, split, batch, infos, vectors, labels)

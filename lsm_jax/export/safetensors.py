@@ -14,11 +14,12 @@ import hashlib
 import json
 import shutil
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from ml_collections import ConfigDict
 from safetensors import SafetensorError
@@ -27,7 +28,7 @@ from safetensors.numpy import load_file, save_file
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.export.card import card_of, markdown
-from lsm_jax.objectives import build
+from lsm_jax.objectives import MaskedObjective, build, masked
 from lsm_jax.training.rules import named_parameters, path_name
 from lsm_jax.training.run import Run
 from lsm_jax.training.workdir import SPEC, read_config, write_config
@@ -93,15 +94,13 @@ def load_exported(path: Path | str) -> Run:
 
 def check_export(run: Run, exported: Run) -> list[str]:
     """Compares the two on a probe batch and says what agreed; RunError where anything differs."""
-    batch, hidden = _probe(run.spec, run.objective)
-    outputs = {
-        "reconstruct": lambda one: one.objective.reconstruct(one.params, batch, hidden),
-        "embed": lambda one: one.objective.embed(one.params, batch),
+    batch, hidden = _probe(run.spec, masked(run.objective))
+    outputs: dict[str, Callable[[Run], Any]] = {
+        "reconstruct": lambda one: masked(one.objective).reconstruct(one.params, batch, hidden),
+        "embed": lambda one: masked(one.objective).embed(one.params, batch),
     }
     agreed = []
     for name, output in outputs.items():
-        if not hasattr(run.objective, name):
-            continue
         ours, theirs = np.asarray(output(run)), np.asarray(output(exported))
         if not np.isfinite(ours).all():
             raise RunError(
@@ -114,7 +113,7 @@ def check_export(run: Run, exported: Run) -> list[str]:
     return agreed
 
 
-def _probe(spec: DataSpec, objective: Any) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _probe(spec: DataSpec, objective: MaskedObjective) -> tuple[dict[str, jax.Array], jax.Array]:
     """Noise with the data's missingness, an empty window among it, a third of the tokens hidden."""
     rng = np.random.default_rng(0)
     shape = (_PROBE_WINDOWS, spec.window_minutes, len(spec.channels))
@@ -127,7 +126,8 @@ def _probe(spec: DataSpec, objective: Any) -> tuple[dict[str, np.ndarray], np.nd
         "weekday": np.arange(_PROBE_WINDOWS, dtype=np.int32),
         "example": np.arange(_PROBE_WINDOWS, dtype=np.int32),
     }
-    return batch, rng.random((_PROBE_WINDOWS, objective.tokens.size)) < 1 / 3
+    hidden = rng.random((_PROBE_WINDOWS, objective.tokens.size)) < 1 / 3
+    return jax.tree.map(jnp.asarray, batch), jnp.asarray(hidden)
 
 
 def _portable(config: ConfigDict) -> ConfigDict:
@@ -150,4 +150,4 @@ def _fitted(tensors: Mapping[str, np.ndarray], shapes: Any, file: Path) -> Any:
                 f"{file}: parameter {name!r} is {tensors[name].dtype}{list(tensors[name].shape)}, the configuration "
                 f"asks for {leaf.dtype}{list(leaf.shape)}."
             )
-    return jax.tree_util.tree_map_with_path(lambda path, _: jax.numpy.asarray(tensors[path_name(path)]), shapes)
+    return jax.tree_util.tree_map_with_path(lambda path, _: jnp.asarray(tensors[path_name(path)]), shapes)

@@ -12,6 +12,7 @@ from lsm_jax.evaluation.generative import evaluate_generative, named
 from lsm_jax.evaluation.pairs import ByPerson, model_batch, person_chunks, scored_cells, task_pairs
 from lsm_jax.evaluation.scores import METHODS
 from lsm_jax.evaluation.tasks import GENERATIVE_TASKS, Task
+from lsm_jax.objectives import MaskedObjective
 
 TASKS = (
     Task("random_imputation", share=0.5),
@@ -30,19 +31,18 @@ def real_run(dataset):
     return tiny_run(dataset.path)
 
 
-class Spy:
-    """An objective that answers with a constant and remembers what it was shown."""
+class Constant(MaskedObjective):
+    """An objective that answers everything with one number."""
 
-    def __init__(self, tokens, answer=0.0):
-        self.tokens, self.answer, self.seen = tokens, answer, []
+    def __init__(self, tokens, answer):
+        self.tokens, self.answer = tokens, answer
 
     def reconstruct(self, params, batch, hidden):
-        self.seen.append((batch, hidden))
         return np.full(batch["values"].shape, self.answer, np.float32)
 
 
 def with_answer(run, answer):
-    return dataclasses.replace(run, objective=Spy(run.objective.tokens, answer))
+    return dataclasses.replace(run, objective=Constant(run.objective.tokens, answer))
 
 
 def row(rows, **wanted):
@@ -100,8 +100,8 @@ def test_written_whole_and_strict(results, tmp_path):
 
 
 def test_batch_size_changes_nothing(real_run, dataset):
-    spy = with_answer(real_run, 0.3)
-    small, large = (evaluate_generative(spy, {"tiny": dataset}, tasks=TASKS, batch_size=size) for size in (3, 32))
+    constant = with_answer(real_run, 0.3)
+    small, large = (evaluate_generative(constant, {"tiny": dataset}, tasks=TASKS, batch_size=size) for size in (3, 32))
     for one, other in zip(small.results, large.results, strict=True):
         assert one["cells"] == other["cells"]
         np.testing.assert_allclose(one["mse"], other["mse"], rtol=1e-9)

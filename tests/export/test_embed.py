@@ -8,6 +8,7 @@ from tiny_run import CHANNELS, START, tiny_dataset, tiny_run
 from lsm_jax.data.store import SPLITS, open_dataset, write_dataset
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.export.embed import write_embeddings
+from lsm_jax.objectives import MaskedObjective
 from lsm_jax.windows import checked_window, hash_participant
 
 
@@ -82,7 +83,9 @@ def test_a_dataset_of_other_devices_is_refused(run, tmp_path):
 
 
 def test_a_broken_model_leaves_no_file(run, dataset, tmp_path):
-    class Broken:
+    class Broken(MaskedObjective):
+        tokens = run.objective.tokens
+
         def embed(self, params, batch):
             return np.full((len(batch["values"]), 4), np.nan)
 
