@@ -61,17 +61,20 @@ class Rows:
         return jax.vmap(lambda into, at, what: into.at[at].set(what))(empty, place, slot)
 
 
-def packed(key: PRNGKeyArray, chosen: Bool[Array, "b n"], windows_per_row: int, capacity: int) -> Rows:
+def packed(keys: PRNGKeyArray, chosen: Bool[Array, "b n"], windows_per_row: int, capacity: int) -> Rows:
     """Rows of the chosen tokens only, `windows_per_row` windows to a row of `capacity` slots.
 
-    Where a row's tokens exceed the capacity, those left out are drawn uniformly at random and counted.
+    Args:
+      keys: one per row, so that what a row leaves out does not depend on the rows beside it.
+      capacity: slots; where a row's tokens exceed it, those left out are drawn uniformly at random and counted.
     """
     batch, tokens = chosen.shape
     rows = batch // windows_per_row
     places = windows_per_row * tokens
     capacity = min(capacity, places)
     wanted = chosen.reshape(rows, places)
-    priority = jnp.where(wanted, 1.0 + jax.random.uniform(key, wanted.shape), 0.0)
+    drawn = jax.vmap(lambda key: jax.random.uniform(key, (places,)))(keys)
+    priority = jnp.where(wanted, 1.0 + drawn, 0.0)
     best, index = jax.lax.top_k(priority, capacity)
     index = jnp.sort(jnp.where(best > 0, index.astype(jnp.int32), places), axis=1)
     filled = index < places

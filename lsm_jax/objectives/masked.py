@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from lsm_jax.data.spec import DataSpec
@@ -58,13 +58,13 @@ class RowSettings:
         if self.layout != "packed" and self.windows_per_row != 1:
             raise UserError(f"rows.layout={self.layout!r} holds one window to a row: set rows.windows_per_row=1.")
 
-    def visible(self, key: PRNGKeyArray, shown: Bool[Array, "b n"]) -> Rows:
+    def visible(self, keys: PRNGKeyArray, shown: Bool[Array, "b n"]) -> Rows:
         """The encoder's rows."""
         if self.layout == "dense":
             return rows_of.dense(shown)
         if self.layout == "fixed_drop":
             return rows_of.fixed_drop(shown, self.dropped)
-        return rows_of.packed(key, shown, self.windows_per_row, self.capacity)
+        return rows_of.packed(keys, shown, self.windows_per_row, self.capacity)
 
 
 class MaskedReconstruction:
@@ -109,12 +109,12 @@ class MaskedReconstruction:
                 f"{observed.shape[0]} windows do not fill rows of rows.windows_per_row={self.rows.windows_per_row}: "
                 "make train.batch_size / train.accumulate a multiple of it."
             )
-        keys = jax.vmap(functools.partial(jax.random.fold_in, rng))(batch["example"])
-        hidden = jax.vmap(lambda key, seen: artificial_mask(key, seen, self.tokens, self.mixture))(keys, observed)
+        keys = jax.vmap(lambda key: jax.random.split(key, 3))(_window_keys(rng, batch["example"]))
+        hidden = jax.vmap(lambda key, seen: artificial_mask(key, seen, self.tokens, self.mixture))(keys[:, 0], observed)
         shown, targets = observed & ~hidden, observed & hidden
-        visible_key, asked_key = jax.random.split(rng)
-        visible = self.rows.visible(visible_key, shown)
-        asked = rows_of.packed(asked_key, targets, self.rows.windows_per_row, self.rows.targets)
+        row_keys = keys[:: self.rows.windows_per_row]
+        visible = self.rows.visible(row_keys[:, 1], shown)
+        asked = rows_of.packed(row_keys[:, 2], targets, self.rows.windows_per_row, self.rows.targets)
         stage = self._stage(visible, asked, observed.shape[0])
         predicted = nnx.merge(self._graph, nnx.State(params))(cells, shown, visible, stage, asked)
         weight = (asked.take(cells.observed) & (asked.segment > 0)[:, :, None]).astype(jnp.float32)
@@ -136,12 +136,12 @@ class MaskedReconstruction:
         observed = self._tokens_observed(jnp.asarray(batch["observed"]))
         hidden = jnp.asarray(hidden)
         capacities = self._read(observed & ~hidden), self._longest(hidden)
-        return self._reconstruct(*capacities, params, batch["values"], batch["observed"], hidden)
+        return self._reconstruct(*capacities, params, batch["values"], batch["observed"], batch["example"], hidden)
 
     def embed(self, params: Mapping[str, Any], batch: Mapping[str, Array]) -> Float[Array, "b d"]:
         """The mean of the encoder's output over observed tokens; zeros for a window without any."""
         observed = self._tokens_observed(jnp.asarray(batch["observed"]))
-        return self._embed(self._read(observed), params, batch["values"], batch["observed"])
+        return self._embed(self._read(observed), params, batch["values"], batch["observed"], batch["example"])
 
     def _model(self, rng: PRNGKeyArray) -> MaskedAutoencoder:
         return MaskedAutoencoder(self.tokens, self.settings, rngs=nnx.Rngs(rng))
@@ -177,8 +177,9 @@ class MaskedReconstruction:
         else:
             chosen = visible.held(windows) | asked.held(windows)
             capacity = visible.segment.shape[1] + asked.segment.shape[1]
-        # A stage leaves nothing out, so the key draws nothing.
-        return rows_of.packed(jax.random.key(0), chosen, windows // visible.segment.shape[0], capacity)
+        rows = visible.segment.shape[0]
+        # A stage leaves nothing out, so the keys draw nothing.
+        return rows_of.packed(jax.random.split(jax.random.key(0), rows), chosen, windows // rows, capacity)
 
     def _metrics(
         self, observed: Bool[Array, "b n"], visible: Rows, stage: Rows | None, asked: Rows
@@ -216,13 +217,14 @@ class MaskedReconstruction:
         params: Mapping[str, Any],
         values: Float[Array, "b t c"],
         observed_cells: Bool[Array, "b t c"],
+        example: Int[Array, " b"],
         hidden: Bool[Array, "b n"],
     ) -> Float[Array, "b t c"]:
         cells, observed = self._cells({"values": values, "observed": observed_cells})
-        key = jax.random.key(0)
+        keys = _window_keys(jax.random.key(0), example)
         shown = observed & ~hidden
-        visible = rows_of.packed(key, shown, 1, capacity)
-        asked = rows_of.packed(key, hidden, 1, asked_capacity)
+        visible = rows_of.packed(keys, shown, 1, capacity)
+        asked = rows_of.packed(keys, hidden, 1, asked_capacity)
         stage = self._stage(visible, asked, observed.shape[0])
         predicted = nnx.merge(self._graph, nnx.State(params))(cells, shown, visible, stage, asked)
         slots = asked.slots_of(rows_of.dense(hidden))
@@ -236,12 +238,18 @@ class MaskedReconstruction:
         params: Mapping[str, Any],
         values: Float[Array, "b t c"],
         observed_cells: Bool[Array, "b t c"],
+        example: Int[Array, " b"],
     ) -> Float[Array, "b d"]:
         cells, observed = self._cells({"values": values, "observed": observed_cells})
-        visible = rows_of.packed(jax.random.key(0), observed, 1, capacity)
+        visible = rows_of.packed(_window_keys(jax.random.key(0), example), observed, 1, capacity)
         encoded = nnx.merge(self._graph, nnx.State(params)).encoder(cells, visible).astype(jnp.float32)
         seen = (visible.segment > 0)[:, :, None]
         return jnp.where(seen, encoded, 0).sum(axis=1) / jnp.maximum(seen.sum(axis=1), 1)
+
+
+def _window_keys(key: PRNGKeyArray, example: Int[Array, " b"]) -> PRNGKeyArray:
+    """A key per window, so that what is drawn for it depends on neither batch, host nor mesh."""
+    return jax.vmap(functools.partial(jax.random.fold_in, key))(example)
 
 
 def _row_settings(config: ConfigDict, grid: TokenGrid, mixture: Mixture, spec: DataSpec) -> RowSettings:

@@ -19,7 +19,8 @@ WINDOWS, TOKENS = 6, 20
 )
 def test_packed_rows_hold_each_chosen_token_once(seed, density, windows_per_row, capacity):
     chosen = np.random.default_rng(seed).random((WINDOWS, TOKENS)) < density
-    rows = rows_of.packed(jax.random.key(seed), jnp.asarray(chosen), windows_per_row, capacity)
+    keys = jax.random.split(jax.random.key(seed), WINDOWS // windows_per_row)
+    rows = rows_of.packed(keys, jnp.asarray(chosen), windows_per_row, capacity)
     index, segment = np.asarray(rows.token_index), np.asarray(rows.segment)
     by_row = chosen.reshape(WINDOWS // windows_per_row, -1)
     for row, wanted in enumerate(by_row):
@@ -36,7 +37,7 @@ def test_packed_rows_hold_each_chosen_token_once(seed, density, windows_per_row,
 @given(seed=st.integers(0, 2**31 - 1))
 def test_what_does_not_fit_is_drawn_anew_with_every_key(seed):
     chosen = jnp.ones((1, 200), bool)
-    first, second = (rows_of.packed(jax.random.key(key), chosen, 1, 100) for key in (seed, seed + 1))
+    first, second = (rows_of.packed(jax.random.key(key)[None], chosen, 1, 100) for key in (seed, seed + 1))
     assert not np.array_equal(first.token_index, second.token_index)
     assert int(first.left_out[0]) == 100
 
@@ -47,8 +48,9 @@ def test_take_and_slots_agree(seed, windows_per_row):
     chosen = jnp.asarray(generator.random((4, TOKENS)) < 0.5)
     other = jnp.asarray(generator.random((4, TOKENS)) < 0.5)
     values = jnp.asarray(generator.normal(size=(4, TOKENS, 3)))
-    rows = rows_of.packed(jax.random.key(0), chosen, windows_per_row, windows_per_row * TOKENS)
-    asked = rows_of.packed(jax.random.key(0), other, windows_per_row, windows_per_row * TOKENS)
+    keys = jax.random.split(jax.random.key(0), 4 // windows_per_row)
+    rows = rows_of.packed(keys, chosen, windows_per_row, windows_per_row * TOKENS)
+    asked = rows_of.packed(keys, other, windows_per_row, windows_per_row * TOKENS)
     slots = np.asarray(rows.slots_of(asked))
     held, real = np.asarray(rows.take(values)), np.asarray(asked.segment) > 0
     expected, present = np.asarray(asked.take(values)), np.asarray(asked.take(chosen)) & real
