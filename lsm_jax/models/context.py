@@ -104,12 +104,10 @@ class Prediction(nnx.Module):
         joined = self.join(jnp.concatenate([tokens, hidden], axis=-1))
         joined = nnx.gelu(self.join_scale(joined, group_one_hot, self.grid)).astype(jnp.float32)
         weights = jax.nn.softmax(self.blend(joined), axis=-1)
-        climate = self._climate(targets, group_one_hot)
-        blended = (
-            jnp.einsum("rqa,rqak->rqk", weights[..., :ANCHORS], anchors) + weights[..., ANCHORS : ANCHORS + 1] * climate
-        )
+        climate = weights[..., ANCHORS, None] * self._climate(targets, group_one_hot)
+        blended = jnp.einsum("rqa,rqak->rqk", weights[..., :ANCHORS], anchors) + climate
         minutes = self.minutes(cells, shown, targets, joined, anchors, group_one_hot)
-        return blended + climate + self.correction(joined) + minutes
+        return blended + self.correction(joined) + minutes
 
     def _climate(self, targets: Rows, group_one_hot: Float[Array, "r q g"]) -> Float[Array, "r q 1"]:
         """The channel's mean course of the day."""
