@@ -12,7 +12,7 @@
 | large, 1b | what comes next | pods |
 
 Where ours departs from the paper (context path, asinh, learned positions, shares counted over observed
-units), `docs/lsm2.md` has the ablation.
+units), `docs/lsm2.md` says why.
 """
 
 from ml_collections import ConfigDict

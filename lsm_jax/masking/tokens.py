@@ -14,7 +14,7 @@ from jaxtyping import Array, Bool, Float
 from lsm_jax.errors import UserError, nearest
 
 # Which partly observed patches are tokens. The papers do not say; `any` is the default because it
-# loses no recorded cell, and `docs/lsm2.md` has the ablation.
+# loses no recorded cell.
 PARTIAL_RULES = ("any", "half", "all")
 
 
