@@ -56,7 +56,11 @@ def test_days_are_what_the_objective_embeds(run, days, dataset):
     values = np.where(
         window.observed, (window.values - run.spec.mean) / run.spec.sd, np.nan
     )  # missing cells hold noise
-    batch = {"values": values[None].astype(np.float32), "observed": window.observed[None]}
+    batch = {
+        "values": values[None].astype(np.float32),
+        "observed": window.observed[None],
+        "example": np.zeros(1, np.int32),
+    }
     expected = np.asarray(run.objective.embed(run.params, batch))[0]
     found = days.filter((pl.col("participant") == window.participant) & (pl.col("start") == window.start))
     np.testing.assert_allclose(found["embedding"][0].to_numpy(), expected, rtol=1e-4, atol=1e-5)
