@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="whose windows (test)")
     parser.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step; the newest where left out")
     parser.add_argument(
-        "--max-windows", type=int, metavar="N", help="at most N windows of each dataset, spread evenly: a quick look"
+        "--max-windows", type=int, metavar="N", help="at most N windows of each dataset, of whole people: a quick look"
     )
     parser.add_argument("--batch-size", type=int, default=32, metavar="B", help="windows per model call (32)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of hidden tokens and bootstrap (0)")

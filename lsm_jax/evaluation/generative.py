@@ -14,6 +14,7 @@ from lsm_jax.data.store import Dataset, WindowSource
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.evaluation.baselines import predict_baselines
 from lsm_jax.evaluation.pairs import (
+    ByPerson,
     Pairs,
     Windows,
     model_batch,
@@ -52,7 +53,7 @@ def evaluate_generative(
       run: from `load_run`; its objective must have `reconstruct` and `tokens`.
       datasets: by name; windows are laid out on the run's channels and z-scored with its normalisation.
       split: whose windows are scored; baselines learn the cohort's time of day from `train`.
-      max_windows: at most this many windows of each data set, spread evenly; a quick look.
+      max_windows: at most this many windows of each data set, of people taken whole; a quick look.
       seed: of masks and bootstrap.
       batch_size: windows per model call, at most; those with very many tokens come in smaller batches.
       progress: told the windows done and in all.
@@ -64,7 +65,7 @@ def evaluate_generative(
     grid = masked(run.objective).tokens
     people = _number_people({name: dataset.held_out(split) for name, dataset in datasets.items()})
     scores = Scores.empty(tasks, sum(map(len, people.values())), run.spec.channels, run.spec.mean, run.spec.sd)
-    total = sum(_count(dataset.source(split), max_windows) for dataset in datasets.values())
+    total = sum(len(ByPerson(dataset.source(split), max_windows)) for dataset in datasets.values())
     done = dict.fromkeys(datasets, 0)
     for name, dataset in datasets.items():
         cohort = training_cohort(dataset, run.spec)
@@ -164,7 +165,3 @@ def _number_people(sources: Mapping[str, WindowSource]) -> dict[str, dict[str, i
         name: {participant: next(count) for participant in sorted({*source.participants})}
         for name, source in sources.items()
     }
-
-
-def _count(source: WindowSource, limit: int | None) -> int:
-    return len(source) if limit is None else min(len(source), limit)

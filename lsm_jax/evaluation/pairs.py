@@ -71,12 +71,20 @@ class Pairs:
 
 
 class ByPerson:
-    """A source's windows in order of participant and start, whatever order they are stored in."""
+    """A source's windows in order of participant and start, whatever order they are stored in.
 
-    def __init__(self, source: WindowSource) -> None:
+    Args:
+      limit: at most this many windows, of people taken whole: the baseline made of a person's other days would be weak
+        if those were left out. Participants are hashes, so the first of them are no particular people.
+    """
+
+    def __init__(self, source: WindowSource, limit: int | None = None) -> None:
         self._source = source
         names = np.array(source.participants)
         self._order = np.lexsort((source.start_seconds, names))
+        if limit is not None:
+            ends = np.cumsum(np.unique(names, return_counts=True)[1])
+            self._order = self._order[: max(ends[ends <= limit], default=limit)]
         self.path, self.channels = source.path, source.channels
         self.participants = names[self._order].tolist()
         self.steps, self.start_seconds = source.steps[self._order], source.start_seconds[self._order]
@@ -96,11 +104,11 @@ def person_chunks(
 
     Args:
       number: of each participant.
-      limit: at most this many windows, spread evenly over the people.
+      limit: see `ByPerson`.
     """
     held: Windows | None = None
-    sorted_source = cast(WindowSource, ByPerson(source))
-    for batch, infos in evaluation_batches(sorted_source, spec, size, limit):
+    sorted_source = cast(WindowSource, ByPerson(source, limit))
+    for batch, infos in evaluation_batches(sorted_source, spec, size):
         read = stack_windows(batch, infos, sorted_source, number)
         held = read if held is None else held.joined(read)
         # In order of participant all but the last are complete.

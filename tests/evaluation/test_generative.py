@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import types
 
 import numpy as np
 import pytest
@@ -199,6 +200,14 @@ def test_a_quick_look_takes_fewer(real_run, dataset):
     made = evaluate_generative(with_answer(real_run, 0.0), {"tiny": dataset}, tasks=TASKS, max_windows=3)
     assert max(r["windows"] for r in made.results) == 3
     assert made.provenance["datasets"]["tiny"]["windows"] == 3
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(1, "b"), (3, "bbb"), (4, "bbb"), (5, "bbbcc"), (None, "bbbccd")])
+def test_a_quick_look_takes_people_whole(limit, kept):
+    source = types.SimpleNamespace(
+        participants=list("cbbdbc"), start_seconds=np.arange(6), steps=np.ones(6), path=None, channels=()
+    )
+    assert "".join(ByPerson(source, limit).participants) == kept
 
 
 def test_two_datasets_are_told_apart(real_run, dataset, tmp_path):
