@@ -1,0 +1,192 @@
+"""Statements to sentences and back.
+
+A statement is what one sentence says: the four statistics of a channel, a trend, a peak, an event. `render` words it
+with a template drawn at random; `read` finds the facts of a text again. Reading is strict: a sentence counts only
+where wording its facts with the same template gives that very sentence, so a number without its decimals, a wrong
+unit or a time such as 25:10 is not quietly taken for something near it but reported as unread.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lsm_jax.captions.facts import STATISTICS, Fact, clock_minutes
+from lsm_jax.captions.phrases import CHANNEL_OF, PHRASES, UNITS, decimals, unit_words
+from lsm_jax.captions.templates import FORMS, MOVED, TURNED
+from lsm_jax.windows import MINUTES_PER_DAY
+
+_LONGEST_NAME = 40
+_PUNCTUATION = " /&'+-"
+_VERBS = {"trend": MOVED, "extreme": TURNED}
+_KIND_OF_VERB = {verb: kind for verbs in _VERBS.values() for kind, choices in verbs.items() for verb in choices}
+_KIND_OF_FORM = {"sleep_named": "sleep", "meal_moment": "meal", "marks": "mark"}
+_SINGLE_MOMENTS = ("mood", "meal_moment", "mark")
+
+
+@dataclasses.dataclass(frozen=True)
+class Statement:
+    """What one sentence says.
+
+    Attributes:
+      form: key of `templates.FORMS`.
+      facts: the four statistics of a channel, or a single fact.
+    """
+
+    form: str
+    facts: tuple[Fact, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reading:
+    """What a text says: the facts of the sentences understood, and the sentences that were not."""
+
+    facts: tuple[Fact, ...]
+    unread: tuple[str, ...]
+
+
+def render(statement: Statement, random: np.random.Generator) -> str:
+    """The statement as a sentence, its wording drawn uniformly from the templates of its form."""
+    templates = FORMS[statement.form]
+    draw = int(random.integers(2**32))
+    draw, choice = divmod(draw, len(templates))
+    verbs = _VERBS.get(statement.form)
+    verb = "" if verbs is None else (choices := verbs[statement.facts[0].kind])[draw % len(choices)]
+    return wording(statement, templates[choice], verb)
+
+
+def wording(statement: Statement, template: str, verb: str = "") -> str:
+    """The statement in the words of one template of its form; `verb` where the form has a choice of them."""
+    sentence = template.format(moved=verb, turned=verb, **_fields(statement))
+    return sentence[0].upper() + sentence[1:] if "a" <= sentence[0] <= "z" else sentence
+
+
+def read(text: str) -> Reading:
+    """The facts of a text in our wording, sentence by sentence."""
+    facts: list[Fact] = []
+    unread = []
+    for sentence in re.split(r"(?<=\.)\s+|\n+", text.strip()):
+        statement = read_sentence(sentence)
+        if statement:
+            facts += statement.facts
+        elif sentence:
+            unread.append(sentence)
+    return Reading(tuple(facts), tuple(unread))
+
+
+def facts_of(text: str) -> tuple[Fact, ...]:
+    """The facts of a text in our wording; sentences in other words add none (`read` tells them)."""
+    return read(text).facts
+
+
+def read_sentence(sentence: str) -> Statement | None:
+    """The statement a sentence makes, None where it is not one of ours."""
+    for form, template, pattern in _patterns():
+        match = pattern.fullmatch(sentence)
+        if not match:
+            continue
+        said = match.groupdict()
+        verb = said.get("moved") or said.get("turned") or ""
+        statement = _statement(form, said, _KIND_OF_VERB.get(verb, ""))
+        if statement and wording(statement, template, verb) == sentence:
+            return statement
+    return None
+
+
+def event_name(name: str) -> str:
+    """An event's name as a sentence can hold it: lower case, no punctuation that could end or split the sentence."""
+    words = " ".join(re.sub(rf"[^\w{re.escape(_PUNCTUATION)}]+", " ", name.lower()).split())
+    return words.strip(_PUNCTUATION)[:_LONGEST_NAME].strip(_PUNCTUATION) or "unnamed"
+
+
+def _fields(statement: Statement) -> dict[str, str]:
+    """The texts that fill a template of the statement's form."""
+    fact = statement.facts[0]
+    fields = {}
+    if fact.start is not None and fact.end is not None:
+        fields = {"start": _clock(fact.start), "end": _clock(fact.end)}
+    if statement.form in ("statistics", "trend", "extreme"):
+        places = decimals(fact.subject)
+        fields |= {"channel": PHRASES[fact.subject], "unit": unit_words(fact.subject)}
+        names = {"value": fact} if statement.form == "extreme" else {each.kind: each for each in statement.facts}
+        fields |= {name: f"{each.value:.{places}f}" for name, each in names.items() if each.value is not None}
+        return fields
+    fields["name"] = fact.subject
+    if fact.value is not None:
+        fields |= {"minutes": _duration(int(fact.value)), "count": str(int(fact.value))}
+    return fields
+
+
+def _statement(form: str, said: Mapping[str, str], kind_of_verb: str) -> Statement | None:
+    """The statement behind a matched template's fields; None where a channel or time is none."""
+    start, end = _minute(said.get("start")), _minute(said.get("end"))
+    if ("start" in said and (start is None or start == MINUTES_PER_DAY)) or ("end" in said and not end):
+        return None
+    if form in ("statistics", "trend", "extreme"):
+        subject = CHANNEL_OF[said["channel"].casefold()]
+        if form == "statistics":
+            return Statement(form, tuple(Fact(kind, subject, float(said[kind])) for kind in STATISTICS))
+        if form == "extreme":
+            return Statement(form, (Fact(kind_of_verb, subject, float(said["value"]), start, start),))
+        return Statement(form, (Fact(kind_of_verb, subject, None, start, end),))
+    kind = _KIND_OF_FORM.get(form, form)
+    name = said.get("name", "asleep")
+    name = name[0].lower() + name[1:] if "A" <= name[0] <= "Z" else name
+    if form in _SINGLE_MOMENTS:
+        return Statement(form, (Fact(kind, name, 1.0 if form == "mark" else None, start, start),))
+    if form == "marks":
+        return Statement(form, (Fact(kind, name, float(said["count"]), start, end),))
+    minutes = _minutes(said["minutes"]) if "minutes" in said else clock_minutes(start or 0, end or 0)
+    return Statement(form, (Fact(kind, name, float(minutes), start, end),))
+
+
+def _clock(minute: int) -> str:
+    return f"{minute // 60:02d}:{minute % 60:02d}"
+
+
+def _minute(clock: str | None) -> int | None:
+    """Minutes since midnight of "HH:MM"; None where there is no such time."""
+    if clock is None:
+        return None
+    hours, minutes = int(clock[:2]), int(clock[3:])
+    return hours * 60 + minutes if minutes < 60 and hours * 60 + minutes <= MINUTES_PER_DAY else None
+
+
+def _duration(minutes: int) -> str:
+    hours, rest = divmod(minutes, 60)
+    parts = [(hours, "hour")] * bool(hours) + [(rest, "minute")] * bool(rest or not hours)
+    return " ".join(f"{count} {unit}{'' if count == 1 else 's'}" for count, unit in parts)
+
+
+def _minutes(duration: str) -> int:
+    words = duration.split()
+    return sum(int(words[at]) * (60 if words[at + 1].startswith("hour") else 1) for at in range(0, len(words), 2))
+
+
+@functools.cache
+def _patterns() -> Sequence[tuple[str, str, re.Pattern[str]]]:
+    """Every template as a pattern whose groups are its fields."""
+    number = r"-?\d{1,9}(?:\.\d{1,4})?"
+    clock = r"\d\d:\d\d"
+    one_of = {
+        "channel": sorted(PHRASES.values(), key=len, reverse=True),
+        "unit": UNITS,
+        "moved": [verb for choices in MOVED.values() for verb in choices],
+        "turned": [verb for choices in TURNED.values() for verb in choices],
+    }
+    fields = {name: "|".join(re.escape(choice) for choice in choices) for name, choices in one_of.items()}
+    fields["channel"] = f"(?i:{fields['channel']})"
+    fields |= dict.fromkeys((*STATISTICS, "value"), number) | {"start": clock, "end": clock}
+    fields["minutes"] = r"\d{1,4} (?:hours?|minutes?)(?: \d{1,2} minutes?)?"
+    fields["count"] = r"\d{1,4}"
+    fields["name"] = rf"\w[\w{re.escape(_PUNCTUATION)}]{{0,{_LONGEST_NAME - 1}}}"
+    groups = {name: f"(?P<{name}>{pattern})" for name, pattern in fields.items()}
+    return [
+        (form, template, re.compile(re.sub(r"\\\{(\w+)\\\}", lambda field: groups[field[1]], re.escape(template))))
+        for form, templates in FORMS.items()
+        for template in templates
+    ]
