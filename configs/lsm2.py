@@ -39,15 +39,18 @@ def get_config(variant: str = "") -> ConfigDict:
 def _laptop(config: ConfigDict) -> None:
     """The recipe found on two cores (docs/lsm2.md): one window to a row, short rows, a high learning rate."""
     config.model.size = "tiny"
-    # AIM's three never end a window early or leave one long hole, as forecasts and real gaps do.
+    # AIM's three never end a window early or leave one long hole, as forecasts and real gaps do, and never show
+    # most of a window: a model trained on them alone does worse at 30 % hidden than at 50 %.
     config.masking.policies = (
         ("random", 0.8, 1.0),
+        ("random", 0.5, 0.7),
+        ("random", 0.25, 0.3),
         ("time", 0.5, 1.0),
         ("sensor", 0.5, 1.0),
         ("gap", 0.25, 0.7),
         ("forecast", 0.25, 0.7),
     )
-    config.optimizer.learning_rate = 2e-3
+    config.optimizer.learning_rate = 3e-3
     config.optimizer.betas = (0.9, 0.99)
     config.train.batch_size = 32
     config.rows.inference = 512  # two cores; the context path reads every visible token all the same
@@ -66,7 +69,7 @@ def _quickstart(config: ConfigDict) -> None:
 
 def _small(config: ConfigDict) -> None:
     _laptop(config)
-    config.rows.capacity = 256
+    config.rows.capacity = 128
     config.rows.targets = 256
     config.train.duration = "1800 steps"
 
@@ -75,7 +78,7 @@ def _open(config: ConfigDict) -> None:
     _laptop(config)
     config.rows.capacity = 128
     config.rows.targets = 128
-    config.train.duration = "4000 steps"
+    config.train.duration = "2900 steps"
 
 
 def _pod(config: ConfigDict, size: str) -> None:

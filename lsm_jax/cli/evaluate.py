@@ -5,8 +5,14 @@ from __future__ import annotations
 import argparse
 import time
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lsm_jax.errors import UserError
+
+if TYPE_CHECKING:  # importing these takes seconds, and help must come at once
+    from lsm_jax.data.store import Dataset
+    from lsm_jax.evaluation.results import Results
+    from lsm_jax.training.run import Run
 
 HELP = "score a run on the papers' tasks against the baselines, on held-out people"
 EXAMPLE = "lsm evaluate --workdir runs/lsm2 --suite generative"
@@ -24,6 +30,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="whose windows (test)")
     parser.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step; the newest where left out")
     parser.add_argument(
+        "--curve", action="store_true", help="score every checkpoint kept and draw error over minutes of training"
+    )
+    parser.add_argument(
         "--max-windows", type=int, metavar="N", help="at most N windows of each dataset, of whole people: a quick look"
     )
     parser.add_argument("--batch-size", type=int, default=32, metavar="B", help="windows per model call (32)")
@@ -36,32 +45,54 @@ def run(args: argparse.Namespace) -> int:
     for name, value in (("--max-windows", args.max_windows), ("--batch-size", args.batch_size)):
         if value is not None and value < 1:
             raise UserError(f"{name} {value}: give a whole number of at least 1.")
-    from lsm_jax.cli.progress import progress_bar
-    from lsm_jax.data.spec import open_datasets
-    from lsm_jax.data.store import open_dataset
-    from lsm_jax.evaluation.figures import write_reconstructions
-    from lsm_jax.evaluation.generative import evaluate_generative, named
+    if args.curve and args.step is not None:
+        raise UserError("--curve scores every checkpoint and --step one: give one of the two.")
+    from lsm_jax.evaluation.figures import learning_curve, write_reconstructions
     from lsm_jax.evaluation.results import totals
     from lsm_jax.training.loop import use_compile_cache
-    from lsm_jax.training.run import load_run
+    from lsm_jax.training.run import load_run, whole_steps
 
     use_compile_cache()
-    loaded = load_run(args.workdir, args.step)
-    datasets = named([open_dataset(path) for path in args.data] if args.data else open_datasets(loaded.config.data))
-    out = args.out or args.workdir / "eval"
     started = time.perf_counter()
+    out = args.out or args.workdir / "eval"
+    if args.curve:
+        points = [score(args, load_run(args.workdir, step)) for step in whole_steps(args.workdir)]
+        for results in points:
+            results.write(out / f"step-{results.provenance['step']}")
+        path = out / "learning_curve.png"
+        learning_curve(points).savefig(path, dpi=130, facecolor="white")
+        print(f"{path} and step-*/ beside it, in {time.perf_counter() - started:.0f} s")
+        return 0
+    loaded = load_run(args.workdir, args.step)
+    results = score(args, loaded)
+    path = results.write(out)
+    write_reconstructions(loaded, datasets_of(args, loaded), out / "figures", args.split, args.seed, args.batch_size)
+    print("\n".join(totals(results)))
+    print(f"\n{path} and its .md and figures, in {time.perf_counter() - started:.0f} s")
+    return 0
+
+
+def datasets_of(args: argparse.Namespace, loaded: Run) -> dict[str, Dataset]:
+    """The datasets to score on, by name."""
+    from lsm_jax.data.spec import open_datasets
+    from lsm_jax.data.store import open_dataset
+    from lsm_jax.evaluation.generative import named
+
+    return named([open_dataset(path) for path in args.data] if args.data else open_datasets(loaded.config.data))
+
+
+def score(args: argparse.Namespace, loaded: Run) -> Results:
+    """One checkpoint's results."""
+    from lsm_jax.cli.progress import progress_bar
+    from lsm_jax.evaluation.generative import evaluate_generative
+
     with progress_bar(f"{args.suite}, step {loaded.step}: windows") as tell:
-        results = evaluate_generative(
+        return evaluate_generative(
             loaded,
-            datasets,
+            datasets_of(args, loaded),
             split=args.split,
             max_windows=args.max_windows,
             seed=args.seed,
             batch_size=args.batch_size,
             progress=tell,
         )
-    path = results.write(out)
-    write_reconstructions(loaded, datasets, out / "figures", args.split, args.seed, args.batch_size)
-    print("\n".join(totals(results)))
-    print(f"\n{path} and its .md and figures, in {time.perf_counter() - started:.0f} s")
-    return 0

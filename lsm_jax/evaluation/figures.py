@@ -21,6 +21,7 @@ from lsm_jax.evaluation.pairs import (
     scored_cells,
     task_pairs,
 )
+from lsm_jax.evaluation.results import Results
 from lsm_jax.evaluation.tasks import Task
 from lsm_jax.objectives import masked
 from lsm_jax.training.run import Run
@@ -58,18 +59,17 @@ def write_reconstructions(
     return paths
 
 
-def learning_curve(points: Sequence[tuple[float, Mapping[str, Any]]]) -> Figure:
+def learning_curve(points: Sequence[Results]) -> Figure:
     """Error of the model against minutes of training, the best baseline of each task as a level line.
 
     Args:
-      points: (minutes, content of `eval/generative.json`) of checkpoints of one run, in any order.
+      points: checkpoints of one run, in order, scored on the same windows.
     """
-    points = sorted(points, key=lambda point: point[0])
     curves: dict[tuple[str, str], list[tuple[float, dict[str, Any]]]] = {}
-    for minutes, content in points:
-        for row in content["comparisons"]:
+    for point in points:
+        for row in point.comparisons:
             if row["channel"] == "all":
-                curves.setdefault((row["task"], row["setting"]), []).append((minutes, row))
+                curves.setdefault((row["task"], row["setting"]), []).append((point.provenance["minutes"], row))
     names = list(dict.fromkeys(task for task, _ in curves))
     figure = Figure(figsize=(3.4 * len(names), 3.2), layout="constrained")
     for axes, name in zip(np.atleast_1d(figure.subplots(1, len(names))), names, strict=True):

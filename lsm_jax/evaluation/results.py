@@ -52,6 +52,7 @@ def provenance(run: Run) -> dict[str, Any]:
     return {
         "command": " ".join(["lsm", *sys.argv[1:]]),
         "step": int(run.step),
+        "minutes": run.minutes,
         "config": run.config.to_dict(),
         "versions": {"lsm_jax": lsm_jax.__version__, "python": platform.python_version(), **versions},
     }

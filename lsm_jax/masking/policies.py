@@ -22,9 +22,10 @@ from lsm_jax.errors import UserError, nearest
 from lsm_jax.masking.tokens import TokenGrid
 
 POOLS = ("observed", "grid")
+Share = Float[Array, ""] | float
 
 
-def exact_share(key: PRNGKeyArray, eligible: Bool[Array, " n"], share: Float[Array, ""] | float) -> Bool[Array, " n"]:
+def exact_share(key: PRNGKeyArray, eligible: Bool[Array, " n"], share: Share) -> Bool[Array, " n"]:
     """Exactly round(share * number eligible) of the eligible units, uniformly at random."""
     scores = jnp.where(eligible, jax.random.uniform(key, eligible.shape), jnp.inf)
     rank = jnp.argsort(jnp.argsort(scores))
@@ -32,15 +33,15 @@ def exact_share(key: PRNGKeyArray, eligible: Bool[Array, " n"], share: Float[Arr
     return (rank < count) & eligible
 
 
-def _random(key: PRNGKeyArray, pool: Bool[Array, "p g"], share: float) -> Bool[Array, "p g"]:
+def _random(key: PRNGKeyArray, pool: Bool[Array, "p g"], share: Share) -> Bool[Array, "p g"]:
     return exact_share(key, pool.reshape(-1), share).reshape(pool.shape)
 
 
-def _time(key: PRNGKeyArray, pool: Bool[Array, "p g"], share: float) -> Bool[Array, "p g"]:
+def _time(key: PRNGKeyArray, pool: Bool[Array, "p g"], share: Share) -> Bool[Array, "p g"]:
     return jnp.broadcast_to(exact_share(key, pool.any(axis=1), share)[:, None], pool.shape)
 
 
-def _sensor(key: PRNGKeyArray, pool: Bool[Array, "p g"], share: float) -> Bool[Array, "p g"]:
+def _sensor(key: PRNGKeyArray, pool: Bool[Array, "p g"], share: Share) -> Bool[Array, "p g"]:
     by_channel = jnp.broadcast_to(exact_share(key, pool.any(axis=0), share)[None, :], pool.shape)
     # A window of one channel has nothing to infer it from: hide half of its time instead.
     return jnp.where(pool.any(axis=0).sum() > 1, by_channel, _time(key, pool, share))
@@ -53,14 +54,14 @@ def _span(pool: Bool[Array, "p g"]) -> tuple[Array, Array]:
     return jnp.argmax(recorded), patches - jnp.argmax(recorded[::-1])
 
 
-def _stretch(key: PRNGKeyArray, pool: Bool[Array, "p g"], share: float) -> tuple[Array, Array, Array]:
+def _stretch(key: PRNGKeyArray, pool: Bool[Array, "p g"], share: Share) -> tuple[Array, Array, Array]:
     """The recorded span and a length up to `share` of it, at least one patch, short ones likelier."""
     first, end = _span(pool)
     longest = jnp.maximum(share * (end - first), 1.0)
     return first, end, jnp.ceil(longest ** jax.random.uniform(key)).astype(jnp.int32)
 
 
-def _gap(key: PRNGKeyArray, pool: Bool[Array, "p g"], share: float) -> Bool[Array, "p g"]:
+def _gap(key: PRNGKeyArray, pool: Bool[Array, "p g"], share: Share) -> Bool[Array, "p g"]:
     length_key, start_key = jax.random.split(key)
     first, end, length = _stretch(length_key, pool, share)
     start = jax.random.randint(start_key, (), first, jnp.maximum(end - length, first) + 1)
@@ -68,12 +69,12 @@ def _gap(key: PRNGKeyArray, pool: Bool[Array, "p g"], share: float) -> Bool[Arra
     return jnp.broadcast_to(((patch >= start) & (patch < start + length))[:, None], pool.shape)
 
 
-def _forecast(key: PRNGKeyArray, pool: Bool[Array, "p g"], share: float) -> Bool[Array, "p g"]:
+def _forecast(key: PRNGKeyArray, pool: Bool[Array, "p g"], share: Share) -> Bool[Array, "p g"]:
     _, end, length = _stretch(key, pool, share)
     return jnp.broadcast_to((jnp.arange(pool.shape[0]) >= end - length)[:, None], pool.shape)
 
 
-POLICIES: Mapping[str, Callable[[PRNGKeyArray, Bool[Array, "p g"], float], Bool[Array, "p g"]]] = {
+POLICIES: Mapping[str, Callable[[PRNGKeyArray, Bool[Array, "p g"], Share], Bool[Array, "p g"]]] = {
     "random": _random,
     "time": _time,
     "sensor": _sensor,
@@ -130,7 +131,10 @@ def artificial_mask(
     pool = observed.reshape(grid.patches, grid.groups)
     if mixture.pool == "grid":
         pool = jnp.ones_like(pool)
-    weights = jnp.array([weight for _, _, weight in mixture.policies])
-    choice = jax.random.categorical(choice_key, jnp.log(weights))
-    masks = jnp.stack([POLICIES[name](mask_key, pool, share) for name, share, _ in mixture.policies])
-    return masks[choice].reshape(-1)
+    names, shares, weights = zip(*mixture.policies, strict=True)
+    choice = jax.random.categorical(choice_key, jnp.log(jnp.array(weights)))
+    share = jnp.array(shares)[choice]
+    # A policy listed with several shares is drawn once: sorting tokens is what masks cost.
+    kinds = list(dict.fromkeys(names))
+    masks = jnp.stack([POLICIES[kind](mask_key, pool, share) for kind in kinds])
+    return masks[jnp.array([kinds.index(name) for name in names])[choice]].reshape(-1)

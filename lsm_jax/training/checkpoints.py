@@ -163,8 +163,7 @@ def restore(checkpoint: Path, shapes: State) -> Saved:
     item = _item(shapes, np.int64(0), {})
     _check_tree(checkpoint, _manifest(checkpoint)["tree"], _tree(item))
     content = _read(checkpoint, item, partial=False)
-    seconds = {bucket: float(value) for bucket, value in content["clock"].items()}
-    return Saved(State(**content["state"]), int(content["position"]), seconds)
+    return Saved(State(**content["state"]), int(content["position"]), _seconds(content))
 
 
 def restore_parameters(checkpoint: Path, shapes: Any) -> Any:
@@ -175,6 +174,11 @@ def restore_parameters(checkpoint: Path, shapes: Any) -> Any:
     found = {path: kind for path, kind in tree.items() if path.startswith(f"state/{name}/")}
     _check_tree(checkpoint, found, _tree(item))
     return _read(checkpoint, item, partial=True)["state"][name]
+
+
+def restore_clock(checkpoint: Path) -> dict[str, float]:
+    """Seconds by bucket that the run had taken when it saved this."""
+    return _seconds(_read(checkpoint, {"clock": dict.fromkeys(BUCKETS, np.float64(0))}, partial=True))
 
 
 class _ManifestHandler(ocp.PyTreeCheckpointHandler):
@@ -224,6 +228,10 @@ def _item(state: State, position: Any, seconds: Mapping[str, float]) -> dict[str
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     clock = {bucket: np.float64(seconds.get(bucket, 0.0)) for bucket in BUCKETS}
     return {"state": fields, "position": position, "clock": clock}
+
+
+def _seconds(content: Mapping[str, Any]) -> dict[str, float]:
+    return {bucket: float(value) for bucket, value in content["clock"].items()}
 
 
 def _tree(item: Any) -> dict[str, list[Any]]:

@@ -13,7 +13,7 @@ from lsm_jax import objectives
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError
 from lsm_jax.objectives import Objective
-from lsm_jax.training.checkpoints import damage, restore_parameters, steps
+from lsm_jax.training.checkpoints import damage, restore_clock, restore_parameters, steps
 from lsm_jax.training.workdir import CHECKPOINTS, SPEC, read_config
 
 
@@ -26,6 +26,7 @@ class Run:
       objective: as in training.
       params: float32 parameters on this machine's first device, averaged ones (EMA) where the run keeps them.
       step: of the checkpoint they are from.
+      minutes: that the run had taken by then, compilation and evaluation included; an export does not say.
     """
 
     config: ConfigDict
@@ -33,6 +34,7 @@ class Run:
     objective: Objective
     params: Any
     step: int
+    minutes: float = 0.0
 
 
 def load_run(workdir: Path | str, step: int | None = None) -> Run:
@@ -52,7 +54,22 @@ def load_run(workdir: Path | str, step: int | None = None) -> Run:
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
         jax.eval_shape(objective.init, jax.random.key(0)),
     )
-    return Run(config, spec, objective, restore_parameters(folder / str(chosen), shapes), chosen)
+    checkpoint = folder / str(chosen)
+    params = restore_parameters(checkpoint, shapes)
+    return Run(config, spec, objective, params, chosen, sum(restore_clock(checkpoint).values()) / 60)
+
+
+def whole_steps(workdir: Path | str) -> list[int]:
+    """Steps of the checkpoints of a run that can be restored, in order.
+
+    Raises:
+      UserError: there is none.
+    """
+    folder = Path(workdir) / CHECKPOINTS
+    found = [step for step in sorted(steps(folder)) if damage(folder / str(step)) is None]
+    if not found:
+        raise UserError(f"{folder} has no whole checkpoint.")
+    return found
 
 
 def _choose(folder: Path, step: int | None) -> int:

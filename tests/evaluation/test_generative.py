@@ -241,8 +241,8 @@ def test_an_objective_that_cannot_reconstruct_is_refused(real_run, dataset):
 def test_pictures(real_run, dataset, results, tmp_path):
     (picture,) = write_reconstructions(with_answer(real_run, 0.1), {"tiny": dataset}, tmp_path, "test", 0)
     assert picture.read_bytes()[:4] == b"\x89PNG"
-    content = dataclasses.asdict(results)
-    figure = learning_curve([(10.0, content), (5.0, content)])
+    later = dataclasses.replace(results, provenance={**results.provenance, "minutes": 10.0})
+    figure = learning_curve([dataclasses.replace(later, provenance={"minutes": 5.0}), later])
     assert [axes.get_title() for axes in figure.axes] == [
         "random imputation", "temporal interpolation", "temporal extrapolation", "sensor imputation",
     ]  # fmt: skip

@@ -39,6 +39,10 @@ def test_evaluate_then_report(workdir, capsys):
     assert content["provenance"]["step"] == 2
     assert content["provenance"]["max_windows"] == 2
     assert (workdir / "eval" / "figures" / "reconstruction-tiny.png").is_file()
+    assert main([*command, "--curve"]) == 0
+    assert (workdir / "eval" / "learning_curve.png").is_file()
+    again = json.loads((workdir / "eval" / "step-2" / "generative.json").read_text())
+    assert again["results"] == content["results"]
     assert main(["report", "--workdir", str(workdir)]) == 0
     page = (workdir / "report.html").read_text()
     assert "step 2." in page
@@ -67,6 +71,7 @@ def test_export(workdir, tmp_path, capsys):
     [
         (["evaluate", "--workdir", "{none}"], "not the folder of a run"),
         (["evaluate", "--workdir", "{run}", "--step", "77"], "no checkpoint of step 77"),
+        (["evaluate", "--workdir", "{run}", "--step", "2", "--curve"], "give one of the two"),
         (["evaluate", "--workdir", "{run}", "--max-windows", "0"], "--max-windows 0"),
         (["evaluate", "--workdir", "{run}", "--data", "{none}"], "no such dataset"),
         (["embed", "--workdir", "{run}", "--data", "{data}", "--out", "days.csv"], "ends in .parquet"),

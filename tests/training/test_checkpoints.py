@@ -23,7 +23,7 @@ from small_training import small_config
 from lsm_jax.errors import UserError
 from lsm_jax.training.checkpoints import Checkpoints, Saved, damage, steps
 from lsm_jax.training.loop import train
-from lsm_jax.training.run import load_run
+from lsm_jax.training.run import load_run, whole_steps
 from lsm_jax.training.state import State
 
 
@@ -203,7 +203,10 @@ def test_a_run_falls_back_and_trains_over_the_damaged_step(half_hours: Path, tmp
     with pytest.raises(UserError, match="8 is damaged"):
         load_run(tmp_path, step=8)
     assert load_run(tmp_path).step == 4
+    assert whole_steps(tmp_path) == [4]
     assert train(config, tmp_path) == 8
+    early, late = (load_run(tmp_path, step).minutes for step in whole_steps(tmp_path))
+    assert 0 < early < late
     assert json.loads((folder / "8" / "manifest.json").read_text())
     jax.tree.map(np.testing.assert_array_equal, load_run(tmp_path).params, expected.params)
 
