@@ -1,28 +1,14 @@
-"""The peak a device could reach, for MFU: from a table, or measured where there is no entry."""
+"""The peak a device could reach, for MFU: from `chips`, or measured where that has none."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 
 import jax
 import jax.numpy as jnp
 
-# Dense bfloat16 FLOP/s of one JAX device, from the vendors' data sheets; the first name in `device_kind` counts.
-PEAKS: Mapping[str, float] = {
-    "TPU v4": 275e12,
-    "TPU v5 lite": 197e12,
-    "TPU v5e": 197e12,
-    "TPU v5": 459e12,
-    "TPU v6": 918e12,
-    "TPU7x": 1154e12,  # a chip is two devices of half its 2307
-    "A100": 312e12,
-    "H100 PCIe": 756e12,
-    "H100": 989e12,
-    "H200": 989e12,
-    "B200": 2250e12,
-    "L4": 121e12,
-}
+from lsm_jax.training.chips import chip_of
+
 _SIDE = 1536
 
 
@@ -35,9 +21,8 @@ def total_peak(given: float) -> tuple[float, str]:
     devices, kind = jax.devices(), jax.devices()[0].device_kind
     if given > 0:
         return given * len(devices), "train.peak_flops"
-    for name, peak in PEAKS.items():
-        if name.lower() in kind.lower():
-            return peak * len(devices), f"data sheet of {name}"
+    if chip := chip_of(kind):
+        return chip.per_device().peak * len(devices), chip.source
     measured = _measured()
     # Devices a CPU is split into share its cores, so one of them reaches what all of them do.
     share = jax.process_count() if jax.default_backend() == "cpu" else len(devices)
