@@ -31,8 +31,6 @@ GPU_EXAMPLES: Mapping[str, tuple[str, ...]] = {
 KNOWN: tuple[str, ...] = tuple(
     name for group in (TPU_EXAMPLES, GPU_EXAMPLES) for names in group.values() for name in names
 )
-    name for group in (TPU_EXAMPLES, GPU_EXAMPLES) for names in group.values() for name in names
-)
 
 # Two cores of a v4 chip are one device unless libtpu is asked otherwise.
 _CHIP_CONFIGURATION = {"v4": "megacore"}
