@@ -25,6 +25,7 @@ _PUNCTUATION = " /&'+-"
 _VERBS = {"trend": MOVED, "extreme": TURNED}
 _KIND_OF_VERB = {verb: kind for verbs in _VERBS.values() for kind, choices in verbs.items() for verb in choices}
 _KIND_OF_FORM = {"sleep_named": "sleep", "meal_moment": "meal", "marks": "mark"}
+_OF_CHANNELS = ("statistics", "constant", "trend", "extreme")
 _SINGLE_MOMENTS = ("mood", "meal_moment", "mark")
 
 
@@ -109,7 +110,7 @@ def _fields(statement: Statement) -> dict[str, str]:
     fields = {}
     if fact.start is not None and fact.end is not None:
         fields = {"start": _clock(fact.start), "end": _clock(fact.end)}
-    if statement.form in ("statistics", "trend", "extreme"):
+    if statement.form in _OF_CHANNELS:
         places = decimals(fact.subject)
         fields |= {"channel": PHRASES[fact.subject], "unit": unit_words(fact.subject)}
         names = {"value": fact} if statement.form == "extreme" else {each.kind: each for each in statement.facts}
@@ -126,10 +127,13 @@ def _statement(form: str, said: Mapping[str, str], kind_of_verb: str) -> Stateme
     start, end = _minute(said.get("start")), _minute(said.get("end"))
     if ("start" in said and (start is None or start == MINUTES_PER_DAY)) or ("end" in said and not end):
         return None
-    if form in ("statistics", "trend", "extreme"):
+    if form in _OF_CHANNELS:
         subject = CHANNEL_OF[said["channel"].casefold()]
         if form == "statistics":
             return Statement(form, tuple(Fact(kind, subject, float(said[kind])) for kind in STATISTICS))
+        if form == "constant":
+            level = float(said["mean"])
+            return Statement(form, tuple(Fact(k, subject, 0.0 if k == "deviation" else level) for k in STATISTICS))
         if form == "extreme":
             return Statement(form, (Fact(kind_of_verb, subject, float(said["value"]), start, start),))
         return Statement(form, (Fact(kind_of_verb, subject, None, start, end),))

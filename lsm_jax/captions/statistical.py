@@ -20,16 +20,14 @@ def statistical_statements(window: Window, random: np.random.Generator) -> list[
     chosen = choose_channels(window.channels, minutes >= MINUTES_FOR_STATISTICS, random)
     columns = [column for group in chosen for column in group]
     numbers = statistics(window.values.T[columns], window.observed.T[columns])
-    return [
-        Statement(
-            "statistics",
-            tuple(
-                Fact(kind, window.channels[column], spoken(window.channels[column], value))
-                for kind, value in zip(STATISTICS, row, strict=True)
-            ),
-        )
-        for column, row in zip(columns, numbers.tolist(), strict=True)
-    ]
+    return [_statement(window.channels[column], row) for column, row in zip(columns, numbers.tolist(), strict=True)]
+
+
+def _statement(channel: str, numbers: list[float]) -> Statement:
+    mean, maximum, minimum, deviation = (spoken(channel, number) for number in numbers)
+    form = "constant" if mean == maximum == minimum and deviation == 0 else "statistics"
+    values = (mean, maximum, minimum, deviation)
+    return Statement(form, tuple(Fact(kind, channel, value) for kind, value in zip(STATISTICS, values, strict=True)))
 
 
 def statistics(values: Float[np.ndarray, "c t"], observed: Bool[np.ndarray, "c t"]) -> Float[np.ndarray, "c 4"]:

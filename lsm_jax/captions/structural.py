@@ -27,11 +27,11 @@ BIN_MINUTES = 40
 BIN_SUPPORT = 0.5
 # Bins a trend spans, and the slope it needs, in fortieths of the channel's range per bin.
 _TREND_SLOPES = {6: 1.5, 8: 1.3, 12: 1.0}
-_TREND_CHANGE = 0.2  # of the range, from its first bin to its last
-_STEADY_SLOPE, _STEADY_RANGE = 0.01, 0.1
+TREND_CHANGE = 0.2  # of the range, from its first bin to its last
+_STEADY_SLOPE, STEADY_RANGE = 0.01, 0.1
 _TRENDS_KEPT, _TREND_OVERLAP = 3, 0.3
 _PROMINENCE, _PEAK_HEIGHT, _DROP_HEIGHT = 0.5, 0.6, -0.4
-_APART, _WIDEST = 5, 4
+_WIDEST = 4  # bins, at half the prominence
 _SENTENCES_PER_GROUP = 7
 _WALL = 10.0  # higher than any z of a bin, which ends a run as the end of the series does
 
@@ -109,9 +109,9 @@ def find_trends(bins: Bins, columns: Sequence[int]) -> list[Found]:
         slope = stretch @ _regression(length) / spread
         change = (stretch[:, :, -1] - stretch[:, :, 0]) / spread
         extent = (stretch.max(axis=2) - stretch.min(axis=2)) / spread
-        rising = whole & (slope > steepness / BIN_MINUTES) & (change > _TREND_CHANGE)
-        falling = whole & (slope < -steepness / BIN_MINUTES) & (change < -_TREND_CHANGE)
-        steady = whole & (np.abs(slope) < _STEADY_SLOPE) & (extent < _STEADY_RANGE) & np.isfinite(spread)
+        rising = whole & (slope > steepness / BIN_MINUTES) & (change > TREND_CHANGE)
+        falling = whole & (slope < -steepness / BIN_MINUTES) & (change < -TREND_CHANGE)
+        steady = whole & (np.abs(slope) < _STEADY_SLOPE) & (extent < STEADY_RANGE) & np.isfinite(spread)
         for kind, where in (("increase", rising), ("decrease", falling), ("steady", steady)):
             for row, place in np.argwhere(where).tolist():
                 first = place * (length // 2)
@@ -120,8 +120,8 @@ def find_trends(bins: Bins, columns: Sequence[int]) -> list[Found]:
     return [each for few in _by_column(candidates).values() for each in _apart(few)]
 
 
-def find_extremes(bins: Bins, columns: Sequence[int]) -> list[Found]:
-    """Peaks and drops of these columns, of one bin each; `size` is their prominence."""
+def find_extremes(bins: Bins, columns: Sequence[int], apart: int = 5) -> list[Found]:
+    """Peaks and drops of these columns, of one bin each and this many bins apart; `size` is their prominence."""
     mean, supported, spread = bins.mean[columns], bins.supported[columns], bins.spread[columns]
     count = np.maximum(supported.sum(axis=1), 1)
     level = mean.sum(axis=1, where=supported) / count
@@ -131,12 +131,12 @@ def find_extremes(bins: Bins, columns: Sequence[int]) -> list[Found]:
     found = []
     for kind, sign, height in (("peak", 1, _PEAK_HEIGHT), ("drop", -1, _DROP_HEIGHT)):
         # All columns as one series with walls between: one call, and a wall bounds a peak as the series' end would.
-        walled = np.pad(np.where(allowed, sign * z, _WALL), ((0, 0), (_APART, _APART)), constant_values=_WALL)
+        walled = np.pad(np.where(allowed, sign * z, _WALL), ((0, 0), (apart, apart)), constant_values=_WALL)
         places, properties = find_peaks(
-            walled.ravel(), height=(height, _WALL / 2), distance=_APART, prominence=_PROMINENCE, width=(None, _WIDEST)
+            walled.ravel(), height=(height, _WALL / 2), distance=apart, prominence=_PROMINENCE, width=(None, _WIDEST)
         )
         rows, bins_padded = np.divmod(places, walled.shape[1])
-        for row, place, prominence in zip(rows, bins_padded - _APART, properties["prominences"], strict=True):
+        for row, place, prominence in zip(rows, bins_padded - apart, properties["prominences"], strict=True):
             found.append(Found(kind, columns[row], int(place), int(place) + 1, float(prominence)))
     return found
 

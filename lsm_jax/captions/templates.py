@@ -50,6 +50,15 @@ STATISTICS = (
     "{maximum}.",
 )
 
+# Where all values are the same to the decimals given: the four numbers are then one, and the deviation none.
+CONSTANT = (
+    "{channel} was {mean}{unit} throughout its recorded minutes.",
+    "The recorded {channel} never left {mean}{unit}.",
+    "Every reading of {channel} was {mean}{unit}.",
+    "Recorded {channel}: {mean}{unit} throughout.",
+    "{channel} stood at {mean}{unit} wherever it was recorded.",
+)
+
 # {moved} says which way; any of the phrases of a kind fits any of the sentences.
 MOVED = {
     "increase": ("rose", "climbed", "increased", "went up", "trended upward"),
@@ -173,7 +182,7 @@ MEAL = (
     "The meal log has {name} between {start} and {end}.",
     "Meal: {name}, {start} to {end}.",
     "{name} was eaten between {start} and {end}.",
-    "{name} took {minutes} to eat, {start} to {end}.",
+    "{name} was logged over {minutes}, {start} to {end}.",
     "From {start} to {end} the wearer was having {name}.",
     "Between {start} and {end} there was {name} to eat.",
     "Mealtime from {start} until {end}: {name}.",
@@ -216,6 +225,7 @@ MARKS = (
 
 FORMS = {
     "statistics": STATISTICS,
+    "constant": CONSTANT,
     "trend": TREND,
     "extreme": EXTREME,
     "activity": ACTIVITY,

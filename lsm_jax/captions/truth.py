@@ -1,0 +1,135 @@
+"""Is it true? What a text says, held against the record it is about.
+
+The rules are those by which captions are written, so every sentence of ours passes, with tolerances for a writer that
+reads the record as a model does: numbers within a tenth of the channel's usual spread, times of events within a
+quarter of an hour, peaks within one bin.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import functools
+
+import numpy as np
+
+from lsm_jax.captions.facts import EXTREMES, STATISTICS, TRENDS, Clock, Fact, clock_distance
+from lsm_jax.captions.semantic import EVENT_SUPPORT, SUPPORT_MINUTES, event_facts
+from lsm_jax.captions.statistical import MINUTES_FOR_STATISTICS, statistics
+from lsm_jax.captions.structural import BIN_MINUTES, STEADY_RANGE, TREND_CHANGE, Bins, bin_means, find_extremes
+from lsm_jax.channels import channel
+from lsm_jax.windows import Window
+
+
+class Verdict(enum.Enum):
+    """What the record says to a fact; `UNRECORDED`: nothing, as it was not observed there."""
+
+    TRUE = "true"
+    FALSE = "false"
+    UNRECORDED = "unrecorded"
+
+
+@dataclasses.dataclass(frozen=True)
+class Tolerance:
+    """How far a true statement may be off.
+
+    Attributes:
+      spreads: numbers, in standard deviations of the channel as the registry has them.
+      minutes: starts and ends of events; twice as much for how long they took.
+    """
+
+    spreads: float = 0.1
+    minutes: int = 15
+
+
+class Judge:
+    """Judges facts about one window.
+
+    Raises:
+      UserError: the window is longer than a day.
+    """
+
+    def __init__(self, window: Window, tolerance: Tolerance | None = None) -> None:
+        self._window, self._tolerance = window, tolerance or Tolerance()
+        self._clock = Clock(window)
+
+    def __call__(self, fact: Fact) -> Verdict:
+        """The record's verdict on a fact."""
+        if fact.kind not in (*STATISTICS, *TRENDS, *EXTREMES):
+            return self._event(fact)
+        if fact.subject not in self._window.channels:
+            return Verdict.UNRECORDED
+        column = self._window.channels.index(fact.subject)
+        if fact.kind in STATISTICS:
+            return self._statistic(fact, column)
+        return self._trend(fact, column) if fact.kind in TRENDS else self._extreme(fact, column)
+
+    def _statistic(self, fact: Fact, column: int) -> Verdict:
+        values, observed = self._window.values.T[column : column + 1], self._window.observed.T[column : column + 1]
+        if np.count_nonzero(observed) * self._window.minutes_per_step < MINUTES_FOR_STATISTICS:
+            return Verdict.UNRECORDED
+        return self._close(fact, float(statistics(values, observed)[0, STATISTICS.index(fact.kind)]))
+
+    def _trend(self, fact: Fact, column: int) -> Verdict:
+        bins = self._bins
+        first, last = (round(step / bins.steps) for step in self._clock.steps_of(fact.start or 0, fact.end or 0))
+        supported = bins.supported[column, first:last]
+        if supported.sum() < max(2, 0.5 * (last - first)):
+            return Verdict.UNRECORDED
+        stretch, spread = bins.mean[column, first:last][supported], bins.spread[column]
+        change, extent = stretch[-1] - stretch[0], np.ptp(stretch)
+        slope = np.polyfit(np.flatnonzero(supported), stretch, 1)[0]
+        if fact.kind == "steady":
+            return _verdict(extent < STEADY_RANGE * spread)
+        sign = 1 if fact.kind == "increase" else -1
+        return _verdict(sign * slope > 0 and sign * change > TREND_CHANGE * spread)
+
+    def _extreme(self, fact: Fact, column: int) -> Verdict:
+        bins, start = self._bins, fact.start or 0
+        # Captions keep one of several close by; all of them are there.
+        for found in find_extremes(bins, [column], apart=1):
+            middle = self._clock.start(found.first * bins.steps + bins.steps // 2)
+            near = clock_distance(middle, start) <= BIN_MINUTES
+            if found.kind == fact.kind and near and self._close(fact, bins.mean[column, found.first]) is Verdict.TRUE:
+                return Verdict.TRUE
+        at = self._clock.steps_of(start, start + 1)[0] // bins.steps
+        return Verdict.FALSE if bins.supported[column, at : at + 1].any() else Verdict.UNRECORDED
+
+    def _event(self, fact: Fact) -> Verdict:
+        if any(self._same_event(fact, other) for other in self._events):
+            return Verdict.TRUE
+        start, end = fact.start or 0, fact.end or 0
+        if fact.start == fact.end:
+            start, end = start - SUPPORT_MINUTES // 2, end + SUPPORT_MINUTES // 2
+        first, last = self._clock.steps_of(start, end)
+        recorded = first < last and self._seen[first:last].mean() >= EVENT_SUPPORT
+        return Verdict.FALSE if recorded else Verdict.UNRECORDED
+
+    def _same_event(self, said: Fact, happened: Fact) -> bool:
+        if (said.kind, said.subject) != (happened.kind, happened.subject):
+            return False
+        allowed = self._tolerance.minutes
+        starts = clock_distance(said.start or 0, happened.start or 0) <= allowed
+        ends = clock_distance(said.end or 0, happened.end or 0) <= allowed
+        apart = abs((said.value or 0) - (happened.value or 0))
+        return starts and ends and apart <= (0 if said.kind == "mark" else 2 * allowed)
+
+    def _close(self, fact: Fact, actual: float) -> Verdict:
+        allowed = self._tolerance.spreads * channel(fact.subject).sd
+        return _verdict(fact.value is not None and abs(fact.value - actual) <= allowed)
+
+    @functools.cached_property
+    def _bins(self) -> Bins:
+        return bin_means(self._window)
+
+    @functools.cached_property
+    def _events(self) -> tuple[Fact, ...]:
+        return event_facts(self._window)
+
+    @functools.cached_property
+    def _seen(self) -> np.ndarray:
+        return np.count_nonzero(self._window.observed, axis=1) > 0
+
+
+def _verdict(holds: bool | np.bool) -> Verdict:
+    return Verdict.TRUE if holds else Verdict.FALSE
