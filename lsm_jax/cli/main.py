@@ -29,8 +29,10 @@ VERBS = {
     "train": "lsm_jax.cli.train",
     "evaluate": "lsm_jax.cli.evaluate",
     "embed": "lsm_jax.cli.embed",
+    "caption": "lsm_jax.cli.caption",
     "export": "lsm_jax.cli.export",
     "report": "lsm_jax.cli.report",
+    "bench": "lsm_jax.cli.bench",
 }
 
 # Verbs that run the model, and so fill and free large arrays at every step.

@@ -109,8 +109,8 @@ class MaskedReconstruction:
                 f"{observed.shape[0]} windows do not fill rows of rows.windows_per_row={self.rows.windows_per_row}: "
                 "make train.batch_size / train.accumulate a multiple of it."
             )
-        keys = jax.vmap(lambda key: jax.random.split(key, 3))(_window_keys(rng, batch["example"]))
-        hidden = jax.vmap(lambda key, seen: artificial_mask(key, seen, self.tokens, self.mixture))(keys[:, 0], observed)
+        keys = _loss_keys(rng, batch)
+        hidden = self.hidden(batch, rng)
         shown, targets = observed & ~hidden, observed & hidden
         row_keys = keys[:: self.rows.windows_per_row]
         visible = self.rows.visible(row_keys[:, 1], shown)
@@ -123,6 +123,11 @@ class MaskedReconstruction:
         metrics = self._metrics(observed, visible, stage, asked)
         # Micro-batches and validation batches are averaged by the cells they scored.
         return loss, {**metrics, "loss_weight": weight.sum()}
+
+    def hidden(self, batch: Mapping[str, Array], rng: PRNGKeyArray) -> Bool[Array, "b n"]:
+        """The artificial masks under which `loss` is taken of this batch with this `rng`."""
+        keys, observed = _loss_keys(rng, batch)[:, 0], self._tokens_observed(batch["observed"])
+        return jax.vmap(lambda key, seen: artificial_mask(key, seen, self.tokens, self.mixture))(keys, observed)
 
     def reconstruct(
         self, params: Mapping[str, Any], batch: Mapping[str, Array], hidden: Bool[Array, "b n"]
@@ -250,6 +255,11 @@ class MaskedReconstruction:
 def _window_keys(key: PRNGKeyArray, example: Int[Array, " b"]) -> PRNGKeyArray:
     """A key per window, so that what is drawn for it depends on neither batch, host nor mesh."""
     return jax.vmap(functools.partial(jax.random.fold_in, key))(example)
+
+
+def _loss_keys(rng: PRNGKeyArray, batch: Mapping[str, Array]) -> PRNGKeyArray:
+    """Three keys per window: its artificial mask, its visible tokens, its targets."""
+    return jax.vmap(lambda key: jax.random.split(key, 3))(_window_keys(rng, batch["example"]))
 
 
 def _row_settings(config: ConfigDict, grid: TokenGrid, mixture: Mixture, spec: DataSpec) -> RowSettings:
