@@ -48,7 +48,7 @@ def spoken_events(window: Window) -> list[Event]:
     """The events of a window that may be spoken of, however many: named as sentences name them, meals joined."""
     if not window.events:
         return []
-    seen = np.count_nonzero(window.observed, axis=1) > 0
+    seen = np.asarray(window.observed.T.any(axis=0))
     step = window.minutes_per_step
     events = [
         dataclasses.replace(event, name=event_name(event.name), end=min(max(event.end, event.start + 1), len(seen)))

@@ -98,26 +98,21 @@ def bin_means(window: Window, columns: Sequence[int] | slice = slice(None)) -> B
 
 def find_trends(bins: Bins, columns: Sequence[int]) -> list[Found]:
     """The trends of these columns: per column the 3 of largest change that overlap by at most 30 %."""
-    candidates: list[Found] = []
-    mean, supported = bins.mean[columns], bins.supported[columns]
-    spread = np.where(bins.spread[columns] > 0, bins.spread[columns], np.inf)[:, None]
-    for length, steepness in _TREND_SLOPES.items():
-        places = _stretches(mean.shape[1], length)
-        if not len(places):
-            continue
-        stretch, whole = mean[:, places], supported[:, places].all(axis=2)
-        slope = stretch @ _regression(length) / spread
-        change = (stretch[:, :, -1] - stretch[:, :, 0]) / spread
-        extent = (stretch.max(axis=2) - stretch.min(axis=2)) / spread
-        rising = whole & (slope > steepness / BIN_MINUTES) & (change > TREND_CHANGE)
-        falling = whole & (slope < -steepness / BIN_MINUTES) & (change < -TREND_CHANGE)
-        steady = whole & (np.abs(slope) < _STEADY_SLOPE) & (extent < STEADY_RANGE) & np.isfinite(spread)
-        for kind, where in (("increase", rising), ("decrease", falling), ("steady", steady)):
-            for row, place in np.argwhere(where).tolist():
-                first = place * (length // 2)
-                size = abs(float(change[row, place]))
-                candidates.append(Found(kind, columns[row], first, first + length, size))
-    return [each for few in _by_column(candidates).values() for each in _apart(few)]
+    stretches = _stretches(bins.mean.shape[1])
+    flat = bins.spread[columns] <= 0
+    z = bins.mean[columns] / np.where(flat, 1, bins.spread[columns])[:, None]
+    slope, along = z @ stretches.regression, z[:, stretches.bins]
+    change, extent = along[:, :, -1] - along[:, :, 0], along.max(axis=2) - along.min(axis=2)
+    whole = bins.supported[columns][:, stretches.bins].all(axis=2) & ~flat[:, None]
+    moving = (np.abs(slope) > stretches.steepness) & (np.abs(change) > TREND_CHANGE) & (slope * change > 0)
+    steady = (np.abs(slope) < _STEADY_SLOPE) & (extent < STEADY_RANGE)
+    candidates: dict[int, list[Found]] = {}
+    for row, place in np.argwhere(whole & (moving | steady)).tolist():
+        kind = "steady" if steady[row, place] else "increase" if slope[row, place] > 0 else "decrease"
+        first, last = stretches.bins[place, 0], stretches.bins[place, -1] + 1
+        found = Found(kind, columns[row], int(first), int(last), abs(float(change[row, place])))
+        candidates.setdefault(row, []).append(found)
+    return [each for few in candidates.values() for each in _apart(few)]
 
 
 def find_extremes(bins: Bins, columns: Sequence[int], apart: int = 5) -> list[Found]:
@@ -151,16 +146,33 @@ def _statement(window: Window, clock: Clock, bins: Bins, found: Found) -> Statem
     return Statement("trend", (Fact(found.kind, name, None, clock.start(first), clock.end(last)),))
 
 
+@dataclasses.dataclass(frozen=True)
+class _Stretches:
+    """Where trends are sought: stretches of each length, half their length apart.
+
+    Attributes:
+      bins: int[N, 12], the bins of a stretch; shorter ones repeat their last.
+      regression: float64[count, N]; its product with the bins is the least-squares slope per bin over each stretch.
+      steepness: float64[N], the slope that makes a trend, in ranges of the channel per bin.
+    """
+
+    bins: Int[np.ndarray, "n longest"]
+    regression: Float[np.ndarray, "count n"]
+    steepness: Float[np.ndarray, " n"]
+
+
 @functools.cache
-def _stretches(count: int, length: int) -> Int[np.ndarray, "n length"]:
-    """The bins of every stretch of this length, half a stretch apart."""
-    return np.arange(0, count - length + 1, length // 2)[:, None] + np.arange(length)
-
-
-def _regression(length: int) -> Float[np.ndarray, " length"]:
-    """Weights whose inner product with a stretch is its least-squares slope per bin."""
-    centred = np.arange(length) - (length - 1) / 2
-    return centred / (centred @ centred)
+def _stretches(count: int) -> _Stretches:
+    """The stretches of a series of this many bins."""
+    longest = max(_TREND_SLOPES)
+    spans = [(first, length) for length in _TREND_SLOPES for first in range(0, count - length + 1, length // 2)]
+    regression = np.zeros((count, len(spans)))
+    for place, (first, length) in enumerate(spans):
+        centred = np.arange(length) - (length - 1) / 2
+        regression[first : first + length, place] = centred / (centred @ centred)
+    bins = [first + np.minimum(np.arange(longest), length - 1) for first, length in spans]
+    steepness = [_TREND_SLOPES[length] / BIN_MINUTES for _, length in spans]
+    return _Stretches(np.array(bins, np.int64).reshape(-1, longest), regression, np.array(steepness))
 
 
 def _apart(candidates: Iterable[Found]) -> list[Found]:

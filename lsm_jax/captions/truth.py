@@ -128,7 +128,7 @@ class Judge:
 
     @functools.cached_property
     def _seen(self) -> np.ndarray:
-        return np.count_nonzero(self._window.observed, axis=1) > 0
+        return np.asarray(self._window.observed.T.any(axis=0))
 
 
 def _verdict(holds: bool | np.bool) -> Verdict:
