@@ -75,6 +75,8 @@ def run(args: argparse.Namespace) -> int:
     captioner = Captioner(parse_levels(args.level), args.seed)
     dataset = open_dataset(args.data)
     source = dataset.source(args.split)
+    if not len(source):
+        raise UserError(f"{args.data}: its {args.split} split holds no window; choose another --split.")
     tally, started = _Tally(), time.perf_counter()
     with progress_bar(f"captions of {dataset.name}: windows") as tell:
         lines = _lines(source, captioner, args.epoch, tally, tell)
@@ -114,7 +116,7 @@ class _Tally:
 def _lines(
     source: WindowSource, captioner: Captioner, epoch: int, tally: _Tally, tell: Callable[[int, int], None]
 ) -> Iterator[dict[str, Any]]:
-    """A line per window; UserError where there is no window, or nothing to say of any."""
+    """A line per window; UserError where there is nothing to say of any."""
     for example in range(len(source)):
         window = source[example]
         caption = captioner(window, epoch)
@@ -137,13 +139,14 @@ def _write_lines(out: Path, lines: Iterable[Mapping[str, Any]]) -> list[str]:
     partial = out.with_name(f".{out.name}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("w", encoding="utf-8") as file:
-            file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
-        partial.replace(out)
+        try:
+            with partial.open("w", encoding="utf-8") as file:
+                file.writelines(json.dumps(line, ensure_ascii=False) + "\n" for line in lines)
+            partial.replace(out)
+        finally:
+            partial.unlink(missing_ok=True)
     except OSError as error:
         raise UserError(f"{out}: cannot be written ({error.strerror}); choose another --out.") from None
-    finally:
-        partial.unlink(missing_ok=True)
     return []
 
 

@@ -33,6 +33,7 @@ def card_page(dataset: Dataset, days: int) -> str:
                      _days(dataset, days)),
             _section("Labels", "", _labels(card["labels"])),
             _section("Events", "", _events(card["events"])),
+            _section("Captions", "Tokens of the training split's captions.", _captions(card.get("captions", {}))),
         ]  # fmt: skip
         title, text = html.escape(str(card["name"])), html.escape(str(card["description"]))
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -149,6 +150,15 @@ def _events(events: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> str:
         for name, entry in names.items()
     ]
     return _table(("kind", "event", "times", "minutes each"), rows)
+
+
+def _captions(captions: Mapping[str, Mapping[str, Any]]) -> str:
+    rows = []
+    for level, entry in captions.items():
+        numbers = (entry["captions"], entry["vocabulary"], *entry["tokens"].values())
+        cells = "".join(f"<td class=number>{int(number):,}</td>" for number in numbers)
+        rows.append(f"<td>{html.escape(level)}</td>{cells}")
+    return _table(("level", "captions", "vocabulary", "median", "99th percentile", "most"), rows)
 
 
 def _section(title: str, note: str, content: str) -> str:
