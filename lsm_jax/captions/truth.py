@@ -76,13 +76,14 @@ class Judge:
         supported = bins.supported[column, first:last]
         if supported.sum() < max(2, 0.5 * (last - first)):
             return Verdict.UNRECORDED
-        stretch, spread = bins.mean[column, first:last][supported], bins.spread[column]
+        # In ranges of the channel, as trends are found: the last bit decides on what stands on a threshold.
+        stretch = bins.mean[column, first:last][supported] / (bins.spread[column] or 1)
         change, extent = stretch[-1] - stretch[0], np.ptp(stretch)
         slope = np.polyfit(np.flatnonzero(supported), stretch, 1)[0]
         if fact.kind == "steady":
-            return _verdict(extent < STEADY_RANGE * spread)
+            return _verdict(extent < STEADY_RANGE)
         sign = 1 if fact.kind == "increase" else -1
-        return _verdict(sign * slope > 0 and sign * change > TREND_CHANGE * spread)
+        return _verdict(sign * slope > 0 and sign * change > TREND_CHANGE)
 
     def _extreme(self, fact: Fact, column: int) -> Verdict:
         bins, start = self._bins, fact.start or 0

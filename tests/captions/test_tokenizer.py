@@ -36,6 +36,8 @@ def test_captions_come_back_as_they_were(tokenizer: Tokenizer, texts: list[str])
     assert (encoded.truncated, encoded.empty) == (0, 0)
     for row, length in zip(encoded.ids, encoded.lengths, strict=True):
         assert row[0] == BEGIN and row[length - 1] == END and (row[length:] == PAD).all()
+    went_on = np.concatenate([encoded.ids, encoded.ids], axis=1)  # a model may write on after the end
+    assert tokenizer.decode(went_on) == texts
     assert encoded.lengths.max() < max(map(len, texts)) / 2  # it did learn words
 
 
