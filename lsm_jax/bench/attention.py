@@ -23,7 +23,7 @@ from jaxtyping import Bool, Float, Int
 
 from lsm_jax.attention import IMPLEMENTATIONS, attention
 from lsm_jax.bench.harness import Contender, Timings, against, race, spread
-from lsm_jax.bench.report import has_torch, machine, write_report
+from lsm_jax.bench.report import machine, no_torch, write_report
 from lsm_jax.errors import RunError, UserError, nearest
 
 Direction = Literal["forward", "forward_backward"]
@@ -190,10 +190,8 @@ def _jax_ready(case: _Case, name: str) -> _Ready:
 
 def _torch_ready(case: _Case) -> _Ready:
     """PyTorch on the CPU, in its own layout [R, H, N, D], the mask a boolean of the keys."""
-    if not has_torch():
-        raise UserError("PyTorch is not installed (pip install torch).")
-    if jax.default_backend() != "cpu":
-        raise UserError("PyTorch is compared with on the CPU only.")
+    if reason := no_torch():
+        raise UserError(reason)
     import torch
 
     arrays = [

@@ -35,9 +35,13 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), **installed}
 
 
-def has_torch() -> bool:
-    """Whether PyTorch, an optional baseline, is installed."""
-    return util.find_spec("torch") is not None
+def no_torch() -> str:
+    """Why PyTorch, an optional baseline, cannot take part; empty where it can."""
+    import jax
+
+    if util.find_spec("torch") is None:
+        return "PyTorch is not installed (pip install torch)."
+    return "" if jax.default_backend() == "cpu" else "PyTorch is compared with on the CPU only."
 
 
 def write_report(

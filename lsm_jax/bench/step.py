@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 from lsm_jax import objectives
 from lsm_jax.bench.batches import gappy_batches
 from lsm_jax.bench.harness import Contender, Timings, against, race, spread
-from lsm_jax.bench.report import has_torch, machine, write_report
+from lsm_jax.bench.report import machine, no_torch, write_report
 from lsm_jax.channels import MINUTELY_26
 from lsm_jax.data.loader import Batch
 from lsm_jax.data.spec import DataSpec
@@ -95,6 +95,9 @@ def measure(
     for name in settings.only:
         if name not in CONTENDERS:
             raise UserError(f"--only {name}: no such contender.{nearest(name, CONTENDERS)}")
+    left_out = {"torch": reason} if (reason := no_torch()) else {}
+    if left_out and settings.only == ("torch",):
+        raise UserError(f"--only torch: {reason}")
     entries = [entry for missing in settings.missing for entry in _entries(config, settings, missing)]
     products = {dtype: _matrix_product(dtype) for dtype in settings.dtypes}
     contenders = [entry.contender for entry in entries] + [product for product, _ in products.values()]
@@ -109,7 +112,7 @@ def measure(
             result["share_of_matrix_product"] = result["gflops"] / gflops[result["dtype"]]
     sections = {"model": config.model.to_dict(), "rows": config.rows.to_dict()}
     said = {**dataclasses.asdict(settings), **sections}
-    write_report(out, measured_on, said, results, matrix_product_gflops=gflops)
+    write_report(out, measured_on, said, results, left_out=left_out, matrix_product_gflops=gflops)
     return results
 
 
@@ -135,8 +138,8 @@ def _entries(config: ConfigDict, settings: Settings, missing: float) -> Iterator
             yield _jax_entry({"name": "ours", **keys}, visible, prepared, spec, batches)
         if "dense" in wanted:
             yield _jax_entry({"name": "dense", **keys}, visible, _dense(prepared, grid.size), spec, batches)
-        if "torch" in wanted and has_torch() and jax.default_backend() == "cpu":
-            yield _torch_entry({"name": "torch", **keys}, visible, prepared, objective, batches)
+        if "torch" in wanted and not no_torch():
+            yield _torch_entry({"name": "torch", **keys}, visible, prepared, spec, objective, batches)
 
 
 def _configured(config: ConfigDict, batch_size: int, dtype: str) -> ConfigDict:
@@ -189,6 +192,7 @@ def _torch_entry(
     keys: dict[str, Any],
     visible: float,
     config: ConfigDict,
+    spec: DataSpec,
     objective: MaskedReconstruction,
     batches: Sequence[Batch],
 ) -> _Entry:
@@ -202,12 +206,13 @@ def _torch_entry(
     recipe = torch_recipe(objective)
     step = torch_step.Step(torch_step.Autoencoder(recipe), optimizer, keys["dtype"])
     hidden = jax.jit(objective.hidden)
-    for_steps = jax.random.split(jax.random.key(config.seed))[1]  # the key our own run begins with
+    program = _program(config, spec)
+    rng = jax.random.wrap_key_data(jax.jit(lambda: program.init().rng)())  # compiles no more of the state than this
     ready: dict[str, np.ndarray] = {}
 
     def prepare(number: int) -> None:
         batch = batches[number % len(batches)]
-        ready.update(torch_arrays(objective, batch, hidden(batch, jax.random.fold_in(for_steps, number))))
+        ready.update(torch_arrays(objective, batch, hidden(batch, jax.random.fold_in(rng, number))))
 
     prepare(0)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
