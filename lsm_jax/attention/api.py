@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
 
+import jax
+import jax.numpy as jnp
+from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from lsm_jax.attention.ranges import Ranges, block_ranges
 from lsm_jax.attention.reference import reference
-from lsm_jax.errors import UserError, nearest
+from lsm_jax.attention.registry import AUTO, IMPLEMENTATIONS, blocks_of, check_runs_here, resolved
+from lsm_jax.errors import UserError
 
-IMPLEMENTATIONS: Mapping[str, Callable[..., Array]] = {"reference": reference}
+CAUSAL = ("reference",)  # the implementations that can hide later keys
+
+# The axes of the mesh (training/mesh.py) that rows and heads lie on.
+ROW_AXES = ("data", "fsdp")
+HEAD_AXIS = "tensor"
 
 
 def attention(
@@ -18,26 +27,82 @@ def attention(
     value: Float[Array, "r t h d"],
     query_segments: Int[Array, "r s"],
     key_segments: Int[Array, "r t"],
-    implementation: str = "reference",
+    implementation: str = AUTO,
+    ranges: Ranges | None = None,
+    causal: bool = False,
 ) -> Float[Array, "r s h d"]:
     """Segment attention over rows.
 
+    On a mesh that has been entered (`jax.sharding.use_abstract_mesh`) every device attends for its own rows and heads.
+
     Args:
       query, key, value: heads of R rows; queries and keys may differ in number (cross-attention).
-      query_segments, key_segments: contiguous segments, 0 is padding.
-      implementation: a name in `IMPLEMENTATIONS`, all held to `reference`.
+      query_segments, key_segments: contiguous segments, 0 is padding. What heads hold in padding is never looked at.
+      implementation: a name in `IMPLEMENTATIONS`, all held to `reference`, or `auto`.
+      ranges: of `attention_ranges` for these segments, where they are shared by several layers.
+      causal: of a row's attention to itself: no query sees a key that stands after it.
 
     Returns:
       Weighted values, zeros for padding and for a query whose segment has no key.
 
     Raises:
-      UserError: unknown implementation.
+      UserError: unknown implementation, or one that does not run here or cannot be causal.
     """
-    try:
-        compute = IMPLEMENTATIONS[implementation]
-    except KeyError:
-        raise UserError(
-            f"model.attention={implementation!r} is unknown.{nearest(implementation, IMPLEMENTATIONS)} "
-            f"Known: {', '.join(IMPLEMENTATIONS)}."
-        ) from None
-    return compute(query, key, value, query_segments, key_segments)
+    name = resolved(implementation, query.shape[1], key.shape[1])
+    if causal and name not in CAUSAL:
+        raise UserError(f"the attention {name!r} cannot be causal; these can: {', '.join(CAUSAL)}.")
+    check_runs_here(name)
+    if ranges is None:
+        ranges = attention_ranges(query_segments, key_segments, query.shape[3], name)
+
+    def attend(
+        query: Float[Array, "r s h d"],
+        key: Float[Array, "r t h d"],
+        value: Float[Array, "r t h d"],
+        asking: Int[Array, "r s"],
+        known: Int[Array, "r t"],
+        ranges: Ranges | None,
+    ) -> Float[Array, "r s h d"]:
+        # What stands in padding must reach neither the output nor a gradient, NaN included.
+        query, key, value = _cleaned(query, asking), _cleaned(key, known), _cleaned(value, known)
+        if causal:
+            return reference(query, key, value, asking, known, causal=True)
+        out = IMPLEMENTATIONS[name].compute(
+            query, key, value, jnp.where(asking > 0, asking, -1), jnp.maximum(known, 0), ranges
+        )
+        return _cleaned(out, asking)
+
+    operands = query, key, value, query_segments, key_segments, ranges
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.size <= 1 or AxisType.Manual in mesh.axis_types:
+        return attend(*operands)
+    rows = _row_axes(mesh, query.shape[0])
+    heads = HEAD_AXIS if query.shape[2] % mesh.shape.get(HEAD_AXIS, query.shape[2] + 1) == 0 else None
+    by_head, by_row = PartitionSpec(rows, None, heads), PartitionSpec(rows)
+    specs = by_head, by_head, by_head, by_row, by_row, by_row
+    return jax.shard_map(attend, in_specs=specs, out_specs=by_head, check_vma=False)(*operands)
+
+
+def attention_ranges(
+    query_segments: Int[Array, "r s"], key_segments: Int[Array, "r t"], head_size: int, implementation: str = AUTO
+) -> Ranges | None:
+    """What an implementation can know before it meets any heads: made once, given to every layer.
+
+    Returns:
+      None for an implementation without blocks.
+    """
+    blocks = blocks_of(implementation, query_segments.shape[1], key_segments.shape[1], head_size)
+    return None if blocks is None else block_ranges(query_segments, key_segments, blocks)
+
+
+def _cleaned(heads: Float[Array, "r s h d"], segments: Int[Array, "r s"]) -> Float[Array, "r s h d"]:
+    return jnp.where((segments > 0)[:, :, None, None], heads, 0)
+
+
+def _row_axes(mesh: jax.sharding.AbstractMesh, rows: int) -> tuple[str, ...] | None:
+    """The axes that rows are spread over: as many as divide them."""
+    present = tuple(axis for axis in ROW_AXES if axis in mesh.shape)
+    for axes in (present, present[:1], present[1:]):
+        if axes and rows % math.prod(mesh.shape[axis] for axis in axes) == 0:
+            return axes
+    return None

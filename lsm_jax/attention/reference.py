@@ -15,6 +15,7 @@ def reference(
     value: Float[Array, "r t h d"],
     query_segments: Int[Array, "r s"],
     key_segments: Int[Array, "r t"],
+    causal: bool = False,
 ) -> Float[Array, "r s h d"]:
     """softmax(q k' / sqrt(d)) v over the keys of the query's own segment; zeros where there are none."""
     # What stands in padding must reach neither the output nor a gradient, NaN included.
@@ -22,6 +23,8 @@ def reference(
     key = jnp.where((key_segments > 0)[:, :, None, None], key, 0)
     value = jnp.where((key_segments > 0)[:, :, None, None], value, 0)
     same = (query_segments[:, :, None] == key_segments[:, None, :]) & (query_segments > 0)[:, :, None]
+    if causal:
+        same &= jnp.arange(key.shape[1]) <= jnp.arange(query.shape[1])[:, None]
     scale = query.shape[-1] ** -0.5
     scores = jnp.einsum("rshd,rthd->rhst", query * scale, key, preferred_element_type=jnp.float32)
     scores = scores + jnp.where(same, 0.0, _NEVER)[:, None]

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from lsm_jax.attention import attention
+from lsm_jax.attention import Ranges, attention, attention_ranges
 from lsm_jax.errors import UserError, nearest
 from lsm_jax.models.sizes import StackSize
 
@@ -26,11 +27,30 @@ REMAT_POLICIES: Mapping[str, Callable[..., bool] | None] = {
 _KERNEL = nnx.initializers.xavier_uniform()
 
 
+def rematerialised(step: Callable[..., Any], remat: str) -> Callable[..., Any]:
+    """The body of a scan over layers, under a policy of `REMAT_POLICIES`.
+
+    Raises:
+      UserError: there is no such policy.
+    """
+    if remat not in REMAT_POLICIES:
+        raise UserError(f"model.remat={remat!r} is unknown.{nearest(remat, REMAT_POLICIES)}")
+    policy = REMAT_POLICIES[remat]
+    return step if policy is None else jax.checkpoint(step, policy=policy, prevent_cse=False)
+
+
 class Attention(nnx.Module):
     """Multi-head attention of rows on themselves or on other rows, through the one function."""
 
     def __init__(
-        self, size: StackSize, memory_width: int | None, *, implementation: str, dtype: str, rngs: nnx.Rngs
+        self,
+        size: StackSize,
+        memory_width: int | None,
+        *,
+        implementation: str,
+        causal: bool = False,
+        dtype: str,
+        rngs: nnx.Rngs,
     ) -> None:
         head = size.width // size.heads
         linear = functools.partial(nnx.LinearGeneral, dtype=dtype, kernel_init=_KERNEL, rngs=rngs)
@@ -40,13 +60,14 @@ class Attention(nnx.Module):
             self.query = linear(size.width, (size.heads, head))
             self.key_value = linear(memory_width, (2, size.heads, head))
         self.output = linear((size.heads, head), size.width, axis=(-2, -1))
-        self.implementation = implementation
+        self.implementation, self.causal = implementation, causal
 
     def __call__(
         self,
         tokens: Float[Array, "r s d"],
         segments: Int[Array, "r s"],
-        memory: tuple[Float[Array, "r t m"], Int[Array, "r t"]] | None = None,
+        memory: tuple[Float[Array, "r t m"], Int[Array, "r t"]] | None,
+        ranges: Ranges | None,
     ) -> Float[Array, "r s d"]:
         """Attends to `memory` (tokens, segments) where given, else to the row itself."""
         if memory is None:
@@ -56,7 +77,8 @@ class Attention(nnx.Module):
             query = self.query(tokens)
             key, value = jnp.moveaxis(self.key_value(memory[0]), -3, 0)
             key_segments = memory[1]
-        return self.output(attention(query, key, value, segments, key_segments, self.implementation))
+        attended = attention(query, key, value, segments, key_segments, self.implementation, ranges, self.causal)
+        return self.output(attended)
 
 
 class FeedForward(nnx.Module):
@@ -86,8 +108,9 @@ class Block(nnx.Module):
         tokens: Float[Array, "r s d"],
         segments: Int[Array, "r s"],
         memory: tuple[Float[Array, "r t m"], Int[Array, "r t"]] | None,
+        ranges: Ranges | None,
     ) -> Float[Array, "r s d"]:
-        tokens = tokens + self.attention(self.attention_norm(tokens), segments, memory)
+        tokens = tokens + self.attention(self.attention_norm(tokens), segments, memory, ranges)
         return tokens + self.feed_forward(self.feed_forward_norm(tokens))
 
 
@@ -120,6 +143,8 @@ class Stack(nnx.Module):
         self.blocks = make(rngs)
         self.norm = nnx.LayerNorm(size.width, dtype=dtype, rngs=rngs)
         self.remat = remat
+        self.head_size = size.width // size.heads
+        self.implementation = implementation
 
     def __call__(
         self,
@@ -128,11 +153,11 @@ class Stack(nnx.Module):
         memory: tuple[Float[Array, "r t m"], Int[Array, "r t"]] | None = None,
     ) -> Float[Array, "r s d"]:
         graph, parameters = nnx.split(self.blocks)
+        key_segments = segments if memory is None else memory[1]
+        ranges = attention_ranges(segments, key_segments, self.head_size, self.implementation)
 
         def step(carry: Float[Array, "r s d"], layer: nnx.State) -> tuple[Float[Array, "r s d"], None]:
-            return nnx.merge(graph, layer)(carry, segments, memory), None
+            return nnx.merge(graph, layer)(carry, segments, memory, ranges), None
 
-        policy = REMAT_POLICIES[self.remat]
-        body = step if policy is None else jax.checkpoint(step, policy=policy, prevent_cse=False)
-        tokens, _ = jax.lax.scan(body, tokens, parameters)
+        tokens, _ = jax.lax.scan(rematerialised(step, self.remat), tokens, parameters)
         return self.norm(tokens)

@@ -45,7 +45,7 @@ class ModelSettings:
     context_reach: int = 3
     context_width: int = 256
     positions: str = "learned"
-    attention: str = "reference"
+    attention: str = "auto"
     remat: str = "none"
     dtype: str = "float32"
 

@@ -41,7 +41,7 @@ def learning_defaults() -> dict[str, ConfigDict]:
                 "context_reach": 3,  # visible neighbours shown to a decoded token; 0: the paper's bare mask token
                 "context_width": 256,
                 "positions": "learned",  # or sincos (the paper's)
-                "attention": "reference",
+                "attention": "auto",  # by platform and row length; or one by name, see docs/attention.md
                 "remat": "none",  # none, dots, full
                 "dtype": "auto",  # bfloat16 where the hardware has it, else float32
             }

@@ -19,6 +19,7 @@ from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
+from lsm_jax.attention import resolved
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError, nearest
 from lsm_jax.masking import rows as rows_of
@@ -76,7 +77,7 @@ class MaskedReconstruction:
 
     def __init__(self, tokens: TokenGrid, mixture: Mixture, rows: RowSettings, settings: ModelSettings) -> None:
         self.tokens, self.mixture, self.rows, self.settings = tokens, mixture, rows, settings
-        self.implementations = settings.implementations
+        self.implementations = settings.implementations | {"attention": self._attention()}
         self._graph = nnx.graphdef(nnx.eval_shape(functools.partial(self._model, jax.random.key(0))))
 
     @classmethod
@@ -147,6 +148,16 @@ class MaskedReconstruction:
         """The mean of the encoder's output over observed tokens; zeros for a window without any."""
         observed = self._tokens_observed(jnp.asarray(batch["observed"]))
         return self._embed(self._read(observed), params, batch["values"], batch["observed"], batch["example"])
+
+    def _attention(self) -> str:
+        """The implementations chosen for the rows of encoder and decoder."""
+        rows, places = self.rows, self.rows.windows_per_row * self.tokens.size
+        visible = {"packed": min(rows.capacity, places), "fixed_drop": places - rows.dropped}.get(rows.layout, places)
+        targets = min(rows.targets, places)
+        stages = {"cross": (targets, visible), "observed": (min(visible + targets, places),) * 2}
+        encoder = resolved(self.settings.attention, visible, visible)
+        decoder = resolved(self.settings.attention, *stages.get(self.settings.decoder, (places, places)))
+        return encoder if encoder == decoder else f"{encoder} (encoder), {decoder} (decoder)"
 
     def _model(self, rng: PRNGKeyArray) -> MaskedAutoencoder:
         return MaskedAutoencoder(self.tokens, self.settings, rngs=nnx.Rngs(rng))

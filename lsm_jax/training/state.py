@@ -90,7 +90,8 @@ def make_program(config: ConfigDict, objective: Objective, mesh: Mesh, schedule:
     shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)
     everywhere, spread = replicated(mesh), batch_sharding(mesh)
     settings = config.train.accumulate, config.train.ema
-    step = functools.partial(_step, objective.loss, optimizer, learning_rate, *settings)
+    loss = _on(mesh, objective.loss)
+    step = functools.partial(_step, loss, optimizer, learning_rate, *settings)
     return Program(
         mesh=mesh,
         shapes=shapes,
@@ -99,7 +100,7 @@ def make_program(config: ConfigDict, objective: Objective, mesh: Mesh, schedule:
             step, in_shardings=(shardings, spread), out_shardings=(shardings, everywhere), donate_argnums=(0,)
         ),
         evaluate=jax.jit(
-            functools.partial(_evaluate, objective.loss, config.seed),
+            functools.partial(_evaluate, loss, config.seed),
             in_shardings=(shardings.params, spread),
             out_shardings=everywhere,
         ),
@@ -118,6 +119,16 @@ def batch_shapes(mesh: Mesh, batch: Mapping[str, np.ndarray], batch_size: int) -
 def averaged(state: State) -> Any:
     """The parameters that leave a run: averaged where that is kept."""
     return state.ema or state.params
+
+
+def _on(mesh: Mesh, loss: Loss) -> Loss:
+    """The loss, traced where kernels see the mesh and its platform and so work on their own shard."""
+
+    def entered(params: Any, batch: Batch, rng: PRNGKeyArray) -> tuple[Float[Array, ""], Metrics]:
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return loss(params, batch, rng)
+
+    return entered
 
 
 def _init(objective: Objective, optimizer: optax.GradientTransformation, keeps_ema: bool, seed: int) -> State:

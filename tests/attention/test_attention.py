@@ -1,14 +1,19 @@
-"""Segment attention against plain softmax, window by window, and against hostile padding."""
+"""Every implementation against the oracle, and the oracle against plain softmax, segment by segment."""
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hypothesis import given
+from cases import CASES, Case, compiled, heads, in_padding, row, segments
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from jax.experimental.pallas import tpu as pltpu
 
-from lsm_jax.attention import IMPLEMENTATIONS, attention
+from lsm_jax.attention import IMPLEMENTATIONS, attention, available, interpreted
+from lsm_jax.attention.ranges import Blocks, block_ranges
 from lsm_jax.errors import UserError
+
+TOLERANCE = {"float32": 2e-5, "bfloat16": 4e-2}  # of values about 1; bfloat16 holds 8 bits of them
 
 
 def plain(query, key, value):
@@ -17,53 +22,94 @@ def plain(query, key, value):
     return np.einsum("hst,thd->shd", weights / weights.sum(-1, keepdims=True), value)
 
 
-def row(lengths, capacity):
-    segments = np.concatenate(
-        [np.full(length, place + 1) for place, length in enumerate(lengths)] + [np.zeros(capacity)]
-    )
-    return segments[:capacity].astype(np.int32)
+@settings(max_examples=15)
+@given(seed=st.integers(0, 2**31 - 1), asking=segments(1, 30), known=segments(1, 30))
+def test_the_oracle_is_plain_attention_of_each_segment_over_its_own_keys(seed, asking, known):
+    case = Case(1, 30, 30, 2, 8, "float32", None)
+    query, key, value, weight = heads(case, seed)
+    result = np.asarray(compiled("reference", case)(query, key, value, weight, asking, known)[0])[0]
+    assert (result[asking[0] == 0] == 0).all()
+    for segment in range(1, 5):
+        mine, keys = asking[0] == segment, known[0] == segment
+        expected = plain(query[0][mine], key[0][keys], value[0][keys]) if keys.any() else 0
+        np.testing.assert_allclose(result[mine], np.broadcast_to(expected, result[mine].shape), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", IMPLEMENTATIONS)
-@given(
-    seed=st.integers(0, 2**31 - 1),
-    queries=st.lists(st.integers(0, 9), min_size=1, max_size=3),
-    keys=st.lists(st.integers(0, 9), min_size=1, max_size=3),
-)
-def test_each_segment_is_plain_attention_over_its_own_keys(name, seed, queries, keys):
-    generator = np.random.default_rng(seed)
-    query = generator.normal(size=(1, 30, 2, 8)).astype(np.float32)
-    key, value = generator.normal(size=(2, 1, 30, 2, 8)).astype(np.float32)
-    query_segments, key_segments = row(queries, 30), row(keys, 30)
-    result = np.asarray(attention(query, key, value, query_segments[None], key_segments[None], name))[0]
-    assert (result[query_segments == 0] == 0).all()
-    for segment in range(1, len(queries) + 1):
-        asked, known = query_segments == segment, key_segments == segment
-        if asked.any() and known.any():
-            expected = plain(query[0][asked], key[0][known], value[0][known])
-            np.testing.assert_allclose(result[asked], expected, rtol=1e-5, atol=1e-5)
-        else:
-            assert (result[asked] == 0).all()
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.queries}x{case.keys}-{case.dtype}")
+@pytest.mark.parametrize("name", [name for name in IMPLEMENTATIONS if name != "reference"])
+@settings(max_examples=10)
+@given(data=st.data())
+def test_output_and_gradients_are_the_oracles(name, case, data):
+    if name == "splash":
+        case = case._replace(blocks=None)  # JAX's kernel takes blocks of whole vector registers only
+    asking = data.draw(segments(case.rows, case.queries))
+    known = asking if case.is_self else data.draw(segments(case.rows, case.keys))
+    garbage = data.draw(st.sampled_from([0.0, np.nan, np.inf, 1e30]))
+    *parts, weight = heads(case, data.draw(st.integers(0, 99)))
+    clean = [part.astype(case.dtype) for part in in_padding(parts, asking, known, 0.0)]
+    dirty = [part.astype(case.dtype) for part in in_padding(parts, asking, known, garbage)]
+    results = compiled(name, case)(*dirty, weight, asking, known)
+    # In float32: rounded to bfloat16 the oracle itself strays, where a query has but one key by 0.05 from a gradient of 0.
+    exactly = compiled("reference", case._replace(dtype="float32"))
+    expected = exactly(*(np.asarray(part, np.float32) for part in clean), weight, asking, known)
+    for result, wanted in zip(results, expected, strict=True):
+        assert result.dtype == case.dtype
+        np.testing.assert_allclose(
+            np.asarray(result, np.float32), np.asarray(wanted, np.float32), atol=TOLERANCE[case.dtype], rtol=2e-2
+        )
+    again = compiled(name, case)(*clean, weight, asking, known)
+    for result, same, where in zip(results, again, (asking, asking, known, known), strict=True):
+        np.testing.assert_array_equal(result, same)  # neither garbage nor chance
+        assert (np.asarray(result)[where == 0] == 0).all()
 
 
-@pytest.mark.parametrize("name", IMPLEMENTATIONS)
 @pytest.mark.parametrize("garbage", [np.nan, np.inf, 1e30])
-def test_padding_reaches_neither_output_nor_gradient(name, garbage):
-    generator = np.random.default_rng(0)
-    clean = generator.normal(size=(3, 2, 12, 2, 4)).astype(np.float32)
-    segments = jnp.asarray([row([5, 3], 12), row([0], 12)])
-    padding = np.asarray(segments == 0)[None, :, :, None, None]
+def test_padding_reaches_neither_output_nor_gradient_of_the_oracle(garbage):
+    case = Case(2, 12, 12, 2, 4, "float32", None)
+    asking = np.stack([row([5, 3], 12), row([0], 12)])
+    *parts, weight = heads(case, 0)
+    for result, same in zip(
+        compiled("reference", case)(*in_padding(parts, asking, asking, garbage), weight, asking, asking),
+        compiled("reference", case)(*in_padding(parts, asking, asking, 0.0), weight, asking, asking),
+        strict=True,
+    ):
+        np.testing.assert_array_equal(result, same)
+        assert (np.asarray(result)[asking == 0] == 0).all()
 
-    def loss(tokens):
-        return jnp.sum(jnp.sin(attention(*tokens, segments, segments, name)))
 
-    value, gradient = jax.value_and_grad(loss)(jnp.asarray(np.where(padding, 0, clean)))
-    dirty_value, dirty_gradient = jax.value_and_grad(loss)(jnp.asarray(np.where(padding, garbage, clean)))
-    assert value == dirty_value
-    np.testing.assert_array_equal(gradient, dirty_gradient)
-    assert (np.asarray(gradient)[np.broadcast_to(padding, clean.shape)] == 0).all()
+def test_tpu_kernels_read_nothing_they_have_not_written_and_race_for_nothing():
+    """Pallas' own simulation of a TPU: memory holds NaN until it is written, and copies run beside compute."""
+    case = Case(1, 256, 256, 1, 16, "float32", Blocks(128, 128))
+    asking = row([70, 20], 256)[None]
+    *parts, weight = heads(case, 1)
+    ranges = block_ranges(jnp.asarray(asking), jnp.asarray(asking), case.blocks)
+    with interpreted(pltpu.InterpretParams(uninitialized_memory="nan", detect_races=True)):
+        attend = lambda *parts: attention(*parts, asking, asking, "pallas_tpu", ranges)  # noqa: E731
+        out, pull = jax.vjp(attend, *map(jnp.asarray, parts))
+        results = out, *pull(jnp.asarray(weight))
+    expected = compiled("reference", case)(*parts, weight, asking, asking)
+    for result, wanted in zip(results, expected, strict=True):
+        np.testing.assert_allclose(result, wanted, atol=2e-5)
+
+
+@pytest.mark.parametrize("slots", [512, 2048])
+def test_memory_grows_with_the_row_and_not_with_its_square(slots):
+    def temporary(name, slots):
+        shape = jax.ShapeDtypeStruct((1, slots, 2, 32), jnp.float32)
+        row_of = jax.ShapeDtypeStruct((1, slots), jnp.int32)
+        loss = lambda *heads_and_row: attention(*heads_and_row, heads_and_row[-1], name).sum()  # noqa: E731
+        program = jax.jit(jax.grad(loss, (0, 1, 2))).lower(shape, shape, shape, row_of).compile()
+        return program.memory_analysis().temp_size_in_bytes
+
+    assert temporary("blockwise", 2 * slots) < 3 * temporary("blockwise", slots)
 
 
 def test_an_unknown_implementation_is_named():
     with pytest.raises(UserError, match="reference"):
         attention(*(jnp.zeros((1, 1, 1, 1)),) * 3, *(jnp.ones((1, 1), jnp.int32),) * 2, "referense")
+
+
+@pytest.mark.parametrize("name", sorted(set(IMPLEMENTATIONS) - set(available())))
+def test_what_does_not_run_here_names_those_that_do(name):
+    with pytest.raises(UserError, match=r"does not run on cpu. These do: auto, reference, blockwise"):
+        attention(*(jnp.zeros((1, 1, 1, 1)),) * 3, *(jnp.ones((1, 1), jnp.int32),) * 2, name)

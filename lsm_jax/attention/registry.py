@@ -1,0 +1,94 @@
+"""The implementations by name, where they run, and which one `auto` is."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+
+from jaxtyping import Array
+
+from lsm_jax.attention import blockwise, library, pallas_gpu, pallas_tpu
+from lsm_jax.attention.platforms import interpretation, platform
+from lsm_jax.attention.ranges import Blocks
+from lsm_jax.attention.reference import reference
+from lsm_jax.errors import UserError, nearest
+
+ANYWHERE = frozenset({"cpu", "gpu", "tpu"})
+AUTO = "auto"
+_BY_PLATFORM: Mapping[str, str] = {"tpu": "pallas_tpu", "gpu": "pallas_gpu"}
+_DENSE_SCORES = 512 * 512  # of a head; up to here the overhead of blocks is worth more on a CPU than their savings
+
+
+@dataclasses.dataclass(frozen=True)
+class Implementation:
+    """A way to compute segment attention.
+
+    Attributes:
+      compute: (query, key, value, query segments, key segments, ranges) -> attended values, of cleaned heads; the
+        ranges are None where it has no blocks.
+      blocks: (query slots, key slots, head size) -> its blocks, None where it takes rows whole.
+      platforms: where it runs.
+      skips: whether it leaves out blocks beyond the ranges.
+      backward_by_query, backward_by_key: products of a pair of blocks in the backward pass, in kernels that go by
+        blocks of queries and by blocks of keys. The forward pass has two.
+    """
+
+    compute: Callable[..., Array]
+    blocks: Callable[[int, int, int], Blocks] | None = None
+    platforms: frozenset[str] = ANYWHERE
+    skips: bool = True
+    backward_by_query: int = 0
+    backward_by_key: int = 5
+
+
+def _whole(*operands: Array) -> Array:
+    return reference(*operands[:5])
+
+
+IMPLEMENTATIONS: Mapping[str, Implementation] = {
+    "reference": Implementation(_whole, skips=False, backward_by_key=4),
+    "blockwise": Implementation(blockwise.blockwise, blockwise.blocks),
+    "pallas_tpu": Implementation(
+        pallas_tpu.pallas_tpu, pallas_tpu.blocks, frozenset({"tpu"}), backward_by_query=3, backward_by_key=4
+    ),
+    "pallas_gpu": Implementation(
+        pallas_gpu.pallas_gpu, pallas_gpu.blocks, frozenset({"gpu"}), backward_by_query=3, backward_by_key=4
+    ),
+    "cudnn": Implementation(library.cudnn, platforms=frozenset({"gpu"}), skips=False),
+    "splash": Implementation(
+        library.splash, library.splash_blocks, frozenset({"tpu"}), False, backward_by_query=3, backward_by_key=4
+    ),
+}
+
+
+def resolved(name: str, query_slots: int, key_slots: int) -> str:
+    """The implementation that `name` stands for on the platform at hand; UserError where there is no such."""
+    here = platform()
+    if name == AUTO:
+        short = here == "cpu" and query_slots * key_slots <= _DENSE_SCORES
+        return "reference" if short else _BY_PLATFORM.get(here, "blockwise")
+    if name not in IMPLEMENTATIONS:
+        known = (AUTO, *IMPLEMENTATIONS)
+        raise UserError(f"model.attention={name!r} is unknown.{nearest(name, known)} Known: {', '.join(known)}.")
+    return name
+
+
+def available() -> tuple[str, ...]:
+    """The implementations that run on the platform at hand."""
+    here = platform()
+    return tuple(name for name, known in IMPLEMENTATIONS.items() if here in known.platforms)
+
+
+def check_runs_here(name: str) -> None:
+    """UserError where an implementation does not run on the platform at hand, unless it is to be interpreted."""
+    if name not in available() and not interpretation():
+        known = (AUTO, *available())
+        raise UserError(f"model.attention={name!r} does not run on {platform()}. These do: {', '.join(known)}.")
+
+
+def blocks_of(name: str, query_slots: int, key_slots: int, head_size: int) -> Blocks | None:
+    """The blocks of an implementation for rows of these lengths; None where it takes them whole."""
+    blocks = IMPLEMENTATIONS[resolved(name, query_slots, key_slots)].blocks
+    return None if blocks is None else blocks(query_slots, key_slots, head_size)
+
+
