@@ -122,6 +122,25 @@ def checked_window(
     return window, Refused({name: int(count) for name, count in zip(channels, refused, strict=True) if count})
 
 
+def crop(window: Window, first: int, steps: int, columns: Sequence[int]) -> Window:
+    """At most `steps` steps of a window from `first` on, of some of its channels, with the events they lap over."""
+    last = min(first + steps, len(window.values))
+    if (first, last) == (0, len(window.values)) and list(columns) == list(range(len(window.channels))):
+        return window
+    kept = [event for event in window.events if first <= event.start < last or event.start < first < event.end]
+    return dataclasses.replace(
+        window,
+        values=window.values[first:last, columns],
+        observed=window.observed[first:last, columns],
+        channels=tuple(window.channels[column] for column in columns),
+        start=window.start + dt.timedelta(minutes=first * window.minutes_per_step),
+        events=tuple(
+            dataclasses.replace(event, start=max(event.start - first, 0), end=min(event.end, last) - first)
+            for event in kept
+        ),
+    )
+
+
 def hash_participant(raw_id: str, salt: str) -> str:
     """A stable pseudonym, 16 hex digits of keyed BLAKE2b. The same salt joins a person across files."""
     return hashlib.blake2b(raw_id.encode(), key=salt.encode()[:64], digest_size=8).hexdigest()

@@ -21,8 +21,9 @@ from lsm_jax.data.codec import Record
 from lsm_jax.data.order import DataOrder
 from lsm_jax.data.spec import DataSpec, mixture_weights, open_datasets
 from lsm_jax.data.store import WindowSource
+from lsm_jax.data.text import CaptionTokens
 from lsm_jax.errors import UserError
-from lsm_jax.windows import MINUTES_PER_DAY
+from lsm_jax.windows import MINUTES_PER_DAY, Window, crop
 
 Batch = dict[str, np.ndarray]
 _THREADS = 2
@@ -39,6 +40,7 @@ class Loader:
       spec: channels, normalisation and window length of the batches.
       batch_size: rows of the global batch; `process_count` must divide it.
       position: global batches taken before, as `loader.position` said.
+      captions: adds `text` to the batches, worded anew each epoch.
 
     Raises:
       UserError: no window in the split, or a batch size the hosts cannot share.
@@ -54,6 +56,7 @@ class Loader:
         position: int = 0,
         process_index: int = 0,
         process_count: int = 1,
+        captions: CaptionTokens | None = None,
     ) -> None:
         if batch_size < 1 or batch_size % process_count:
             raise UserError(f"batch size {batch_size} does not divide among {process_count} processes.")
@@ -62,7 +65,7 @@ class Loader:
         order = DataOrder(seed, sizes, mixture_weights(config, sizes))
         share = batch_size // process_count
         rows = slice(process_index * share, (process_index + 1) * share)
-        self._batches = _Batches([_Layout(source, spec) for source in sources], spec, order, batch_size, rows)
+        self._batches = _Batches([_Layout(source, spec) for source in sources], spec, order, batch_size, rows, captions)
         self._workers = int(config.workers)
         self.restore(position)
 
@@ -115,7 +118,11 @@ class WindowInfo:
 
 
 def evaluation_batches(
-    source: WindowSource, spec: DataSpec, batch_size: int, limit: int | None = None
+    source: WindowSource,
+    spec: DataSpec,
+    batch_size: int,
+    limit: int | None = None,
+    captions: CaptionTokens | None = None,
 ) -> Iterator[tuple[Batch, list[WindowInfo]]]:
     """A source's windows once, in fixed order; the last batch is filled up with all-missing windows.
 
@@ -124,6 +131,7 @@ def evaluation_batches(
 
     Args:
       limit: at most this many rows, spread evenly over the source; None takes all.
+      captions: adds `text`, worded as in epoch 0.
 
     Yields:
       (batch, infos): `infos` has an entry for every row that is a window, none for filling.
@@ -140,8 +148,13 @@ def evaluation_batches(
     for first in range(0, len(rows), batch_size):
         infos = rows[first : first + batch_size]
         batch = empty_batch(batch_size, spec, first + np.arange(batch_size))
-        for row, info in enumerate(infos):
-            layout.place(source.record(info.index), info.offset, batch, row)
+        records = [source.record(info.index) for info in infos]
+        for row, (info, record) in enumerate(zip(infos, records, strict=True)):
+            layout.place(record, info.offset, batch, row)
+        if captions:
+            windows = [layout.window(record, info.offset) for info, record in zip(infos, records, strict=True)]
+            batch["text"] = np.zeros((batch_size, captions.length), np.int32)
+            batch["text"][: len(infos)] = captions(windows, [0] * len(infos))
         yield batch, infos
 
 
@@ -164,8 +177,9 @@ class _Layout:
         place = {name: row for row, name in enumerate(source.channels)}
         columns = [column for column, name in enumerate(spec.channels) if name in place]
         self.source = source
+        self._known = [place[spec.channels[column]] for column in columns]
         self._steps = spec.window_minutes
-        self._rows = _as_slice([place[spec.channels[column]] for column in columns])
+        self._rows = _as_slice(self._known)
         self._columns = _as_slice(columns)
         self._mean, self._sd = spec.mean[columns], spec.sd[columns]
 
@@ -188,6 +202,10 @@ class _Layout:
         batch["start_minute"][row] = minute % MINUTES_PER_DAY
         batch["weekday"][row] = (minute // MINUTES_PER_DAY + _DAYS_TO_THURSDAY) % 7
 
+    def window(self, record: Record, offset: int) -> Window:
+        """What `place` puts into a batch, as a window to speak of: the same steps, the channels the model knows."""
+        return crop(record.window(self.source.channels), offset, self._steps, self._known)
+
 
 @dataclasses.dataclass(frozen=True)
 class _Batches(grain.transforms.Map):
@@ -198,6 +216,7 @@ class _Batches(grain.transforms.Map):
     order: DataOrder
     batch_size: int
     rows: slice
+    captions: CaptionTokens | None = None
 
     def map(self, number: int) -> Batch:
         positions = number * self.batch_size + np.arange(self.rows.start, self.rows.stop)
@@ -209,6 +228,10 @@ class _Batches(grain.transforms.Map):
         batch = empty_batch(len(positions), self.spec, positions)
         for row, (layout, record) in enumerate(zip(layouts, records, strict=True)):
             layout.place(record, int(offsets[row]), batch, row)
+        if self.captions:
+            pairs = zip(layouts, records, offsets.tolist(), strict=True)
+            spoken_of = [layout.window(record, offset) for layout, record, offset in pairs]
+            batch["text"] = self.captions(spoken_of, self.order.epochs(positions).tolist())
         return batch
 
 

@@ -48,12 +48,19 @@ class DataOrder:
 
     def lookup(self, positions: _Integers) -> tuple[_Integers, _Integers]:
         """The dataset and the window within it at these positions (>= 0)."""
-        positions = np.asarray(positions, np.int64)
-        cycle, place = np.divmod(positions, len(self._schedule))
-        dataset = self._schedule[place]
-        draw = cycle * self._quotas[dataset] + self._rank[place]
-        epoch, index = np.divmod(draw, self._sizes[dataset])
+        dataset, epoch, index = self._drawn(positions)
         return dataset, permuted(index, self._sizes[dataset], keys(self._seed, dataset, epoch))
+
+    def epochs(self, positions: _Integers) -> _Integers:
+        """The epoch, of its dataset, that each of these positions lies in."""
+        return self._drawn(positions)[1]
+
+    def _drawn(self, positions: _Integers) -> tuple[_Integers, _Integers, _Integers]:
+        """Dataset, its epoch, and the place within that epoch."""
+        cycle, place = np.divmod(np.asarray(positions, np.int64), len(self._schedule))
+        dataset = self._schedule[place]
+        epoch, index = np.divmod(cycle * self._quotas[dataset] + self._rank[place], self._sizes[dataset])
+        return dataset, epoch, index
 
     def uniform(self, positions: _Integers, bound: _Integers) -> _Integers:
         """A random integer in [0, bound) for each position, independent of the order: where to crop a window."""

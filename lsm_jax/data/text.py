@@ -1,0 +1,56 @@
+"""Captions as tokens, made beside the batches they describe."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int
+from ml_collections import ConfigDict
+
+from lsm_jax.captions.caption import Captioner, parse_levels
+from lsm_jax.captions.tokenizer import Tokenizer
+from lsm_jax.errors import UserError
+from lsm_jax.windows import Window
+
+
+@dataclasses.dataclass(frozen=True)
+class CaptionTokens:
+    """Writes a window's caption as a row of tokens.
+
+    Attributes:
+      length: tokens of a row; a longer caption is cut, which a row without an end tells.
+    """
+
+    captioner: Captioner
+    tokenizer: Tokenizer
+    length: int
+
+    @classmethod
+    def from_config(cls, language: ConfigDict, file: Path) -> CaptionTokens:
+        """Those of the section `language`, with the tokenizer in `file`.
+
+        Raises:
+          UserError: an unknown level, no such tokenizer or a damaged one, or one with more ids than the model knows.
+        """
+        captioner = Captioner(parse_levels(language.levels), language.seed)
+        if not file.name:
+            raise UserError(
+                "language.tokenizer is empty: name the file of a tokenizer, as in --config.language.tokenizer=FILE. "
+                "Train one with `lsm caption --tokenizer FILE`."
+            )
+        tokenizer = Tokenizer.load(file)
+        if tokenizer.vocabulary > language.vocabulary:
+            raise UserError(
+                f"{file} has {tokenizer.vocabulary} ids and the model a table of language.vocabulary="
+                f"{language.vocabulary}: use the tokenizer it was trained with, or for a new run set "
+                f"--config.language.vocabulary={tokenizer.vocabulary}."
+            )
+        return cls(captioner, tokenizer, language.length)
+
+    def __call__(self, windows: Sequence[Window], epochs: Sequence[int]) -> Int[np.ndarray, "b l"]:
+        """A row per window: begin, its caption in that epoch, end, padding; all padding where nothing can be said."""
+        texts = [self.captioner(window, epoch).text for window, epoch in zip(windows, epochs, strict=True)]
+        return self.tokenizer.encode(texts, self.length).ids

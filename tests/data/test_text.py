@@ -1,0 +1,91 @@
+"""Captions beside the batches they describe: the same whoever loads them, new each epoch, of what the batch shows."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from conftest import CHANNELS, random_windows
+from ml_collections import ConfigDict
+
+from lsm_jax.captions.caption import Captioner
+from lsm_jax.captions.tokenizer import END, PAD, Tokenizer
+from lsm_jax.data.loader import Loader, evaluation_batches
+from lsm_jax.data.spec import data_spec
+from lsm_jax.data.text import CaptionTokens
+from lsm_jax.errors import UserError
+from lsm_jax.windows import Event, crop
+
+
+@pytest.fixture(scope="module")
+def captions():
+    captioner = Captioner(("semantic", "statistical"), 3)
+    return CaptionTokens(captioner, Tokenizer.train([captioner(w).text for w in random_windows(10, 3)], 400), 250)
+
+
+def texts(loader, captions, count=1):
+    ids = np.concatenate([next(loader)["text"] for _ in range(count)])
+    loader.close()
+    return captions.tokenizer.decode(ids)
+
+
+def test_a_batch_has_the_caption_of_each_of_its_windows(dataset, data_config, captions):
+    config = data_config(dataset)
+    spec = data_spec(config)
+    source = dataset.source("train")
+    epoch = len(source)
+    first = texts(Loader(config, spec, "train", 1, epoch, captions=captions), captions)
+    written = [captions.captioner(source[place]).text for place in range(epoch)]
+    assert sorted(first) == sorted(written)
+    again = texts(Loader(config, spec, "train", 1, epoch, position=1, captions=captions), captions)
+    assert sorted(again) == sorted(captions.captioner(source[place], 1).text for place in range(epoch))
+    assert sorted(again) != sorted(written)
+    # Two hosts read what one reads, and processes what threads do.
+    halves = [texts(Loader(config, spec, "train", 1, 6, 0, host, 2, captions), captions, count=2) for host in range(2)]
+    whole = texts(Loader(config, spec, "train", 1, 6, captions=captions), captions, count=2)
+    assert [*halves[0][:3], *halves[1][:3], *halves[0][3:], *halves[1][3:]] == whole
+    config.workers = 1
+    assert texts(Loader(config, spec, "train", 1, 6, captions=captions), captions, count=2) == whole
+
+
+def test_evaluation_has_captions_and_silent_filling(dataset, data_config, captions):
+    source, spec = dataset.source("test"), data_spec(data_config(dataset))
+    batches = list(evaluation_batches(source, spec, 4, captions=captions))
+    rows = np.concatenate([batch["text"] for batch, _ in batches])
+    written = captions.tokenizer.decode(rows[: len(source)])
+    assert written == [captions.captioner(source[place]).text for place in range(len(source))]
+    assert (rows[len(source) :] == PAD).all()
+    assert "text" not in next(iter(evaluation_batches(source, spec, 4)))[0]
+
+
+def test_long_captions_are_cut_and_show_it(captions):
+    window = next(random_windows(1, 1))
+    whole = captions([window], [0])[0]
+    cut = dataclasses.replace(captions, length=20)([window], [0])[0]
+    np.testing.assert_array_equal(cut, whole[:20])
+    assert END in whole and END not in cut
+
+
+def test_a_crop_is_spoken_of_as_a_window_of_its_own():
+    window = dataclasses.replace(
+        next(random_windows(1, 1)),
+        events=(Event("activity", "running", 50, 100), Event("sleep", "asleep", 0, 80), Event("mood", "calm", 10, 10)),
+    )
+    part = crop(window, 60, 30, [2, 0])
+    np.testing.assert_array_equal(part.values, window.values[60:90][:, [2, 0]])
+    assert part.channels == (CHANNELS[2], CHANNELS[0])
+    assert (part.start - window.start).total_seconds() == 3600
+    assert part.events == (Event("activity", "running", 0, 30), Event("sleep", "asleep", 0, 20))
+    assert crop(window, 0, 1440, [0, 1, 2]) is window
+
+
+def test_a_tokenizer_that_does_not_fit_is_named(tmp_path, captions):
+    language = ConfigDict({"levels": "semantic", "seed": 0, "vocabulary": 300, "length": 64, "tokenizer": ""})
+    captions.tokenizer.save(tmp_path / "large.json")
+    with pytest.raises(UserError, match=r"large\.json has \d+ ids .* language\.vocabulary=300"):
+        CaptionTokens.from_config(language, tmp_path / "large.json")
+    with pytest.raises(UserError, match=r"language\.tokenizer is empty"):
+        CaptionTokens.from_config(language, type(tmp_path)(""))
+    with pytest.raises(UserError, match="unknown caption level"):
+        CaptionTokens.from_config(ConfigDict({**language, "levels": "semantics"}), tmp_path / "large.json")
