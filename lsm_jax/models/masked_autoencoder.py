@@ -16,7 +16,7 @@ from lsm_jax.models.context import Context, Prediction
 from lsm_jax.models.layers import Stack
 from lsm_jax.models.neighbours import Cells
 from lsm_jax.models.positions import Positions
-from lsm_jax.models.sizes import ModelSize
+from lsm_jax.models.sizes import LanguageSize, ModelSize
 
 DECODERS = ("all", "observed", "cross")
 PATCH_INPUTS = ("values", "values_and_mask")
@@ -38,7 +38,7 @@ class ModelSettings:
       attention, remat, dtype: implementation names and the compute type.
     """
 
-    size: ModelSize
+    size: ModelSize | LanguageSize
     decoder: str = "cross"
     patch_input: str = "values_and_mask"
     compress: bool = True

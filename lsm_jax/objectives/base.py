@@ -12,6 +12,7 @@ from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError, nearest
 from lsm_jax.masking.tokens import TokenGrid
 from lsm_jax.objectives.masked import MaskedReconstruction
+from lsm_jax.objectives.sensor_language import VARIANTS, SensorLanguage
 
 Params = Mapping[str, Any]
 Batch = Mapping[str, Array]
@@ -53,8 +54,16 @@ def masked(objective: Objective) -> MaskedObjective:
     return objective
 
 
+def sensor_language(objective: Objective) -> SensorLanguage:
+    """The objective, if it knows both sensors and text; UserError otherwise."""
+    if not isinstance(objective, SensorLanguage):
+        raise UserError(f"the objective {type(objective).__name__} knows no text; use a run of configs/sensorlm.py.")
+    return objective
+
+
 OBJECTIVES: Mapping[str, Callable[[ConfigDict, DataSpec], Objective]] = {
     "masked_reconstruction": MaskedReconstruction.from_config,
+    **dict.fromkeys(VARIANTS, SensorLanguage.from_config),
 }
 
 

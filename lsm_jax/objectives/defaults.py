@@ -6,7 +6,7 @@ from ml_collections import ConfigDict
 
 
 def learning_defaults() -> dict[str, ConfigDict]:
-    """Sections `tokens`, `masking`, `rows`, `model` and `objective`."""
+    """Sections `tokens`, `masking`, `rows`, `model`, `language` and `objective`."""
     return {
         "tokens": ConfigDict(
             {
@@ -46,5 +46,23 @@ def learning_defaults() -> dict[str, ConfigDict]:
                 "dtype": "auto",  # bfloat16 where the hardware has it, else float32
             }
         ),
+        "language": ConfigDict(
+            {
+                "levels": "",  # of captions: semantic, structural, statistical, joined by +, or all; empty: none
+                "seed": 0,  # of the captions' words
+                "tokenizer": "",  # file of `lsm caption --tokenizer`; the run keeps a copy
+                "vocabulary": 4000,  # rows of the token table, at least the tokenizer's ids
+                "length": 256,  # tokens of a caption; longer ones are cut, and counted in text_truncated
+                "caption_queries": 16,  # learned queries a caption is written from
+                "embed": 128,  # width of the embeddings of windows and texts
+                "scale": 0.0,  # where the learned inverse temperature starts; 0: SigLIP's 10, CLIP's 1 / 0.07
+                "bias": -10.0,  # where SigLIP's bias starts
+                "contrastive_weight": 1.0,  # of CoCa's two losses
+                "caption_weight": 2.0,
+                "encoder_from": "",  # folder of a run of LSM-2 whose encoder this one starts from
+                "freeze_encoder": False,
+            }
+        ),
+        # masked_reconstruction; clip, siglip, cap, coca
         "objective": ConfigDict({"name": "masked_reconstruction"}),
     }

@@ -213,14 +213,14 @@ class MaskedReconstruction:
 
     def _useful_flops(self, visible: Rows, decoded: Rows) -> Float[Array, ""]:
         """Forward and backward FLOPs of the tokens in rows, padding and other segments not counted."""
-        count = functools.partial(_segment_counts, segments=self.rows.windows_per_row)
+        count = functools.partial(segment_counts, segments=self.rows.windows_per_row)
         seen, asked = count(visible), count(decoded)
         sizes = self.settings.size
-        encoder = _stack_flops(sizes.encoder, seen, seen)
+        encoder = stack_flops(sizes.encoder, seen, seen)
         if self.settings.decoder == "cross":
-            decoder = _stack_flops(sizes.decoder, asked, seen, memory_width=sizes.encoder.width)
+            decoder = stack_flops(sizes.decoder, asked, seen, memory_width=sizes.encoder.width)
         else:
-            decoder = _stack_flops(sizes.decoder, asked, asked)
+            decoder = stack_flops(sizes.decoder, asked, asked)
         cell = 2.0 * self.tokens.cells_per_token
         ends = cell * (sizes.encoder.width * seen.sum() + sizes.decoder.width * asked.sum())
         return 3.0 * (encoder + decoder + ends)
@@ -237,7 +237,7 @@ class MaskedReconstruction:
         hidden: Bool[Array, "b n"],
     ) -> Float[Array, "b t c"]:
         cells, observed = self._cells({"values": values, "observed": observed_cells})
-        keys = _window_keys(jax.random.key(0), example)
+        keys = window_keys(jax.random.key(0), example)
         shown = observed & ~hidden
         visible = rows_of.packed(keys, shown, 1, capacity)
         asked = rows_of.packed(keys, hidden, 1, asked_capacity)
@@ -257,20 +257,20 @@ class MaskedReconstruction:
         example: Int[Array, " b"],
     ) -> Float[Array, "b d"]:
         cells, observed = self._cells({"values": values, "observed": observed_cells})
-        visible = rows_of.packed(_window_keys(jax.random.key(0), example), observed, 1, capacity)
+        visible = rows_of.packed(window_keys(jax.random.key(0), example), observed, 1, capacity)
         encoded = nnx.merge(self._graph, nnx.State(params)).encoder(cells, visible).astype(jnp.float32)
         seen = (visible.segment > 0)[:, :, None]
         return jnp.where(seen, encoded, 0).sum(axis=1) / jnp.maximum(seen.sum(axis=1), 1)
 
 
-def _window_keys(key: PRNGKeyArray, example: Int[Array, " b"]) -> PRNGKeyArray:
+def window_keys(key: PRNGKeyArray, example: Int[Array, " b"]) -> PRNGKeyArray:
     """A key per window, so that what is drawn for it depends on neither batch, host nor mesh."""
     return jax.vmap(functools.partial(jax.random.fold_in, key))(example)
 
 
 def _loss_keys(rng: PRNGKeyArray, batch: Mapping[str, Array]) -> PRNGKeyArray:
     """Three keys per window: its artificial mask, its visible tokens, its targets."""
-    return jax.vmap(lambda key: jax.random.split(key, 3))(_window_keys(rng, batch["example"]))
+    return jax.vmap(lambda key: jax.random.split(key, 3))(window_keys(rng, batch["example"]))
 
 
 def _row_settings(config: ConfigDict, grid: TokenGrid, mixture: Mixture, spec: DataSpec) -> RowSettings:
@@ -286,25 +286,25 @@ def _row_settings(config: ConfigDict, grid: TokenGrid, mixture: Mixture, spec: D
     return RowSettings(
         layout=config.layout,
         windows_per_row=windows,
-        capacity=_rounded(config.capacity or visible, limit),
-        targets=_rounded(config.targets or targets, limit),
+        capacity=rounded(config.capacity or visible, limit),
+        targets=rounded(config.targets or targets, limit),
         dropped=int(config.dropped_share * grid.size),
         inference=config.inference,
     )
 
 
-def _rounded(tokens: int, limit: int) -> int:
+def rounded(tokens: int, limit: int) -> int:
     """A row length: up to the next multiple of `_ROUND`, coarser for long rows, at most `limit`."""
     step = _ROUND * max(1, 2 ** math.floor(math.log2(max(tokens, 1) / (8 * _ROUND)))) if tokens > 8 * _ROUND else _ROUND
     return min(math.ceil(max(tokens, 1) / step) * step, limit)
 
 
-def _segment_counts(rows: Rows, segments: int) -> Float[Array, "r w"]:
+def segment_counts(rows: Rows, segments: int) -> Float[Array, "r w"]:
     """Tokens of each segment."""
     return jax.nn.one_hot(rows.segment - 1, segments, dtype=jnp.float32).sum(axis=1)
 
 
-def _stack_flops(
+def stack_flops(
     size: StackSize, queries: Float[Array, "r w"], keys: Float[Array, "r w"], memory_width: int | None = None
 ) -> Float[Array, ""]:
     """Forward FLOPs of a stack: two per multiply-add of its matrices and of its segments' score squares."""

@@ -1,0 +1,129 @@
+"""Contrastive losses: chunked and spread over devices as the plain formula says, gradients too."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lsm_jax.objectives import contrastive
+
+
+def normalised(vectors):
+    return vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)
+
+
+def dense_softmax(sensor, text, valid, scale, bias):
+    """Radford et al. 2021, figure 3, over the valid pairs alone."""
+    scores = scale * normalised(sensor)[valid] @ normalised(text)[valid].T
+    both = jnp.diag(jax.nn.log_softmax(scores, 1)) + jnp.diag(jax.nn.log_softmax(scores, 0))
+    return -0.5 * both.mean()
+
+
+def dense_sigmoid(sensor, text, valid, scale, bias):
+    """Zhai et al. 2023, algorithm 1, over the valid pairs alone."""
+    scores = scale * normalised(sensor)[valid] @ normalised(text)[valid].T + bias
+    labels = 2 * jnp.eye(len(scores)) - 1
+    return -jax.nn.log_sigmoid(labels * scores).sum() / len(scores)
+
+
+DENSE = {"softmax": dense_softmax, "sigmoid": dense_sigmoid}
+
+
+def chunked(kind, axes):
+    def loss(sensor, text, valid, scale, bias):
+        pairs = normalised(sensor), normalised(text), valid
+        if kind == "softmax":
+            return contrastive.softmax_loss(*pairs, scale, axes)
+        return contrastive.sigmoid_loss(*pairs, scale, bias, axes)
+
+    return loss
+
+
+def pairs_of(seed, batch, hidden):
+    """Embeddings, which of them count (at least one), scale and bias."""
+    keys = jax.random.split(jax.random.key(seed), 2)
+    valid = np.arange(batch) % 7 >= hidden
+    valid[-1] = True
+    scalars = jnp.float32(8.0), jnp.float32(-4.0)
+    return jax.random.normal(keys[0], (batch, 16)), jax.random.normal(keys[1], (batch, 16)), valid, *scalars
+
+
+def worst(got, wanted):
+    """The largest difference of any leaf, relative to that leaf's largest entry."""
+    apart = [jnp.abs(a - b).max() / jnp.maximum(jnp.abs(b).max(), 1e-3) for a, b in zip(got, wanted, strict=True)]
+    return float(max(apart))
+
+
+def value_and_gradients(loss, sensor, text, valid, scale, bias):
+    step = jax.jit(jax.value_and_grad(lambda sensor, text, *scalars: loss(sensor, text, valid, *scalars), (0, 1, 2, 3)))
+    value, gradients = step(sensor, text, scale, bias)
+    return [value, *gradients]
+
+
+@settings(max_examples=5)
+@given(st.integers(0, 99), st.integers(1, 24), st.integers(0, 6), st.integers(1, 30), st.sampled_from(sorted(DENSE)))
+def test_chunks_equal_the_plain_formula(seed, batch, hidden, chunk, kind):
+    # In float64, since a gradient of the bias may be the small difference of large sums.
+    with pytest.MonkeyPatch.context() as patch, jax.enable_x64(True):
+        pairs = [jnp.float64(part) if part.dtype == jnp.float32 else part for part in pairs_of(seed, batch, hidden)]
+        patch.setattr(contrastive, "_CHUNK", chunk)
+        got = value_and_gradients(chunked(kind, ()), *pairs)
+        assert worst(got, value_and_gradients(DENSE[kind], *pairs)) < 1e-9
+
+
+def test_nothing_to_compare_is_finite_and_has_no_gradient():
+    sensor, text, valid, scale, bias = pairs_of(0, 4, 0)
+    for kind in DENSE:
+        value, *gradients = value_and_gradients(chunked(kind, ()), sensor, text, np.zeros_like(valid), scale, bias)
+        assert float(value) == 0.0
+        assert all(not np.any(gradient) for gradient in gradients)
+
+
+def test_partners_found_counts_both_directions():
+    sensor = normalised(jnp.eye(4))
+    text = sensor[jnp.array([0, 1, 3, 2])]
+    everyone = np.ones(4, bool)
+    assert float(contrastive.partners_found(sensor, sensor, everyone)) == 1.0
+    assert float(contrastive.partners_found(sensor, text, everyone)) == 0.5
+    # Windows that do not count are neither sought nor in the way.
+    assert float(contrastive.partners_found(sensor, text, np.array([True, True, False, False]))) == 1.0
+
+
+SPREAD = """
+import json, sys
+sys.path.insert(0, "tests/objectives")
+import jax, numpy as np
+import test_contrastive as here
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from lsm_jax.objectives import contrastive
+
+contrastive._CHUNK = 5
+axes = ("data", "fsdp")
+mesh = jax.make_mesh((2, 2, 2), (*axes, "tensor"), axis_types=(AxisType.Auto,) * 3)
+spread = NamedSharding(mesh, PartitionSpec(axes))
+found = {}
+for kind, dense in here.DENSE.items():
+    sensor, text, valid, *scalars = here.pairs_of(3, 32, 2)
+    wanted = here.value_and_gradients(dense, sensor, text, valid, *scalars)
+    def sharded(*pairs):
+        with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+            return here.value_and_gradients(here.chunked(kind, axes), *pairs)
+    step = jax.jit(sharded, in_shardings=(spread, spread, spread, None, None))
+    program = step.lower(sensor, text, valid, *scalars).compile()
+    placed = jax.device_put((sensor, text, valid), spread)
+    found[kind] = here.worst(program(*placed, *scalars), wanted)
+    # 32 pairs over 4 shards: neither the matrix of all pairs nor a device's rows of it may exist.
+    found[kind + " matrix"] = any(f"f32[{rows},32]" in program.as_text() for rows in (8, 32))
+print(json.dumps(found))
+"""
+
+
+def test_eight_devices_equal_one(run_with_devices):
+    found = json.loads(run_with_devices(SPREAD).splitlines()[-1])
+    for kind in DENSE:
+        assert found[kind] < 1e-6
+        assert found[f"{kind} matrix"] is False
