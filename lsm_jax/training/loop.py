@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import signal
@@ -25,6 +26,7 @@ from ml_collections import ConfigDict
 from lsm_jax import objectives
 from lsm_jax.data.loader import Loader
 from lsm_jax.data.spec import DataSpec, data_spec, open_datasets
+from lsm_jax.data.text import CaptionTokens
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.objectives import Objective
 from lsm_jax.training.checkpoints import Checkpoints, Saved
@@ -34,7 +36,8 @@ from lsm_jax.training.flops import total_peak
 from lsm_jax.training.mesh import loader_share, make_mesh, to_devices
 from lsm_jax.training.metrics import MetricsLog, Terminal, read_metrics
 from lsm_jax.training.state import LOSS_WEIGHT, Program, State, averaged, is_sum, make_program
-from lsm_jax.training.workdir import CHECKPOINTS, check_same, check_same_data, write_config
+from lsm_jax.training.warm_start import normalised_as_before, with_encoder_of
+from lsm_jax.training.workdir import CHECKPOINTS, check_same, check_same_data, run_captions, write_config
 
 
 def train(config: ConfigDict, workdir: Path | str) -> int:
@@ -57,12 +60,15 @@ def train(config: ConfigDict, workdir: Path | str) -> int:
     check_same(workdir, config)
     use_compile_cache()
     spec = data_spec(config.data)
+    if config.language.encoder_from:
+        spec = normalised_as_before(spec, workdir, config)
     check_same_data(workdir, spec)
     objective = objectives.build(config, spec)
+    captions = run_captions(workdir, config)
     plan = Plan.of(config)
     program = make_program(config, objective, make_mesh(config.mesh), plan.schedule)
     if first:
-        write_config(workdir, config, spec)
+        write_config(workdir, config, spec, captions)
 
     with contextlib.ExitStack() as ending:
         terminal = Terminal(plan.total, speaks=first)
@@ -71,9 +77,9 @@ def train(config: ConfigDict, workdir: Path | str) -> int:
         checkpoints = Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, terminal.say)
         ending.callback(checkpoints.close)
         restored = checkpoints.restore_latest(program.shapes)
-        state, position = begin(program, restored, workdir, clock, terminal)
+        state, position = begin(config, program, restored, workdir, clock, terminal)
         step = start = int(state.step)
-        data = ending.enter_context(contextlib.closing(Data(config, spec, program, plan, position)))
+        data = ending.enter_context(contextlib.closing(Data(config, spec, program, plan, position, captions)))
         step_once, evaluate = Compiled(program.step, clock), Compiled(program.evaluate, clock)
         log = MetricsLog(workdir, start if restored else -1) if first else None
         records = ending.enter_context(Records(config, clock, plan, log, terminal))
@@ -155,12 +161,16 @@ class Plan:
 
 
 def begin(
-    program: Program, restored: Saved | None, workdir: Path, clock: Clock, terminal: Terminal
+    config: ConfigDict, program: Program, restored: Saved | None, workdir: Path, clock: Clock, terminal: Terminal
 ) -> tuple[State, int]:
-    """The state and data position to start from: restored ones, or newborn."""
+    """The state and data position to start from: restored ones, or newborn, with another run's encoder if asked for."""
     if restored is None:
         with clock.measure("compile"):
-            return program.init(), 0
+            state = program.init()
+        if config.language.encoder_from:
+            state = with_encoder_of(state, config.language.encoder_from)
+            terminal.say(f"starts from the encoder of {config.language.encoder_from}")
+        return state, 0
     reached = [sum(record["time"].values()) for record in read_metrics(workdir) if isinstance(record.get("time"), dict)]
     saved = sum(restored.seconds.values())
     clock.restore(restored.seconds, lost=max(max(reached, default=saved) - saved, 0.0))
@@ -171,12 +181,19 @@ def begin(
 class Data:
     """Training batches from a position on, and the validation batches, always the same, on the devices."""
 
-    def __init__(self, config: ConfigDict, spec: DataSpec, program: Program, plan: Plan, position: int) -> None:
+    def __init__(
+        self,
+        config: ConfigDict,
+        spec: DataSpec,
+        program: Program,
+        plan: Plan,
+        position: int,
+        captions: CaptionTokens | None,
+    ) -> None:
         self._mesh, self._size = program.mesh, config.train.batch_size
         self._share = loader_share(self._mesh, self._size)
-        self._made_of = (config.data, spec)
-        self._seed = config.seed
-        self._training = Loader(config.data, spec, "train", config.seed, self._size, position, *self._share)
+        self._loader = functools.partial(Loader, config.data, spec, seed=config.seed, captions=captions)
+        self._training = self._load("train", position)
         self._validation: Loader | None = None
         self._validation_batches = plan.validation_batches
 
@@ -191,11 +208,15 @@ class Data:
     def validation(self) -> Iterator[Mapping[str, jax.Array]]:
         """The first batches of the validation split."""
         if self._validation is None:
-            self._validation = Loader(*self._made_of, "validation", self._seed, self._size, 0, *self._share)
+            self._validation = self._load("validation", 0)
         elif self._validation.position:
             self._validation.restore(0)
         for _ in range(self._validation_batches):
             yield to_devices(self._mesh, next(self._validation), self._size)
+
+    def _load(self, split: str, position: int) -> Loader:
+        index, count = self._share
+        return self._loader(split, batch_size=self._size, position=position, process_index=index, process_count=count)
 
     def close(self) -> None:
         for loader in (self._training, self._validation):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -87,6 +87,20 @@ def make_optimizer(config: ConfigDict, learning_rate: LearningRate) -> optax.Gra
         raise UserError(f"optimizer.name={config.name!r} is unknown.{hint} Known: {', '.join(OPTIMIZERS)}.")
     clip = optax.clip_by_global_norm(config.clip) if config.clip > 0 else optax.identity()
     return optax.chain(clip, optimizer)
+
+
+def but_frozen(optimizer: optax.GradientTransformation, frozen: Sequence[str]) -> optax.GradientTransformation:
+    """The optimizer of all parameters but those under the names in `frozen`, which nothing changes, decay included."""
+    if not frozen:
+        return optimizer
+
+    def labels(parameters: Any) -> Any:
+        return {
+            name: jax.tree.map(lambda _, label="frozen" if name in frozen else "trained": label, part)
+            for name, part in parameters.items()
+        }
+
+    return optax.partition({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
 
 
 def decayed(parameters: Any) -> Any:

@@ -18,22 +18,24 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 # The first rule whose pattern ends the path decides. `*` stands for as many whole axes as there are.
 RULES: tuple[tuple[str, str], ...] = (
-    (r"attention/query_key_value/kernel", "embed -> fused heads head"),
-    (r"attention/query_key_value/bias", "fused heads head"),
-    (r"attention/key_value/kernel", "embed -> fused heads head"),
-    (r"attention/key_value/bias", "fused heads head"),
-    (r"attention/query/kernel", "embed -> heads head"),
-    (r"attention/query/bias", "heads head"),
-    (r"attention/output/kernel", "heads head -> embed"),
+    (r"(memory_)?attention/query_key_value/kernel", "embed -> fused heads head"),
+    (r"(memory_)?attention/query_key_value/bias", "fused heads head"),
+    (r"(memory_)?attention/key_value/kernel", "embed -> fused heads head"),
+    (r"(memory_)?attention/key_value/bias", "fused heads head"),
+    (r"(memory_)?attention/query/kernel", "embed -> heads head"),
+    (r"(memory_)?attention/query/bias", "heads head"),
+    (r"(memory_)?attention/output/kernel", "heads head -> embed"),
     (r"feed_forward/expand/kernel", "embed -> hidden"),
     (r"feed_forward/expand/bias", "hidden"),
     (r"feed_forward/contract/kernel", "hidden -> embed"),
     (r"(rows|sensor|time)", "rows embed"),  # tables
+    (r"token_table", "vocabulary embed"),
+    (r"(place_table|queries)", "rows embed"),
     (r"beside", "rows cells embed"),
     (r"across", "rows rows cells"),
     (r"kernel", "embed -> width"),  # every other matrix
     (r"mask_token", "*"),
-    (r"(bias|scale)", "*"),
+    (r"(bias|scale|log_scale)", "*"),
 )
 
 # Every other axis is whole on every device.

@@ -10,11 +10,12 @@ import jax
 from ml_collections import ConfigDict
 
 from lsm_jax import objectives
+from lsm_jax.captions.tokenizer import Tokenizer
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError
 from lsm_jax.objectives import Objective
 from lsm_jax.training.checkpoints import damage, restore_clock, restore_parameters, steps
-from lsm_jax.training.workdir import CHECKPOINTS, SPEC, read_config
+from lsm_jax.training.workdir import CHECKPOINTS, SPEC, read_config, run_captions
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,6 +27,7 @@ class Run:
       objective: as in training.
       params: float32 parameters on this machine's first device, averaged ones (EMA) where the run keeps them.
       step: of the checkpoint they are from.
+      tokenizer: what the run's texts are made of; None for a run without texts.
       minutes: that the run had taken by then, compilation and evaluation included; an export does not say.
     """
 
@@ -35,6 +37,7 @@ class Run:
     params: Any
     step: int
     minutes: float = 0.0
+    tokenizer: Tokenizer | None = None
 
 
 def load_run(workdir: Path | str, step: int | None = None) -> Run:
@@ -56,7 +59,9 @@ def load_run(workdir: Path | str, step: int | None = None) -> Run:
     )
     checkpoint = folder / str(chosen)
     params = restore_parameters(checkpoint, shapes)
-    return Run(config, spec, objective, params, chosen, sum(restore_clock(checkpoint).values()) / 60)
+    captions = run_captions(workdir, config)
+    minutes = sum(restore_clock(checkpoint).values()) / 60
+    return Run(config, spec, objective, params, chosen, minutes, captions.tokenizer if captions else None)
 
 
 def whole_steps(workdir: Path | str) -> list[int]:

@@ -15,10 +15,11 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
 from ml_collections import ConfigDict
 
+from lsm_jax.errors import UserError
 from lsm_jax.objectives import Objective
 from lsm_jax.training.duration import Schedule
 from lsm_jax.training.mesh import batch_sharding, check_batch, replicated
-from lsm_jax.training.optimizer import LearningRate, make_learning_rate, make_optimizer
+from lsm_jax.training.optimizer import LearningRate, but_frozen, make_learning_rate, make_optimizer
 from lsm_jax.training.rules import mirrored_shardings, parameter_shardings
 
 Metrics = dict[str, Float[Array, ""]]
@@ -80,11 +81,18 @@ def make_program(config: ConfigDict, objective: Objective, mesh: Mesh, schedule:
     """Builds the program of a configuration.
 
     Raises:
-      UserError: a setting of the optimizer is unknown, or the batch does not divide among the devices.
+      UserError: a setting of the optimizer is unknown, the batch does not divide among the devices, or gradients
+        cannot be accumulated.
     """
     check_batch(mesh, config.train.batch_size, config.train.accumulate)
+    if config.train.accumulate > 1 and getattr(objective, "compares_windows", False):
+        raise UserError(
+            f"train.accumulate={config.train.accumulate}: objective {config.objective.name} compares all windows of a "
+            "batch with each other, which micro-batches cannot. Set train.accumulate=1 and a smaller train.batch_size, "
+            "or model.remat=full."
+        )
     learning_rate = make_learning_rate(config.optimizer, schedule)
-    optimizer = make_optimizer(config.optimizer, learning_rate)
+    optimizer = but_frozen(make_optimizer(config.optimizer, learning_rate), getattr(objective, "frozen", ()))
     init = functools.partial(_init, objective, optimizer, config.train.ema > 0, config.seed)
     shapes = _with_shardings(mesh, jax.eval_shape(init))
     shardings = jax.tree.map(lambda leaf: leaf.sharding, shapes)

@@ -9,11 +9,13 @@ from ml_collections import ConfigDict
 
 from lsm_jax.config import flatten, from_json, to_json
 from lsm_jax.data.spec import DataSpec
+from lsm_jax.data.text import CaptionTokens
 from lsm_jax.errors import UserError
 
 CONFIG = "config.json"
 SPEC = "spec.json"
 METRICS = "metrics.jsonl"
+TOKENIZER = "tokenizer.json"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
 
@@ -60,9 +62,33 @@ def check_same_data(workdir: Path, spec: DataSpec) -> None:
         )
 
 
-def write_config(workdir: Path, config: ConfigDict, spec: DataSpec) -> None:
-    """Writes what `load_run` needs, whole or not at all."""
+def run_captions(workdir: Path, config: ConfigDict) -> CaptionTokens | None:
+    """What puts captions into the batches of a run; None where its configuration asks for none.
+
+    A run that has begun reads with the tokenizer in its folder; one named by the configuration may be gone by then.
+
+    Raises:
+      UserError: no tokenizer, a damaged one, or another than the run began with.
+    """
+    if not config.language.levels:
+        return None
+    given, kept = Path(config.language.tokenizer), workdir / TOKENIZER
+    if not kept.is_file():
+        return CaptionTokens.from_config(config.language, given)
+    if given.is_file() and given.read_bytes() != kept.read_bytes():
+        raise UserError(
+            f"{given} is another tokenizer than {kept}, which the run began with: its ids would mean other words. Name "
+            "that one, or use another --workdir."
+        )
+    return CaptionTokens.from_config(config.language, kept)
+
+
+def write_config(workdir: Path, config: ConfigDict, spec: DataSpec, captions: CaptionTokens | None = None) -> None:
+    """Writes what `load_run` needs, each file whole or not at all."""
     workdir.mkdir(parents=True, exist_ok=True)
+    if captions:
+        captions.tokenizer.save(workdir / f"{TOKENIZER}.new")
+        (workdir / f"{TOKENIZER}.new").replace(workdir / TOKENIZER)
     spec.save(workdir / f"{SPEC}.new")
     (workdir / f"{SPEC}.new").replace(workdir / SPEC)
     (workdir / f"{CONFIG}.new").write_text(to_json(config), encoding="utf-8")
