@@ -81,6 +81,7 @@ class _Entry:
     visible: float
     peak_bytes: int | None
     compile_seconds: float | None = None
+    implementations: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def measure(
@@ -139,7 +140,7 @@ def _entries(config: ConfigDict, settings: Settings, missing: float) -> Iterator
         if "dense" in wanted:
             yield _jax_entry({"name": "dense", **keys}, visible, _dense(prepared, grid.size), spec, batches)
         if "torch" in wanted and not no_torch():
-            yield _torch_entry({"name": "torch", **keys}, visible, prepared, spec, objective, batches)
+            yield _torch_entry({"name": "torch", **keys}, visible, prepared, objective, batches)
 
 
 def _configured(config: ConfigDict, batch_size: int, dtype: str) -> ConfigDict:
@@ -160,7 +161,8 @@ def _dense(config: ConfigDict, tokens: int) -> ConfigDict:
 def _jax_entry(
     keys: dict[str, Any], visible: float, config: ConfigDict, spec: DataSpec, batches: Sequence[Batch]
 ) -> _Entry:
-    program = _program(config, spec)
+    objective = objectives.build(config, spec)
+    program = _program(config, objective)
     on_device = [to_devices(program.mesh, batch, config.train.batch_size) for batch in batches]
     state = program.init()
     begun = time.perf_counter()
@@ -172,6 +174,7 @@ def _jax_entry(
         state, metrics = compiled(state, on_device[number % len(on_device)])
         return jax.block_until_ready(metrics)
 
+    implementations = dict(getattr(objective, "implementations", {}))
     memory = compiled.memory_analysis()
     # What a donated argument shares with an output is counted in both.
     peak = memory and (
@@ -180,19 +183,18 @@ def _jax_entry(
         + memory.temp_size_in_bytes
         - memory.alias_size_in_bytes
     )
-    return _Entry(Contender(_unique(keys), run), keys, visible, peak, seconds)
+    return _Entry(Contender(_unique(keys), run), keys, visible, peak, seconds, implementations)
 
 
-def _program(config: ConfigDict, spec: DataSpec) -> Program:
+def _program(config: ConfigDict, objective: objectives.Objective) -> Program:
     schedule = Schedule(config.train.batch_size, epoch=config.train.batch_size, total=1000)
-    return make_program(config, objectives.build(config, spec), make_mesh(config.mesh), schedule)
+    return make_program(config, objective, make_mesh(config.mesh), schedule)
 
 
 def _torch_entry(
     keys: dict[str, Any],
     visible: float,
     config: ConfigDict,
-    spec: DataSpec,
     objective: MaskedReconstruction,
     batches: Sequence[Batch],
 ) -> _Entry:
@@ -206,7 +208,7 @@ def _torch_entry(
     recipe = torch_recipe(objective)
     step = torch_step.Step(torch_step.Autoencoder(recipe), optimizer, keys["dtype"])
     hidden = jax.jit(objective.hidden)
-    program = _program(config, spec)
+    program = _program(config, objective)
     rng = jax.random.wrap_key_data(jax.jit(lambda: program.init().rng)())  # compiles no more of the state than this
     ready: dict[str, np.ndarray] = {}
 
@@ -280,6 +282,7 @@ def _result(
         "spread": seconds,
         "cpu_seconds": float(np.median(timing.cpu_seconds)),
         "compile_seconds": entry.compile_seconds,
+        "implementations": entry.implementations,
         "first_loss": float(timing.returned[0]["loss"]),
         "times_faster_than": against(timings, entry.contender.name, baselines),
         **_accounts(timing, settings.batch_size),

@@ -87,7 +87,7 @@ def test_the_loss_is_ours_under_the_same_masks() -> None:
         assert arrays["scored"].sum() == metrics["loss_weight"] > 0
         assert arrays["shown"].sum() == metrics["tokens_visible"] > 0
         theirs = torch_step.masked_loss(model, arrays)
-        np.testing.assert_allclose(float(theirs), float(ours), rtol=2e-5)
+        np.testing.assert_allclose(theirs.item(), float(ours), rtol=2e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
