@@ -15,6 +15,7 @@ def reference(
     value: Float[Array, "r t h d"],
     query_segments: Int[Array, "r s"],
     key_segments: Int[Array, "r t"],
+    *,
     causal: bool = False,
 ) -> Float[Array, "r s h d"]:
     """softmax(q k' / sqrt(d)) v over the keys of the query's own segment; zeros where there are none."""

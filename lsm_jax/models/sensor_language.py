@@ -113,18 +113,30 @@ class SensorLanguageModel(nnx.Module):
     def __init__(self, grid: TokenGrid, settings: ModelSettings, language: LanguageSettings, *, rngs: nnx.Rngs) -> None:
         size = language.size
         pooling = dataclasses.replace(size.encoder, depth=1)
-        shared = {"remat": settings.remat, "dtype": settings.dtype, "rngs": rngs}
         self.encoder = Encoder(grid, settings, rngs=rngs)
         # SigLIP's text is read at once; what writes captions must not see what comes next.
         self.text = TextTower(
-            size.text, language.vocabulary, language.length, causal=language.variant != "siglip", **shared
+            size.text,
+            language.vocabulary,
+            language.length,
+            causal=language.variant != "siglip",
+            remat=settings.remat,
+            dtype=settings.dtype,
+            rngs=rngs,
         )
         if language.contrasts:
             self.pool = Pool(1, pooling, settings, rngs=rngs)
             self.contrast = Contrast(language, settings.dtype, rngs=rngs)
         if language.captions:
             self.caption_pool = Pool(language.caption_queries, pooling, settings, rngs=rngs)
-            self.decoder = TextStack(size.decoder, memory_width=size.encoder.width, causal=True, **shared)
+            self.decoder = TextStack(
+                size.decoder,
+                memory_width=size.encoder.width,
+                causal=True,
+                remat=settings.remat,
+                dtype=settings.dtype,
+                rngs=rngs,
+            )
         self.length = language.length
 
     def encode(self, cells: Cells, rows: Rows) -> Float[Array, "r s d"]:
