@@ -1,4 +1,4 @@
-"""What the tests of attention share: rows and segments of awkward lengths, and every implementation made to run here."""
+"""What the tests of attention share: rows and segments of awkward lengths, every implementation made to run here."""
 
 from __future__ import annotations
 
@@ -60,12 +60,14 @@ def anywhere() -> Iterator[None]:
 def compiled(name: str, case: Case) -> Callable[..., tuple[jax.Array, ...]]:
     """(query, key, value, weight, query segments, key segments) -> output, gradients of query, key and value."""
 
+    given = case.blocks is not None and name in {"blockwise", "pallas_tpu", "pallas_gpu"}
+
     def run(query, key, value, weight, asking, known):
-        ranges = None if case.blocks is None else block_ranges(asking, known, case.blocks)
+        ranges = block_ranges(asking, known, case.blocks) if given else None
 
         def attend(*heads):
             with anywhere():
-                return attention(*heads, asking, known, name, None if name == "reference" else ranges)
+                return attention(*heads, asking, known, name, ranges)
 
         out, pull = jax.vjp(attend, query, key, value)
         with anywhere():
