@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 
 from lsm_jax.attention.ranges import Blocks, block_ranges
@@ -32,7 +33,7 @@ def flops(
         return worst_case_flops(name, query_segments.shape[0], *shape, heads, head_size)
     blocks = blocks_of(name, *shape, head_size)
     assert blocks is not None  # what skips has blocks to skip
-    ranges = block_ranges(query_segments, key_segments, blocks)
+    ranges = block_ranges(jnp.asarray(query_segments), jnp.asarray(key_segments), blocks)
     return _count(name, blocks, int(ranges.keys.sum()), int(ranges.queries.sum()), heads, head_size)
 
 

@@ -261,9 +261,13 @@ class _Layout:
             cost_estimate=pl.CostEstimate(
                 flops=2 * products * scores * width,
                 transcendentals=scores,
-                bytes_accessed=sum(array.size * array.dtype.itemsize for array, _ in (*operands, *results)),
+                bytes_accessed=sum(_bytes(array) for array, _ in operands) + sum(_bytes(shape) for shape, _ in results),
             ),
             interpret=interpretation(),
             name=f"segment_attention{name.removesuffix('_kernel')}",
         )
         return compute(*(array for array, _ in operands))
+
+
+def _bytes(array: Array | jax.ShapeDtypeStruct) -> int:
+    return array.size * array.dtype.itemsize

@@ -257,7 +257,7 @@ class _Grid:
         cost = pl.CostEstimate(
             flops=2 * products * self._scores * self._width,
             transcendentals=self._scores,
-            bytes_accessed=sum(array.size * array.dtype.itemsize for array, _ in (*operands, *results)),
+            bytes_accessed=sum(_bytes(array) for array, _ in operands) + sum(_bytes(shape) for shape, _ in results),
         )
         compute = pl.pallas_call(
             kernel,
@@ -269,9 +269,7 @@ class _Grid:
                 out_specs=[spec for _, spec in results],
                 scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in scratch],
             ),
-            compiler_params=pltpu.CompilerParams(
-                dimension_semantics=("parallel", "parallel", "parallel", "arbitrary")
-            ),
+            compiler_params=pltpu.CompilerParams(dimension_semantics=("parallel", "parallel", "parallel", "arbitrary")),
             cost_estimate=cost,
             interpret=interpretation(),
             name=f"segment_attention{kernel.__name__.removesuffix('_kernel')}",
@@ -297,3 +295,7 @@ def _across(tokens: Float[Array, "r s h d"], block: int) -> Float[Array, "r h d 
 
 def _back(heads: Float[Array, "r h s d"], like: Float[Array, "r t h d"]) -> Float[Array, "r t h d"]:
     return heads.swapaxes(1, 2)[:, : like.shape[1]]
+
+
+def _bytes(array: Array | jax.ShapeDtypeStruct) -> int:
+    return array.size * array.dtype.itemsize

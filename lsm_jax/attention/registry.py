@@ -9,7 +9,7 @@ from jaxtyping import Array
 
 from lsm_jax.attention import blockwise, library, pallas_gpu, pallas_tpu
 from lsm_jax.attention.platforms import interpretation, platform
-from lsm_jax.attention.ranges import Blocks
+from lsm_jax.attention.ranges import Blocks, Ranges
 from lsm_jax.attention.reference import reference
 from lsm_jax.errors import UserError, nearest
 
@@ -41,8 +41,11 @@ class Implementation:
     backward_by_key: int = 5
 
 
-def _whole(*operands: Array) -> Array:
-    return reference(*operands[:5])
+def _whole(
+    query: Array, key: Array, value: Array, query_segments: Array, key_segments: Array, ranges: Ranges | None
+) -> Array:
+    del ranges  # it looks at every key
+    return reference(query, key, value, query_segments, key_segments)
 
 
 IMPLEMENTATIONS: Mapping[str, Implementation] = {
@@ -90,5 +93,3 @@ def blocks_of(name: str, query_slots: int, key_slots: int, head_size: int) -> Bl
     """The blocks of an implementation for rows of these lengths; None where it takes them whole."""
     blocks = IMPLEMENTATIONS[resolved(name, query_slots, key_slots)].blocks
     return None if blocks is None else blocks(query_slots, key_slots, head_size)
-
-

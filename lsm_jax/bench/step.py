@@ -31,6 +31,7 @@ from lsm_jax.data.loader import Batch
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError, nearest
 from lsm_jax.models.positions import Positions
+from lsm_jax.models.sizes import ModelSize
 from lsm_jax.objectives.masked import MaskedReconstruction
 from lsm_jax.training.duration import Schedule
 from lsm_jax.training.mesh import make_mesh, to_devices
@@ -231,7 +232,9 @@ def torch_recipe(objective: MaskedReconstruction) -> Recipe:
         np.asarray(Positions("sincos", grid, width, dtype="float32", rngs=nnx.Rngs(0))(jnp.arange(grid.size)))
         for width in (sizes.encoder.width, sizes.decoder.width)
     )
-    return Recipe(sizes, encoder, decoder, grid.cells_per_token, kept=grid.size - grid.size // 2)
+    return Recipe(
+        ModelSize(sizes.encoder, sizes.decoder), encoder, decoder, grid.cells_per_token, kept=grid.size - grid.size // 2
+    )
 
 
 def torch_arrays(objective: MaskedReconstruction, batch: Batch, hidden: Bool[Array, "b n"]) -> dict[str, np.ndarray]:

@@ -49,7 +49,7 @@ def test_output_and_gradients_are_the_oracles(name, case, data):
     clean = [part.astype(case.dtype) for part in in_padding(parts, asking, known, 0.0)]
     dirty = [part.astype(case.dtype) for part in in_padding(parts, asking, known, garbage)]
     results = compiled(name, case)(*dirty, weight, asking, known)
-    # In float32: rounded to bfloat16 the oracle itself strays, where a query has but one key by 0.05 from a gradient of 0.
+    # In float32: rounded to bfloat16 the oracle itself strays, with a single key by 0.05 from a gradient of zero.
     exactly = compiled("reference", case._replace(dtype="float32"))
     expected = exactly(*(np.asarray(part, np.float32) for part in clean), weight, asking, known)
     for result, wanted in zip(results, expected, strict=True):
