@@ -148,10 +148,11 @@ def _given(args: argparse.Namespace, *names: str, **renamed: str) -> dict[str, A
 
 def _show(results: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
     """A table of the medians, and how many times faster each is than its baselines."""
-    lines = [[column.replace("_", " ") for column in columns] + ["times faster than"]]
+    compared = ["times faster than"] if any("times_faster_than" in result for result in results) else []
+    lines = [[column.replace("_", " ") for column in columns] + compared]
     for result in results:
         faster = (f"{name} {value['ratio']:.2f}" for name, value in result.get("times_faster_than", {}).items())
-        lines.append([_cell(result.get(column)) for column in columns] + [", ".join(faster)])
+        lines.append([_cell(result.get(column)) for column in columns] + ([", ".join(faster)] if compared else []))
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     for line in lines:
         print("  ".join(cell.ljust(width) for cell, width in zip(line, widths, strict=True)).rstrip())
