@@ -13,7 +13,7 @@ from lsm_jax.attention import IMPLEMENTATIONS, attention, available, interpreted
 from lsm_jax.attention.ranges import Blocks, block_ranges
 from lsm_jax.errors import UserError
 
-TOLERANCE = {"float32": 2e-5, "bfloat16": 4e-2}  # of values about 1; bfloat16 holds 8 bits of them
+TOLERANCE = {"float32": 2e-5, "bfloat16": 4e-2}  # bfloat16 holds 8 bits
 
 
 def plain(query, key, value):
@@ -54,9 +54,9 @@ def test_output_and_gradients_are_the_oracles(name, case, data):
     expected = exactly(*(np.asarray(part, np.float32) for part in clean), weight, asking, known)
     for result, wanted in zip(results, expected, strict=True):
         assert result.dtype == case.dtype
-        np.testing.assert_allclose(
-            np.asarray(result, np.float32), np.asarray(wanted, np.float32), atol=TOLERANCE[case.dtype], rtol=2e-2
-        )
+        # Of the largest value: a gradient that sums a whole row's terms carries the rounding of all of them.
+        largest = TOLERANCE[case.dtype] * max(1.0, float(np.abs(wanted).max()))
+        np.testing.assert_allclose(np.asarray(result, np.float32), np.asarray(wanted, np.float32), atol=largest, rtol=0)
     again = compiled(name, case)(*clean, weight, asking, known)
     for result, same, where in zip(results, again, (asking, asking, known, known), strict=True):
         np.testing.assert_array_equal(result, same)  # neither garbage nor chance
