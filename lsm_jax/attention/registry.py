@@ -16,7 +16,7 @@ from lsm_jax.errors import UserError, nearest
 ANYWHERE = frozenset({"cpu", "gpu", "tpu"})
 AUTO = "auto"
 _BY_PLATFORM: Mapping[str, str] = {"tpu": "pallas_tpu", "gpu": "pallas_gpu"}
-_DENSE_SCORES = 512 * 512  # of a head; up to here the overhead of blocks is worth more on a CPU than their savings
+_DENSE_SCORES = 320 * 320  # of a head; up to here the overhead of blocks costs a CPU more than they save
 
 
 @dataclasses.dataclass(frozen=True)
