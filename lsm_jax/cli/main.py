@@ -26,6 +26,7 @@ VERBS = {
     "synth": "lsm_jax.cli.synth",
     "ingest": "lsm_jax.cli.ingest",
     "inspect": "lsm_jax.cli.inspect",
+    "plan": "lsm_jax.cli.plan",
     "train": "lsm_jax.cli.train",
     "evaluate": "lsm_jax.cli.evaluate",
     "embed": "lsm_jax.cli.embed",

@@ -1,0 +1,109 @@
+"""Collectives of a compiled program: kinds, bytes, groups, and whether anything is computed meanwhile."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from jaxtyping import Int
+
+from lsm_jax.planning.hlo import Computation, Instruction, Program
+from lsm_jax.training.chips import Chip
+
+# What each member of a group of n must send, as a share of the payload that the whole group has at the end or had.
+_SENT: Mapping[str, Callable[[int], float]] = {
+    "all-reduce": lambda n: 2 * (n - 1) / n,
+    "all-gather": lambda n: (n - 1) / n,
+    "reduce-scatter": lambda n: (n - 1) / n,
+    "all-to-all": lambda n: (n - 1) / n,
+    "collective-permute": lambda _: 1.0,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Collective:
+    """One place in the program where devices exchange.
+
+    Attributes:
+      count: times a step runs it.
+      bytes: payload of one run.
+      group: devices that exchange with each other.
+      hosts: hosts a group spans, where fast links end at hosts.
+      overlapped: whether it is asynchronous with something computed before it is waited for.
+      seconds: what one run takes on the links at the least.
+    """
+
+    kind: str
+    count: float
+    bytes: int
+    group: int
+    hosts: int
+    overlapped: bool
+    seconds: float
+
+
+def collectives(
+    program: Program, hosts: Sequence[int], chip: Chip, computes: Callable[[Computation, Instruction], bool]
+) -> list[Collective]:
+    """Every collective of a program.
+
+    Args:
+      hosts: the host of each device, in the mesh's order.
+      chip: of one device.
+      computes: whether an instruction multiplies matrices.
+    """
+    found = []
+    for times, computation in program.scheduled():
+        for place, instruction in enumerate(computation.instructions):
+            kind = instruction.opcode.removesuffix("-start")
+            if kind not in _SENT:
+                continue
+            groups = replica_groups(instruction.attributes, len(hosts))
+            span = len({hosts[member] for member in groups[0]})
+            given = sum(shape.bytes for each in computation.operands(instruction) for shape in each.shapes)
+            payload = given * groups.shape[1] if kind == "all-gather" else given
+            overlapped = instruction.opcode.endswith("-start") and _hidden(computation, place, computes)
+            seconds = link_seconds(kind, payload, groups.shape[1], span, chip)
+            found.append(Collective(kind, times, payload, groups.shape[1], span, overlapped, seconds))
+    return found
+
+
+def link_seconds(kind: str, payload: int, group: int, hosts: int, chip: Chip) -> float:
+    """Bytes that must leave a device (and, for several hosts, a host) over what its links take out of it."""
+    within = _SENT[kind](group) * payload / chip.link_bandwidth
+    if hosts == 1 or not chip.network_bandwidth:
+        return within
+    return max(within, _SENT[kind](hosts) * payload * hosts / group / chip.network_bandwidth)
+
+
+def replica_groups(attributes: str, devices: int) -> Int[np.ndarray, "groups members"]:
+    """The groups of a collective, in any of the forms the text has; one group of all where it names none."""
+    if named := re.search(r"replica_groups=mesh\[([^\]]*)\]\s*\{([^}]*)\}", attributes):
+        sizes = {name: int(size) for name, size in re.findall(r"'(\w+)'=(\d+)", named[1])}
+        along = [place for place, name in enumerate(sizes) if f"'{name}'" in named[2]]
+        grid = np.arange(devices).reshape(tuple(sizes.values()))
+        members = int(np.prod([grid.shape[place] for place in along]))
+        return np.moveaxis(grid, along, range(-len(along), 0)).reshape(-1, members)
+    if iota := re.search(r"replica_groups=\[(\d+),(\d+)\]<=\[([\d,]+)\](?:T\(([\d,]+)\))?", attributes):
+        grid = np.arange(devices).reshape(tuple(map(int, iota[3].split(","))))
+        if iota[4]:
+            grid = grid.transpose(tuple(map(int, iota[4].split(","))))
+        return grid.reshape(int(iota[1]), int(iota[2]))
+    if listed := re.search(r"replica_groups=\{(\{[\d,{}]*\})\}", attributes):
+        return np.array([list(map(int, group.split(","))) for group in re.findall(r"\{([\d,]+)\}", listed[1])])
+    if pairs := re.search(r"source_target_pairs=\{\{(\d+),(\d+)\}", attributes):
+        return np.array([[int(pairs[1]), int(pairs[2])]])
+    return np.arange(devices)[None]
+
+
+def _hidden(computation: Computation, start: int, computes: Callable[[Computation, Instruction], bool]) -> bool:
+    """Whether matrices are multiplied between a start and what waits for it."""
+    name = computation.instructions[start].name
+    for instruction in computation.instructions[start + 1 :]:
+        if name in instruction.operands:
+            return False
+        if computes(computation, instruction):
+            return True
+    return False
