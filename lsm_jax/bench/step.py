@@ -156,6 +156,8 @@ def _dense(config: ConfigDict, tokens: int) -> ConfigDict:
     dense = config.copy_and_resolve_references()
     dense.rows.layout, dense.rows.windows_per_row, dense.rows.targets = "dense", 1, tokens
     dense.model.attention = "reference"
+    # One window of a device at a time: the score matrices of several fill tens of gigabytes.
+    dense.train.accumulate = max(dense.train.batch_size // jax.device_count(), 1)
     return dense
 
 
