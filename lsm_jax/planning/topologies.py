@@ -87,12 +87,6 @@ def chip_named(kind: str) -> Chip:
     return next(chip for chip in CHIPS if chip.name == kind)
 
 
-def hosts_of(name: str) -> int:
-    """Hosts joined by a network rather than by the chips' own links: those of GPUs, one for a TPU slice."""
-    kind, shape = split_name(name)
-    return shape[0] if kind in GPU_EXAMPLES else 1
-
-
 def installed(kind: str) -> bool:
     """Whether what compiles for a topology's kind is installed (`launch/install pods`)."""
     module = "jax_plugins.xla_cuda12" if kind in GPU_EXAMPLES else "libtpu"
