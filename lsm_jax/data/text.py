@@ -11,8 +11,10 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from lsm_jax.captions.caption import Captioner, parse_levels
+from lsm_jax.captions.grammar import event_name
 from lsm_jax.captions.tokenizer import Tokenizer
-from lsm_jax.errors import UserError
+from lsm_jax.data.store import Dataset
+from lsm_jax.errors import UserError, nearest
 from lsm_jax.windows import Window
 
 
@@ -22,11 +24,13 @@ class CaptionTokens:
 
     Attributes:
       length: tokens of a row; a longer caption is cut, which a row without an end tells.
+      leave_out: names of activities and sessions that stay unseen: nothing at all is said of a window that holds one.
     """
 
     captioner: Captioner
     tokenizer: Tokenizer
     length: int
+    leave_out: tuple[str, ...] = ()
 
     @classmethod
     def from_config(cls, language: ConfigDict, file: Path) -> CaptionTokens:
@@ -48,9 +52,35 @@ class CaptionTokens:
                 f"{language.vocabulary}: use the tokenizer it was trained with, or for a new run set "
                 f"--config.language.vocabulary={tokenizer.vocabulary}."
             )
-        return cls(captioner, tokenizer, language.length)
+        return cls(captioner, tokenizer, language.length, tuple(language.leave_out))
 
     def __call__(self, windows: Sequence[Window], epochs: Sequence[int]) -> Int[np.ndarray, "b l"]:
         """A row per window: begin, its caption in that epoch, end, padding; all padding where nothing can be said."""
-        texts = [self.captioner(window, epoch).text for window, epoch in zip(windows, epochs, strict=True)]
+        # A day left silent is nobody's partner. Were it only kept from naming the activity, the model would learn to
+        # look past what it saw of it.
+        texts = [
+            "" if activity_names(window) & {*self.leave_out} else self.captioner(window, epoch).text
+            for window, epoch in zip(windows, epochs, strict=True)
+        ]
         return self.tokenizer.encode(texts, self.length).ids
+
+
+def activity_names(window: Window) -> set[str]:
+    """The activities and sessions in a window's log, named as captions name them; button presses are none."""
+    return {
+        event_name(event.name)
+        for event in window.events
+        if event.kind == "activity" or (event.kind == "session" and event.end - event.start > 1)
+    }
+
+
+def check_left_out(names: Sequence[str], datasets: Sequence[Dataset]) -> None:
+    """UserError where no dataset's card knows one of `language.leave_out`; the nearest names are offered."""
+    logged = [dataset.card.get("events", {}).get(kind, {}) for dataset in datasets for kind in ("activity", "session")]
+    known = {event_name(name) for names in logged for name in names}
+    for name in names:
+        if name not in known:
+            raise UserError(
+                f"language.leave_out: no dataset has an activity {name!r}.{nearest(name, known)} "
+                f"They have {', '.join(sorted(known)) or 'none'}."
+            )

@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from lsm_jax import objectives
 from lsm_jax.data.loader import Loader
 from lsm_jax.data.spec import DataSpec, data_spec, open_datasets
-from lsm_jax.data.text import CaptionTokens
+from lsm_jax.data.text import CaptionTokens, check_left_out
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.objectives import Objective
 from lsm_jax.training.checkpoints import Checkpoints, Saved
@@ -65,6 +65,7 @@ def train(config: ConfigDict, workdir: Path | str) -> int:
     check_same_data(workdir, spec)
     objective = objectives.build(config, spec)
     captions = run_captions(workdir, config)
+    check_left_out(config.language.leave_out, open_datasets(config.data))
     plan = Plan.of(config)
     program = make_program(config, objective, make_mesh(config.mesh), plan.schedule)
     if first:

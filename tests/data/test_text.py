@@ -13,7 +13,8 @@ from lsm_jax.captions.caption import Captioner
 from lsm_jax.captions.tokenizer import END, PAD, Tokenizer
 from lsm_jax.data.loader import Loader, evaluation_batches
 from lsm_jax.data.spec import data_spec
-from lsm_jax.data.text import CaptionTokens
+from lsm_jax.data.store import open_dataset, write_dataset
+from lsm_jax.data.text import CaptionTokens, activity_names, check_left_out
 from lsm_jax.errors import UserError
 from lsm_jax.windows import Event, crop
 
@@ -81,7 +82,9 @@ def test_a_crop_is_spoken_of_as_a_window_of_its_own():
 
 
 def test_a_tokenizer_that_does_not_fit_is_named(tmp_path, captions):
-    language = ConfigDict({"levels": "semantic", "seed": 0, "vocabulary": 300, "length": 64, "tokenizer": ""})
+    language = ConfigDict(
+        {"levels": "semantic", "seed": 0, "vocabulary": 300, "length": 64, "tokenizer": "", "leave_out": ()}
+    )
     captions.tokenizer.save(tmp_path / "large.json")
     with pytest.raises(UserError, match=r"large\.json has \d+ ids .* language\.vocabulary=300"):
         CaptionTokens.from_config(language, tmp_path / "large.json")
@@ -89,3 +92,24 @@ def test_a_tokenizer_that_does_not_fit_is_named(tmp_path, captions):
         CaptionTokens.from_config(language, type(tmp_path)(""))
     with pytest.raises(UserError, match="unknown caption level"):
         CaptionTokens.from_config(ConfigDict({**language, "levels": "semantics"}), tmp_path / "large.json")
+
+
+def test_nothing_is_said_of_days_that_hold_an_activity_left_out(captions):
+    window = next(random_windows(1, 1))
+    events = (Event("activity", "Stair climbing!", 50, 100), Event("session", "tag", 5, 6), Event("sleep", "run", 0, 9))
+    held, other = dataclasses.replace(window, events=events), dataclasses.replace(window, events=events[1:])
+    assert activity_names(held) == {"stair climbing"} and activity_names(other) == set()
+    without = dataclasses.replace(captions, leave_out=("stair climbing", "run"))
+    said = without([held, other], [0, 0])
+    assert (said[0] == PAD).all()
+    np.testing.assert_array_equal(said[1], captions([other], [0])[0])
+    assert (captions([held], [0]) != PAD).any()
+
+
+def test_an_activity_left_out_must_be_in_the_data(tmp_path):
+    window = dataclasses.replace(next(random_windows(1, 1)), events=(Event("activity", "Rowing", 50, 100),))
+    write_dataset(tmp_path / "data", "rows", CHANNELS, [window])
+    dataset = open_dataset(tmp_path / "data")
+    check_left_out(("rowing",), [dataset])
+    with pytest.raises(UserError, match=r"no dataset has an activity 'roving'\. Did you mean 'rowing'\?"):
+        check_left_out(("rowing", "roving"), [dataset])
