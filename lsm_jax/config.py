@@ -36,8 +36,8 @@ def defaults() -> ConfigDict:
                 "channels": (),  # canonical names; empty: all that the datasets have
                 "window_minutes": 1440,
                 "workers": 0,  # processes that read ahead; 0: threads of this one
-                "threads": 4,
-                "prefetch": 8,  # batches read ahead
+                "threads": 2,  # of each process that reads
+                "prefetch": 4,  # batches read ahead
             },
             **learning_defaults(),
             "optimizer": {

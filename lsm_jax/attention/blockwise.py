@@ -13,8 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
 from lsm_jax.attention.ranges import Blocks, Ranges, even_block, pad_slots, padded
+from lsm_jax.attention.reference import NEVER
 
-NEVER = -1e30  # a score whose exponential is exactly zero
 _Residuals = tuple[Array, Array, Array, Array, Array, Ranges, Array, Array]
 
 

@@ -16,9 +16,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Int
 
-from lsm_jax.attention.blockwise import NEVER
 from lsm_jax.attention.platforms import interpretation
 from lsm_jax.attention.ranges import Blocks, Ranges, pad_slots
+from lsm_jax.attention.reference import NEVER
 
 _Residuals = tuple[Array, Array, Array, Array, Array, Ranges, Array, Array]
 

@@ -19,9 +19,9 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
-from lsm_jax.attention.blockwise import NEVER
 from lsm_jax.attention.platforms import interpretation
 from lsm_jax.attention.ranges import Blocks, Ranges, even_block, pad_slots
+from lsm_jax.attention.reference import NEVER
 
 _LANES = 128
 _Residuals = tuple[Array, Array, Array, Array, Array, Ranges, Array, Array]

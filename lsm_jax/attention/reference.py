@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-_NEVER = -1e30  # a score whose exponential is exactly zero
+NEVER = -1e30  # a score whose exponential is exactly zero
 
 
 def reference(
@@ -28,10 +28,10 @@ def reference(
         same &= jnp.arange(key.shape[1]) <= jnp.arange(query.shape[1])[:, None]
     scale = query.shape[-1] ** -0.5
     scores = jnp.einsum("rshd,rthd->rhst", query * scale, key, preferred_element_type=jnp.float32)
-    scores = scores + jnp.where(same, 0.0, _NEVER)[:, None]
+    scores = scores + jnp.where(same, 0.0, NEVER)[:, None]
     highest = jax.lax.stop_gradient(jnp.max(scores, axis=-1, keepdims=True))
-    # Where a query has no key every score is about `_NEVER`; held above it, all weights come out zero.
-    weights = jnp.exp(scores - jnp.maximum(highest, 0.5 * _NEVER))
+    # Where a query has no key every score is about `NEVER`; held above it, all weights come out zero.
+    weights = jnp.exp(scores - jnp.maximum(highest, 0.5 * NEVER))
     total = weights.sum(axis=-1)
     # Divided after the product: a pass over the output instead of one over all scores.
     attended = jnp.einsum("rhst,rthd->rshd", weights.astype(value.dtype), value)

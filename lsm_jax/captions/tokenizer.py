@@ -126,14 +126,6 @@ class Tokenizer:
         except OSError as error:
             raise UserError(f"{path}: cannot be written ({error.strerror}); choose another place.") from None
 
-    def require(self, vocabulary: int, name: str) -> None:
-        """UserError unless the vocabulary has as many ids as `name` (a checkpoint, say) was made for."""
-        if self.vocabulary != vocabulary:
-            raise UserError(
-                f"the tokenizer has {self.vocabulary} ids and {name} was made for {vocabulary}: "
-                "use the tokenizer it was trained with."
-            )
-
     def encode(self, texts: Sequence[str], length: int) -> Encoded:
         """Texts as rows of `length` tokens.
 

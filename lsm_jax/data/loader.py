@@ -26,8 +26,6 @@ from lsm_jax.errors import UserError
 from lsm_jax.windows import MINUTES_PER_DAY, Window, crop
 
 Batch = dict[str, np.ndarray]
-_THREADS = 2
-_BATCHES_AHEAD = 4
 _ENDLESS = 2**48  # batches; a stream no run reaches the end of
 _DAYS_TO_THURSDAY = 3  # 1970-01-01 was a Thursday, and weekday 0 is Monday
 
@@ -36,7 +34,8 @@ class Loader:
     """The endless stream of a split's batches, this host's rows of each.
 
     Args:
-      config: the section `data`: `paths`, `weights`, `workers` (processes; 0: threads of this one).
+      config: the section `data`: `paths`, `weights`, `workers` (processes; 0: threads of this one), `threads` of
+        each, `prefetch` (batches ahead).
       spec: channels, normalisation and window length of the batches.
       batch_size: rows of the global batch; `process_count` must divide it.
       position: global batches taken before, as `loader.position` said.
@@ -58,6 +57,8 @@ class Loader:
         process_count: int = 1,
         captions: CaptionTokens | None = None,
     ) -> None:
+        if config.threads < 1 or config.prefetch < 1:
+            raise UserError(f"data.threads={config.threads} and data.prefetch={config.prefetch} must be at least 1.")
         if batch_size < 1 or batch_size % process_count:
             raise UserError(f"batch size {batch_size} does not divide among {process_count} processes.")
         sources = [dataset.held_out(split) for dataset in open_datasets(config)]
@@ -66,18 +67,19 @@ class Loader:
         share = batch_size // process_count
         rows = slice(process_index * share, (process_index + 1) * share)
         self._batches = _Batches([_Layout(source, spec) for source in sources], spec, order, batch_size, rows, captions)
-        self._workers = int(config.workers)
+        self._workers, self._ahead = int(config.workers), int(config.prefetch)
+        self._reading = grain.ReadOptions(int(config.threads), prefetch_buffer_size=self._ahead)
         self.restore(position)
 
     def restore(self, position: int) -> None:
         """Goes to the state after `position` global batches, forwards or back, at once."""
         self.close()
         stream: Any = grain.MapDataset.range(position, _ENDLESS).map(self._batches)
-        stream = stream.to_iter_dataset(grain.ReadOptions(_THREADS, prefetch_buffer_size=_BATCHES_AHEAD))
+        stream = stream.to_iter_dataset(self._reading)
         if self._workers:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # Grain's processes read absl flags, which only absl programs parse
-            ahead = max(_BATCHES_AHEAD // self._workers, 1)
+            ahead = max(self._ahead // self._workers, 1)
             stream = stream.mp_prefetch(grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=ahead))
         self._stream = iter(stream)
         self._position = position

@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
@@ -27,11 +25,20 @@ from lsm_jax.masking.policies import Mixture, artificial_mask
 from lsm_jax.masking.rows import Rows
 from lsm_jax.masking.tokens import TokenGrid
 from lsm_jax.models.masked_autoencoder import MaskedAutoencoder, ModelSettings
-from lsm_jax.models.neighbours import Cells
-from lsm_jax.models.sizes import StackSize, size
+from lsm_jax.models.sizes import size
+from lsm_jax.objectives.shared import (
+    compute_dtype,
+    expected_tokens,
+    longest,
+    observed_cells,
+    rounded,
+    row_length,
+    segment_counts,
+    stack_flops,
+    window_keys,
+)
 
 LAYOUTS = ("packed", "fixed_drop", "dense")
-_ROUND = 64  # row lengths are multiples of this, so that blocks and tiles come out even
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,10 +93,7 @@ class MaskedReconstruction:
         grid = TokenGrid(channels=tuple(spec.channels), window_minutes=spec.window_minutes, **config.tokens)
         mixture = Mixture(tuple(tuple(policy) for policy in config.masking.policies), config.masking.pool)
         model = config.model.to_dict()
-        dtype = model.pop("dtype")
-        if dtype == "auto":
-            dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
-        settings = ModelSettings(**{**model, "size": size(model["size"])}, dtype=dtype)
+        settings = ModelSettings(**{**model, "size": size(model["size"]), "dtype": compute_dtype(model["dtype"])})
         return cls(grid, mixture, _row_settings(config.rows, grid, mixture, spec), settings)
 
     def init(self, rng: PRNGKeyArray) -> Mapping[str, Any]:
@@ -104,7 +108,7 @@ class MaskedReconstruction:
         Finite for any bytes in unobserved cells and for batches with nothing to predict, where the
         loss and its gradient are zero.
         """
-        cells, observed = self._cells(batch)
+        cells, observed = observed_cells(batch, self.tokens)
         if observed.shape[0] % self.rows.windows_per_row:
             raise UserError(
                 f"{observed.shape[0]} windows do not fill rows of rows.windows_per_row={self.rows.windows_per_row}: "
@@ -141,7 +145,7 @@ class MaskedReconstruction:
         """
         observed = self._tokens_observed(jnp.asarray(batch["observed"]))
         hidden = jnp.asarray(hidden)
-        capacities = self._read(observed & ~hidden), self._longest(hidden)
+        capacities = self._read(observed & ~hidden), longest(hidden)
         return self._reconstruct(*capacities, params, batch["values"], batch["observed"], batch["example"], hidden)
 
     def embed(self, params: Mapping[str, Any], batch: Mapping[str, Array]) -> Float[Array, "b d"]:
@@ -162,24 +166,9 @@ class MaskedReconstruction:
     def _model(self, rng: PRNGKeyArray) -> MaskedAutoencoder:
         return MaskedAutoencoder(self.tokens, self.settings, rngs=nnx.Rngs(rng))
 
-    def _cells(self, batch: Mapping[str, Array]) -> tuple[Cells, Bool[Array, "b n"]]:
-        """The batch by token, cleaned of whatever stands in unobserved cells."""
-        values = jnp.where(batch["observed"], batch["values"], 0)
-        cells = Cells(self.tokens.cells(values), self.tokens.cells(batch["observed"]))
-        return cells, self.tokens.tokens_observed(cells.observed)
-
     def _read(self, visible: Bool[Array, "b n"]) -> int:
         """The encoder's row length after training: every visible token, unless the settings say fewer."""
-        return min(self._longest(visible), self.rows.inference or self.tokens.size)
-
-    def _longest(self, chosen: Bool[Array, "b n"]) -> int:
-        """A row length that holds the chosen tokens of every window: 160 doubled until it does.
-
-        Coarse on purpose: every length is a program of its own, and compiling one takes seconds. From 160 on,
-        because one, two, four, ... channels recorded all day are 144, 288, 576, ... tokens of ten minutes.
-        """
-        longest = max(int(chosen.sum(axis=1).max()), 1)
-        return min(160 << ((longest - 1) // 160).bit_length(), self.tokens.size)
+        return min(longest(visible), self.rows.inference or self.tokens.size)
 
     def _tokens_observed(self, observed: Bool[Array, "b t c"]) -> Bool[Array, "b n"]:
         return self.tokens.tokens_observed(self.tokens.cells(observed))
@@ -232,11 +221,11 @@ class MaskedReconstruction:
         asked_capacity: int,
         params: Mapping[str, Any],
         values: Float[Array, "b t c"],
-        observed_cells: Bool[Array, "b t c"],
+        recorded: Bool[Array, "b t c"],
         example: Int[Array, " b"],
         hidden: Bool[Array, "b n"],
     ) -> Float[Array, "b t c"]:
-        cells, observed = self._cells({"values": values, "observed": observed_cells})
+        cells, observed = observed_cells({"values": values, "observed": recorded}, self.tokens)
         keys = window_keys(jax.random.key(0), example)
         shown = observed & ~hidden
         visible = rows_of.packed(keys, shown, 1, capacity)
@@ -253,19 +242,14 @@ class MaskedReconstruction:
         capacity: int,
         params: Mapping[str, Any],
         values: Float[Array, "b t c"],
-        observed_cells: Bool[Array, "b t c"],
+        recorded: Bool[Array, "b t c"],
         example: Int[Array, " b"],
     ) -> Float[Array, "b d"]:
-        cells, observed = self._cells({"values": values, "observed": observed_cells})
+        cells, observed = observed_cells({"values": values, "observed": recorded}, self.tokens)
         visible = rows_of.packed(window_keys(jax.random.key(0), example), observed, 1, capacity)
         encoded = nnx.merge(self._graph, nnx.State(params)).encoder(cells, visible).astype(jnp.float32)
         seen = (visible.segment > 0)[:, :, None]
         return jnp.where(seen, encoded, 0).sum(axis=1) / jnp.maximum(seen.sum(axis=1), 1)
-
-
-def window_keys(key: PRNGKeyArray, example: Int[Array, " b"]) -> PRNGKeyArray:
-    """A key per window, so that what is drawn for it depends on neither batch, host nor mesh."""
-    return jax.vmap(functools.partial(jax.random.fold_in, key))(example)
 
 
 def _loss_keys(rng: PRNGKeyArray, batch: Mapping[str, Array]) -> PRNGKeyArray:
@@ -275,41 +259,14 @@ def _loss_keys(rng: PRNGKeyArray, batch: Mapping[str, Array]) -> PRNGKeyArray:
 
 def _row_settings(config: ConfigDict, grid: TokenGrid, mixture: Mixture, spec: DataSpec) -> RowSettings:
     """Row lengths: as given, or from the training split's missingness and the mask mixture."""
-    windows = config.windows_per_row
-    share = np.pad(np.asarray(spec.observed_share), (0, grid.groups * grid.patch_channels - len(grid.channels)))
-    tokens = grid.patches * float(share.reshape(grid.groups, -1).max(axis=1).sum())
-    # A row of W windows varies like the sum of W; two windows' worth of slack shrinks as 1 / sqrt(W).
-    slack = 1.0 + 1.0 / math.sqrt(windows)
-    visible = math.ceil(windows * tokens * mixture.visible_share * slack)
-    targets = math.ceil(windows * tokens * (1 - mixture.visible_share) * slack)
+    windows, tokens = config.windows_per_row, expected_tokens(spec, grid)
     limit = windows * grid.size
+    length = lambda chosen, share: rounded(chosen, limit) if chosen else row_length(share * tokens, windows, grid)  # noqa: E731
     return RowSettings(
         layout=config.layout,
         windows_per_row=windows,
-        capacity=rounded(config.capacity or visible, limit),
-        targets=rounded(config.targets or targets, limit),
+        capacity=length(config.capacity, mixture.visible_share),
+        targets=length(config.targets, 1 - mixture.visible_share),
         dropped=int(config.dropped_share * grid.size),
         inference=config.inference,
     )
-
-
-def rounded(tokens: int, limit: int) -> int:
-    """A row length: up to the next multiple of `_ROUND`, coarser for long rows, at most `limit`."""
-    step = _ROUND * max(1, 2 ** math.floor(math.log2(max(tokens, 1) / (8 * _ROUND)))) if tokens > 8 * _ROUND else _ROUND
-    return min(math.ceil(max(tokens, 1) / step) * step, limit)
-
-
-def segment_counts(rows: Rows, segments: int) -> Float[Array, "r w"]:
-    """Tokens of each segment."""
-    return jax.nn.one_hot(rows.segment - 1, segments, dtype=jnp.float32).sum(axis=1)
-
-
-def stack_flops(
-    size: StackSize, queries: Float[Array, "r w"], keys: Float[Array, "r w"], memory_width: int | None = None
-) -> Float[Array, ""]:
-    """Forward FLOPs of a stack: two per multiply-add of its matrices and of its segments' score squares."""
-    width = size.width
-    per_query = 2 * width * (2 * width if memory_width is not None else 4 * width) + 4 * width * size.hidden
-    per_key = 4 * width * memory_width if memory_width is not None else 0
-    linear = per_query * queries.sum() + per_key * keys.sum()
-    return size.depth * (linear + 4.0 * width * (queries * keys).sum())

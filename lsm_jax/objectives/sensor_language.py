@@ -14,7 +14,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from flax import nnx
 from jax.sharding import AxisType
@@ -29,12 +28,20 @@ from lsm_jax.masking.rows import Rows
 from lsm_jax.masking.tokens import TokenGrid
 from lsm_jax.models.generation import Decoding, write_captions
 from lsm_jax.models.masked_autoencoder import ModelSettings
-from lsm_jax.models.neighbours import Cells
 from lsm_jax.models.sensor_language import LanguageSettings, SensorLanguageModel
 from lsm_jax.models.sizes import StackSize, language_size
 from lsm_jax.models.text import real
 from lsm_jax.objectives import contrastive
-from lsm_jax.objectives.masked import rounded, segment_counts, stack_flops, window_keys
+from lsm_jax.objectives.shared import (
+    compute_dtype,
+    expected_tokens,
+    longest,
+    observed_cells,
+    row_length,
+    segment_counts,
+    stack_flops,
+    window_keys,
+)
 
 VARIANTS = ("clip", "siglip", "cap", "coca")
 _BATCH_AXES = ("data", "fsdp")  # of the mesh (training/mesh.py)
@@ -81,12 +88,10 @@ class SensorLanguage:
             )
         grid = TokenGrid(channels=tuple(spec.channels), window_minutes=spec.window_minutes, **config.tokens)
         size, model, language = language_size(config.model.size), config.model, config.language
-        dtype = model.dtype
-        if dtype == "auto":
-            dtype = "float32" if jax.default_backend() == "cpu" else "bfloat16"
+        windows = config.rows.windows_per_row
         settings = ModelSettings(
             size, patch_input=model.patch_input, compress=model.compress, context_reach=0, positions=model.positions,
-            attention=model.attention, remat=model.remat, dtype=dtype,
+            attention=model.attention, remat=model.remat, dtype=compute_dtype(model.dtype),
         )  # fmt: skip
         return cls(
             grid,
@@ -95,8 +100,8 @@ class SensorLanguage:
                 size, config.objective.name, language.vocabulary, language.length, language.caption_queries,
                 language.embed, language.scale, language.bias,
             ),
-            windows_per_row=config.rows.windows_per_row,
-            capacity=config.rows.capacity or _capacity(grid, spec, config.rows.windows_per_row),
+            windows_per_row=windows,
+            capacity=config.rows.capacity or row_length(expected_tokens(spec, grid), windows, grid),
             weights=(language.contrastive_weight, language.caption_weight),
             freeze_encoder=language.freeze_encoder,
         )  # fmt: skip
@@ -116,7 +121,7 @@ class SensorLanguage:
                 "train.batch_size a multiple of it."
             )
         params = {name: jax.lax.stop_gradient(part) if name in self.frozen else part for name, part in params.items()}
-        cells, observed = self._cells(batch)
+        cells, observed = observed_cells(batch, self.tokens)
         rows = rows_of.packed(
             window_keys(rng, batch["example"])[:: self.windows_per_row], observed, self.windows_per_row, self.capacity
         )
@@ -163,9 +168,7 @@ class SensorLanguage:
 
     def observed_capacity(self, batch: Batch) -> int:
         """A row length that holds every observed token of each window: 160 doubled, so that few are compiled."""
-        _, observed = self._cells(_sensor_part(batch))
-        longest = max(int(observed.sum(axis=1).max()), 1)
-        return min(160 << ((longest - 1) // 160).bit_length(), self.tokens.size)
+        return longest(observed_cells(_sensor_part(batch), self.tokens)[1])
 
     def _require(self, part: str, what: str) -> None:
         if not getattr(self.language, part):
@@ -180,17 +183,11 @@ class SensorLanguage:
     def _restored(self, params: Params) -> SensorLanguageModel:
         return nnx.merge(self._graph, nnx.State(params))
 
-    def _cells(self, batch: Batch) -> tuple[Cells, Bool[Array, "b n"]]:
-        """The batch by token, cleaned of whatever stands in unobserved cells."""
-        values = jnp.where(batch["observed"], batch["values"], 0)
-        cells = Cells(self.tokens.cells(values), self.tokens.cells(jnp.asarray(batch["observed"])))
-        return cells, self.tokens.tokens_observed(cells.observed)
-
     def _encoded(
         self, capacity: int, params: Params, batch: Batch
     ) -> tuple[SensorLanguageModel, Float[Array, "b s d"], Rows]:
         """One window to a row of `capacity` slots, which leaves nothing out."""
-        cells, observed = self._cells(batch)
+        cells, observed = observed_cells(batch, self.tokens)
         rows = rows_of.packed(window_keys(jax.random.key(0), batch["example"]), observed, 1, capacity)
         model = self._restored(params)
         return model, model.encode(cells, rows), rows
@@ -294,10 +291,3 @@ def _spread(windows: int) -> tuple[str, ...]:
         return ()
     axes = tuple(axis for axis in _BATCH_AXES if mesh.shape.get(axis, 1) > 1)
     return axes if windows % math.prod(mesh.shape[axis] for axis in axes) == 0 else ()
-
-
-def _capacity(grid: TokenGrid, spec: DataSpec, windows: int) -> int:
-    """Slots for all observed tokens of a row's windows, with slack for days that have more than usual."""
-    share = np.pad(np.asarray(spec.observed_share), (0, grid.groups * grid.patch_channels - len(grid.channels)))
-    tokens = grid.patches * float(share.reshape(grid.groups, -1).max(axis=1).sum())
-    return rounded(math.ceil(windows * tokens * (1.0 + 1.0 / math.sqrt(windows))), windows * grid.size)

@@ -11,6 +11,7 @@ import pytest
 from ml_collections import ConfigDict
 
 from lsm_jax.channels import channels as registered
+from lsm_jax.config import defaults
 from lsm_jax.data.store import Dataset, open_dataset, write_dataset
 from lsm_jax.windows import Event, Window, checked_window, hash_participant
 
@@ -69,8 +70,10 @@ def data_config() -> Callable[..., ConfigDict]:
     """`data_config(dataset, ..., **changes)`: the section `data` of a configuration."""
 
     def make(*datasets: Dataset, **changes) -> ConfigDict:
-        content = {"paths": tuple(str(dataset.path) for dataset in datasets), "weights": (), "channels": ()}
-        return ConfigDict(content | {"window_minutes": 1440, "workers": 0} | changes)
+        section = defaults().data
+        section.paths = tuple(str(dataset.path) for dataset in datasets)
+        section.update(changes)
+        return section
 
     return make
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import subprocess
 import sys
 import types
@@ -129,3 +130,21 @@ def test_an_unexpected_error_keeps_its_traceback(probe) -> None:
     probe(fail)
     with pytest.raises(ZeroDivisionError):
         command.main(["probe", "--people", "1"])
+
+
+def test_computing_starts_anew_with_huge_pages_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    started: list[tuple[str, list[str], dict[str, str]]] = []
+    monkeypatch.setattr("os.execve", lambda *call: started.append(call))
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.36"))
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.delenv("GLIBC_TUNABLES", raising=False)
+    command.use_huge_pages()
+    [(program, arguments, environment)] = started
+    assert program == sys.executable and arguments == [sys.executable, *sys.orig_argv[1:]]
+    assert environment == {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+    monkeypatch.setenv("GLIBC_TUNABLES", environment["GLIBC_TUNABLES"])
+    command.use_huge_pages()  # what runs after the start
+    monkeypatch.delenv("GLIBC_TUNABLES")
+    monkeypatch.setattr("platform.libc_ver", lambda: ("glibc", "2.31"))
+    command.use_huge_pages()  # a library that does not know the setting
+    assert len(started) == 1

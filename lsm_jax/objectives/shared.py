@@ -1,0 +1,85 @@
+"""What all objectives need: cells out of a batch, row lengths, keys, and FLOPs of what rows hold."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from lsm_jax.data.spec import DataSpec
+from lsm_jax.masking.rows import Rows
+from lsm_jax.masking.tokens import TokenGrid
+from lsm_jax.models.neighbours import Cells
+from lsm_jax.models.sizes import StackSize
+
+_ROUND = 64  # row lengths are multiples of this, so that blocks and tiles come out even
+
+
+def compute_dtype(name: str) -> str:
+    """`auto` as the type this hardware multiplies fastest without losing the run; any other name as it is."""
+    if name != "auto":
+        return name
+    return "float32" if jax.default_backend() == "cpu" else "bfloat16"
+
+
+def observed_cells(batch: Mapping[str, Array], grid: TokenGrid) -> tuple[Cells, Bool[Array, "b n"]]:
+    """The batch by token, cleaned of whatever stands in unobserved cells, and which tokens were recorded."""
+    values = jnp.where(batch["observed"], batch["values"], 0)
+    cells = Cells(grid.cells(values), grid.cells(jnp.asarray(batch["observed"])))
+    return cells, grid.tokens_observed(cells.observed)
+
+
+def window_keys(key: PRNGKeyArray, example: Int[Array, " b"]) -> PRNGKeyArray:
+    """A key per window, so that what is drawn for it depends on neither batch, host nor mesh."""
+    return jax.vmap(functools.partial(jax.random.fold_in, key))(example)
+
+
+def expected_tokens(spec: DataSpec, grid: TokenGrid) -> float:
+    """Recorded tokens of a mean window of the training split."""
+    share = np.pad(np.asarray(spec.observed_share), (0, grid.groups * grid.patch_channels - len(grid.channels)))
+    return grid.patches * float(share.reshape(grid.groups, -1).max(axis=1).sum())
+
+
+def row_length(tokens: float, windows: int, grid: TokenGrid) -> int:
+    """Slots for `windows` windows of `tokens` expected tokens each.
+
+    The sum of W windows has two windows' worth of slack, which shrinks as 1 / sqrt(W).
+    """
+    return rounded(math.ceil(windows * tokens * (1.0 + 1.0 / math.sqrt(windows))), windows * grid.size)
+
+
+def rounded(tokens: int, limit: int) -> int:
+    """A row length: up to the next multiple of `_ROUND`, coarser for long rows, at most `limit`."""
+    step = _ROUND * max(1, 2 ** math.floor(math.log2(max(tokens, 1) / (8 * _ROUND)))) if tokens > 8 * _ROUND else _ROUND
+    return min(math.ceil(max(tokens, 1) / step) * step, limit)
+
+
+def longest(chosen: Bool[Array, "b n"]) -> int:
+    """A row length that holds the chosen tokens of every window: 160 doubled until it does.
+
+    Coarse on purpose: every length is a program of its own, and compiling one takes seconds. From 160 on,
+    because one, two, four, ... channels recorded all day are 144, 288, 576, ... tokens of ten minutes.
+    """
+    most = max(int(chosen.sum(axis=1).max()), 1)
+    return min(160 << ((most - 1) // 160).bit_length(), chosen.shape[1])
+
+
+def segment_counts(rows: Rows, segments: int) -> Float[Array, "r w"]:
+    """Tokens of each segment."""
+    return jax.nn.one_hot(rows.segment - 1, segments, dtype=jnp.float32).sum(axis=1)
+
+
+def stack_flops(
+    size: StackSize, queries: Float[Array, "r w"], keys: Float[Array, "r w"], memory_width: int | None = None
+) -> Float[Array, ""]:
+    """Forward FLOPs of a stack: two per multiply-add of its matrices and of its segments' score squares."""
+    width = size.width
+    per_query = 2 * width * (2 * width if memory_width is not None else 4 * width) + 4 * width * size.hidden
+    per_key = 4 * width * memory_width if memory_width is not None else 0
+    linear = per_query * queries.sum() + per_key * keys.sum()
+    return size.depth * (linear + 4.0 * width * (queries * keys).sum())
