@@ -19,6 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from lsm_jax.errors import UserError, nearest
+from lsm_jax.masking.selection import lowest, order_keys
 from lsm_jax.masking.tokens import TokenGrid
 
 POOLS = ("observed", "grid")
@@ -28,9 +29,8 @@ Share = Float[Array, ""] | float
 def exact_share(key: PRNGKeyArray, eligible: Bool[Array, " n"], share: Share) -> Bool[Array, " n"]:
     """Exactly round(share * number eligible) of the eligible units, uniformly at random."""
     scores = jnp.where(eligible, jax.random.uniform(key, eligible.shape), jnp.inf)
-    rank = jnp.argsort(jnp.argsort(scores))
     count = jnp.round(share * eligible.sum()).astype(jnp.int32)
-    return (rank < count) & eligible
+    return lowest(order_keys(scores), count) & eligible
 
 
 def _random(key: PRNGKeyArray, pool: Bool[Array, "p g"], share: Share) -> Bool[Array, "p g"]:
@@ -134,7 +134,7 @@ def artificial_mask(
     names, shares, weights = zip(*mixture.policies, strict=True)
     choice = jax.random.categorical(choice_key, jnp.log(jnp.array(weights)))
     share = jnp.array(shares)[choice]
-    # A policy listed with several shares is drawn once: sorting tokens is what masks cost.
+    # A policy listed with several shares is drawn once: choosing tokens is what masks cost.
     kinds = list(dict.fromkeys(names))
     masks = jnp.stack([POLICIES[kind](mask_key, pool, share) for kind in kinds])
     return masks[jnp.array([kinds.index(name) for name in names])[choice]].reshape(-1)

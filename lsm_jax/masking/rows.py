@@ -15,6 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped
 
+from lsm_jax.masking.selection import lowest, order_keys, places_of
+
 
 @functools.partial(
     jax.tree_util.register_dataclass,
@@ -73,10 +75,13 @@ def packed(keys: PRNGKeyArray, chosen: Bool[Array, "b n"], windows_per_row: int,
     places = windows_per_row * tokens
     capacity = min(capacity, places)
     wanted = chosen.reshape(rows, places)
-    drawn = jax.vmap(lambda key: jax.random.uniform(key, (places,)))(keys)
-    priority = jnp.where(wanted, 1.0 + drawn, 0.0)
-    best, index = jax.lax.top_k(priority, capacity)
-    index = jnp.sort(jnp.where(best > 0, index.astype(jnp.int32), places), axis=1)
+
+    def held(key: PRNGKeyArray, wanted: Bool[Array, " n"]) -> Int[Array, " s"]:
+        drawn = 1.0 - jax.random.uniform(key, (places,))
+        chance = order_keys(jnp.where(wanted, drawn, jnp.inf))
+        return places_of(lowest(chance, jnp.minimum(wanted.sum(), capacity)), capacity)
+
+    index = jax.vmap(held)(keys, wanted)
     filled = index < places
     return Rows(
         token_index=jnp.where(filled, index, 0),
