@@ -70,13 +70,18 @@ def read(text: str) -> Reading:
     """The facts of a text in our wording, sentence by sentence."""
     facts: list[Fact] = []
     unread = []
-    for sentence in re.split(r"(?<=\.)\s+|\n+", text.strip()):
+    for sentence in sentences(text):
         statement = read_sentence(sentence)
         if statement:
             facts += statement.facts
-        elif sentence:
+        else:
             unread.append(sentence)
     return Reading(tuple(facts), tuple(unread))
+
+
+def sentences(text: str) -> list[str]:
+    """The sentences of a text: they end in a full stop before a space, or at a line's end."""
+    return [sentence for sentence in re.split(r"(?<=\.)\s+|\n+", text.strip()) if sentence]
 
 
 def facts_of(text: str) -> tuple[Fact, ...]:

@@ -97,7 +97,7 @@ class Judge:
         return Verdict.FALSE if bins.supported[column, at : at + 1].any() else Verdict.UNRECORDED
 
     def _event(self, fact: Fact) -> Verdict:
-        if any(self._same_event(fact, other) for other in self._events):
+        if any(same_event(fact, other, self._tolerance) for other in self._events):
             return Verdict.TRUE
         start, end = fact.start or 0, fact.end or 0
         if fact.start == fact.end:
@@ -105,15 +105,6 @@ class Judge:
         first, last = self._clock.steps_of(start, end)
         recorded = first < last and self._seen[first:last].mean() >= EVENT_SUPPORT
         return Verdict.FALSE if recorded else Verdict.UNRECORDED
-
-    def _same_event(self, said: Fact, happened: Fact) -> bool:
-        if (said.kind, said.subject) != (happened.kind, happened.subject):
-            return False
-        allowed = self._tolerance.minutes
-        starts = clock_distance(said.start or 0, happened.start or 0) <= allowed
-        ends = clock_distance(said.end or 0, happened.end or 0) <= allowed
-        apart = abs((said.value or 0) - (happened.value or 0))
-        return starts and ends and apart <= (0 if said.kind == "mark" else 2 * allowed)
 
     def _close(self, fact: Fact, actual: float) -> Verdict:
         allowed = self._tolerance.spreads * channel(fact.subject).sd
@@ -130,6 +121,16 @@ class Judge:
     @functools.cached_property
     def _seen(self) -> np.ndarray:
         return np.asarray(self._window.observed.T.any(axis=0))
+
+
+def same_event(said: Fact, happened: Fact, tolerance: Tolerance) -> bool:
+    """Whether two facts about events mean the same one, times within the tolerance."""
+    if (said.kind, said.subject) != (happened.kind, happened.subject):
+        return False
+    starts = clock_distance(said.start or 0, happened.start or 0) <= tolerance.minutes
+    ends = clock_distance(said.end or 0, happened.end or 0) <= tolerance.minutes
+    apart = abs((said.value or 0) - (happened.value or 0))
+    return starts and ends and apart <= (0 if said.kind == "mark" else 2 * tolerance.minutes)
 
 
 def _verdict(holds: bool | np.bool) -> Verdict:

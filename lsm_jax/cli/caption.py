@@ -1,4 +1,4 @@
-"""`lsm caption`: what each window of a dataset shows, in words; and the vocabulary those words need."""
+"""`lsm caption`: what each window of a dataset shows, in words, ours or a run's; and the vocabulary they need."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lsm_jax.cli.evaluate import at_least_one
 from lsm_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from lsm_jax.captions.caption import Caption, Captioner
+    from lsm_jax.captions.caption import Captioner
+    from lsm_jax.captions.facts import Fact
     from lsm_jax.data.store import Dataset, WindowSource
+    from lsm_jax.windows import Window
 
 HELP = "describe days in words: statistics, trends and peaks, activities and sleep"
 EXAMPLE = "lsm caption --data data/synth --level semantic --split test --out captions.jsonl"
@@ -37,10 +40,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the dataset to describe")
     parser.add_argument(
         "--level",
-        default="semantic",
         metavar="L",
-        help="statistical, structural, semantic, several joined by +, or all (%(default)s)",
+        help="statistical, structural, semantic, several joined by +, or all (semantic)",
     )
+    parser.add_argument(
+        "--workdir", type=Path, metavar="W", help="let the run in this folder write the captions, at its own levels"
+    )
+    parser.add_argument("--decode", default="greedy", metavar="D", help="of a run: greedy, beam, nucleus (%(default)s)")
+    parser.add_argument("--step", type=int, metavar="N", help="of a run: this checkpoint; the newest where left out")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="B", help="of a run: windows per call (32)")
     parser.add_argument("--split", default="train", metavar="S", help="train, validation or test (%(default)s)")
     parser.add_argument("--epoch", type=int, default=0, metavar="N", help="each epoch has other words (%(default)s)")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, other words (%(default)s)")
@@ -67,21 +75,30 @@ def run(args: argparse.Namespace) -> int:
     from lsm_jax.cli.progress import progress_bar
     from lsm_jax.data.store import open_dataset
 
+    if args.workdir and (args.level or args.tokenizer or args.epoch):
+        raise UserError(
+            "--workdir: a run has its own level and vocabulary; leave out --level, --tokenizer and --epoch."
+        )
+    at_least_one("--batch-size", args.batch_size)
     for name in ("epoch", "seed"):
         if getattr(args, name) < 0:
             raise UserError(f"--{name} {getattr(args, name)}: give 0 or more.")
     if args.out and args.out.suffix != ".jsonl":
         raise UserError(f"--out {args.out}: name a file that ends in .jsonl.")
-    captioner = Captioner(parse_levels(args.level), args.seed)
+    level = args.level or "semantic"
+    captioner = Captioner(parse_levels(level), args.seed)
     dataset = open_dataset(args.data)
     source = dataset.source(args.split)
     if not len(source):
         raise UserError(f"{args.data}: its {args.split} split holds no window; choose another --split.")
     tally, started = _Tally(), time.perf_counter()
     with progress_bar(f"captions of {dataset.name}: windows") as tell:
-        lines = _lines(source, captioner, args.epoch, tally, tell)
+        if args.workdir:
+            level, lines = _generated_lines(args, source, tally, tell)
+        else:
+            lines = _lines(source, captioner, args.epoch, tally, tell)
         shown = _write_lines(args.out, lines) if args.out else _first_texts(lines)
-    summary = {"dataset": dataset.name, "split": args.split, "level": args.level, "seed": args.seed}
+    summary = {"dataset": dataset.name, "split": args.split, "level": level, "seed": args.seed}
     summary |= {"epoch": args.epoch, "seconds": round(time.perf_counter() - started, 2)} | tally.summary()
     _print_summary(summary, shown)
     if args.tokenizer:
@@ -99,15 +116,15 @@ class _Tally:
         self.words: list[int] = []
         self._facts: Counter[str] = Counter()
 
-    def add(self, caption: Caption) -> None:
-        self.words.append(len(caption.text.split()))
-        self._facts.update(fact.kind for fact in caption.facts)
+    def add(self, text: str, facts: Iterable[Fact]) -> None:
+        self.words.append(len(text.split()))
+        self._facts.update(fact.kind for fact in facts)
 
     def summary(self) -> dict[str, Any]:
-        said = sorted(count for count in self.words if count)
+        said = sorted(count for count in self.words if count) or [0]
         return {
             "windows": len(self.words),
-            "empty": len(self.words) - len(said),
+            "empty": self.words.count(0),
             "words": {"median": said[len(said) // 2], "most": said[-1]},
             "facts": dict(self._facts.most_common()),
         }
@@ -120,18 +137,41 @@ def _lines(
     for example in range(len(source)):
         window = source[example]
         caption = captioner(window, epoch)
-        tally.add(caption)
-        yield {
-            "example": example,
-            "participant": window.participant,
-            "start": window.start.isoformat(),
-            "level": "+".join(captioner.levels),
-            "text": caption.text,
-        }
+        tally.add(caption.text, caption.facts)
+        yield _line(example, window, "+".join(captioner.levels), caption.text)
         tell(example + 1, len(source))
     if not any(tally.words):
         reasons = "; ".join(f"{level}: {_SILENCE[level]}" for level in captioner.levels)
         raise UserError(f"{source.path}: nothing to say of any of the split's {len(source)} windows ({reasons}).")
+
+
+def _generated_lines(
+    args: argparse.Namespace, source: WindowSource, tally: _Tally, tell: Callable[[int, int], None]
+) -> tuple[str, Iterator[dict[str, Any]]]:
+    """The level that a run speaks at, and a line per window in its words."""
+    from lsm_jax.captions.grammar import facts_of
+    from lsm_jax.evaluation.captioning import written
+    from lsm_jax.evaluation.findings import Settings
+    from lsm_jax.training.loop import use_compile_cache
+    from lsm_jax.training.run import load_run
+
+    use_compile_cache()
+    loaded = load_run(args.workdir, args.step)
+    settings = Settings(args.split, batch_size=args.batch_size, seed=args.seed, decode=args.decode, progress=tell)
+    level = str(loaded.config.language.levels)
+
+    def lines() -> Iterator[dict[str, Any]]:
+        for _, rows in written(loaded, source, settings):
+            for info, window, text in rows:
+                tally.add(text, facts_of(text))
+                yield _line(info.index, window, level, text) | {"step": loaded.step, "decode": args.decode}
+
+    return level, lines()
+
+
+def _line(example: int, window: Window, level: str, text: str) -> dict[str, Any]:
+    who, start = window.participant, window.start.isoformat()
+    return {"example": example, "participant": who, "start": start, "level": level, "text": text}
 
 
 def _write_lines(out: Path, lines: Iterable[Mapping[str, Any]]) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,7 +18,14 @@ if TYPE_CHECKING:  # importing these takes seconds, and help must come at once
 HELP = "score a run on the papers' tasks against the baselines, on held-out people"
 EXAMPLE = "lsm evaluate --workdir runs/lsm2 --suite generative"
 
-SUITES = ("generative",)
+# Of sensor-text runs; `fewshot` takes LSM-2 as well.
+WORD_SUITES = {
+    "zeroshot": "lsm_jax.evaluation.zeroshot",
+    "fewshot": "lsm_jax.evaluation.fewshot",
+    "retrieval": "lsm_jax.evaluation.retrieval",
+    "captioning": "lsm_jax.evaluation.captioning",
+}
+SUITES = ("generative", *WORD_SUITES)
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,16 +45,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--batch-size", type=int, default=32, metavar="B", help="windows per model call (32)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of hidden tokens and bootstrap (0)")
+    parser.add_argument(
+        "--prompts", type=Path, metavar="FILE.toml", help="of zeroshot; a shipped file that fits the data if left out"
+    )
+    parser.add_argument("--decode", default="greedy", metavar="D", help="of captioning: greedy, beam, nucleus (greedy)")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where results go (W/eval)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes `generative.json`, `generative.md` and `figures/`, and prints the table of totals."""
+    """Writes `SUITE.json` and `SUITE.md`, with the generative suite `figures/`, and prints the table of totals."""
     for name, value in (("--max-windows", args.max_windows), ("--batch-size", args.batch_size)):
-        if value is not None and value < 1:
-            raise UserError(f"{name} {value}: give a whole number of at least 1.")
-    if args.curve and args.step is not None:
-        raise UserError("--curve scores every checkpoint and --step one: give one of the two.")
+        at_least_one(name, value)
+    if args.curve and (args.step is not None or args.suite != "generative"):
+        raise UserError("--curve scores every checkpoint of the generative suite: leave out --step or --curve.")
+    if args.suite in WORD_SUITES:
+        return run_word_suite(args)
     from lsm_jax.evaluation.figures import learning_curve, write_reconstructions
     from lsm_jax.evaluation.results import totals
     from lsm_jax.training.loop import use_compile_cache
@@ -70,6 +83,32 @@ def run(args: argparse.Namespace) -> int:
     print("\n".join(totals(results)))
     print(f"\n{path} and its .md and figures, in {time.perf_counter() - started:.0f} s")
     return 0
+
+
+def run_word_suite(args: argparse.Namespace) -> int:
+    """One of the suites about words and classes: its table, and `SUITE.json` with `SUITE.md`."""
+    from lsm_jax.cli.progress import progress_bar
+    from lsm_jax.evaluation.findings import Settings
+    from lsm_jax.training.loop import use_compile_cache
+    from lsm_jax.training.run import load_run
+
+    use_compile_cache()
+    started = time.perf_counter()
+    evaluate = getattr(importlib.import_module(WORD_SUITES[args.suite]), f"evaluate_{args.suite}")
+    loaded = load_run(args.workdir, args.step)
+    with progress_bar(f"{args.suite}, step {loaded.step}: windows") as tell:
+        settings = Settings(args.split, args.max_windows, args.batch_size, args.seed, args.prompts, args.decode, tell)
+        findings = evaluate(loaded, datasets_of(args, loaded), settings)
+    path = findings.write((args.out or args.workdir / "eval") / f"{args.suite}.json")
+    print("\n".join([*findings.table(), "", *findings.notes]))
+    print(f"\n{path} and its .md, in {time.perf_counter() - started:.0f} s")
+    return 0
+
+
+def at_least_one(option: str, value: int | None) -> None:
+    """UserError for a count below 1."""
+    if value is not None and value < 1:
+        raise UserError(f"{option} {value}: give a whole number of at least 1.")
 
 
 def datasets_of(args: argparse.Namespace, loaded: Run) -> dict[str, Dataset]:

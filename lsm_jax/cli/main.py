@@ -31,13 +31,15 @@ VERBS = {
     "evaluate": "lsm_jax.cli.evaluate",
     "embed": "lsm_jax.cli.embed",
     "caption": "lsm_jax.cli.caption",
+    "zeroshot": "lsm_jax.cli.zeroshot",
+    "retrieve": "lsm_jax.cli.retrieve",
     "export": "lsm_jax.cli.export",
     "report": "lsm_jax.cli.report",
     "bench": "lsm_jax.cli.bench",
 }
 
 # Verbs that run the model, and so fill and free large arrays at every step.
-COMPUTING = {"train", "evaluate", "embed", "bench"}
+COMPUTING = {"train", "evaluate", "embed", "caption", "zeroshot", "retrieve", "bench"}
 
 INTERRUPTED = 130  # 128 + SIGINT, what shells expect
 

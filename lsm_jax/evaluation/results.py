@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import lsm_jax
+from lsm_jax.errors import UserError
 from lsm_jax.evaluation.scores import METHODS
 from lsm_jax.training.run import Run
 
@@ -39,10 +40,9 @@ class Results:
 
     def write(self, folder: Path) -> Path:
         """Writes `SUITE.json` and `SUITE.md` into `folder`, each whole or not at all; returns the JSON's path."""
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / f"{self.suite}.json"
-        _write_whole(path, json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False))
-        _write_whole(path.with_suffix(".md"), markdown(self))
+        write_whole(path, json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False))
+        write_whole(path.with_suffix(".md"), markdown(self))
         return path
 
 
@@ -130,7 +130,12 @@ def _gain(row: Mapping[str, Any] | None) -> str:
     return f"{row['improvement']:+.1%}{interval}"
 
 
-def _write_whole(path: Path, text: str) -> None:
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file whole or not at all, its folder made where there is none; UserError where it cannot be."""
     partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    partial.replace(path)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --out.") from None

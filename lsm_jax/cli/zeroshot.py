@@ -1,0 +1,43 @@
+"""`lsm zeroshot`: which activities each day holds, by sentences instead of a trained classifier."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from lsm_jax.cli.evaluate import at_least_one
+
+HELP = "name what days show by sentences: a prompt file's classes against every day"
+EXAMPLE = "lsm zeroshot --workdir runs/sensorlm --data data/synth --prompts configs/prompts/activities.toml"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The arguments of `lsm zeroshot`."""
+    parser.add_argument("--workdir", type=Path, required=True, metavar="W", help="the folder of a sensor-text run")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the dataset whose days are named")
+    parser.add_argument("--prompts", type=Path, required=True, metavar="FILE.toml", help="classes and their sentences")
+    parser.add_argument("--split", choices=("train", "validation", "test"), default="test", help="whose days (test)")
+    parser.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step; the newest where left out")
+    parser.add_argument("--batch-size", type=int, default=32, metavar="B", help="windows per model call (32)")
+    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the bootstrap (0)")
+    parser.add_argument("--out", type=Path, metavar="FILE.json", help="where results go (W/zeroshot.json)")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Writes the AUROC of each class and every day's scores, and prints the table."""
+    at_least_one("--batch-size", args.batch_size)
+    from lsm_jax.cli.progress import progress_bar
+    from lsm_jax.data.store import open_dataset
+    from lsm_jax.evaluation.findings import Settings
+    from lsm_jax.evaluation.zeroshot import evaluate_zeroshot
+    from lsm_jax.training.loop import use_compile_cache
+    from lsm_jax.training.run import load_run
+
+    use_compile_cache()
+    loaded, dataset = load_run(args.workdir, args.step), open_dataset(args.data)
+    with progress_bar(f"days of {dataset.name}") as tell:
+        settings = Settings(args.split, batch_size=args.batch_size, seed=args.seed, prompts=args.prompts, progress=tell)
+        findings = evaluate_zeroshot(loaded, {dataset.name: dataset}, settings, probes=False)
+    path = findings.write(args.out or args.workdir / "zeroshot.json")
+    print("\n".join([*findings.table(), "", *findings.notes, str(path)]))
+    return 0

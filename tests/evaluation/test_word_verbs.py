@@ -1,0 +1,102 @@
+"""`lsm zeroshot`, `retrieve`, `caption --workdir` and the suites of `evaluate`, on a run as training leaves it."""
+
+import json
+
+import pytest
+from language_run import CLASSES, PROMPTS, language_dataset, language_run, save_language_run
+from tiny_run import save_run, tiny_dataset, tiny_run
+
+from lsm_jax.cli.main import main
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A dataset, a sensor-text run, a run that only captions, and one of LSM-2."""
+    folder = tmp_path_factory.mktemp("words")
+    dataset = language_dataset(folder / "data")
+    save_language_run(language_run(dataset.path), folder / "coca")
+    save_language_run(language_run(dataset.path, "siglip"), folder / "siglip")
+    save_run(tiny_run(dataset.path), folder / "lsm2")
+    (folder / "prompts.toml").write_text(PROMPTS)
+    return folder
+
+
+def on(folder, verb, *arguments, run="coca"):
+    data = [] if verb == "evaluate" else ["--data", str(folder / "data")]
+    return main([verb, "--workdir", str(folder / run), *data, "--batch-size", "6", *map(str, arguments)])
+
+
+def test_zeroshot(folder, capsys):
+    assert on(folder, "zeroshot", "--prompts", folder / "prompts.toml") == 0
+    printed = capsys.readouterr().out
+    assert "| logged | auroc | stair climbing |" in printed and "| macro |" in printed
+    content = json.loads((folder / "coca" / "zeroshot.json").read_text())
+    assert {row["class"] for row in content["results"]} == {*CLASSES, "macro"}
+    assert {*content["details"][0]["scores"]} == {*CLASSES}
+
+
+def test_retrieve(folder, capsys, tmp_path):
+    out = tmp_path / "new" / "found.json"
+    asked = ["--text", "The wearer slept.", "--window", "1", "--top", "2", "--out", out]
+    assert on(folder, "retrieve", *asked) == 0
+    queries = json.loads(out.read_text())["queries"]
+    assert [len(query["found"]) for query in queries] == [2, 2] and queries[1]["example"] == 1
+    assert "The wearer slept." in capsys.readouterr().out
+    assert on(folder, "retrieve") == 2
+    assert "nothing to look for" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("decode", ["greedy", "beam", "nucleus"])
+def test_captions_of_a_run(folder, decode, tmp_path, capsys):
+    out = tmp_path / "captions.jsonl"
+    asked = ["--split", "test", "--decode", decode, "--out", out]
+    assert on(folder, "caption", *asked) == 0
+    lines = [json.loads(line) for line in out.read_text().splitlines()]
+    assert [line["example"] for line in lines] == list(range(12))
+    assert {(line["level"], line["step"], line["decode"]) for line in lines} == {("semantic", 7, decode)}
+    assert json.loads(out.with_suffix(".summary.json").read_text())["windows"] == 12
+    assert on(folder, "caption", "--level", "all") == 2
+    assert "leave out --level" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("suite", ["zeroshot", "fewshot", "retrieval", "captioning"])
+def test_suites(folder, suite, capsys):
+    prompts = ["--prompts", folder / "prompts.toml"] if suite == "zeroshot" else []
+    assert on(folder, "evaluate", "--suite", suite, *prompts) == 0
+    assert f"{suite}.json and its .md" in capsys.readouterr().out
+    content = json.loads((folder / "coca" / "eval" / f"{suite}.json").read_text())
+    assert content["suite"] == suite and content["provenance"]["step"] == 7
+    needed = {"dataset", "method", "task", "class", "score", "ci95", "windows", "people"}
+    assert all(needed <= row.keys() for row in content["results"]) and len(content["results"]) > 5
+    assert "| logged |" in (folder / "coca" / "eval" / f"{suite}.md").read_text()
+
+
+def test_runs_that_cannot_are_told(folder, capsys):
+    refusals = [
+        ("siglip", ["caption"], "writes captions; use one of cap, coca"),
+        ("lsm2", ["retrieve", "--text", "yoga"], "knows no text; use a run of configs/sensorlm.py"),
+        ("lsm2", ["zeroshot", "--prompts", folder / "prompts.toml"], "knows no text"),
+        ("lsm2", ["evaluate", "--suite", "captioning"], "knows no text"),
+        ("coca", ["evaluate", "--suite", "zeroshot", "--curve"], "--curve scores every checkpoint of the generative"),
+        ("coca", ["evaluate", "--suite", "captioning", "--decode", "best"], "there is no such decoding"),
+        ("coca", ["zeroshot", "--prompts", folder / "coca" / "config.json"], "not TOML"),
+    ]
+    for run, (verb, *arguments), said in refusals:
+        assert on(folder, verb, *arguments, run=run) == 2, said
+        assert said in capsys.readouterr().err
+
+
+def test_lsm2_has_few_shots_too(folder):
+    assert on(folder, "evaluate", "--suite", "fewshot", run="lsm2") == 0
+
+
+def test_a_dataset_without_activities_is_told(folder, tmp_path, capsys):
+    tiny_dataset(tmp_path / "plain")
+    asked = ["evaluate", "--workdir", folder / "coca", "--data", tmp_path / "plain", "--suite"]
+    for suite, said in (
+        ("zeroshot", "no prompt file in"),
+        ("fewshot", "no day of its training split shows an activity"),
+        ("retrieval", "only 0 days of its test split have a caption"),
+    ):
+        assert main([*map(str, asked), suite]) == 2
+        assert said in capsys.readouterr().err
