@@ -15,6 +15,7 @@ from lsm_jax.evaluation.days import Days, embedded_texts, read_days
 from lsm_jax.evaluation.findings import Findings, Row, Settings
 from lsm_jax.evaluation.ranking import (
     Statistic,
+    numbered,
     partner_ranks,
     replicated,
     score_and_interval,

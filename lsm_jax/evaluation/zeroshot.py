@@ -47,7 +47,7 @@ def evaluate_zeroshot(
         days = read_days(run, dataset.held_out(settings.split), settings, statistics=probes)
         likeness = days.embeddings @ class_embeddings(run, prompts).T
         scores = {"zeroshot": likeness} | (probe_methods(run, dataset, days, classes, settings) if probes else {})
-        rows, left_out = auroc_rows(scores, days, classes, settings.seed)
+        rows, left_out = auroc_rows(scores, days, classes, settings.seed, run.config.language.leave_out)
         results += [{"dataset": name, **row} for row in rows]
         notes += [f"{name}: prompts of {prompts.file.name}, {len(days.examples)} days."]
         notes += [f"{name}: {each} is left out: {why}." for each, why in left_out.items()]
@@ -97,16 +97,22 @@ def probe_methods(
 
 
 def auroc_rows(
-    scores: Mapping[str, Float[np.ndarray, "n c"]], days: Days, classes: Sequence[str], seed: int
+    scores: Mapping[str, Float[np.ndarray, "n c"]],
+    days: Days,
+    classes: Sequence[str],
+    seed: int,
+    unseen: Sequence[str] = (),
 ) -> tuple[list[Row], dict[str, str]]:
     """A row per method and class and one for their mean, `macro`; and the classes that cannot be scored, with why.
+
+    With classes that are `unseen` there is a row for their mean, too, `macro unseen`.
 
     Args:
       scores: by method; one with several columns of scores per class, [draws, n, c], is scored by their mean AUROC.
     """
     labels, rows, left_out = days.labels(classes), [], {}
     for method, values in {**scores, "class_prior": np.zeros_like(labels)}.items():
-        kept = []
+        kept: dict[str, np.ndarray] = {}
         for column, name in enumerate(classes):
             known = ~np.isnan(labels[:, column])
             positive, person = labels[known, column] > 0, days.person[known]
@@ -115,14 +121,15 @@ def auroc_rows(
                 continue
             drawn = (values[None] if values.ndim == 2 else values)[:, known, column]
             replicates = replicated(functools.partial(_mean_auroc, drawn, positive), person, seed)
-            kept.append(replicates)
+            kept[name] = replicates
             counts = {"windows": int(known.sum()), "positives": int(positive.sum())}
             people = len({*person[positive].tolist()})
             rows.append(_row(method, name, replicates, people) | counts | {"people": people})
-        if kept:
-            people, together = len({*days.participants}), _mean(np.stack(kept))
-            counts = {"windows": len(labels), "positives": int(np.nansum(labels)), "people": people}
-            rows.append(_row(method, "macro", together, people) | counts | {"classes": len(kept)})
+        for mean, members in (("macro", kept.keys()), ("macro unseen", kept.keys() & {*unseen})):
+            if members:
+                people, together = len({*days.participants}), _mean(np.stack([kept[name] for name in members]))
+                counts = {"windows": len(labels), "people": people, "classes": len(members)}
+                rows.append(_row(method, mean, together, people) | counts)
     return rows, left_out
 
 
