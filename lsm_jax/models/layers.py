@@ -25,6 +25,13 @@ REMAT_POLICIES: Mapping[str, Callable[..., bool] | None] = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 _KERNEL = nnx.initializers.xavier_uniform()
+# A scan copies what the backward pass needs into and out of stacked arrays: a quarter of a small model's step.
+_UNROLLED = 4
+
+
+def scan_blocks(step: Callable[..., Any], carry: Any, layers: Any, depth: int, remat: str) -> tuple[Any, Any]:
+    """`jax.lax.scan` over the layers of a stack under a policy of `REMAT_POLICIES`; shallow stacks are unrolled."""
+    return jax.lax.scan(rematerialised(step, remat), carry, layers, unroll=depth <= _UNROLLED)
 
 
 def rematerialised(step: Callable[..., Any], remat: str) -> Callable[..., Any]:
@@ -142,7 +149,7 @@ class Stack(nnx.Module):
 
         self.blocks = make(rngs)
         self.norm = nnx.LayerNorm(size.width, dtype=dtype, rngs=rngs)
-        self.remat = remat
+        self.depth, self.remat = size.depth, remat
         self.head_size = size.width // size.heads
         self.implementation = implementation
 
@@ -159,5 +166,5 @@ class Stack(nnx.Module):
         def step(carry: Float[Array, "r s d"], layer: nnx.State) -> tuple[Float[Array, "r s d"], None]:
             return nnx.merge(graph, layer)(carry, segments, memory, ranges), None
 
-        tokens, _ = jax.lax.scan(rematerialised(step, self.remat), tokens, parameters)
+        tokens, _ = scan_blocks(step, tokens, parameters, self.depth, self.remat)
         return self.norm(tokens)

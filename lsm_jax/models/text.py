@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int
 
 from lsm_jax.attention import attention
 from lsm_jax.captions.tokenizer import PAD
-from lsm_jax.models.layers import Attention, FeedForward, rematerialised
+from lsm_jax.models.layers import Attention, FeedForward, scan_blocks
 from lsm_jax.models.sizes import StackSize
 
 # Texts are short, and only this one can hide later tokens.
@@ -114,7 +114,7 @@ class TextStack(nnx.Module):
         def step(carry: Float[Array, "b l d"], layer: nnx.State) -> tuple[Float[Array, "b l d"], None]:
             return nnx.merge(graph, layer)(carry, segments, memory), None
 
-        tokens, _ = jax.lax.scan(rematerialised(step, self.remat), tokens, parameters)
+        tokens, _ = scan_blocks(step, tokens, parameters, self.size.depth, self.remat)
         return self.norm(tokens)
 
     def step(
