@@ -175,7 +175,9 @@ def _written_and_judged(
     say, objective = captioner(run), sensor_language(run.objective)
     assert say is not None  # a run with words has levels
     by_embedding = objective.language.contrasts
-    train = read_days(run, dataset.held_out("train"), settings, embed=by_embedding, statistics=not by_embedding)
+    train = read_days(
+        run, dataset.held_out("train"), settings.learning, embed=by_embedding, statistics=not by_embedding
+    )
     facts = [facts_of(text) for text in train.texts]
     typical = {"mean_day": mean_day(facts), "usual_activity": usual_activity(facts)}
     texts: dict[str, list[str]] = {}

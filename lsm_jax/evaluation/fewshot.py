@@ -33,10 +33,11 @@ def evaluate_fewshot(run: Run, datasets: Mapping[str, Dataset], settings: Settin
     results: list[Row] = []
     notes = []
     for name, dataset in datasets.items():
-        train, validation, test = (
-            read_days(run, dataset.held_out(split), settings, statistics=True)
-            for split in ("train", "validation", settings.split)
+        train, validation = (
+            read_days(run, dataset.held_out(split), settings.learning, statistics=True)
+            for split in ("train", "validation")
         )
+        test = read_days(run, dataset.held_out(settings.split), settings, statistics=True)
         known = {each for spoken in train.spoken for each in spoken}
         classes = [each for each in logged_classes(dataset) if each in known]
         if not classes:

@@ -19,7 +19,7 @@ class Settings:
 
     Attributes:
       split: whose windows are scored.
-      max_windows: at most this many windows of each dataset and split, spread evenly: a quick look.
+      max_windows: at most this many windows of each dataset are scored, spread evenly: a quick look.
       batch_size: windows per model call.
       seed: of draws: people, pools, labelled days, words.
       prompts: the prompt file of zero-shot scores; None: the shipped one that fits the data.
@@ -34,6 +34,11 @@ class Settings:
     prompts: Path | None = None
     decode: str = "greedy"
     progress: Callable[[int, int], None] | None = None
+
+    @property
+    def learning(self) -> Settings:
+        """The same for the splits that references learn from, which are always read whole."""
+        return dataclasses.replace(self, max_windows=None)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -87,7 +87,7 @@ def probe_methods(
 ) -> dict[str, Float[np.ndarray, "n c"]]:
     """Scores of probes that learn from every training day's labels."""
     train, validation = (
-        read_days(run, dataset.held_out(split), settings, statistics=True) for split in ("train", "validation")
+        read_days(run, dataset.held_out(split), settings.learning, statistics=True) for split in ("train", "validation")
     )
     labels = train.labels(classes), validation.labels(classes)
     return {
