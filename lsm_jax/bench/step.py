@@ -8,6 +8,7 @@ is missing, so they take part at the last share only. All train on the same batc
 from __future__ import annotations
 
 import dataclasses
+import math
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -23,10 +24,10 @@ from jaxtyping import Array, Bool
 from ml_collections import ConfigDict
 
 from lsm_jax import objectives
-from lsm_jax.bench.batches import gappy_batches
 from lsm_jax.bench.harness import Contender, Timings, against, race, spread
 from lsm_jax.bench.report import machine, no_torch, write_report
 from lsm_jax.channels import MINUTELY_26
+from lsm_jax.data.gappy import gappy_batches
 from lsm_jax.data.loader import Batch
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError, nearest
@@ -147,6 +148,7 @@ def _entries(config: ConfigDict, settings: Settings, missing: float) -> Iterator
 def _configured(config: ConfigDict, batch_size: int, dtype: str) -> ConfigDict:
     changed = config.copy_and_resolve_references()
     changed.train.batch_size = batch_size
+    changed.rows.windows_per_row = math.gcd(changed.rows.windows_per_row, batch_size)  # rows of pods are longer
     changed.model.dtype = dtype
     return changed
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from lsm_jax.errors import UserError, nearest
@@ -106,13 +107,15 @@ class Mixture:
         if not any(weight > 0 for _, _, weight in self.policies):
             raise UserError("masking.policies: every weight is zero, so nothing would ever be hidden.")
 
-    @property
-    def visible_share(self) -> float:
-        """Expected share of observed tokens left visible; it sizes the encoder's rows."""
-        total = sum(weight for _, _, weight in self.policies)
-        # A gap's or forecast's length is log-uniform up to its share, about half of it or less.
-        shares = {"gap": 0.5, "forecast": 0.5}
-        return sum((1 - share * shares.get(name, 1.0)) * weight for name, share, weight in self.policies) / total
+    def hidden_shares(
+        self, random: np.random.Generator, shape: tuple[int, ...], patches: int
+    ) -> Float[np.ndarray, "*shape"]:
+        """Shares of a window's tokens that masks of this mixture hide, as windows of `patches` draw them."""
+        names, shares, weights = (np.array(column) for column in zip(*self.policies, strict=True))
+        drawn = random.choice(len(names), shape, p=weights / weights.sum())
+        # The length of a gap or forecast is log-uniform up to its share of the window.
+        lengths = np.maximum(shares[drawn] * patches, 1.0) ** random.random(shape)
+        return np.where(np.isin(names, ("gap", "forecast"))[drawn], lengths / patches, shares[drawn])
 
 
 def artificial_mask(

@@ -13,6 +13,7 @@ from lsm_jax.errors import UserError, nearest
 from lsm_jax.masking.tokens import TokenGrid
 from lsm_jax.objectives.masked import MaskedReconstruction
 from lsm_jax.objectives.sensor_language import VARIANTS, SensorLanguage
+from lsm_jax.objectives.shared import Attended
 
 Params = Mapping[str, Any]
 Batch = Mapping[str, Array]
@@ -29,6 +30,10 @@ class Objective(Protocol):
         self, params: Params, batch: Batch, rng: PRNGKeyArray
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Loss over the global batch, and metrics (see docs/architecture.md)."""
+        ...
+
+    def attended(self, batch: Batch, rng: PRNGKeyArray) -> list[Attended]:
+        """What the stacks whose kernels skip blocks attend to in `loss` with this `rng`, for `lsm plan`."""
         ...
 
 

@@ -24,9 +24,11 @@ from lsm_jax.masking import rows as rows_of
 from lsm_jax.masking.policies import Mixture, artificial_mask
 from lsm_jax.masking.rows import Rows
 from lsm_jax.masking.tokens import TokenGrid
+from lsm_jax.models.context_cost import context_flops
 from lsm_jax.models.masked_autoencoder import MaskedAutoencoder, ModelSettings
 from lsm_jax.models.sizes import size
 from lsm_jax.objectives.shared import (
+    Attended,
     compute_dtype,
     expected_tokens,
     longest,
@@ -85,7 +87,9 @@ class MaskedReconstruction:
     def __init__(self, tokens: TokenGrid, mixture: Mixture, rows: RowSettings, settings: ModelSettings) -> None:
         self.tokens, self.mixture, self.rows, self.settings = tokens, mixture, rows, settings
         self.implementations = settings.implementations | {"attention": self._attention()}
-        self._graph = nnx.graphdef(nnx.eval_shape(functools.partial(self._model, jax.random.key(0))))
+        model = nnx.eval_shape(functools.partial(self._model, jax.random.key(0)))
+        self._graph = nnx.graphdef(model)
+        self._shapes = nnx.to_pure_dict(nnx.state(model, nnx.Param))
 
     @classmethod
     def from_config(cls, config: ConfigDict, spec: DataSpec) -> MaskedReconstruction:
@@ -109,18 +113,7 @@ class MaskedReconstruction:
         loss and its gradient are zero.
         """
         cells, observed = observed_cells(batch, self.tokens)
-        if observed.shape[0] % self.rows.windows_per_row:
-            raise UserError(
-                f"{observed.shape[0]} windows do not fill rows of rows.windows_per_row={self.rows.windows_per_row}: "
-                "make train.batch_size / train.accumulate a multiple of it."
-            )
-        keys = _loss_keys(rng, batch)
-        hidden = self.hidden(batch, rng)
-        shown, targets = observed & ~hidden, observed & hidden
-        row_keys = keys[:: self.rows.windows_per_row]
-        visible = self.rows.visible(row_keys[:, 1], shown)
-        asked = rows_of.packed(row_keys[:, 2], targets, self.rows.windows_per_row, self.rows.targets)
-        stage = self._stage(visible, asked, observed.shape[0])
+        shown, visible, stage, asked = self._laid_out(batch, observed, rng)
         predicted = nnx.merge(self._graph, nnx.State(params))(cells, shown, visible, stage, asked)
         weight = (asked.take(cells.observed) & (asked.segment > 0)[:, :, None]).astype(jnp.float32)
         errors = jnp.square(predicted.astype(jnp.float32) - asked.take(cells.values)) * weight
@@ -128,6 +121,13 @@ class MaskedReconstruction:
         metrics = self._metrics(observed, visible, stage, asked)
         # Micro-batches and validation batches are averaged by the cells they scored.
         return loss, {**metrics, "loss_weight": weight.sum()}
+
+    def attended(self, batch: Mapping[str, Array], rng: PRNGKeyArray) -> list[Attended]:
+        """What `loss` attends to with this `rng`: of the encoder, then the decoder."""
+        _, visible, stage, asked = self._laid_out(batch, self._tokens_observed(batch["observed"]), rng)
+        encoder = Attended(visible.segment, visible.segment, self.settings.size.encoder)
+        queries, keys = (asked, visible) if stage is None else (stage, stage)
+        return [encoder, Attended(queries.segment, keys.segment, self.settings.size.decoder)]
 
     def hidden(self, batch: Mapping[str, Array], rng: PRNGKeyArray) -> Bool[Array, "b n"]:
         """The artificial masks under which `loss` is taken of this batch with this `rng`."""
@@ -173,6 +173,22 @@ class MaskedReconstruction:
     def _tokens_observed(self, observed: Bool[Array, "b t c"]) -> Bool[Array, "b n"]:
         return self.tokens.tokens_observed(self.tokens.cells(observed))
 
+    def _laid_out(
+        self, batch: Mapping[str, Array], observed: Bool[Array, "b n"], rng: PRNGKeyArray
+    ) -> tuple[Bool[Array, "b n"], Rows, Rows | None, Rows]:
+        """Which tokens are shown, and the rows of the encoder, of a self-attending decoder and of the targets."""
+        if observed.shape[0] % self.rows.windows_per_row:
+            raise UserError(
+                f"{observed.shape[0]} windows do not fill rows of rows.windows_per_row={self.rows.windows_per_row}: "
+                "make train.batch_size / train.accumulate a multiple of it."
+            )
+        hidden = self.hidden(batch, rng)
+        shown = observed & ~hidden
+        row_keys = _loss_keys(rng, batch)[:: self.rows.windows_per_row]
+        visible = self.rows.visible(row_keys[:, 1], shown)
+        asked = rows_of.packed(row_keys[:, 2], observed & hidden, self.rows.windows_per_row, self.rows.targets)
+        return shown, visible, self._stage(visible, asked, observed.shape[0]), asked
+
     def _stage(self, visible: Rows, asked: Rows, windows: int) -> Rows | None:
         """What a self-attending decoder works on: every position, or the tokens seen and asked for."""
         if self.settings.decoder == "cross":
@@ -197,22 +213,23 @@ class MaskedReconstruction:
             "tokens_targets": total(asked.segment > 0),
             "tokens_targets_left_out": total(asked.left_out),
             "row_fill": total(visible.segment > 0) / visible.segment.size,
-            "useful_flops": self._useful_flops(visible, asked if stage is None else stage),
+            "useful_flops": self._useful_flops(visible, asked, asked if stage is None else stage),
         }
 
-    def _useful_flops(self, visible: Rows, decoded: Rows) -> Float[Array, ""]:
+    def _useful_flops(self, visible: Rows, asked: Rows, decoded: Rows) -> Float[Array, ""]:
         """Forward and backward FLOPs of the tokens in rows, padding and other segments not counted."""
         count = functools.partial(segment_counts, segments=self.rows.windows_per_row)
-        seen, asked = count(visible), count(decoded)
+        seen, stage, targets = count(visible), count(decoded), count(asked).sum()
         sizes = self.settings.size
         encoder = stack_flops(sizes.encoder, seen, seen)
         if self.settings.decoder == "cross":
-            decoder = stack_flops(sizes.decoder, asked, seen, memory_width=sizes.encoder.width)
+            decoder = stack_flops(sizes.decoder, stage, seen, memory_width=sizes.encoder.width)
         else:
-            decoder = stack_flops(sizes.decoder, asked, asked)
+            decoder = stack_flops(sizes.decoder, stage, stage)
         cell = 2.0 * self.tokens.cells_per_token
-        ends = cell * (sizes.encoder.width * seen.sum() + sizes.decoder.width * asked.sum())
-        return 3.0 * (encoder + decoder + ends)
+        ends = cell * (sizes.encoder.width * seen.sum() + sizes.decoder.width * targets)
+        context = context_flops(self._shapes["decoder"], self.tokens, seen.sum(), targets)
+        return 3.0 * (encoder + decoder + ends) + context
 
     @functools.partial(jax.jit, static_argnums=(0, 1, 2))
     def _reconstruct(
@@ -260,13 +277,15 @@ def _loss_keys(rng: PRNGKeyArray, batch: Mapping[str, Array]) -> PRNGKeyArray:
 def _row_settings(config: ConfigDict, grid: TokenGrid, mixture: Mixture, spec: DataSpec) -> RowSettings:
     """Row lengths: as given, or from the training split's missingness and the mask mixture."""
     windows, tokens = config.windows_per_row, expected_tokens(spec, grid)
-    limit = windows * grid.size
-    length = lambda chosen, share: rounded(chosen, limit) if chosen else row_length(share * tokens, windows, grid)  # noqa: E731
+    hidden = functools.partial(mixture.hidden_shares, patches=grid.patches)
+    length = lambda chosen, kept: (  # noqa: E731
+        rounded(chosen, windows * grid.size) if chosen else row_length(tokens, windows, grid, kept)
+    )
     return RowSettings(
         layout=config.layout,
         windows_per_row=windows,
-        capacity=length(config.capacity, mixture.visible_share),
-        targets=length(config.targets, 1 - mixture.visible_share),
+        capacity=length(config.capacity, lambda *drawn: 1 - hidden(*drawn)),
+        targets=length(config.targets, hidden),
         dropped=int(config.dropped_share * grid.size),
         inference=config.inference,
     )

@@ -33,6 +33,7 @@ from lsm_jax.models.sizes import StackSize, language_size
 from lsm_jax.models.text import real
 from lsm_jax.objectives import contrastive
 from lsm_jax.objectives.shared import (
+    Attended,
     compute_dtype,
     expected_tokens,
     longest,
@@ -101,7 +102,7 @@ class SensorLanguage:
                 language.embed, language.scale, language.bias,
             ),
             windows_per_row=windows,
-            capacity=config.rows.capacity or row_length(expected_tokens(spec, grid), windows, grid),
+            capacity=config.rows.capacity or row_length(expected_tokens(spec, grid), windows, grid, None),
             weights=(language.contrastive_weight, language.caption_weight),
             freeze_encoder=language.freeze_encoder,
         )  # fmt: skip
@@ -122,9 +123,7 @@ class SensorLanguage:
             )
         params = {name: jax.lax.stop_gradient(part) if name in self.frozen else part for name, part in params.items()}
         cells, observed = observed_cells(batch, self.tokens)
-        rows = rows_of.packed(
-            window_keys(rng, batch["example"])[:: self.windows_per_row], observed, self.windows_per_row, self.capacity
-        )
+        rows = self._rows(batch, observed, rng)
         model = self._restored(params)
         encoded, vectors = model.encode(cells, rows), model.text(ids)
         losses, metrics = {}, self._metrics(observed, rows, ids)
@@ -142,6 +141,11 @@ class SensorLanguage:
             weighed = {"contrastive": self.contrastive_weight, "caption": self.caption_weight}
             losses = {name: weighed[name] * value for name, value in losses.items()}
         return sum(losses.values(), jnp.zeros(())), metrics
+
+    def attended(self, batch: Batch, rng: PRNGKeyArray) -> list[Attended]:
+        """What the sensor encoder attends to in `loss` with this `rng`; text towers compute every pair."""
+        segment = self._rows(batch, observed_cells(batch, self.tokens)[1], rng).segment
+        return [Attended(segment, segment, self.language.size.encoder)]
 
     def embed(self, params: Params, batch: Batch) -> Float[Array, "b e"]:
         """Embeddings of windows, of length one, in the space of texts, from all their observed tokens."""
@@ -169,6 +173,10 @@ class SensorLanguage:
     def observed_capacity(self, batch: Batch) -> int:
         """A row length that holds every observed token of each window: 160 doubled, so that few are compiled."""
         return longest(observed_cells(_sensor_part(batch), self.tokens)[1])
+
+    def _rows(self, batch: Batch, observed: Bool[Array, "b n"], rng: PRNGKeyArray) -> Rows:
+        keys = window_keys(rng, batch["example"])[:: self.windows_per_row]
+        return rows_of.packed(keys, observed, self.windows_per_row, self.capacity)
 
     def _require(self, part: str, what: str) -> None:
         if not getattr(self.language, part):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import bisect
+import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +20,21 @@ from lsm_jax.models.neighbours import Cells
 from lsm_jax.models.sizes import StackSize
 
 _ROUND = 64  # row lengths are multiples of this, so that blocks and tiles come out even
+LEFT_OUT = 0.05  # share of tokens that rows whose length is not given may leave out
+_ALIKE = 4.0  # how alike windows are in what they recorded: a + b of a beta, of the synthetic cohort's days (sd 0.23)
+_DRAWS = 4096
+
+Shares = Float[np.ndarray, "n windows"]
+
+
+@functools.partial(jax.tree_util.register_dataclass, data_fields=["queries", "keys"], meta_fields=["size"])
+@dataclasses.dataclass(frozen=True)
+class Attended:
+    """What one stack attends to, layer by layer; what kernels skip of it depends on these segments."""
+
+    queries: Int[Array, "r s"]
+    keys: Int[Array, "r t"]
+    size: StackSize
 
 
 def compute_dtype(name: str) -> str:
@@ -45,17 +62,32 @@ def expected_tokens(spec: DataSpec, grid: TokenGrid) -> float:
     return grid.patches * float(share.reshape(grid.groups, -1).max(axis=1).sum())
 
 
-def row_length(tokens: float, windows: int, grid: TokenGrid) -> int:
-    """Slots for `windows` windows of `tokens` expected tokens each.
+def row_length(
+    tokens: float, windows: int, grid: TokenGrid, kept: Callable[[np.random.Generator, tuple[int, int]], Shares] | None
+) -> int:
+    """The shortest row that holds a mean sum of `windows` windows and leaves out no more than `LEFT_OUT` of all tokens.
 
-    The sum of W windows has two windows' worth of slack, which shrinks as 1 / sqrt(W).
+    Windows differ in what they recorded, and in how much of it a mask hides, so that sums over few of them vary widely:
+    one long enough for most would be half empty. The more windows share a row, the fuller it is.
+
+    Args:
+      tokens: recorded ones of a mean window.
+      kept: draws shares of a window's recorded tokens that the row is for; None: all of them.
     """
-    return rounded(math.ceil(windows * tokens * (1.0 + 1.0 / math.sqrt(windows))), windows * grid.size)
+    random, shape, mean = np.random.default_rng(0), (_DRAWS, windows), min(tokens / grid.size, 1.0)
+    if mean <= 0:
+        return rounded(1, windows * grid.size)
+    recorded = random.beta(_ALIKE * mean, _ALIKE * (1 - mean), shape) if mean < 1 else np.ones(shape)
+    drawn = grid.size * (recorded if kept is None else recorded * kept(random, shape)).sum(axis=1)
+    limit, least = windows * grid.size, math.ceil(drawn.mean())
+    lengths = sorted({rounded(length, limit) for length in range(least, limit + _ROUND, _ROUND)})
+    left_out = lambda length: np.maximum(drawn - length, 0).mean()  # noqa: E731
+    return lengths[bisect.bisect_left(lengths, -LEFT_OUT * drawn.mean(), key=lambda length: -left_out(length))]
 
 
 def rounded(tokens: int, limit: int) -> int:
-    """A row length: up to the next multiple of `_ROUND`, coarser for long rows, at most `limit`."""
-    step = _ROUND * max(1, 2 ** math.floor(math.log2(max(tokens, 1) / (8 * _ROUND)))) if tokens > 8 * _ROUND else _ROUND
+    """A row length: up to the next multiple of `_ROUND`, of whole lanes for long rows, at most `limit`."""
+    step = _ROUND if tokens <= 8 * _ROUND else 2 * _ROUND
     return min(math.ceil(max(tokens, 1) / step) * step, limit)
 
 

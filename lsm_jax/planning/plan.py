@@ -2,34 +2,89 @@
 
 from __future__ import annotations
 
+import dataclasses
+import functools
 import json
+import math
 import re
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import Mesh
 from ml_collections import ConfigDict
 
 from lsm_jax import objectives
 from lsm_jax.channels import MINUTELY_26, channels
+from lsm_jax.data.gappy import gappy_batches
 from lsm_jax.data.spec import DataSpec, data_spec
-from lsm_jax.errors import RunError
+from lsm_jax.errors import RunError, UserError
+from lsm_jax.objectives import Objective
+from lsm_jax.objectives.shared import Attended
 from lsm_jax.planning import arithmetic, hlo
 from lsm_jax.planning.collectives import Collective, collectives
 from lsm_jax.planning.topologies import GPU_EXAMPLES, chip_named, split_name, topology_devices
+from lsm_jax.planning.visits import Visited, flops_of_scores_again, kernel_flops, visited
+from lsm_jax.training.chips import Chip
+from lsm_jax.training.compiler_options import compiler_options
 from lsm_jax.training.duration import Schedule
-from lsm_jax.training.mesh import make_mesh
-from lsm_jax.training.state import Program, batch_shapes, make_program
+from lsm_jax.training.mesh import BATCH_AXES, make_mesh
+from lsm_jax.training.state import Program, batch_shapes, is_sum, make_program
 
 # Without a dataset: the papers' 26 minutely features, of which 51 % are recorded (arXiv 2506.05321).
 ASSUMED_OBSERVED = 0.51
+_DRAWN_ROWS = 8  # over whose windows FLOPs are counted
 # There is no GPU at hand to try kernels on.
-_GPU_OPTIONS: dict[str, Any] = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_latency_hiding_scheduler": True}
+_WITHOUT_HARDWARE: dict[str, dict[str, Any]] = {"gpu": {"xla_gpu_autotune_level": 0}}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A configuration on a topology.
+
+    Attributes:
+      config: with the compute type settled.
+      platform: of the topology, as JAX names it.
+    """
+
+    config: ConfigDict
+    topology: str
+    devices: Sequence[jax.Device]
+    mesh: Mesh
+    chip: Chip
+    platform: str
+    spec: DataSpec
+
+    @classmethod
+    def of(cls, config: ConfigDict, topology: str) -> Case:
+        """UserError: no such topology, what compiles for it is not installed, or a setting is wrong."""
+        config = ConfigDict(config.to_dict())
+        if config.model.dtype == "auto":
+            config.model.dtype = "bfloat16"  # `auto` would ask this machine, which is not the one planned for
+        devices = topology_devices(topology)
+        kind, _ = split_name(topology)
+        mesh = make_mesh(config.mesh, devices)
+        shards, together = math.prod(mesh.shape[axis] for axis in BATCH_AXES), config.rows.windows_per_row
+        if config.train.batch_size % (shards * together * config.train.accumulate):
+            raise UserError(
+                f"train.batch_size={config.train.batch_size} on {topology}: each of {shards} shares of a batch must be "
+                f"whole rows of rows.windows_per_row={together}; give a multiple of "
+                f"{shards * together * config.train.accumulate}, or other mesh sizes."
+            )
+        spec = data_spec(config.data) if config.data.paths else assumed_spec(config.data.window_minutes)
+        platform = "gpu" if kind in GPU_EXAMPLES else "tpu"
+        return cls(config, topology, devices, mesh, chip_named(kind).per_device(), platform, spec)
+
+    def objective(self, **changes: Any) -> Objective:
+        """The objective, with changes to the section `model`."""
+        config = ConfigDict(self.config.to_dict())
+        config.model.update(changes)
+        return objectives.build(config, self.spec)
 
 
 def make_plan(config: ConfigDict, topology: str) -> dict[str, Any]:
@@ -39,43 +94,40 @@ def make_plan(config: ConfigDict, topology: str) -> dict[str, Any]:
       UserError: no such topology, what compiles for it is not installed, or a setting is wrong.
       RunError: the compiler failed for another reason than memory.
     """
-    config = ConfigDict(config.to_dict())
-    if config.model.dtype == "auto":
-        config.model.dtype = "bfloat16"  # `auto` would ask this machine, which is not the one planned for
-    devices = topology_devices(topology)
-    kind, _ = split_name(topology)
-    chip = chip_named(kind).per_device()
-    spec = data_spec(config.data) if config.data.paths else assumed_spec(config.data.window_minutes)
-    mesh = make_mesh(config.mesh, devices)
-    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        objective = objectives.build(config, spec)
-        schedule = Schedule(config.train.batch_size, 10**9, total=10**6)
-        program = make_program(config, objective, mesh, schedule)
-    started = time.perf_counter()
-    batch = {name: part[:1] for name, part in drawn_batch(spec, 1).items()}
-    lowered = program.step.lower(program.shapes, batch_shapes(mesh, batch, config.train.batch_size))
+    case = Case.of(config, topology)
+    batch_size = config.train.batch_size
     plan: dict[str, Any] = {
         "topology": topology,
-        "devices": len(devices),
-        "mesh": dict(mesh.shape),
-        "batch_size": config.train.batch_size,
-        "hbm_bytes": chip.memory,
-        "hbm_source": chip.source,
+        "devices": len(case.devices),
+        "mesh": dict(case.mesh.shape),
+        "batch_size": batch_size,
+        "remat": config.model.remat,
+        "hbm_bytes": case.chip.memory,
+        "hbm_source": case.chip.source,
         "data": "the datasets" if config.data.paths else f"assumed: 26 channels, {1 - ASSUMED_OBSERVED:.0%} missing",
     }
+    wall, cpu = time.perf_counter(), time.process_time()
+    with jax.sharding.use_abstract_mesh(case.mesh.abstract_mesh):
+        schedule = Schedule(batch_size, 10**9, total=10**6)
+        program = make_program(case.config, case.objective(), case.mesh, schedule)
+    lowered = program.step.lower(program.shapes, batch_shapes(case.mesh, drawn_batch(case, 1), batch_size))
     try:
-        compiled = lowered.compile(compiler_options=_GPU_OPTIONS if kind in GPU_EXAMPLES else None)
+        options = compiler_options(case.platform) | _WITHOUT_HARDWARE.get(case.platform, {})
+        compiled = lowered.compile(compiler_options=options)
     except jax.errors.JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise RunError(f"{topology}: the compiler failed: {str(error)[:500]}") from None
         return plan | {"fits": False, "reason": str(error).splitlines()[0][:500]}
-    plan["compile_seconds"] = time.perf_counter() - started
+    plan["compile_seconds"] = time.perf_counter() - wall
+    plan["compile_cpu_seconds"] = time.process_time() - cpu
     needed = memory(program, compiled)
-    plan |= {"fits": sum(needed.values()) <= chip.memory, "bytes_per_device": needed}
-    counts = counted(spec, config)
-    hosts = [device.process_index if kind in GPU_EXAMPLES else 0 for device in mesh.devices.flat]
-    useful = counts["useful_flops"] * config.train.batch_size / counts["windows"]
-    return plan | costs(hlo.read(compiled.as_text()), hosts, chip, useful, config.train.batch_size)
+    plan |= {"fits": sum(needed.values()) <= case.chip.memory, "bytes_per_device": needed}
+    counts, attended = counted(case)
+    with jax.sharding.use_abstract_mesh(case.mesh.abstract_mesh):
+        visits = visited(attended, config.model.attention)
+    hosts = [device.process_index if case.platform == "gpu" else 0 for device in case.mesh.devices.flat]
+    useful = counts.pop("useful_flops") * batch_size
+    return plan | {"tokens": counts} | costs(hlo.read(compiled.as_text()), hosts, case.chip, useful, visits, batch_size)
 
 
 def assumed_spec(window_minutes: int) -> DataSpec:
@@ -85,35 +137,29 @@ def assumed_spec(window_minutes: int) -> DataSpec:
     return DataSpec(MINUTELY_26, mean, sd, int(window_minutes), np.full(len(known), ASSUMED_OBSERVED, np.float32))
 
 
-def drawn_batch(spec: DataSpec, windows: int) -> dict[str, np.ndarray]:
-    """Windows whose stretches of ten minutes are recorded or missing as the specification's shares say."""
-    rng = np.random.default_rng(0)
-    stretches = -(-spec.window_minutes // 10)
-    seen = rng.random((windows, stretches, len(spec.channels))) < spec.observed_share
-    observed = np.repeat(seen, 10, axis=1)[:, : spec.window_minutes]
-    return {
-        "values": np.zeros(observed.shape, np.float32),
-        "observed": observed,
-        "start_minute": np.zeros(windows, np.int32),
-        "weekday": np.zeros(windows, np.int32),
-        "example": np.arange(windows, dtype=np.int32),
-    }
+def drawn_batch(case: Case, windows: int) -> dict[str, np.ndarray]:
+    """Windows with gaps as days have them, and captions as long as they may be where texts are learned from."""
+    spec, language = case.spec, case.config.language
+    missing = 1 - float(np.mean(spec.observed_share))
+    _, (batch,) = gappy_batches(spec.channels, spec.window_minutes, missing, windows, count=1, seed=0)
+    return batch | ({"text": np.ones((windows, language.length), np.int32)} if language.levels else {})
 
 
-def counted(spec: DataSpec, config: ConfigDict) -> dict[str, float]:
-    """The objective's own counts over some drawn windows; only what they depend on is computed."""
-    config = ConfigDict(config.to_dict())
-    config.model.attention = "reference"  # which runs anywhere, and is not run
-    objective = objectives.build(config, spec)
-    windows = 12 * config.rows.windows_per_row
-    shapes = jax.eval_shape(objective.init, jax.random.key(0))
+def counted(case: Case) -> tuple[dict[str, float], list[Attended]]:
+    """Useful FLOPs of a window, shares of tokens and the segments of rows over drawn windows, by the objective."""
+    objective = case.objective(attention="reference")  # which runs anywhere, and is not run
+    windows = _DRAWN_ROWS * case.config.rows.windows_per_row
+    shapes, key = jax.eval_shape(objective.init, jax.random.key(0)), jax.random.key(0)
 
-    def counts(batch: dict[str, jax.Array]) -> jax.Array:
+    def counts(batch: dict[str, jax.Array]) -> tuple[dict[str, jax.Array], list[Attended]]:
         # Nothing that is returned depends on parameters, so the compiler drops them and the network.
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        return objective.loss(zeros, batch, jax.random.key(0))[1]["useful_flops"]
+        metrics = objective.loss(zeros, batch, key)[1]
+        wanted = {name: value for name, value in metrics.items() if name.startswith(("tokens_", "useful_", "row_"))}
+        return wanted, objective.attended(batch, key)
 
-    return {"useful_flops": float(jax.jit(counts)(drawn_batch(spec, windows))), "windows": windows}
+    metrics, attended = jax.jit(counts)(drawn_batch(case, windows))
+    return {name: float(value) / (windows if is_sum(name) else 1) for name, value in metrics.items()}, attended
 
 
 def memory(program: Program, compiled: Any) -> dict[str, int]:
@@ -136,19 +182,21 @@ def memory(program: Program, compiled: Any) -> dict[str, int]:
     }
 
 
-def costs(program: hlo.Program, hosts: list[int], chip: Any, useful: float, batch_size: int) -> dict[str, Any]:
+def costs(
+    program: hlo.Program, hosts: list[int], chip: Chip, useful: float, visits: Visited, batch_size: int
+) -> dict[str, Any]:
     """FLOPs, collectives and bounds of a compiled step; FLOPs are of all devices together."""
     entry, devices = program.computations[program.entry], len(hosts)
-    stated: Callable[..., float] = lambda _, call: arithmetic.stated_flops(call)  # noqa: E731
-    nothing: Callable[..., float] = lambda *_: 0.0  # noqa: E731
-    products = arithmetic.flops(program, entry, nothing)
-    kernels = arithmetic.flops(program, entry, stated) - products
-    computes = lambda inside, each: arithmetic.instruction_flops(program, inside, each, stated) > 0  # noqa: E731
+    total = lambda kernel: arithmetic.flops(program, entry, kernel)  # noqa: E731
+    kernel = functools.partial(kernel_flops, visits)
+    products = total(lambda *_: 0.0)
+    again = total(functools.partial(flops_of_scores_again, visits)) - products
+    executed = total(kernel)
+    computes = lambda inside, each: arithmetic.instruction_flops(program, inside, each, kernel) > 0  # noqa: E731
     exchanged = collectives(program, hosts, chip, computes)
     moved = arithmetic.moved_bytes(program)
-    # Kernels skip blocks they need not see, so a bound of the time may not count on them.
     parts = {
-        "compute": max(products, useful / devices) / chip.peak,
+        "compute": executed / chip.peak,
         "memory": moved / chip.memory_bandwidth,
         "links": sum(each.count * each.seconds for each in exchanged),
     }
@@ -156,8 +204,10 @@ def costs(program: hlo.Program, hosts: list[int], chip: Any, useful: float, batc
     seconds = max(max(parts["compute"], parts["memory"]) + exposed, parts["links"])
     return {
         "useful_flops": useful,
-        "executed_flops": (products + kernels) * devices,
-        "executed_flops_of_kernels_at_most": kernels * devices,
+        "executed_flops": executed * devices,
+        "executed_flops_of_kernels": (executed - products) * devices,
+        "executed_flops_of_scores_again": again * devices,
+        "executed_per_useful": (executed - again) * devices / useful,
         "kernels": kernel_names(program),
         "loops_counted_once": sorted(program.guessed),
         "memory_traffic_bytes": moved,

@@ -31,6 +31,7 @@ from lsm_jax.errors import RunError, UserError
 from lsm_jax.objectives import Objective
 from lsm_jax.training.checkpoints import Checkpoints, Saved
 from lsm_jax.training.clock import Clock
+from lsm_jax.training.compiler_options import compiler_options
 from lsm_jax.training.duration import Schedule
 from lsm_jax.training.flops import total_peak
 from lsm_jax.training.mesh import loader_share, make_mesh, to_devices
@@ -249,7 +250,8 @@ class Compiled:
     def __call__(self, *arguments: Any) -> Any:
         if self._compiled is None:
             with self._clock.measure("compile"):
-                self._compiled = self._function.lower(*arguments).compile()
+                options = compiler_options(jax.default_backend()) or None
+                self._compiled = self._function.lower(*arguments).compile(compiler_options=options)
         return self._compiled(*arguments)
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from lsm_jax import objectives
-from lsm_jax.bench.batches import gappy_batches
 from lsm_jax.bench.step import torch_arrays, torch_recipe
 from lsm_jax.channels import MINUTELY_26
 from lsm_jax.config import load_config
+from lsm_jax.data.gappy import gappy_batches
 
 torch = pytest.importorskip("torch")
 torch_step = pytest.importorskip("lsm_jax.bench.torch_step")

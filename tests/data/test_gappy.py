@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsm_jax.bench.batches import block_gaps, gappy_batches
 from lsm_jax.channels import MINUTELY_26
+from lsm_jax.data.gappy import block_gaps, gappy_batches
 from lsm_jax.errors import UserError
 
 

@@ -1,0 +1,23 @@
+"""What XLA is told beyond its defaults, by platform: `lsm plan` compiles with what `lsm train` compiles with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+Options = dict[str, bool | int | str]
+
+_OPTIONS: Mapping[str, Options] = {
+    # Gradients are summed inside the backward scan, layer by layer; these let the sums travel while others compute.
+    "gpu": {"xla_gpu_enable_latency_hiding_scheduler": True},
+    "tpu": {
+        "xla_enable_async_all_reduce": True,
+        "xla_tpu_enable_async_collective_fusion": True,
+        "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": True,
+        "xla_tpu_overlap_compute_collective_tc": True,
+    },
+}
+
+
+def compiler_options(platform: str) -> Options:
+    """Options for `compile(compiler_options=...)` on a platform of JAX: cpu, gpu, tpu."""
+    return dict(_OPTIONS.get(platform, {}))

@@ -1,0 +1,122 @@
+"""A plan from end to end: a small step compiled for chips nobody has here; and what is made of trials and kernels."""
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from lsm_jax.attention.cost import flops, worst_case_flops
+from lsm_jax.config import defaults
+from lsm_jax.errors import UserError
+from lsm_jax.models import sizes
+from lsm_jax.models.sizes import ModelSize, StackSize
+from lsm_jax.objectives.shared import Attended
+from lsm_jax.planning import plan as planning
+from lsm_jax.planning import search as searching
+from lsm_jax.planning.hlo import Computation, Instruction, Shape
+from lsm_jax.planning.topologies import installed, split_name
+from lsm_jax.planning.visits import flops_of_scores_again, kernel_flops, visited
+
+CAPACITY, TARGETS = 192, 320
+SCHEMA = {
+    "topology", "devices", "mesh", "batch_size", "remat", "fits", "bytes_per_device", "hbm_bytes", "useful_flops",
+    "executed_flops", "executed_per_useful", "collectives", "step_seconds_bound", "windows_per_second_per_chip_bound",
+    "mfu_bound", "compile_seconds", "compile_cpu_seconds", "kernels", "tokens",
+}  # fmt: skip
+
+
+def small_config(**changes):
+    config = defaults()
+    config.update_from_flattened_dict(
+        {"data.window_minutes": 120, "rows.windows_per_row": 2, "rows.capacity": CAPACITY, "rows.targets": TARGETS}
+        | {"model.context_width": 16, "train.batch_size": 8, "train.duration": "100 steps"}
+        | {key.replace("__", "."): value for key, value in changes.items()}
+    )
+    return config
+
+
+@pytest.mark.parametrize("topology", ["v5e:2x2", "h100:1x2"])
+def test_a_small_step_is_planned(topology, monkeypatch):
+    if not installed(split_name(topology)[0]):
+        pytest.skip(f"what compiles for {topology} is not installed (launch/test --pods installs it)")
+    smallest = ModelSize(StackSize(2, 64, 1, 128), StackSize(1, 32, 1, 64))
+    monkeypatch.setattr(sizes, "SIZES", {**sizes.SIZES, "tiny": smallest})
+    texts, read = [], planning.hlo.read
+    monkeypatch.setattr(planning.hlo, "read", lambda text: texts.append(text) or read(text))
+    plan = planning.make_plan(small_config(), topology)
+    assert plan.keys() >= SCHEMA
+    assert plan["fits"]
+    assert not plan["loops_counted_once"]
+    assert 0 < sum(plan["bytes_per_device"].values()) < plan["hbm_bytes"]
+    assert plan["executed_flops"] > plan["useful_flops"] > 0
+    assert 0 < plan["mfu_bound"] < 1
+    assert any("all-reduce" in each["kind"] for each in plan["collectives"])
+    kernels = {f"segment_attention_{name}": 3 for name in ("forward", "query_gradient", "key_gradient")}
+    assert plan["kernels"] == kernels  # two layers of the encoder, one of the decoder
+    # Blocks of other windows, and of padding, are not visited.
+    assert 0 < plan["executed_flops_of_kernels"] < plan["executed_flops"]
+    for scores in (f"{CAPACITY},{CAPACITY}]", f"{TARGETS},{CAPACITY}]", f"{CAPACITY},{TARGETS}]"):
+        assert scores not in texts[0]
+
+
+def test_rows_must_divide_among_devices():
+    if not installed("v5e"):
+        pytest.skip("what compiles for v5e is not installed (launch/test --pods installs it)")
+    with pytest.raises(UserError, match="multiple of 8"):
+        planning.make_plan(small_config(train__batch_size=4), "v5e:2x2")
+
+
+def test_kernels_count_the_blocks_they_visit():
+    size = StackSize(1, 128, 2, 256)
+    queries = np.repeat(np.arange(1, 9), 96)[None]
+    keys = np.repeat(np.arange(1, 9), 64)[None]
+    known = visited([Attended(jnp.asarray(queries), jnp.asarray(keys), size)], "pallas_gpu")
+    exact, most = (
+        flops("pallas_gpu", queries, keys, 2, 64),
+        worst_case_flops("pallas_gpu", 1, *queries.shape[1:], *keys.shape[1:], 2, 64),
+    )
+    shapes = Shape("bf16", (1, 768, 2, 64)), Shape("bf16", (1, 512, 2, 64))
+    given = [Instruction(f"part.{place}", "parameter", (shape,), (), "", False) for place, shape in enumerate(shapes)]
+
+    def call(name, stated):
+        operands = tuple(each.name for each in given)
+        return Instruction(name, "custom-call", (), operands, f'"flops": "{stated}"', True)
+
+    products = most.forward / 2
+    kernels = {
+        name: call(f"segment_attention_{name}.1", int(count * products))
+        for name, count in {"forward": 2, "query_gradient": 3, "key_gradient": 4}.items()
+    }
+    inside = Computation((*given, *kernels.values()))
+    counted = {name: kernel_flops(known, inside, each) for name, each in kernels.items()}
+    assert counted["forward"] == pytest.approx(exact.forward)
+    assert counted["query_gradient"] + counted["key_gradient"] == pytest.approx(exact.backward)
+    assert flops_of_scores_again(known, inside, kernels["key_gradient"]) == pytest.approx(counted["key_gradient"] / 4)
+    assert flops_of_scores_again(known, inside, kernels["forward"]) == 0
+    # Of a kernel for other rows nothing is known.
+    assert kernel_flops({}, inside, kernels["forward"]) == most.forward
+
+
+def test_the_search_keeps_the_fastest_that_fits(monkeypatch):
+    tried = []
+
+    def make_plan(config, topology):
+        batch_size, remat = config.train.batch_size, config.model.remat
+        tried.append((config.mesh.fsdp, batch_size, remat))
+        needed = batch_size * {"none": 4, "dots": 2, "full": 1}[remat]
+        speed = batch_size / {"none": 1, "dots": 1.5, "full": 2}[remat] / config.mesh.fsdp
+        return {
+            "mesh": {"data": 4 // config.mesh.fsdp, "fsdp": config.mesh.fsdp},
+            "batch_size": batch_size, "remat": remat, "fits": needed <= 64, "bytes_per_device": {"all": needed},
+            "windows_per_second_per_chip_bound": speed,
+        }  # fmt: skip
+
+    monkeypatch.setattr(searching, "make_plan", make_plan)
+    monkeypatch.setattr(searching, "topology_devices", lambda _: [None] * 4)
+    best, trials = searching.search(small_config(train__batch_size=16), "v5e:2x2", 60.0, lambda _: None)
+    assert (best["batch_size"], best["remat"], best["mesh"]["fsdp"]) == (32, "dots", 1)
+    assert trials[0]["batch_size"] == 32
+    assert len(tried) == len(set(tried)) == len(trials)
+    # What fits without recomputing is not tried with it.
+    assert not any(size <= 16 and remat != "none" for _, size, remat in tried)
+    _, trials = searching.search(small_config(train__batch_size=16), "v5e:2x2", 0.0, lambda _: None)
+    assert len(trials) == 1
