@@ -117,6 +117,7 @@ def search(
     Raises:
       UserError: an empty text, one longer than the model reads, or no such window.
     """
+    sensor_language(run.objective)
     _check_texts(run, texts)
     days = read_days(run, source, settings)
     place = {int(example): row for row, example in enumerate(days.examples)}
