@@ -1,10 +1,11 @@
 """Segment attention on TPUs: Mosaic kernels that fetch and compute only blocks in range.
 
-A kernel's grid is rows x heads x blocks x blocks visited. Where visits start and how many there are is prefetched to
-scalar memory, so that the pipeline knows what to fetch next; beyond the last visit the index map stays where it is,
-which fetches nothing, and nothing is computed. Scores stand transposed, keys down and queries across, so that what
-belongs to a query (maximum, total, segment) is a row of lanes and reductions run over sublanes. Queries are therefore
-given as [R, H, D, S], keys and values as [R, H, T, D]. After FlashAttention-2 (Dao, 2023, arXiv:2307.08691).
+A kernel's grid is rows x heads x blocks x the most visits a block needs, known when the step runs. Where visits start
+and how many there are is prefetched to scalar memory, so that the pipeline knows what to fetch next; beyond a block's
+last visit the index map stays where it is, which fetches nothing, and nothing is computed. Scores stand transposed,
+keys down and queries across, so that what belongs to a query (maximum, total, segment) is a row of lanes and reductions
+run over sublanes. Queries are therefore given as [R, H, D, S], keys and values as [R, H, T, D]. After FlashAttention-2
+(Dao, 2023, arXiv:2307.08691).
 """
 
 from __future__ import annotations
@@ -221,8 +222,8 @@ class _Grid:
     ) -> None:
         rows, heads, width, query_slots = query_shape
         number, places = query_slots // size.query, key_shape[2] // size.key
-        held, self._visited = (number, places) if by_query else (places, number)
-        self._grid = (rows, heads, held, self._visited)
+        held = number if by_query else places
+        self._grid = (rows, heads, held)
         self._scores = rows * heads * number * places * size.query * size.key
         self._width = width
 
@@ -264,7 +265,8 @@ class _Grid:
             out_shape=[shape for shape, _ in results],
             grid_spec=pltpu.PrefetchScalarGridSpec(
                 num_scalar_prefetch=2,
-                grid=self._grid,
+                # A step of the grid costs something even where there is nothing to visit, and few blocks see many.
+                grid=(*self._grid, jnp.maximum(visits[1].max(), 1)),
                 in_specs=[spec for _, spec in operands],
                 out_specs=[spec for _, spec in results],
                 scratch_shapes=[pltpu.VMEM(shape, jnp.float32) for shape in scratch],
