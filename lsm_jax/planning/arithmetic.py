@@ -121,6 +121,8 @@ def written_bytes(program: Program, computation: Computation, instruction: Instr
 
 def _kept_bytes(computation: Computation, result: Instruction, shape: Shape) -> int:
     """Bytes of a result in HBM: of the slice only, where it updates one in place."""
+    if result.opcode == "parameter":  # passed on as it came
+        return 0
     while result.opcode in {"bitcast", "convert"} and computation.operands(result):
         result = computation.operands(result)[0]
     if result.opcode == "dynamic-update-slice" and len(computation.operands(result)) > 1:

@@ -54,20 +54,43 @@ def collectives(
       chip: of one device.
       computes: whether an instruction multiplies matrices.
     """
+
+    def described(times: float, inside: Computation, instruction: Instruction, overlapped: bool) -> Collective:
+        kind = instruction.opcode.removesuffix("-start")
+        groups = replica_groups(instruction.attributes, len(hosts))
+        span = len({hosts[member] for member in groups[0]})
+        given = sum(shape.bytes for each in inside.operands(instruction) for shape in each.shapes)
+        payload = given * groups.shape[1] if kind == "all-gather" else given
+        seconds = link_seconds(kind, payload, groups.shape[1], span, chip)
+        return Collective(kind, times, payload, groups.shape[1], span, overlapped, seconds)
+
     found = []
     for times, computation in program.scheduled():
         for place, instruction in enumerate(computation.instructions):
-            kind = instruction.opcode.removesuffix("-start")
-            if kind not in _SENT:
-                continue
-            groups = replica_groups(instruction.attributes, len(hosts))
-            span = len({hosts[member] for member in groups[0]})
-            given = sum(shape.bytes for each in computation.operands(instruction) for shape in each.shapes)
-            payload = given * groups.shape[1] if kind == "all-gather" else given
-            overlapped = instruction.opcode.endswith("-start") and _hidden(computation, place, computes)
-            seconds = link_seconds(kind, payload, groups.shape[1], span, chip)
-            found.append(Collective(kind, times, payload, groups.shape[1], span, overlapped, seconds))
+            if instruction.opcode.removesuffix("-start") in _SENT:
+                overlapped = instruction.opcode.endswith("-start") and _hidden(computation, place, computes)
+                found.append(described(times, computation, instruction, overlapped))
+        for parts in _fused(program, computation).values():
+            overlapped = any(computes(computation, fusion) for fusion, *_ in parts)
+            found.append(described(times, *parts[0][1:], overlapped))
     return found
+
+
+def _fused(program: Program, computation: Computation) -> dict[str, list[tuple[Instruction, Computation, Instruction]]]:
+    """Collectives that a TPU's compiler took apart and put into fusions, beside what is computed meanwhile.
+
+    A start, fusions with a matrix product each and an end name the same channel: together they are one collective.
+
+    Returns:
+      By channel its parts: the fusion, the computation inside it and the collective there.
+    """
+    parts: dict[str, list[tuple[Instruction, Computation, Instruction]]] = {}
+    for fusion in computation.instructions:
+        for _, inner in program.called(fusion) if fusion.opcode == "fusion" else ():
+            for each in inner.instructions:
+                if each.opcode.removesuffix("-start") in _SENT:
+                    parts.setdefault(each.attribute("channel_id"), []).append((fusion, inner, each))
+    return parts
 
 
 def link_seconds(kind: str, payload: int, group: int, hosts: int, chip: Chip) -> float:

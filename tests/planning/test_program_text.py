@@ -71,6 +71,42 @@ def test_collectives_their_counts_groups_and_overlap() -> None:
     assert found[False].seconds == pytest.approx(128 / CHIPS[0].link_bandwidth)
 
 
+FUSED = """HloModule step, is_scheduled=true
+
+%begun (a: f32[8,4]) -> f32[8,4] {
+  %a = f32[8,4] parameter(0)
+  ROOT %sum.1 = f32[8,4] all-reduce(%a), channel_id=7, replica_groups=[1,4]<=[4], to_apply=%add
+}
+
+%meanwhile (b: f32[8,4], c: f32[4,4]) -> (f32[8,4], f32[8,4]) {
+  %b = f32[8,4] parameter(0)
+  %c = f32[4,4] parameter(1)
+  %sum.2 = f32[8,4] all-reduce(%b), channel_id=7, replica_groups=[1,4]<=[4], to_apply=%add
+  %product = f32[8,4] dot(%b, %c), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+  ROOT %both = (f32[8,4], f32[8,4]) tuple(%sum.2, %product)
+}
+
+ENTRY %main (x: f32[8,4], y: f32[4,4]) -> f32[8,4] {
+  %x = f32[8,4] parameter(0)
+  %y = f32[4,4] parameter(1)
+  %async-collective-start = f32[8,4] fusion(%x), kind=kCustom, calls=%begun
+  %fusion.1 = (f32[8,4], f32[8,4]) fusion(%async-collective-start, %y), kind=kOutput, calls=%meanwhile
+  %part = f32[8,4] get-tuple-element(%fusion.1), index=0
+  ROOT %async-collective-done = f32[8,4] fusion(%part), kind=kCustom, calls=%begun
+}
+"""
+
+
+def test_a_collective_taken_apart_into_fusions_is_one_and_overlapped() -> None:
+    computes = lambda inside, each: arithmetic.instruction_flops(read, inside, each, NO_KERNELS) > 0  # noqa: E731
+    read = hlo.read(FUSED)
+    (found,) = collectives(read, [0] * 4, CHIPS[0], computes)
+    assert (found.kind, found.count, found.bytes, found.group, found.overlapped) == ("all-reduce", 1, 128, 4, True)
+    read = hlo.read(FUSED.replace("dot(%b, %c)", "add(%b, %c)"))
+    (found,) = collectives(read, [0] * 4, CHIPS[0], computes)
+    assert not found.overlapped
+
+
 def test_groups_in_every_form() -> None:
     assert replica_groups("replica_groups={{0,2},{1,3}}, x", 4).tolist() == [[0, 2], [1, 3]]
     assert replica_groups("replica_groups=[2,2]<=[2,2]T(1,0)", 4).tolist() == [[0, 2], [1, 3]]
