@@ -39,7 +39,7 @@ from lsm_jax.training.state import Program, batch_shapes, is_sum, make_program
 # Without a dataset: the papers' 26 minutely features, of which 51 % are recorded (arXiv 2506.05321).
 ASSUMED_OBSERVED = 0.51
 _DRAWN_ROWS = 8  # over whose windows FLOPs are counted
-# There is no GPU at hand to try kernels on. Untried tilings of XLA's own Triton products fail to compile for some shapes
+# There is no GPU at hand to try kernels on. Untried tilings of XLA's Triton products fail to compile for some shapes
 # (the minute path's), so matrix products are cuBLAS'.
 _WITHOUT_HARDWARE: dict[str, dict[str, Any]] = {
     "gpu": {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
