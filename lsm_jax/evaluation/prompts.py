@@ -2,6 +2,7 @@
 
     templates = ["The wearer did some {activity} between {start} and {end}."]
     times = ["07:00-07:40", "17:30-18:15"]
+    contexts = ["The wearer was asleep from 00:00 to 06:40."]
 
     [classes.running]  # by the templates
 
@@ -9,7 +10,8 @@
     prompts = ["From {start} to {end} the wearer was busy with hiking."]
 
 A class is named as the log names it. Its sentences are its own `prompts`, or else the `templates`; one with `{start}`
-and `{end}` is said once for each of `times`. What stands for a class is the mean of its sentences' embeddings.
+and `{end}` is said once for each of `times`. A text tower that has only read whole captions understands a sentence
+better in one: it is read after each of `contexts`, captions of ordinary days, and held against the contexts alone.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from lsm_jax.errors import UserError, nearest
 
 SHIPPED = Path(lsm_jax.__file__).parents[1] / "configs" / "prompts"
 _PLACEHOLDERS = ("activity", "start", "end")
-_KEYS = ("templates", "times", "classes")
+_KEYS = ("templates", "times", "contexts", "classes")
 _LARGEST_FILE = 2**20
 _TIMES = re.compile(r"([01]\d|2[0-3]):[0-5]\d-(([01]\d|2[0-3]):[0-5]\d|24:00)")
 
@@ -38,11 +40,13 @@ class Prompts:
     """The sentences of each class.
 
     Attributes:
-      texts: by class, in the file's order: (key in the file, sentence).
+      texts: by class, in the file's order: (key in the file, what is read: a sentence after each context).
+      contexts: what the sentences follow; empty where they stand alone.
     """
 
     file: Path
     texts: Mapping[str, Sequence[tuple[str, str]]]
+    contexts: Sequence[str] = ()
 
     def require(self, known: Collection[str]) -> None:
         """UserError for a class that is not among the known ones, those of the data."""
@@ -82,7 +86,7 @@ def read_prompts(file: Path) -> Prompts:
     except (ValueError, RecursionError) as error:
         raise UserError(f"{file}: not TOML, or damaged: {error}.") from None
     _check_keys(file, "", table, _KEYS)
-    templates, times = (_sentences(file, key, table.get(key, [])) for key in ("templates", "times"))
+    templates, times, contexts = (_sentences(file, key, table.get(key, [])) for key in _KEYS[:3])
     for place, time in enumerate(times):
         if not _TIMES.fullmatch(time):
             raise UserError(f"{file}: times[{place}] {time!r}: write it as 07:00-07:40.")
@@ -98,8 +102,9 @@ def read_prompts(file: Path) -> Prompts:
         said = said or [(f"templates[{i}]", text) for i, text in enumerate(templates)]
         if not said:
             raise UserError(f"{file}: {key} has no prompt: give it `prompts`, or the file `templates`.")
-        texts[name] = [pair for where, text in said for pair in _filled(file, where, text, name, times)]
-    return Prompts(file, texts)
+        filled = [pair for where, text in said for pair in _filled(file, where, text, name, times)]
+        texts[name] = [(where, f"{context} {text}".strip()) for context in contexts or [""] for where, text in filled]
+    return Prompts(file, texts, contexts)
 
 
 def shipped_prompts(known: Collection[str]) -> tuple[Prompts, list[str]]:
@@ -116,7 +121,7 @@ def shipped_prompts(known: Collection[str]) -> tuple[Prompts, list[str]]:
             "and name it with --prompts FILE."
         )
     present = {name: texts for name, texts in best.texts.items() if name in known}
-    return Prompts(best.file, present), [name for name in best.texts if name not in known]
+    return Prompts(best.file, present, best.contexts), [name for name in best.texts if name not in known]
 
 
 def _filled(file: Path, key: str, text: str, name: str, times: Sequence[str]) -> Iterator[tuple[str, str]]:

@@ -1,7 +1,8 @@
 """The zero-shot suite: which activities a day holds, told by sentences alone, beside probes that had labels.
 
-A day may hold several activities, so each class is scored by itself, one against the rest: the AUROC of the day's
-likeness to the class's sentences over all days of the split. `Days.labels` says which days count.
+A day may hold several activities, so each class is scored by itself, one against the rest: the AUROC, over all days of
+the split, of how much more a day is like the class's sentences than like what all classes share. `Days.labels` says
+which days count.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def evaluate_zeroshot(
         prompts, absent = prompts_for(dataset, settings)
         classes = tuple(prompts.texts)
         days = read_days(run, dataset.held_out(settings.split), settings, statistics=probes)
-        likeness = days.embeddings @ class_embeddings(run, prompts).T
+        likeness = days.embeddings @ class_directions(run, prompts).T
         scores = {"zeroshot": likeness} | (probe_methods(run, dataset, days, classes, settings) if probes else {})
         rows, left_out = auroc_rows(scores, days, classes, settings.seed, run.config.language.leave_out)
         results += [{"dataset": name, **row} for row in rows]
@@ -73,13 +74,24 @@ def logged_classes(dataset: Dataset) -> list[str]:
     return sorted({event_name(name) for kind in ("activity", "session") for name in events.get(kind, {})} - {_MARK})
 
 
-def class_embeddings(run: Run, prompts: Prompts) -> Float[np.ndarray, "c e"]:
-    """The mean of each class's sentence embeddings, made of length one again."""
+def class_directions(run: Run, prompts: Prompts) -> Float[np.ndarray, "c e"]:
+    """From what all classes share to each class, which is the mean of its sentences' embeddings made of length one.
+
+    Shared are the contexts; of sentences that stand alone, the mean of the classes, which makes activities of one day
+    compete. Without either, days would be ranked by how like they are to short texts, and to the times in them.
+    """
     assert run.tokenizer is not None  # a run with words keeps one
     vectors = embedded_texts(run, prompts.fitting(run.tokenizer, run.config.language.length))
     ends = np.cumsum([len(texts) for texts in prompts.texts.values()])
-    means = np.stack([part.mean(axis=0) for part in np.split(vectors, ends[:-1])])
-    return means / np.linalg.norm(means, axis=1, keepdims=True)
+    classes = np.stack([_centre(part) for part in np.split(vectors, ends[:-1])])
+    if prompts.contexts:
+        return classes - _centre(embedded_texts(run, prompts.contexts))
+    return classes - classes.mean(axis=0) if len(classes) > 1 else classes
+
+
+def _centre(vectors: Float[np.ndarray, "n e"]) -> Float[np.ndarray, " e"]:
+    mean = vectors.mean(axis=0)
+    return mean / np.linalg.norm(mean)
 
 
 def probe_methods(

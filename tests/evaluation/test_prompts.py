@@ -30,6 +30,15 @@ def test_placeholders_are_filled_once_for_each_time(written):
     assert texts["yoga"] == [("classes.yoga.prompts[0]", "The wearer was busy with yoga.")]
 
 
+def test_sentences_are_read_after_each_context(written):
+    prompts = read_prompts(written("contexts = ['Slept.', 'Ate.']\n" + PROMPTS))
+    assert prompts.contexts == ["Slept.", "Ate."]
+    assert [text for _, text in prompts.texts["yoga"]] == [
+        "Slept. The wearer was busy with yoga.", "Ate. The wearer was busy with yoga.",
+    ]  # fmt: skip
+    assert len(prompts.texts["running"]) == 6
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [

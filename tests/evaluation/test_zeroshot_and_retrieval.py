@@ -11,8 +11,9 @@ from lsm_jax.errors import UserError
 from lsm_jax.evaluation.days import read_days
 from lsm_jax.evaluation.fewshot import evaluate_fewshot, few_days
 from lsm_jax.evaluation.findings import Settings
+from lsm_jax.evaluation.prompts import read_prompts
 from lsm_jax.evaluation.retrieval import evaluate_retrieval, search
-from lsm_jax.evaluation.zeroshot import auroc_rows, evaluate_zeroshot
+from lsm_jax.evaluation.zeroshot import auroc_rows, class_directions, evaluate_zeroshot
 
 
 @pytest.fixture(scope="module")
@@ -55,9 +56,9 @@ def test_days_hold_what_was_logged_and_seen(dataset, run):
 
 
 def test_who_knows_the_classes_scores_one(dataset, run, asked, tmp_path):
-    findings = evaluate_zeroshot(
-        knowing(run, dataset.source("test"), by_classes), {"logged": dataset}, asked, probes=False
-    )
+    asked.prompts.write_text("contexts = ['The wearer slept.']\n" + PROMPTS)
+    knows = knowing(run, dataset.source("test"), lambda text: np.append(by_classes(text), 3.0))
+    findings = evaluate_zeroshot(knows, {"logged": dataset}, asked, probes=False)
     for name in (*CLASSES, "macro"):
         found = score(findings, method="zeroshot", **{"class": name})
         assert found["score"] == 1 and found["ci95"] == [1, 1] and found["people"] >= 2
@@ -66,6 +67,17 @@ def test_who_knows_the_classes_scores_one(dataset, run, asked, tmp_path):
     content = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
     assert content["details"][0].keys() == {"dataset", "example", "participant", "start", "holds", "scores"}
     assert content["provenance"]["split"] == "test" and "| macro | 1.000" in path.with_suffix(".md").read_text()
+
+
+def test_what_all_classes_share_is_taken_away(dataset, run, tmp_path):
+    knows = knowing(run, dataset.source("test"), lambda text: np.append(by_classes(text), 3.0))
+    file = tmp_path / "prompts.toml"
+    for start in ("", "contexts = ['The wearer slept.', 'The wearer did some running.']\n"):
+        file.write_text(start + PROMPTS)
+        directions = class_directions(knows, read_prompts(file))
+        shared = directions.mean(axis=0) if not start else directions[1:, 0]
+        assert (np.argmax(directions, axis=1) == np.arange(3)).all()
+        assert (shared < 1e-6).all()
 
 
 def test_classes_left_out_of_training_have_a_mean_of_their_own(dataset, run):
