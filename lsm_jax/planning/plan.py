@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import json
 import math
-import re
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -29,7 +28,7 @@ from lsm_jax.objectives.shared import Attended
 from lsm_jax.planning import arithmetic, hlo
 from lsm_jax.planning.collectives import Collective, collectives
 from lsm_jax.planning.topologies import GPU_EXAMPLES, chip_named, split_name, topology_devices
-from lsm_jax.planning.visits import Visited, flops_of_scores_again, kernel_flops, visited
+from lsm_jax.planning.visits import Visited, flops_of_scores_again, kernel_flops, kernel_name, visited
 from lsm_jax.training.chips import Chip
 from lsm_jax.training.compiler_options import compiler_options
 from lsm_jax.training.duration import Schedule
@@ -223,12 +222,11 @@ def costs(
 
 
 def kernel_names(program: hlo.Program) -> dict[str, int]:
-    """Kernels of ours in the program, and how often a step runs them."""
+    """Kernels in the program, and how often a step runs them."""
     runs: Counter[str] = Counter()
     for times, computation in program.scheduled():
-        for each in computation.instructions:
-            if each.opcode == "custom-call" and arithmetic.stated_flops(each):
-                runs[re.sub(r"\.\d+$", "", each.name)] += int(times)
+        for name in filter(None, map(kernel_name, computation.instructions)):
+            runs[name] += int(times)
     return dict(runs)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping, Sequence
 
 from lsm_jax.attention.ranges import block_ranges, padded
@@ -11,19 +12,21 @@ from lsm_jax.objectives.shared import Attended
 from lsm_jax.planning.arithmetic import stated_flops
 from lsm_jax.planning.hlo import Computation, Instruction
 
+_OURS = "segment_attention_"
+
 
 @dataclasses.dataclass(frozen=True)
 class Visits:
-    """Shares of pairs of blocks that are visited, and of the backward pass's products what the scores take.
+    """What is visited of rows of so many slots.
 
     Attributes:
-      by_query, by_key: of kernels that go by blocks of queries, by blocks of keys.
-      scores_again: of the work of a kernel by keys.
+      by_query, by_key: shares of pairs of blocks, of kernels that go by blocks of queries, by blocks of keys.
+      products: of a pair of blocks, by kernel.
     """
 
     by_query: float
     by_key: float
-    scores_again: float
+    products: Mapping[str, int]
 
 
 # By slots of queries and of keys, padded to blocks, as kernels are given them.
@@ -44,35 +47,51 @@ def visited(attended: Sequence[Attended], implementation: str) -> Visited:
         found[padded(slots[0], blocks.query), padded(slots[1], blocks.key)] = Visits(
             by_query=float(ranges.keys.sum()) / pairs,
             by_key=float(ranges.queries.sum()) / pairs,
-            scores_again=1 / IMPLEMENTATIONS[name].backward_by_key,
+            products={
+                "forward": 2,
+                "query_gradient": IMPLEMENTATIONS[name].backward_by_query,
+                "key_gradient": IMPLEMENTATIONS[name].backward_by_key,
+            },
         )
     return found
 
 
+def kernel_name(call: Instruction) -> str:
+    """A kernel of ours, or one that states its cost, by name; empty for other calls. GPUs tell it in an attribute."""
+    if call.opcode != "custom-call":
+        return ""
+    if ours := re.search(rf"{_OURS}[a-z_]+", f"{call.name} {call.attributes}"):
+        return ours[0]
+    return re.sub(r"\.\d+$", "", call.name) if stated_flops(call) else ""
+
+
 def kernel_flops(known: Visited, computation: Computation, call: Instruction) -> float:
     """FLOPs a kernel executes; all that it states where nothing is known of its segments."""
-    visits = _visits(known, computation, call)
-    share = 1.0 if visits is None else visits.by_key if _goes_by_key(call) else visits.by_query
-    return share * stated_flops(call)
+    part, found = kernel_name(call).removeprefix(_OURS), _visits(known, computation, call)
+    if found is None or part not in found[1].products:
+        return stated_flops(call)
+    pairs, visits = found
+    return (visits.by_key if part == "key_gradient" else visits.by_query) * visits.products[part] * pairs
 
 
 def flops_of_scores_again(known: Visited, computation: Computation, call: Instruction) -> float:
     """What of a kernel's FLOPs makes scores a second time, once per pair visited: flash attention's own remat."""
-    visits = _visits(known, computation, call)
-    if visits is None or not _goes_by_key(call):
+    found = _visits(known, computation, call)
+    if found is None or kernel_name(call) != f"{_OURS}key_gradient":
         return 0.0
-    return visits.scores_again * visits.by_key * stated_flops(call)
+    pairs, visits = found
+    return visits.by_key * pairs
 
 
-def _goes_by_key(call: Instruction) -> bool:
-    return "key_gradient" in call.name or "key_gradient" in call.attributes
+def _visits(known: Visited, computation: Computation, call: Instruction) -> tuple[float, Visits] | None:
+    """FLOPs of one product over all pairs, and what is visited of them.
 
-
-def _visits(known: Visited, computation: Computation, call: Instruction) -> Visits | None:
-    """Of the slots among the heads a kernel is given: [R, S, H, D], or [R, H, D, S] and [R, H, T, D]."""
-    heads = [each.shapes[0].dimensions for each in computation.operands(call) if len(each.shapes) == 1]
-    heads = [dimensions for dimensions in heads if len(dimensions) == 4][:2]
+    By the slots among the heads a kernel is given: [R, S, H, D] and [R, T, H, D], or [R, H, D, S] and [R, H, T, D].
+    """
+    heads = [each.shapes[0] for each in computation.operands(call) if len(each.shapes) == 1]
+    heads = [shape for shape in heads if len(shape.dimensions) == 4][:2]
     if len(heads) < 2:
         return None
-    fits = [slots for slots in known if slots[0] in heads[0][1:] and slots[1] in heads[1][1:]]
-    return known[fits[0]] if len(fits) == 1 else None
+    query, key = heads
+    fits = [slots for slots in known if slots[0] in query.dimensions[1:] and slots[1] in key.dimensions[1:]]
+    return (2.0 * query.size * fits[0][1], known[fits[0]]) if len(fits) == 1 else None

@@ -1,5 +1,7 @@
 """A plan from end to end: a small step compiled for chips nobody has here; and what is made of trials and kernels."""
 
+import functools
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
@@ -77,23 +79,27 @@ def test_kernels_count_the_blocks_they_visit():
     shapes = Shape("bf16", (1, 768, 2, 64)), Shape("bf16", (1, 512, 2, 64))
     given = [Instruction(f"part.{place}", "parameter", (shape,), (), "", False) for place, shape in enumerate(shapes)]
 
-    def call(name, stated):
-        operands = tuple(each.name for each in given)
-        return Instruction(name, "custom-call", (), operands, f'"flops": "{stated}"', True)
+    operands = tuple(each.name for each in given)
 
-    products = most.forward / 2
-    kernels = {
-        name: call(f"segment_attention_{name}.1", int(count * products))
-        for name, count in {"forward": 2, "query_gradient": 3, "key_gradient": 4}.items()
-    }
-    inside = Computation((*given, *kernels.values()))
-    counted = {name: kernel_flops(known, inside, each) for name, each in kernels.items()}
-    assert counted["forward"] == pytest.approx(exact.forward)
-    assert counted["query_gradient"] + counted["key_gradient"] == pytest.approx(exact.backward)
-    assert flops_of_scores_again(known, inside, kernels["key_gradient"]) == pytest.approx(counted["key_gradient"] / 4)
-    assert flops_of_scores_again(known, inside, kernels["forward"]) == 0
-    # Of a kernel for other rows nothing is known.
-    assert kernel_flops({}, inside, kernels["forward"]) == most.forward
+    def counted(count, how):
+        """FLOPs of the kernels and of scores made again, the kernels written as `how` does."""
+        calls = {
+            name: Instruction(*how(f"segment_attention_{name}", int(products * most.forward / 2)), True)
+            for name, products in {"forward": 2, "query_gradient": 3, "key_gradient": 4}.items()
+        }
+        inside = Computation((*given, *calls.values()))
+        return {name: count(inside, each) for name, each in calls.items()}
+
+    on_tpu = lambda name, stated: (f"{name}.1", "custom-call", (), operands, f'"flops": "{stated}"')  # noqa: E731
+    on_gpu = lambda name, _: ("pallas_call.7", "custom-call", (), operands, f'backend_config={{name = "{name}"}}')  # noqa: E731
+    for how in (on_tpu, on_gpu):
+        executed = counted(functools.partial(kernel_flops, known), how)
+        assert executed["forward"] == pytest.approx(exact.forward)
+        assert executed["query_gradient"] + executed["key_gradient"] == pytest.approx(exact.backward)
+        again = counted(functools.partial(flops_of_scores_again, known), how)
+        assert sum(again.values()) == again["key_gradient"] == pytest.approx(executed["key_gradient"] / 4)
+    # Of kernels for other rows nothing is known.
+    assert counted(functools.partial(kernel_flops, {}), on_tpu)["forward"] == most.forward
 
 
 def test_the_search_keeps_the_fastest_that_fits(monkeypatch):
