@@ -50,7 +50,8 @@ def run(args: argparse.Namespace) -> int:
         else:
             plan = make_plan(config, args.topology)
     file = write_plan(plan, args.out)
-    if trials := plan.get("search"):
+    if "search" in plan:
+        trials = plan["search"]
         console.print(_table("Trials, fastest first", list(trials[0]), [list(trial.values()) for trial in trials]))
     shown = [(name, value) for name, value in plan.items() if name != "search"]
     console.print(_table(f"{args.config} on {args.topology}", None, shown))
