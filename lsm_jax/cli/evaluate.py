@@ -69,9 +69,12 @@ def run(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     out = args.out or args.workdir / "eval"
     if args.curve:
-        points = [score(args, load_run(args.workdir, step)) for step in whole_steps(args.workdir)]
-        for results in points:
-            results.write(out / f"step-{results.provenance['step']}")
+        points, objective = [], None
+        for step in whole_steps(args.workdir):
+            loaded = load_run(args.workdir, step, objective)
+            objective = loaded.objective
+            points.append(score(args, loaded))
+            points[-1].write(out / f"step-{step}")
         path = out / "learning_curve.png"
         learning_curve(points).savefig(path, dpi=130, facecolor="white")
         print(f"{path} and step-*/ beside it, in {time.perf_counter() - started:.0f} s")

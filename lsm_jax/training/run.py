@@ -40,8 +40,11 @@ class Run:
     tokenizer: Tokenizer | None = None
 
 
-def load_run(workdir: Path | str, step: int | None = None) -> Run:
+def load_run(workdir: Path | str, step: int | None = None, objective: Objective | None = None) -> Run:
     """Opens a run at a checkpoint, the newest whole one by default. Changes nothing on disk.
+
+    Args:
+      objective: of another checkpoint of the same run: what it compiled serves again.
 
     Raises:
       UserError: not a run, or no such checkpoint, or it is damaged.
@@ -49,7 +52,7 @@ def load_run(workdir: Path | str, step: int | None = None) -> Run:
     workdir = Path(workdir)
     config = read_config(workdir)
     spec = DataSpec.load(workdir / SPEC)
-    objective = objectives.build(config, spec)
+    objective = objective or objectives.build(config, spec)
     folder = workdir / CHECKPOINTS
     chosen = _choose(folder, step)
     here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
