@@ -20,6 +20,7 @@ from lsm_jax.models.sizes import LANGUAGE_SIZES, LanguageSize, StackSize
 from lsm_jax.objectives import build
 from lsm_jax.objectives.defaults import learning_defaults
 from lsm_jax.objectives.sensor_language import VARIANTS, caption_loss
+from lsm_jax.objectives.shared import observed_cells
 
 CHANNELS, MINUTES, WINDOWS, LENGTH, VOCABULARY = 4, 120, 4, 10, 300
 
@@ -224,7 +225,7 @@ def test_rows_may_hold_several_windows():
     objective, params, _ = made("siglip")
     data = batch()
     model, encoded, rows = restored(objective, params, data)
-    cells, observed = objective._cells(data)
+    cells, observed = observed_cells(data, objective.tokens)
     pairs = rows_of.packed(jax.random.split(jax.random.key(0), 2), observed, 2, 2 * objective.tokens.size)
     np.testing.assert_allclose(
         model.sensor_embedding(encoded, rows, WINDOWS),
