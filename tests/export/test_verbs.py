@@ -71,7 +71,7 @@ def test_export(workdir, tmp_path, capsys):
     [
         (["evaluate", "--workdir", "{none}"], "not the folder of a run"),
         (["evaluate", "--workdir", "{run}", "--step", "77"], "no checkpoint of step 77"),
-        (["evaluate", "--workdir", "{run}", "--step", "2", "--curve"], "give one of the two"),
+        (["evaluate", "--workdir", "{run}", "--step", "2", "--curve"], "leave out --step or --curve"),
         (["evaluate", "--workdir", "{run}", "--max-windows", "0"], "--max-windows 0"),
         (["evaluate", "--workdir", "{run}", "--data", "{none}"], "no such dataset"),
         (["embed", "--workdir", "{run}", "--data", "{data}", "--out", "days.csv"], "ends in .parquet"),
