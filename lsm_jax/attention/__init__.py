@@ -1,7 +1,7 @@
 """The one attention function over rows and segments."""
 
 from lsm_jax.attention.api import attention, attention_ranges
-from lsm_jax.attention.cost import Flops, flops, worst_case_flops
+from lsm_jax.attention.cost import Visits, visits
 from lsm_jax.attention.platforms import interpreted
 from lsm_jax.attention.ranges import Ranges
 from lsm_jax.attention.registry import AUTO, IMPLEMENTATIONS, available, resolved
@@ -9,13 +9,12 @@ from lsm_jax.attention.registry import AUTO, IMPLEMENTATIONS, available, resolve
 __all__ = [
     "AUTO",
     "IMPLEMENTATIONS",
-    "Flops",
     "Ranges",
+    "Visits",
     "attention",
     "attention_ranges",
     "available",
-    "flops",
     "interpreted",
     "resolved",
-    "worst_case_flops",
+    "visits",
 ]

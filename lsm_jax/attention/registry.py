@@ -28,17 +28,14 @@ class Implementation:
         ranges are None where it has no blocks.
       blocks: (query slots, key slots, head size) -> its blocks, None where it takes rows whole.
       platforms: where it runs.
-      skips: whether it leaves out blocks beyond the ranges.
-      backward_by_query, backward_by_key: products of a pair of blocks in the backward pass, in kernels that go by
-        blocks of queries and by blocks of keys. The forward pass has two.
+      products: of one that leaves out blocks beyond the ranges, matrix products of a pair of blocks by kernel;
+        `key_gradient` goes by blocks of keys, the others by blocks of queries. Empty for one that skips nothing.
     """
 
     compute: Callable[..., Array]
     blocks: Callable[[int, int, int], Blocks] | None = None
     platforms: frozenset[str] = ANYWHERE
-    skips: bool = True
-    backward_by_query: int = 0
-    backward_by_key: int = 5
+    products: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
 
 def _whole(
@@ -48,19 +45,15 @@ def _whole(
     return reference(query, key, value, query_segments, key_segments)
 
 
+_TWO_GRADIENTS = {"forward": 2, "query_gradient": 3, "key_gradient": 4}
+
 IMPLEMENTATIONS: Mapping[str, Implementation] = {
-    "reference": Implementation(_whole, skips=False, backward_by_key=4),
-    "blockwise": Implementation(blockwise.blockwise, blockwise.blocks),
-    "pallas_tpu": Implementation(
-        pallas_tpu.pallas_tpu, pallas_tpu.blocks, frozenset({"tpu"}), backward_by_query=3, backward_by_key=4
-    ),
-    "pallas_gpu": Implementation(
-        pallas_gpu.pallas_gpu, pallas_gpu.blocks, frozenset({"gpu"}), backward_by_query=3, backward_by_key=4
-    ),
-    "cudnn": Implementation(library.cudnn, platforms=frozenset({"gpu"}), skips=False),
-    "splash": Implementation(
-        library.splash, library.splash_blocks, frozenset({"tpu"}), False, backward_by_query=3, backward_by_key=4
-    ),
+    "reference": Implementation(_whole),
+    "blockwise": Implementation(blockwise.blockwise, blockwise.blocks, products={"forward": 2, "key_gradient": 5}),
+    "pallas_tpu": Implementation(pallas_tpu.pallas_tpu, pallas_tpu.blocks, frozenset({"tpu"}), _TWO_GRADIENTS),
+    "pallas_gpu": Implementation(pallas_gpu.pallas_gpu, pallas_gpu.blocks, frozenset({"gpu"}), _TWO_GRADIENTS),
+    "cudnn": Implementation(library.cudnn, platforms=frozenset({"gpu"})),
+    "splash": Implementation(library.splash, library.splash_blocks, frozenset({"tpu"})),
 }
 
 
