@@ -16,7 +16,7 @@ from lsm_jax.errors import UserError
 
 CAUSAL = ("reference",)  # the implementations that can hide later keys
 
-# The axes of the mesh (training/mesh.py) that rows and heads lie on.
+# The axes of the mesh (training/mesh.py) that windows, and so rows, and heads lie on.
 ROW_AXES = ("data", "fsdp")
 HEAD_AXIS = "tensor"
 

@@ -93,11 +93,10 @@ def written(
       UserError: an unknown decoding, or a run that does not write captions.
     """
     decoding, objective = decoding_named(settings.decode), sensor_language(run.objective)
-    assert run.tokenizer is not None  # a run with words keeps one
     for number, (batch, infos, windows) in enumerate(batches(run.spec, source, settings)):
-        arrays, vocabulary = jax.tree.map(jnp.asarray, batch), run.tokenizer.vocabulary
+        arrays, vocabulary = jax.tree.map(jnp.asarray, batch), run.words.vocabulary
         ids = objective.generate(run.params, arrays, vocabulary, decoding, settings.seed + number)
-        texts = run.tokenizer.decode(np.asarray(ids)[: len(infos)])
+        texts = run.words.decode(np.asarray(ids)[: len(infos)])
         yield batch, list(zip(infos, windows, texts, strict=True))
 
 

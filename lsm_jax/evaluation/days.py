@@ -131,8 +131,7 @@ def embedded(run: Run, batch: Batch) -> Float[np.ndarray, "b e"]:
 def embedded_texts(run: Run, texts: Sequence[str], batch_size: int = 64) -> Float[np.ndarray, "t e"]:
     """The embeddings of texts, of length one; those longer than `language.length` are cut."""
     objective = sensor_language(run.objective)
-    assert run.tokenizer is not None  # a run with words keeps one
-    ids = run.tokenizer.encode(texts, run.config.language.length).ids
+    ids = run.words.encode(texts, run.config.language.length).ids
     filled = np.pad(ids, ((0, -len(ids) % batch_size), (0, 0)))  # one shape, compiled once
     parts = [jnp.asarray(filled[first : first + batch_size]) for first in range(0, len(filled), batch_size)]
     vectors = [np.asarray(objective.embed_text(run.params, part), np.float32) for part in parts]

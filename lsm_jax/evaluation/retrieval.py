@@ -142,9 +142,8 @@ def search(
 
 
 def _check_texts(run: Run, texts: Sequence[str]) -> None:
-    assert run.tokenizer is not None  # a run with words keeps one
     most = run.config.language.length
-    for text, length in zip(texts, run.tokenizer.encode(texts, most).lengths, strict=True):
+    for text, length in zip(texts, run.words.encode(texts, most).lengths, strict=True):
         if not text.strip():
             raise UserError("--text is empty: say what to look for.")
         if length > most:

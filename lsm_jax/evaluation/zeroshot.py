@@ -80,8 +80,7 @@ def class_directions(run: Run, prompts: Prompts) -> Float[np.ndarray, "c e"]:
     Shared are the contexts; of sentences that stand alone, the mean of the classes, which makes activities of one day
     compete. Without either, days would be ranked by how like they are to short texts, and to the times in them.
     """
-    assert run.tokenizer is not None  # a run with words keeps one
-    vectors = embedded_texts(run, prompts.fitting(run.tokenizer, run.config.language.length))
+    vectors = embedded_texts(run, prompts.fitting(run.words, run.config.language.length))
     ends = np.cumsum([len(texts) for texts in prompts.texts.values()])
     classes = np.stack([_centre(part) for part in np.split(vectors, ends[:-1])])
     if prompts.contexts:

@@ -20,6 +20,7 @@ from jax.sharding import AxisType
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
+from lsm_jax.attention.api import ROW_AXES
 from lsm_jax.captions.tokenizer import END, PAD
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError
@@ -45,7 +46,6 @@ from lsm_jax.objectives.shared import (
 )
 
 VARIANTS = ("clip", "siglip", "cap", "coca")
-_BATCH_AXES = ("data", "fsdp")  # of the mesh (training/mesh.py)
 
 Params = Mapping[str, Any]
 Batch = Mapping[str, Array]
@@ -297,5 +297,5 @@ def _spread(windows: int) -> tuple[str, ...]:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or AxisType.Manual in mesh.axis_types:
         return ()
-    axes = tuple(axis for axis in _BATCH_AXES if mesh.shape.get(axis, 1) > 1)
+    axes = tuple(axis for axis in ROW_AXES if mesh.shape.get(axis, 1) > 1)
     return axes if windows % math.prod(mesh.shape[axis] for axis in axes) == 0 else ()

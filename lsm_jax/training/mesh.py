@@ -12,10 +12,11 @@ from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from ml_collections import ConfigDict
 
+from lsm_jax.attention.api import ROW_AXES
 from lsm_jax.errors import UserError
 
 AXES = ("data", "fsdp", "tensor")
-BATCH_AXES = ("data", "fsdp")  # every device but those of a tensor group has windows of its own
+BATCH_AXES = ROW_AXES  # every device but those of a tensor group has windows of its own
 
 
 def make_mesh(config: ConfigDict, devices: Sequence[jax.Device] | None = None) -> Mesh:

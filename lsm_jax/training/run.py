@@ -39,6 +39,15 @@ class Run:
     minutes: float = 0.0
     tokenizer: Tokenizer | None = None
 
+    @property
+    def words(self) -> Tokenizer:
+        """The tokenizer; UserError for a run without texts."""
+        if self.tokenizer is None:
+            raise UserError(
+                f"a run of objective {self.config.objective.name!r} knows no text; use one of configs/sensorlm.py."
+            )
+        return self.tokenizer
+
 
 def load_run(workdir: Path | str, step: int | None = None, objective: Objective | None = None) -> Run:
     """Opens a run at a checkpoint, the newest whole one by default. Changes nothing on disk.
