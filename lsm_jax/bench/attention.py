@@ -19,9 +19,11 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float, Int
 
 from lsm_jax.attention import IMPLEMENTATIONS, attention
+from lsm_jax.attention.api import HEAD_AXIS
 from lsm_jax.bench.harness import Contender, Timings, against, race, spread
 from lsm_jax.bench.report import machine, no_torch, write_report
 from lsm_jax.errors import RunError, UserError, nearest
@@ -177,7 +179,10 @@ def _jax_ready(case: _Case, name: str) -> _Ready:
 
     arguments = (*(arrays[:3] if case.direction == "forward" else arrays), segments)
     begun = time.perf_counter()
-    compiled = jax.jit(forward if case.direction == "forward" else both).lower(*arguments).compile()
+    mesh, by_head = _heads_over_devices()
+    arguments = jax.device_put(arguments, ((*(by_head,) * (len(arguments) - 1), NamedSharding(mesh, PartitionSpec()))))
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        compiled = jax.jit(forward if case.direction == "forward" else both).lower(*arguments).compile()
     seconds = time.perf_counter() - begun
     memory = compiled.memory_analysis()
     return _Ready(
@@ -186,6 +191,12 @@ def _jax_ready(case: _Case, name: str) -> _Ready:
         compile_seconds=seconds,
         peak_bytes=memory and int(memory.temp_size_in_bytes),
     )
+
+
+def _heads_over_devices() -> tuple[Mesh, NamedSharding]:
+    """All devices, the cores of a CPU among them, share the heads, for every contender of JAX alike."""
+    mesh = jax.make_mesh((jax.device_count(),), (HEAD_AXIS,), axis_types=(AxisType.Auto,))
+    return mesh, NamedSharding(mesh, PartitionSpec(None, None, HEAD_AXIS))
 
 
 def _torch_ready(case: _Case) -> _Ready:

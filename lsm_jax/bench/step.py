@@ -148,7 +148,8 @@ def _entries(config: ConfigDict, settings: Settings, missing: float) -> Iterator
 def _configured(config: ConfigDict, batch_size: int, dtype: str) -> ConfigDict:
     changed = config.copy_and_resolve_references()
     changed.train.batch_size = batch_size
-    changed.rows.windows_per_row = math.gcd(changed.rows.windows_per_row, batch_size)  # rows of pods are longer
+    # Rows of pods hold more windows than a device has here.
+    changed.rows.windows_per_row = math.gcd(changed.rows.windows_per_row, batch_size // jax.device_count())
     changed.model.dtype = dtype
     return changed
 

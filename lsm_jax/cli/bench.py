@@ -88,8 +88,10 @@ def run(args: argparse.Namespace) -> int:
 def _attention(args: argparse.Namespace, out: Path) -> list[dict[str, Any]]:
     from lsm_jax.bench.attention import Settings, measure
     from lsm_jax.cli.progress import progress_bar
+    from lsm_jax.training.cores import cores_for, use_cores
 
     settings = Settings(**_given(args, "tokens", "visible", "heads", "head_size", "rows", "only", dtype="dtypes"))
+    use_cores(cores_for(settings.heads))
     with progress_bar("attention: comparisons") as tell:
         results = measure(settings, out, tell)
     _show(results, ("name", "direction", "tokens", "visible", "dtype", "seconds", "gflops"))
@@ -100,11 +102,13 @@ def _step(args: argparse.Namespace, out: Path) -> list[dict[str, Any]]:
     from lsm_jax.bench.step import Settings, measure
     from lsm_jax.cli.progress import progress_bar
     from lsm_jax.config import load_config
+    from lsm_jax.training.cores import cores_for, use_cores
 
     config = load_config(f"{args.config or 'configs/lsm2.py'}:{args.variant or 'base'}", args.overrides)
     if args.decoder:
         config.model.decoder = args.decoder
     settings = Settings(**_given(args, "missing", "batch_size", "only", dtype="dtypes"))
+    use_cores(cores_for(settings.batch_size))
     with progress_bar("step: runs") as tell:
         results = measure(config, settings, out, tell)
     columns = "name", "missing", "dtype", "windows_per_second", "gflops", "share_of_matrix_product", "peak_bytes"

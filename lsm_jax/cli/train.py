@@ -27,10 +27,12 @@ def run(args: argparse.Namespace) -> int:
     """Trains, and prints what it does on standard error."""
     from lsm_jax.config import load_config
     from lsm_jax.training import distributed
+    from lsm_jax.training.cores import devices_for, use_cores
     from lsm_jax.training.loop import train
 
     config = load_config(args.config, args.overrides)
     # Before anything asks for a device: JAX cannot be joined to other processes later.
     distributed.initialise(args.coordinator, args.process_id, args.process_count)
+    use_cores(devices_for(config))
     train(config, args.workdir)
     return 0

@@ -64,7 +64,7 @@ def write_captions(
       memory: `SensorLanguageModel.memory` of the windows.
       vocabulary: ids of the tokenizer; rows of the token table beyond have no text.
     """
-    windows, beams, length = len(memory[0]), decoding.beams, model.length
+    windows, beams, length = len(memory[0]), decoding.beams, model.language.length
     texts = windows * beams
     repeated: Memory = (jnp.repeat(memory[0], beams, axis=0), jnp.repeat(memory[1], beams, axis=0))
 

@@ -34,7 +34,8 @@ class LanguageSettings:
       variant: `clip`, `siglip`, `cap` or `coca`.
       vocabulary: rows of the token table, at least as many as the tokenizer has ids.
       length: tokens of a text.
-      caption_queries: learned queries whose outputs a caption is written from.
+      caption_queries: learned queries whose outputs a caption is written from; 0: it is written from the encoder's
+        tokens themselves.
       embed: width of the embeddings.
       scale, bias: where the learned inverse temperature and SigLIP's bias start; a scale of 0 is the variant's own.
     """
@@ -49,9 +50,9 @@ class LanguageSettings:
     bias: float
 
     def __post_init__(self) -> None:
-        for key in ("vocabulary", "length", "caption_queries", "embed"):
-            if getattr(self, key) < 1:
-                raise UserError(f"language.{key}={getattr(self, key)}: give a whole number of at least 1.")
+        for key, least in (("vocabulary", 1), ("length", 1), ("caption_queries", 0), ("embed", 1)):
+            if getattr(self, key) < least:
+                raise UserError(f"language.{key}={getattr(self, key)}: give a whole number of at least {least}.")
 
     @property
     def contrasts(self) -> bool:
@@ -128,16 +129,18 @@ class SensorLanguageModel(nnx.Module):
             self.pool = Pool(1, pooling, settings, rngs=rngs)
             self.contrast = Contrast(language, settings.dtype, rngs=rngs)
         if language.captions:
-            self.caption_pool = Pool(language.caption_queries, pooling, settings, rngs=rngs)
+            if language.caption_queries:
+                self.caption_pool = Pool(language.caption_queries, pooling, settings, rngs=rngs)
             self.decoder = TextStack(
                 size.decoder,
                 memory_width=size.encoder.width,
+                reading=settings.attention,
                 causal=True,
                 remat=settings.remat,
                 dtype=settings.dtype,
                 rngs=rngs,
             )
-        self.length = language.length
+        self.language = language
 
     def encode(self, cells: Cells, rows: Rows) -> Float[Array, "r s d"]:
         """The encoder's tokens."""
@@ -153,6 +156,8 @@ class SensorLanguageModel(nnx.Module):
 
     def memory(self, encoded: Float[Array, "r s d"], rows: Rows, windows: int) -> Memory:
         """What captions are written from."""
+        if not self.language.caption_queries:
+            return encoded, rows.segment
         queried = self.caption_pool(encoded, rows, windows)
         return queried, jnp.ones(queried.shape[:2], jnp.int32)
 
@@ -164,7 +169,10 @@ class SensorLanguageModel(nnx.Module):
 
     def empty_caches(self, texts: int) -> Caches:
         """For captions not begun."""
-        return Caches(self.text.stack.empty_cache(texts, self.length), self.decoder.empty_cache(texts, self.length))
+        return Caches(
+            self.text.stack.empty_cache(texts, self.language.length),
+            self.decoder.empty_cache(texts, self.language.length),
+        )
 
     def caption_step(
         self, ids: Int[Array, " b"], caches: Caches, place: Int[Array, ""], memory: Memory

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from lsm_jax.attention import attention
+from lsm_jax.attention import AUTO, Ranges, attention, attention_ranges
 from lsm_jax.captions.tokenizer import PAD
 from lsm_jax.models.layers import Attention, FeedForward, scan_blocks
 from lsm_jax.models.sizes import StackSize
@@ -21,7 +21,8 @@ from lsm_jax.models.sizes import StackSize
 # Texts are short, and only this one can hide later tokens.
 _IMPLEMENTATION = "reference"
 
-Memory = tuple[Float[Array, "b m e"], Int[Array, "b m"]]
+# Tokens of what windows show, and their segments. Text i reads segment i % n + 1 of row i // n, with n texts to a row.
+Memory = tuple[Float[Array, "r m e"], Int[Array, "r m"]]
 
 
 class Cache(NamedTuple):
@@ -35,29 +36,47 @@ class Cache(NamedTuple):
     values: Float[Array, "layers b l h d"]
 
 
+class _Reading(NamedTuple):
+    """A memory and which text reads what of it: made once, given to every layer.
+
+    Attributes:
+      asking: texts side by side in the rows of the memory, by the segments they read; 0 is padding.
+    """
+
+    memory: Memory
+    asking: Int[Array, "r n*l"]
+    ranges: Ranges | None
+
+
 class TextBlock(nnx.Module):
     """Pre-norm block: self-attention, cross-attention to a memory where there is one, feed-forward."""
 
-    def __init__(self, size: StackSize, memory_width: int | None, *, causal: bool, dtype: str, rngs: nnx.Rngs) -> None:
+    def __init__(
+        self,
+        size: StackSize,
+        memory_width: int | None,
+        *,
+        reading: str,
+        causal: bool,
+        dtype: str,
+        rngs: nnx.Rngs,
+    ) -> None:
         self.attention_norm = nnx.LayerNorm(size.width, dtype=dtype, rngs=rngs)
         self.attention = Attention(size, None, implementation=_IMPLEMENTATION, causal=causal, dtype=dtype, rngs=rngs)
-        self.reads_memory = memory_width is not None
-        if self.reads_memory:
+        if memory_width is not None:
             self.memory_norm = nnx.LayerNorm(size.width, dtype=dtype, rngs=rngs)
-            self.memory_attention = Attention(
-                size, memory_width, implementation=_IMPLEMENTATION, dtype=dtype, rngs=rngs
-            )
+            self.memory_attention = Attention(size, memory_width, implementation=reading, dtype=dtype, rngs=rngs)
         self.feed_forward_norm = nnx.LayerNorm(size.width, dtype=dtype, rngs=rngs)
         self.feed_forward = FeedForward(size.width, size.hidden, dtype=dtype, rngs=rngs)
 
     def __call__(
-        self, tokens: Float[Array, "b l d"], segments: Int[Array, "b l"], memory: Memory | None
+        self, tokens: Float[Array, "b l d"], segments: Int[Array, "b l"], reading: _Reading | None
     ) -> Float[Array, "b l d"]:
         tokens = tokens + self.attention(self.attention_norm(tokens), segments, None, None)
-        return self._after_attention(tokens, segments, memory)
+        return self._after_attention(tokens, reading)
 
     def step(
-        self, token: Float[Array, "b 1 d"], cache: Cache, place: Int[Array, ""], memory: Memory | None
+        self, token: Float[Array, "b 1 d"], cache: Cache, place: Int[Array, ""], reading: _Reading | None
     ) -> tuple[Float[Array, "b 1 d"], Cache]:
         """The token at `place` after those in this layer's cache, and the cache with it."""
         query, key, value = jnp.moveaxis(self.attention.query_key_value(self.attention_norm(token)), -3, 0)
@@ -69,13 +88,13 @@ class TextBlock(nnx.Module):
         # Later places are padding, which hides them as causality does.
         known = jnp.broadcast_to(jnp.arange(cache.keys.shape[1]) <= place, cache.keys.shape[:2]).astype(jnp.int32)
         attended = attention(query, cache.keys, cache.values, here, known, _IMPLEMENTATION)
-        return self._after_attention(token + self.attention.output(attended), here, memory), cache
+        return self._after_attention(token + self.attention.output(attended), reading), cache
 
-    def _after_attention(
-        self, tokens: Float[Array, "b l d"], segments: Int[Array, "b l"], memory: Memory | None
-    ) -> Float[Array, "b l d"]:
-        if self.reads_memory:
-            tokens = tokens + self.memory_attention(self.memory_norm(tokens), segments, memory, None)
+    def _after_attention(self, tokens: Float[Array, "b l d"], reading: _Reading | None) -> Float[Array, "b l d"]:
+        if reading is not None:
+            asked = self.memory_norm(tokens).reshape(*reading.asking.shape, -1)
+            read = self.memory_attention(asked, reading.asking, reading.memory, reading.ranges)
+            tokens = tokens + read.reshape(tokens.shape)
         return tokens + self.feed_forward(self.feed_forward_norm(tokens))
 
 
@@ -84,6 +103,7 @@ class TextStack(nnx.Module):
 
     Args:
       memory_width: of the tokens attended to; None where there are none.
+      reading: the implementation of attention to them.
       causal: a token sees those before it alone.
     """
 
@@ -92,6 +112,7 @@ class TextStack(nnx.Module):
         size: StackSize,
         *,
         memory_width: int | None = None,
+        reading: str = AUTO,
         causal: bool,
         remat: str,
         dtype: str,
@@ -100,19 +121,20 @@ class TextStack(nnx.Module):
         @nnx.split_rngs(splits=size.depth)
         @nnx.vmap(in_axes=0, out_axes=0)
         def make(rngs: nnx.Rngs) -> TextBlock:
-            return TextBlock(size, memory_width, causal=causal, dtype=dtype, rngs=rngs)
+            return TextBlock(size, memory_width, reading=reading, causal=causal, dtype=dtype, rngs=rngs)
 
         self.blocks = make(rngs)
         self.norm = nnx.LayerNorm(size.width, dtype=dtype, rngs=rngs)
-        self.size, self.remat, self.dtype = size, remat, dtype
+        self.size, self.remat, self.dtype, self.reading = size, remat, dtype, reading
 
     def __call__(
         self, tokens: Float[Array, "b l d"], segments: Int[Array, "b l"], memory: Memory | None = None
     ) -> Float[Array, "b l d"]:
         graph, parameters = nnx.split(self.blocks)
+        reading = self._reading(segments, memory)
 
         def step(carry: Float[Array, "b l d"], layer: nnx.State) -> tuple[Float[Array, "b l d"], None]:
-            return nnx.merge(graph, layer)(carry, segments, memory), None
+            return nnx.merge(graph, layer)(carry, segments, reading), None
 
         tokens, _ = scan_blocks(step, tokens, parameters, self.size.depth, self.remat)
         return self.norm(tokens)
@@ -122,12 +144,20 @@ class TextStack(nnx.Module):
     ) -> tuple[Float[Array, "b 1 d"], Cache]:
         """As `TextBlock.step`, through all layers."""
         graph, parameters = nnx.split(self.blocks)
+        reading = self._reading(jnp.ones(token.shape[:2], jnp.int32), memory)
 
         def layer(carry: Float[Array, "b 1 d"], inputs: tuple[nnx.State, Cache]) -> tuple[Float[Array, "b 1 d"], Cache]:
-            return nnx.merge(graph, inputs[0]).step(carry, inputs[1], place, memory)
+            return nnx.merge(graph, inputs[0]).step(carry, inputs[1], place, reading)
 
         token, cache = jax.lax.scan(layer, token, (parameters, cache))
         return self.norm(token), cache
+
+    def _reading(self, segments: Int[Array, "b l"], memory: Memory | None) -> _Reading | None:
+        if memory is None:
+            return None
+        asking = asking_segments(segments, len(memory[0]))
+        head_size = self.size.width // self.size.heads
+        return _Reading(memory, asking, attention_ranges(asking, memory[1], head_size, self.reading))
 
     def empty_cache(self, texts: int, length: int) -> Cache:
         """A cache with no token in it."""
@@ -171,6 +201,12 @@ class TextTower(nnx.Module):
 def real(ids: Int[Array, "b l"]) -> Int[Array, "b l"]:
     """1 for tokens, 0 for padding: the segments of texts."""
     return (ids != PAD).astype(jnp.int32)
+
+
+def asking_segments(segments: Int[Array, "b l"], rows: int) -> Int[Array, "r n*l"]:
+    """Texts side by side in the rows of their windows, each real token by the segment it reads, 0 where padding."""
+    which = jnp.arange(1, len(segments) // rows + 1, dtype=jnp.int32)
+    return jnp.where(segments.reshape(rows, len(which), -1) > 0, which[:, None], 0).reshape(rows, -1)
 
 
 def last_real(vectors: Float[Array, "b l d"], ids: Int[Array, "b l"]) -> Float[Array, "b d"]:

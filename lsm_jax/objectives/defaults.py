@@ -54,7 +54,7 @@ def learning_defaults() -> dict[str, ConfigDict]:
                 "tokenizer": "",  # file of `lsm caption --tokenizer`; the run keeps a copy
                 "vocabulary": 4000,  # rows of the token table, at least the tokenizer's ids
                 "length": 256,  # tokens of a caption; longer ones are cut, and counted in text_truncated
-                "caption_queries": 16,  # learned queries a caption is written from
+                "caption_queries": 16,  # learned queries a caption is written from; 0: the encoder's tokens are
                 "embed": 128,  # width of the embeddings of windows and texts
                 "scale": 0.0,  # where the learned inverse temperature starts; 0: SigLIP's 10, CLIP's 1 / 0.07
                 "bias": -10.0,  # where SigLIP's bias starts

@@ -31,7 +31,7 @@ from lsm_jax.models.generation import Decoding, write_captions
 from lsm_jax.models.masked_autoencoder import ModelSettings
 from lsm_jax.models.sensor_language import LanguageSettings, SensorLanguageModel
 from lsm_jax.models.sizes import StackSize, language_size
-from lsm_jax.models.text import real
+from lsm_jax.models.text import asking_segments, real
 from lsm_jax.objectives import contrastive
 from lsm_jax.objectives.shared import (
     Attended,
@@ -143,9 +143,13 @@ class SensorLanguage:
         return sum(losses.values(), jnp.zeros(())), metrics
 
     def attended(self, batch: Batch, rng: PRNGKeyArray) -> list[Attended]:
-        """What the sensor encoder attends to in `loss` with this `rng`; text towers compute every pair."""
+        """What is attended to in `loss` with this `rng`, but for texts to themselves: that computes every pair."""
         segment = self._rows(batch, observed_cells(batch, self.tokens)[1], rng).segment
-        return [Attended(segment, segment, self.language.size.encoder)]
+        attended = [Attended(segment, segment, self.language.size.encoder)]
+        if self.language.captions and not self.language.caption_queries:
+            asking = asking_segments(real(batch["text"]), len(segment))
+            attended.append(Attended(asking, segment, self.language.size.decoder))
+        return attended
 
     def embed(self, params: Params, batch: Batch) -> Float[Array, "b e"]:
         """Embeddings of windows, of length one, in the space of texts, from all their observed tokens."""
@@ -258,10 +262,11 @@ class SensorLanguage:
         if language.variant != "siglip":
             text -= _unseen_flops(size.text, words)
         for queries in [1] * language.contrasts + [language.caption_queries] * language.captions:
-            pool = dataclasses.replace(size.encoder, depth=1)
+            pool = dataclasses.replace(size.encoder, depth=1 if queries else 0)
             text += stack_flops(pool, queries * jnp.ones_like(seen), seen, width)
         if language.captions:
-            memory, decoder = jnp.full_like(words, language.caption_queries), size.decoder
+            queries, decoder = language.caption_queries, size.decoder
+            memory = jnp.full_like(words, queries) if queries else seen.reshape(words.shape)
             text += stack_flops(decoder, words, words) - _unseen_flops(decoder, words)
             text += stack_flops(dataclasses.replace(decoder, hidden=0), words, memory, width)
             text += 2.0 * language.vocabulary * size.text.width * words.sum()

@@ -181,10 +181,22 @@ def restore_clock(checkpoint: Path) -> dict[str, float]:
     return _seconds(_read(checkpoint, {"clock": dict.fromkeys(BUCKETS, np.float64(0))}, partial=True))
 
 
+# Replicas share the writing of an array; cutting small ones up takes longer than writing them.
+_TYPES = ocp.type_handlers.create_type_handler_registry(
+    (jax.Array, ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**20)),
+    (np.ndarray, ocp.type_handlers.NumpyHandler()),
+    (np.number, ocp.type_handlers.ScalarHandler()),
+    (int, ocp.type_handlers.ScalarHandler()),
+)
+
+
 class _ManifestHandler(ocp.PyTreeCheckpointHandler):
     """Adds the manifest as the last file before the folder is committed."""
 
     tree: dict[str, list[Any]]
+
+    def __init__(self) -> None:
+        super().__init__(type_handler_registry=_TYPES)
 
     def finalize(self, directory: Any) -> None:
         super().finalize(directory)

@@ -31,13 +31,13 @@ def spec(channels=MINUTELY_26[:CHANNELS], minutes=MINUTES):
 
 
 @functools.cache
-def made(variant):
-    """A small objective of this variant, parameters that look trained, and its loss and gradient."""
+def made(variant, queries=3):
+    """A small objective of this variant, newborn parameters, and its loss and gradient."""
     config = ConfigDict(learning_defaults())
     config.objective.name = variant
     config.update_from_flattened_dict(
         {"language.levels": "semantic", "language.vocabulary": VOCABULARY, "language.length": LENGTH,
-         "language.embed": 8, "language.caption_queries": 3, "tokens.patch_channels": 2}
+         "language.embed": 8, "language.caption_queries": queries, "tokens.patch_channels": 2}
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         small = StackSize(2, 32, 2, 64)
@@ -65,8 +65,9 @@ def restored(objective, params, data):
     return objective._encoded(objective.tokens.size, params, {name: jnp.asarray(part) for name, part in data.items()})
 
 
-def test_a_token_is_predicted_from_those_before_it_alone():
-    objective, params, _ = made("coca")
+@pytest.mark.parametrize("queries", [3, 0])
+def test_a_token_is_predicted_from_those_before_it_alone(queries):
+    objective, params, _ = made("coca", queries)
     data = batch()
     model, encoded, rows = restored(objective, params, data)
     memory = model.memory(encoded, rows, WINDOWS)
@@ -81,9 +82,9 @@ def test_a_token_is_predicted_from_those_before_it_alone():
         assert np.abs(before[:, place] - after[:, place]).max() > 1e-3
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_unrecorded_cells_and_padding_change_nothing(variant):
-    _, params, step = made(variant)
+@pytest.mark.parametrize(("variant", "queries"), [*((variant, 3) for variant in VARIANTS), ("coca", 0)])
+def test_unrecorded_cells_and_padding_change_nothing(variant, queries):
+    _, params, step = made(variant, queries)
     data = batch()
     (loss, _), gradient = step(params, data, jax.random.key(1))
     assert np.isfinite(loss) and all(np.isfinite(leaf).all() for leaf in jax.tree.leaves(gradient))
@@ -169,8 +170,9 @@ def test_eight_captions_are_learned_to_the_letter():
         np.testing.assert_array_equal(written[:8], data["text"][:8])
 
 
-def test_cached_generation_equals_reading_the_whole_text_anew():
-    objective, params, _ = made("coca")
+@pytest.mark.parametrize("queries", [3, 0])
+def test_cached_generation_equals_reading_the_whole_text_anew(queries):
+    objective, params, _ = made("coca", queries)
     data = batch(seed=5)
     written = np.asarray(objective.generate(params, data, VOCABULARY))
     model, encoded, rows = restored(objective, params, data)
@@ -232,3 +234,18 @@ def test_rows_may_hold_several_windows():
         model.sensor_embedding(model.encode(cells, pairs), pairs, WINDOWS),
         atol=1e-5,
     )
+
+
+@pytest.mark.parametrize("queries", [3, 0])
+def test_captions_are_written_from_their_own_window_of_a_row(queries):
+    objective, params, _ = made("cap", queries)
+    data = batch()
+    model, encoded, rows = restored(objective, params, data)
+    cells, observed = observed_cells(data, objective.tokens)
+    pairs = rows_of.packed(jax.random.split(jax.random.key(0), 2), observed, 2, 2 * objective.tokens.size)
+    ids = jnp.asarray(data["text"])
+    alone = model.caption_scores(model.text(ids), ids, model.memory(encoded, rows, WINDOWS))
+    memory = model.memory(model.encode(cells, pairs), pairs, WINDOWS)
+    together = model.caption_scores(model.text(ids), ids, memory)
+    real = np.asarray(ids != PAD)
+    np.testing.assert_allclose(np.asarray(together)[real], np.asarray(alone)[real], atol=1e-5)
