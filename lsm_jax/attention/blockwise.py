@@ -12,28 +12,14 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from lsm_jax.attention.blocked import with_gradient
 from lsm_jax.attention.ranges import Blocks, Ranges, even_block, pad_slots, padded
 from lsm_jax.attention.reference import NEVER
-
-_Residuals = tuple[Array, Array, Array, Array, Array, Ranges, Array, Array]
 
 
 def blocks(query_slots: int, key_slots: int, head_size: int) -> Blocks:  # noqa: ARG001
     """Blocks whose scores stay in a core's own cache."""
     return Blocks(even_block(query_slots, 16, 512), even_block(key_slots, 16, 288))
-
-
-@jax.custom_vjp
-def blockwise(
-    query: Float[Array, "r s h d"],
-    key: Float[Array, "r t h d"],
-    value: Float[Array, "r t h d"],
-    query_segments: Int[Array, "r s"],
-    key_segments: Int[Array, "r t"],
-    ranges: Ranges,
-) -> Float[Array, "r s h d"]:
-    """As `reference`, of cleaned heads: zeros stand in padding, which is segment -1 of queries and 0 of keys."""
-    return _forward(query, key, value, query_segments, key_segments, ranges)[0]
 
 
 def _forward(
@@ -43,16 +29,16 @@ def _forward(
     query_segments: Int[Array, "r s"],
     key_segments: Int[Array, "r t"],
     ranges: Ranges,
-) -> tuple[Float[Array, "r s h d"], _Residuals]:
+) -> tuple[Float[Array, "r s h d"], Float[Array, "r h i q"]]:
     size = ranges.blocks
-    rows, slots, heads, width = query.shape
+    rows, slots, heads, _ = query.shape
     queries, asking = pad_slots(query, size.query), pad_slots(query_segments, size.query, -1)
     keys, values, known = pad_slots(key, size.key), pad_slots(value, size.key), pad_slots(key_segments, size.key)
     number = queries.shape[1] // size.query
 
     def attend(at: Int[Array, ""], done: tuple[Array, Array]) -> tuple[Array, Array]:
         row, head, block = jnp.unravel_index(at, (rows, heads, number))
-        asked = (_cut(queries, row, block, head, size.query) * width**-0.5).T
+        asked = _cut(queries, row, block, head, size.query).T
         segments = _cut_segments(asking, row, block, size.query)
 
         def visit(place: Int[Array, ""], carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
@@ -81,19 +67,24 @@ def _forward(
 
     nothing = jnp.zeros(queries.shape, query.dtype), jnp.zeros((rows, heads, number, size.query), jnp.float32)
     out, log_total = jax.lax.fori_loop(0, rows * heads * number, attend, nothing)
-    out = out[:, :slots]
-    return out, (query, key, value, query_segments, key_segments, ranges, out, log_total)
+    return out[:, :slots], log_total
 
 
-def _backward(residuals: _Residuals, gradient: Float[Array, "r s h d"]) -> tuple[Array | None, ...]:
-    query, key, value, query_segments, key_segments, ranges, out, log_total = residuals
+def _backward(
+    query: Float[Array, "r s h d"],
+    key: Float[Array, "r t h d"],
+    value: Float[Array, "r t h d"],
+    query_segments: Int[Array, "r s"],
+    key_segments: Int[Array, "r t"],
+    ranges: Ranges,
+    log_total: Float[Array, "r h i q"],
+    gradient: Float[Array, "r s h d"],
+    given: Float[Array, "r h s"],
+) -> tuple[Float[Array, "r s h d"], Float[Array, "r t h d"], Float[Array, "r t h d"]]:
     size = ranges.blocks
-    rows, slots, heads, width = query.shape
-    scale = width**-0.5
-    # How much a query's weights must give way: the sum over its keys of weight x gradient of weight.
-    given = jnp.sum(gradient.astype(jnp.float32) * out.astype(jnp.float32), axis=-1).swapaxes(1, 2)
+    rows, slots, heads, _ = query.shape
     given = jnp.pad(given, ((0, 0), (0, 0), (0, padded(slots, size.query) - slots))).reshape(log_total.shape)
-    queries, asking = pad_slots(query * scale, size.query), pad_slots(query_segments, size.query, -1)
+    queries, asking = pad_slots(query, size.query), pad_slots(query_segments, size.query, -1)
     gradients = pad_slots(gradient, size.query)
     keys, values, known = pad_slots(key, size.key), pad_slots(value, size.key), pad_slots(key_segments, size.key)
     number = keys.shape[1] // size.key
@@ -113,8 +104,7 @@ def _backward(residuals: _Residuals, gradient: Float[Array, "r s h d"]) -> tuple
             to_weights = _dot(told, wanted, 1, 1)
             to_scores = (weights * (to_weights - given[row, head, block])).astype(value.dtype)
             to_key += _dot(to_scores, asked, 1, 0)
-            to_query = _dot(to_scores, known_key, 0, 0) * scale
-            to_query += _cut(to_queries, row, block, head, size.query)
+            to_query = _dot(to_scores, known_key, 0, 0) + _cut(to_queries, row, block, head, size.query)
             return _paste(to_queries, to_query, row, block, head), to_key, to_value
 
         nothing = jnp.zeros(known_key.shape, jnp.float32)
@@ -127,11 +117,10 @@ def _backward(residuals: _Residuals, gradient: Float[Array, "r s h d"]) -> tuple
 
     nothing = jnp.zeros(queries.shape, jnp.float32), jnp.zeros(keys.shape, key.dtype), jnp.zeros(keys.shape, key.dtype)
     to_query, to_key, to_value = jax.lax.fori_loop(0, rows * heads * number, collect, nothing)
-    to_query = to_query[:, :slots].astype(query.dtype)
-    return to_query, to_key[:, : key.shape[1]], to_value[:, : key.shape[1]], None, None, None
+    return to_query[:, :slots].astype(query.dtype), to_key[:, : key.shape[1]], to_value[:, : key.shape[1]]
 
 
-blockwise.defvjp(_forward, _backward)
+blockwise = with_gradient(_forward, _backward)
 
 
 def _cut(tokens: Float[Array, "r s h d"], row: Array, block: Array, head: Array, size: int) -> Float[Array, "b d"]:

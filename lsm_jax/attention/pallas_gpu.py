@@ -16,11 +16,10 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float, Int
 
+from lsm_jax.attention.blocked import with_gradient
 from lsm_jax.attention.platforms import interpretation
 from lsm_jax.attention.ranges import Blocks, Ranges, pad_slots
 from lsm_jax.attention.reference import NEVER
-
-_Residuals = tuple[Array, Array, Array, Array, Array, Ranges, Array, Array]
 
 
 def blocks(query_slots: int, key_slots: int, head_size: int) -> Blocks:  # noqa: ARG001
@@ -30,19 +29,6 @@ def blocks(query_slots: int, key_slots: int, head_size: int) -> Blocks:  # noqa:
     return Blocks(64, 64) if head_size <= 128 else Blocks(32, 32)
 
 
-@jax.custom_vjp
-def pallas_gpu(
-    query: Float[Array, "r s h d"],
-    key: Float[Array, "r t h d"],
-    value: Float[Array, "r t h d"],
-    query_segments: Int[Array, "r s"],
-    key_segments: Int[Array, "r t"],
-    ranges: Ranges,
-) -> Float[Array, "r s h d"]:
-    """As `reference`, of cleaned heads: zeros stand in padding, which is segment -1 of queries and 0 of keys."""
-    return _forward(query, key, value, query_segments, key_segments, ranges)[0]
-
-
 def _forward(
     query: Float[Array, "r s h d"],
     key: Float[Array, "r t h d"],
@@ -50,9 +36,9 @@ def _forward(
     query_segments: Int[Array, "r s"],
     key_segments: Int[Array, "r t"],
     ranges: Ranges,
-) -> tuple[Float[Array, "r s h d"], _Residuals]:
+) -> tuple[Float[Array, "r s h d"], Float[Array, "r h s"]]:
     size = ranges.blocks
-    queries = pad_slots(query * query.shape[-1] ** -0.5, size.query)
+    queries = pad_slots(query, size.query)
     keys, values = pad_slots(key, size.key), pad_slots(value, size.key)
     layout = _Layout(queries.shape, keys.shape[1], size)
     by_block, whole = layout.held_queries, layout.all_keys
@@ -74,17 +60,23 @@ def _forward(
         ],
         products=2,
     )
-    out = out[:, : query.shape[1]]
-    return out, (query, key, value, query_segments, key_segments, ranges, out, log_total)
+    return out[:, : query.shape[1]], log_total
 
 
-def _backward(residuals: _Residuals, gradient: Float[Array, "r s h d"]) -> tuple[Array | None, ...]:
-    query, key, value, query_segments, key_segments, ranges, out, log_total = residuals
-    size, scale = ranges.blocks, query.shape[-1] ** -0.5
-    # How much a query's weights must give way: the sum over its keys of weight x gradient of weight.
-    given = jnp.sum(gradient.astype(jnp.float32) * out.astype(jnp.float32), axis=-1)
-    given = pad_slots(given, size.query).swapaxes(1, 2)
-    queries, gradients = pad_slots(query * scale, size.query), pad_slots(gradient, size.query)
+def _backward(
+    query: Float[Array, "r s h d"],
+    key: Float[Array, "r t h d"],
+    value: Float[Array, "r t h d"],
+    query_segments: Int[Array, "r s"],
+    key_segments: Int[Array, "r t"],
+    ranges: Ranges,
+    log_total: Float[Array, "r h s"],
+    gradient: Float[Array, "r s h d"],
+    given: Float[Array, "r h s"],
+) -> tuple[Float[Array, "r s h d"], Float[Array, "r t h d"], Float[Array, "r t h d"]]:
+    size = ranges.blocks
+    queries, gradients = pad_slots(query, size.query), pad_slots(gradient, size.query)
+    given = jnp.pad(given, ((0, 0), (0, 0), (0, queries.shape[1] - given.shape[2])))
     keys, values = pad_slots(key, size.key), pad_slots(value, size.key)
     asking, known = pad_slots(query_segments, size.query, -1), pad_slots(key_segments, size.key)
     layout = _Layout(queries.shape, keys.shape[1], size)
@@ -117,11 +109,10 @@ def _backward(residuals: _Residuals, gradient: Float[Array, "r s h d"]) -> tuple
         _key_gradient_kernel, keys.shape[1] // size.key, (layout.all_queries, layout.held_keys),
         (ranges.first_query, ranges.queries), [(like_key, layout.held_keys.heads)] * 2, 4,
     )  # fmt: skip
-    to_query = (to_query[:, : query.shape[1]] * scale).astype(query.dtype)
-    return to_query, to_key[:, : key.shape[1]], to_value[:, : key.shape[1]], None, None, None
+    return to_query[:, : query.shape[1]], to_key[:, : key.shape[1]], to_value[:, : key.shape[1]]
 
 
-pallas_gpu.defvjp(_forward, _backward)
+pallas_gpu = with_gradient(_forward, _backward)
 
 
 def _forward_kernel(

@@ -18,15 +18,20 @@ _NOTHING = jnp.iinfo(jnp.int32).max
 
 @dataclasses.dataclass(frozen=True)
 class Blocks:
-    """Slots to a block of queries and to a block of keys."""
+    """Slots to a block of queries and to a block of keys.
+
+    Attributes:
+      fetched: how many blocks of a side are brought from memory together.
+    """
 
     query: int
     key: int
+    fetched: int = 1
 
 
 @functools.partial(
     jax.tree_util.register_dataclass,
-    data_fields=["first_key", "keys", "first_query", "queries"],
+    data_fields=["first_key", "keys", "first_query", "queries", "fetched"],
     meta_fields=["blocks"],
 )
 @dataclasses.dataclass(frozen=True)
@@ -36,6 +41,7 @@ class Ranges:
     Attributes:
       first_key, keys: per block of queries, for the forward pass and the gradient of the queries.
       first_query, queries: per block of keys, for the gradient of keys and values.
+      fetched: the ranges of what is fetched together; None where that is a block.
       blocks: what they were made for.
     """
 
@@ -43,6 +49,7 @@ class Ranges:
     keys: Int[Array, "r i"]
     first_query: Int[Array, "r j"]
     queries: Int[Array, "r j"]
+    fetched: Ranges | None
     blocks: Blocks
 
 
@@ -73,7 +80,11 @@ def block_ranges(query_segments: Int[Array, "r s"], key_segments: Int[Array, "r 
     query_low, query_high = _bounds(query_segments, blocks.query)
     key_low, key_high = _bounds(key_segments, blocks.key)
     meet = (query_low[:, :, None] <= key_high[:, None]) & (key_low[:, None] <= query_high[:, :, None])
-    return Ranges(*_hull(meet), *_hull(meet.swapaxes(1, 2)), blocks)
+    fetched = None
+    if blocks.fetched > 1:
+        together = Blocks(blocks.query * blocks.fetched, blocks.key * blocks.fetched)
+        fetched = block_ranges(query_segments, key_segments, together)
+    return Ranges(*_hull(meet), *_hull(meet.swapaxes(1, 2)), fetched, blocks)
 
 
 def _bounds(segments: Int[Array, "r s"], block: int) -> tuple[Int[Array, "r i"], Int[Array, "r i"]]:

@@ -29,7 +29,7 @@ class Implementation:
       blocks: (query slots, key slots, head size) -> its blocks, None where it takes rows whole.
       platforms: where it runs.
       products: of one that leaves out blocks beyond the ranges, matrix products of a pair of blocks by kernel;
-        `key_gradient` goes by blocks of keys, the others by blocks of queries. Empty for one that skips nothing.
+        those in `BY_KEY` go by blocks of keys, the others by blocks of queries. Empty for one that skips nothing.
     """
 
     compute: Callable[..., Array]
@@ -45,12 +45,14 @@ def _whole(
     return reference(query, key, value, query_segments, key_segments)
 
 
+BY_KEY = frozenset({"gradient", "key_gradient"})
+_ONE_GRADIENT = {"forward": 2, "gradient": 5}
 _TWO_GRADIENTS = {"forward": 2, "query_gradient": 3, "key_gradient": 4}
 
 IMPLEMENTATIONS: Mapping[str, Implementation] = {
     "reference": Implementation(_whole),
-    "blockwise": Implementation(blockwise.blockwise, blockwise.blocks, products={"forward": 2, "key_gradient": 5}),
-    "pallas_tpu": Implementation(pallas_tpu.pallas_tpu, pallas_tpu.blocks, frozenset({"tpu"}), _TWO_GRADIENTS),
+    "blockwise": Implementation(blockwise.blockwise, blockwise.blocks, products=_ONE_GRADIENT),
+    "pallas_tpu": Implementation(pallas_tpu.pallas_tpu, pallas_tpu.blocks, frozenset({"tpu"}), _ONE_GRADIENT),
     "pallas_gpu": Implementation(pallas_gpu.pallas_gpu, pallas_gpu.blocks, frozenset({"gpu"}), _TWO_GRADIENTS),
     "cudnn": Implementation(library.cudnn, platforms=frozenset({"gpu"})),
     "splash": Implementation(library.splash, library.splash_blocks, frozenset({"tpu"})),

@@ -57,7 +57,7 @@ class Captioner:
         Raises:
           UserError: the window is longer than a day.
         """
-        random = _stream(self.seed, epoch, window)
+        random = stream(f"{self.seed} {epoch}", window)
         statements: list[Statement] = []
         for level in self.levels:
             if level == "statistical":
@@ -89,8 +89,8 @@ def parse_levels(text: str) -> tuple[str, ...]:
     return levels
 
 
-def _stream(seed: int, epoch: int, window: Window) -> np.random.Generator:
-    """The random numbers of one caption."""
-    identity = f"{seed} {epoch} {window.participant} {int(window.start.timestamp())}"
+def stream(purpose: str, window: Window) -> np.random.Generator:
+    """Random numbers for one purpose, the same for a window wherever it stands."""
+    identity = f"{purpose} {window.participant} {int(window.start.timestamp())}"
     digest = hashlib.blake2b(identity.encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, np.uint64)))

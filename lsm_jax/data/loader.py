@@ -18,6 +18,7 @@ from jaxtyping import Int
 from ml_collections import ConfigDict
 
 from lsm_jax.data.codec import Record
+from lsm_jax.data.excerpts import shown
 from lsm_jax.data.order import DataOrder
 from lsm_jax.data.spec import DataSpec, mixture_weights, open_datasets
 from lsm_jax.data.store import WindowSource
@@ -233,8 +234,18 @@ class _Batches(grain.transforms.Map):
         if self.captions:
             pairs = zip(layouts, records, offsets.tolist(), strict=True)
             spoken_of = [layout.window(record, offset) for layout, record, offset in pairs]
-            batch["text"] = self.captions(spoken_of, self.order.epochs(positions).tolist())
+            epochs = self.order.epochs(positions).tolist()
+            for row, (window, epoch) in enumerate(zip(spoken_of, epochs, strict=True)):
+                if stretch := self.captions.stretch(window, epoch):
+                    spoken_of[row] = shown(window, *stretch)
+                    _hide_all_but(batch, row, *stretch)
+            batch["text"] = self.captions(spoken_of, epochs)
         return batch
+
+
+def _hide_all_but(batch: Batch, row: int, first: int, last: int) -> None:
+    for part in (batch["values"], batch["observed"]):
+        part[row, :first] = part[row, last:] = 0
 
 
 def _as_slice(places: list[int]) -> list[int] | slice:

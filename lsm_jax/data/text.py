@@ -10,9 +10,10 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from lsm_jax.captions.caption import Captioner, parse_levels
+from lsm_jax.captions.caption import Captioner, parse_levels, stream
 from lsm_jax.captions.grammar import event_name
 from lsm_jax.captions.tokenizer import Tokenizer
+from lsm_jax.data.excerpts import excerpt
 from lsm_jax.data.store import Dataset
 from lsm_jax.errors import UserError, nearest
 from lsm_jax.windows import Window
@@ -25,12 +26,14 @@ class CaptionTokens:
     Attributes:
       length: tokens of a row; a longer caption is cut, which a row without an end tells.
       leave_out: names of activities and sessions that stay unseen: nothing at all is said of a window that holds one.
+      excerpts: share of the windows of which a stretch is shown and spoken of, another one each epoch.
     """
 
     captioner: Captioner
     tokenizer: Tokenizer
     length: int
     leave_out: tuple[str, ...] = ()
+    excerpts: float = 0.0
 
     @classmethod
     def from_config(cls, language: ConfigDict, file: Path) -> CaptionTokens:
@@ -52,7 +55,14 @@ class CaptionTokens:
                 f"{language.vocabulary}: use the tokenizer it was trained with, or for a new run set "
                 f"--config.language.vocabulary={tokenizer.vocabulary}."
             )
-        return cls(captioner, tokenizer, language.length, tuple(language.leave_out))
+        if not 0 <= language.excerpts <= 1:
+            raise UserError(f"language.excerpts={language.excerpts}: give a share of windows, from 0 to 1.")
+        return cls(captioner, tokenizer, language.length, tuple(language.leave_out), float(language.excerpts))
+
+    def stretch(self, window: Window, epoch: int) -> tuple[int, int] | None:
+        """The stretch of the window that is shown in this epoch; None: all of it."""
+        random = stream(f"excerpt {self.captioner.seed} {epoch}", window)
+        return excerpt(window, random) if random.random() < self.excerpts else None
 
     def __call__(self, windows: Sequence[Window], epochs: Sequence[int]) -> Int[np.ndarray, "b l"]:
         """A row per window: begin, its caption in that epoch, end, padding; all padding where nothing can be said."""

@@ -20,6 +20,7 @@ from lsm_jax.masking.tokens import TokenGrid
 from lsm_jax.models.layers import Stack
 from lsm_jax.models.masked_autoencoder import Encoder, ModelSettings
 from lsm_jax.models.neighbours import Cells
+from lsm_jax.models.positions import Positions
 from lsm_jax.models.sizes import LanguageSize, StackSize
 from lsm_jax.models.text import Cache, Memory, TextStack, TextTower, last_real, real
 
@@ -129,7 +130,9 @@ class SensorLanguageModel(nnx.Module):
             self.pool = Pool(1, pooling, settings, rngs=rngs)
             self.contrast = Contrast(language, settings.dtype, rngs=rngs)
         if language.captions:
-            if language.caption_queries:
+            if not language.caption_queries:
+                self.places = Positions("sincos", grid, size.encoder.width, dtype=settings.dtype, rngs=rngs)
+            else:
                 self.caption_pool = Pool(language.caption_queries, pooling, settings, rngs=rngs)
             self.decoder = TextStack(
                 size.decoder,
@@ -157,7 +160,8 @@ class SensorLanguageModel(nnx.Module):
     def memory(self, encoded: Float[Array, "r s d"], rows: Rows, windows: int) -> Memory:
         """What captions are written from."""
         if not self.language.caption_queries:
-            return encoded, rows.segment
+            # What is where must be read off a token at once; after the encoder's layers little says when it was.
+            return encoded + self.places(rows.token_index % self.encoder.grid.size), rows.segment
         queried = self.caption_pool(encoded, rows, windows)
         return queried, jnp.ones(queried.shape[:2], jnp.int32)
 

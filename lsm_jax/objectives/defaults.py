@@ -51,6 +51,7 @@ def learning_defaults() -> dict[str, ConfigDict]:
                 "levels": "",  # of captions: semantic, structural, statistical, joined by +, or all; empty: none
                 "seed": 0,  # of the captions' words
                 "leave_out": (),  # activities to stay unseen: days that hold one have no caption, in training only
+                "excerpts": 0.0,  # share of training windows of which a stretch is shown, and spoken of, by itself
                 "tokenizer": "",  # file of `lsm caption --tokenizer`; the run keeps a copy
                 "vocabulary": 4000,  # rows of the token table, at least the tokenizer's ids
                 "length": 256,  # tokens of a caption; longer ones are cut, and counted in text_truncated

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from lsm_jax.attention import Visits, visits
+from lsm_jax.attention.registry import BY_KEY
 from lsm_jax.objectives.shared import Attended
 from lsm_jax.planning.arithmetic import stated_flops
 from lsm_jax.planning.hlo import Computation, Instruction
@@ -37,14 +38,14 @@ def kernel_flops(known: Visited, computation: Computation, call: Instruction) ->
     if found is None or part not in found[1].products:
         return stated_flops(call)
     pairs, known_visits = found
-    share = known_visits.by_key if part == "key_gradient" else known_visits.by_query
+    share = known_visits.by_key if part in BY_KEY else known_visits.by_query
     return share * known_visits.products[part] * pairs
 
 
 def flops_of_scores_again(known: Visited, computation: Computation, call: Instruction) -> float:
     """What of a kernel's FLOPs makes scores a second time, once per pair visited: flash attention's own remat."""
     found = _visits(known, computation, call)
-    if found is None or kernel_name(call) != f"{_OURS}key_gradient":
+    if found is None or kernel_name(call).removeprefix(_OURS) not in BY_KEY:
         return 0.0
     pairs, known_visits = found
     return known_visits.by_key * pairs

@@ -194,7 +194,10 @@ class Data:
     ) -> None:
         self._mesh, self._size = program.mesh, config.train.batch_size
         self._share = loader_share(self._mesh, self._size)
-        self._loader = functools.partial(Loader, config.data, spec, seed=config.seed, captions=captions)
+        self._loader = functools.partial(Loader, config.data, spec, seed=config.seed)
+        # Whole days are what a run is judged on, however it learns.
+        whole = captions and dataclasses.replace(captions, excerpts=0.0)
+        self._captions = {"train": captions, "validation": whole}
         self._training = self._load("train", position)
         self._validation: Loader | None = None
         self._validation_batches = plan.validation_batches
@@ -218,7 +221,14 @@ class Data:
 
     def _load(self, split: str, position: int) -> Loader:
         index, count = self._share
-        return self._loader(split, batch_size=self._size, position=position, process_index=index, process_count=count)
+        return self._loader(
+            split,
+            batch_size=self._size,
+            position=position,
+            process_index=index,
+            process_count=count,
+            captions=self._captions[split],
+        )
 
     def close(self) -> None:
         for loader in (self._training, self._validation):

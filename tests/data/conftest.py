@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+from lsm_jax.captions.caption import Captioner
+from lsm_jax.captions.tokenizer import Tokenizer
 from lsm_jax.channels import channels as registered
 from lsm_jax.config import defaults
 from lsm_jax.data.store import Dataset, open_dataset, write_dataset
+from lsm_jax.data.text import CaptionTokens
 from lsm_jax.windows import Event, Window, checked_window, hash_participant
 
 CHANNELS = ("heart_rate", "steps", "skin_temperature")
@@ -63,6 +66,13 @@ def other_dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
     folder = tmp_path_factory.mktemp("data") / "other"
     write_dataset(folder, "other", OTHER_CHANNELS, random_windows(4, 5, OTHER_CHANNELS, seed=1))
     return open_dataset(folder)
+
+
+@pytest.fixture(scope="session")
+def captions() -> CaptionTokens:
+    """Captions of `dataset`'s windows, with a tokenizer trained on them."""
+    captioner = Captioner(("semantic", "statistical"), 3)
+    return CaptionTokens(captioner, Tokenizer.train([captioner(w).text for w in random_windows(10, 3)], 400), 250)
 
 
 @pytest.fixture(scope="session")

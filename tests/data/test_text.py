@@ -9,20 +9,13 @@ import pytest
 from conftest import CHANNELS, random_windows
 from ml_collections import ConfigDict
 
-from lsm_jax.captions.caption import Captioner
-from lsm_jax.captions.tokenizer import END, PAD, Tokenizer
+from lsm_jax.captions.tokenizer import END, PAD
 from lsm_jax.data.loader import Loader, evaluation_batches
 from lsm_jax.data.spec import data_spec
 from lsm_jax.data.store import open_dataset, write_dataset
 from lsm_jax.data.text import CaptionTokens, activity_names, check_left_out
 from lsm_jax.errors import UserError
 from lsm_jax.windows import Event, crop
-
-
-@pytest.fixture(scope="module")
-def captions():
-    captioner = Captioner(("semantic", "statistical"), 3)
-    return CaptionTokens(captioner, Tokenizer.train([captioner(w).text for w in random_windows(10, 3)], 400), 250)
 
 
 def texts(loader, captions, count=1):

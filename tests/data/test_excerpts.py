@@ -1,0 +1,85 @@
+"""Excerpts hold an event, cut none, and say nothing of what they do not show."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+from conftest import random_windows
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lsm_jax.captions.semantic import event_facts, spoken_events
+from lsm_jax.data.excerpts import SHORTEST, excerpt, shown
+from lsm_jax.data.loader import Loader
+from lsm_jax.data.spec import data_spec
+from lsm_jax.windows import Event
+
+WINDOWS = list(random_windows(4, 2))
+
+
+@st.composite
+def logged_windows(draw):
+    """A window with events anywhere in it, lapping over each other or not."""
+    window = draw(st.sampled_from(WINDOWS))
+    steps = len(window.observed)
+    spans = draw(st.lists(st.tuples(st.integers(0, steps - 25), st.integers(20, 300)), max_size=5))
+    kinds = st.sampled_from([("activity", "running"), ("sleep", "asleep"), ("meal", "lunch")])
+    events = [Event(*draw(kinds), start, min(start + length, steps)) for start, length in spans]
+    return dataclasses.replace(window, events=tuple(sorted(events, key=lambda event: event.start)))
+
+
+@settings(max_examples=50, deadline=None)
+@given(logged_windows(), st.integers(0, 2**32))
+def test_a_stretch_holds_an_event_and_cuts_none(window, seed):
+    first, last = excerpt(window, np.random.default_rng(seed))
+    steps, events = len(window.observed), spoken_events(window)
+    assert 0 <= first < last <= steps and last - first >= min(SHORTEST, steps)
+    within = [event for event in events if first <= event.start and event.end <= last]
+    outside = [event for event in events if event.end <= first or last <= event.start]
+    assert len(within) + len(outside) == len(events)
+    assert within or not events
+    assert (first, last) == excerpt(window, np.random.default_rng(seed))
+
+
+@settings(max_examples=25, deadline=None)
+@given(logged_windows(), st.integers(0, 2**32))
+def test_what_is_shown_is_the_stretch_and_nothing_else(window, seed):
+    first, last = excerpt(window, np.random.default_rng(seed))
+    part = shown(window, first, last)
+    np.testing.assert_array_equal(part.observed[first:last], window.observed[first:last])
+    np.testing.assert_array_equal(part.values[first:last], window.values[first:last])
+    assert not part.observed[:first].any() and not part.observed[last:].any()
+    assert (part.values[~part.observed] == 0).all()
+    # The clock is the day's own.
+    assert {*event_facts(part)} <= {*event_facts(window)}
+
+
+def test_lengths_are_of_every_scale():
+    random, quiet = np.random.default_rng(0), dataclasses.replace(WINDOWS[0], events=())
+    lengths = np.array([last - first for first, last in (excerpt(quiet, random) for _ in range(400))])
+    steps = len(quiet.observed)
+    middle = np.sqrt(min(SHORTEST, steps) * steps)
+    assert 0.4 < (lengths < middle).mean() < 0.6
+    assert lengths.min() < 1.2 * min(SHORTEST, steps) and lengths.max() > 0.9 * steps
+
+
+def test_batches_show_what_their_captions_speak_of(dataset, data_config, captions):
+    config = data_config(dataset)
+    spec, size = data_spec(config), len(dataset.source("train"))
+    partly = dataclasses.replace(captions, excerpts=0.5)
+    loaders = [Loader(config, spec, "train", 1, size, captions=each) for each in (captions, partly)]
+    whole, batch = (next(loader) for loader in loaders)
+    for loader in loaders:
+        loader.close()
+    less = batch["observed"].sum(axis=(1, 2)) < whole["observed"].sum(axis=(1, 2))
+    assert 0 < less.sum() < size
+    np.testing.assert_array_equal(batch["text"][~less], whole["text"][~less])
+    kept = batch["observed"]
+    assert (whole["observed"] | ~kept).all()
+    np.testing.assert_array_equal(batch["values"], np.where(kept, whole["values"], 0))
+    # Both halves of a cut are as wide in every channel: it is a stretch of time.
+    hidden = (whole["observed"] & ~kept).any(axis=2)
+    for row in np.flatnonzero(less):
+        minutes = np.flatnonzero(kept[row].any(axis=1))
+        assert not hidden[row, minutes[0] : minutes[-1] + 1].any() if len(minutes) else True
