@@ -35,7 +35,7 @@ class Case(NamedTuple):
 CASES = (
     Case(2, 130, 130, 2, 24, "float32", None),
     Case(1, 192, 67, 2, 64, "bfloat16", Blocks(64, 32)),
-    Case(3, 49, 49, 1, 16, "float32", Blocks(16, 16)),
+    Case(3, 49, 49, 1, 16, "float32", Blocks(16, 16, 2)),
 )
 
 

@@ -79,8 +79,8 @@ def test_padding_reaches_neither_output_nor_gradient_of_the_oracle(garbage):
 
 def test_tpu_kernels_read_nothing_they_have_not_written_and_race_for_nothing():
     """Pallas' own simulation of a TPU: memory holds NaN until it is written, and copies run beside compute."""
-    case = Case(1, 256, 256, 1, 16, "float32", Blocks(128, 128))
-    asking = row([70, 20], 256)[None]
+    case = Case(1, 640, 640, 2, 16, "float32", Blocks(128, 128, 2))  # the last fetch reaches beyond the row
+    asking = row([70, 20, 210], 640)[None]
     *parts, weight = heads(case, 1)
     ranges = block_ranges(jnp.asarray(asking), jnp.asarray(asking), case.blocks)
     with interpreted(pltpu.InterpretParams(uninitialized_memory="nan", detect_races=True)):

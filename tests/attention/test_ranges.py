@@ -70,7 +70,7 @@ def test_visits_go_with_the_square_of_what_is_seen(name):
         assert shares(half) is None
         return
     assert [shares(each) for each in (full, half, quarters, nothing)] == [(1, 1), (0.25, 0.25), (0.5, 0.5), (0, 0)]
-    # Flash attention has two products forward and five backward; two kernels make the scores and their gradient each.
+    # Flash attention has two products forward and five backward; where two kernels share the latter they make seven.
     assert sum(IMPLEMENTATIONS[name].products.values()) in {7, 9}
 
 
