@@ -6,10 +6,11 @@ import dataclasses
 import hashlib
 
 import numpy as np
+from ml_collections import ConfigDict
 
 from lsm_jax.captions.facts import Fact
 from lsm_jax.captions.grammar import Statement, render
-from lsm_jax.captions.semantic import semantic_statements
+from lsm_jax.captions.semantic import KINDS, semantic_statements
 from lsm_jax.captions.statistical import statistical_statements
 from lsm_jax.captions.structural import structural_statements
 from lsm_jax.errors import UserError, nearest
@@ -43,10 +44,23 @@ class Captioner:
     Attributes:
       levels: of `LEVELS`, in the order their sentences come.
       seed: another seed, other words and other extra channels.
+      events: kinds of events the semantic level speaks of, of `semantic.KINDS`.
     """
 
     levels: tuple[str, ...] = ("semantic",)
     seed: int = 0
+    events: tuple[str, ...] = KINDS
+
+    @classmethod
+    def from_config(cls, language: ConfigDict) -> Captioner:
+        """That of the section `language`; UserError with the nearest names where a level or a kind is unknown."""
+        for kind in language.events:
+            if kind not in KINDS:
+                raise UserError(
+                    f"language.events: there is no kind of event {kind!r}.{nearest(kind, KINDS)} "
+                    f"Kinds are {', '.join(KINDS)}; none named means all."
+                )
+        return cls(parse_levels(language.levels), language.seed, tuple(language.events) or KINDS)
 
     def __call__(self, window: Window, epoch: int = 0) -> Caption:
         """The window's caption: a pure function of the seed, the epoch and the window.
@@ -65,7 +79,7 @@ class Captioner:
             elif level == "structural":
                 statements += structural_statements(window, random)
             else:
-                statements += semantic_statements(window)
+                statements += semantic_statements(window, self.events)
         return Caption(" ".join(render(statement, random) for statement in statements), tuple(statements))
 
 

@@ -25,13 +25,13 @@ SHORTEST_ACTIVITY = 20  # minutes
 EVENT_SUPPORT = 0.5
 SUPPORT_MINUTES = 20
 MEAL_GAP = 15  # minutes
-_KINDS = ("activity", "sleep", "mood", "meal", "session")
+KINDS = ("activity", "sleep", "mood", "meal", "session")
 _MOST = {"activity": 8, "sleep": 2, "meal": 8, "session": 8}
 
 
-def semantic_statements(window: Window) -> list[Statement]:
+def semantic_statements(window: Window, kinds: Sequence[str] = KINDS) -> list[Statement]:
     """One statement per event kept, in order of start."""
-    events = spoken_events(window)
+    events = spoken_events(window, kinds)
     kept = [event for event in events if event.kind == "mood" or _is_mark(event)]
     for kind, most in _MOST.items():
         same = [event for event in events if event.kind == kind and not _is_mark(event)]
@@ -44,7 +44,7 @@ def event_facts(window: Window) -> tuple[Fact, ...]:
     return tuple(fact for each in _statements(spoken_events(window), Clock(window)) for fact in each.facts)
 
 
-def spoken_events(window: Window) -> list[Event]:
+def spoken_events(window: Window, kinds: Sequence[str] = KINDS) -> list[Event]:
     """The events of a window that may be spoken of, however many: named as sentences name them, meals joined."""
     if not window.events:
         return []
@@ -53,7 +53,7 @@ def spoken_events(window: Window) -> list[Event]:
     events = [
         dataclasses.replace(event, name=event_name(event.name), end=min(max(event.end, event.start + 1), len(seen)))
         for event in window.events
-        if 0 <= event.start < len(seen) and event.kind in _KINDS
+        if 0 <= event.start < len(seen) and event.kind in kinds
     ]
     long_enough = [event for event in events if event.kind != "activity" or _minutes(event, step) >= SHORTEST_ACTIVITY]
     return [event for event in _meals_joined(long_enough, step) if is_supported(seen, event, step)]

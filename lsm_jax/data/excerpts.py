@@ -7,34 +7,38 @@ find out which words are about which hours. In a stretch around one event there 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
-from lsm_jax.captions.semantic import spoken_events
+from lsm_jax.captions.semantic import KINDS, spoken_events
 from lsm_jax.windows import Window
 
 SHORTEST = 60  # minutes
 _MARGIN = 30  # minutes at most around an event, so that the end of the record does not tell where it ends
 
 
-def excerpt(window: Window, random: np.random.Generator) -> tuple[int, int]:
+def excerpt(window: Window, random: np.random.Generator, kinds: Sequence[str] = KINDS) -> tuple[int, int]:
     """First minute and the one after the last of a stretch that holds an event and cuts none.
 
     Its length is log-uniform from `SHORTEST` to the window's, and grows until every event that a caption could speak of
-    lies inside with a margin, or outside.
+    lies inside with a margin, or outside. The event is drawn by its kind first: a day has more meals than runs.
 
     Args:
       window: of minutes.
+      kinds: of events that captions speak of.
     """
     steps = len(window.observed)
     shortest = min(SHORTEST, steps)
     length = round(shortest * (steps / shortest) ** random.random())
     margin = int(random.integers(1, _MARGIN + 1))
-    events = [(max(event.start - margin, 0), min(event.end + margin, steps)) for event in spoken_events(window)]
+    spoken = spoken_events(window, kinds)
+    events = [(max(event.start - margin, 0), min(event.end + margin, steps)) for event in spoken]
     if events:
-        start, end = events[random.integers(len(events))]
-        begin = int(random.integers(min(max(end - length, 0), start), start + 1))
-        stretch = begin, max(min(begin + length, steps), end)
+        kind = random.choice(sorted({event.kind for event in spoken}))
+        start, end = events[random.choice([place for place, event in enumerate(spoken) if event.kind == kind])]
+        begin = min(int(random.integers(min(max(end - length, 0), start), start + 1)), steps - length)
+        stretch = begin, max(begin + length, end)
     else:
         begin = int(random.integers(steps - length + 1))
         stretch = begin, begin + length

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
-from lsm_jax.captions.caption import Captioner, parse_levels, stream
+from lsm_jax.captions.caption import Captioner, stream
 from lsm_jax.captions.grammar import event_name
 from lsm_jax.captions.tokenizer import Tokenizer
 from lsm_jax.data.excerpts import excerpt
@@ -40,9 +40,10 @@ class CaptionTokens:
         """Those of the section `language`, with the tokenizer in `file`.
 
         Raises:
-          UserError: an unknown level, no such tokenizer or a damaged one, or one with more ids than the model knows.
+          UserError: an unknown level or kind of event, no such tokenizer or a damaged one, or one with more ids than
+            the model knows.
         """
-        captioner = Captioner(parse_levels(language.levels), language.seed)
+        captioner = Captioner.from_config(language)
         if not file.name:
             raise UserError(
                 "language.tokenizer is empty: name the file of a tokenizer, as in --config.language.tokenizer=FILE. "
@@ -62,7 +63,7 @@ class CaptionTokens:
     def stretch(self, window: Window, epoch: int) -> tuple[int, int] | None:
         """The stretch of the window that is shown in this epoch; None: all of it."""
         random = stream(f"excerpt {self.captioner.seed} {epoch}", window)
-        return excerpt(window, random) if random.random() < self.excerpts else None
+        return excerpt(window, random, self.captioner.events) if random.random() < self.excerpts else None
 
     def __call__(self, windows: Sequence[Window], epochs: Sequence[int]) -> Int[np.ndarray, "b l"]:
         """A row per window: begin, its caption in that epoch, end, padding; all padding where nothing can be said."""

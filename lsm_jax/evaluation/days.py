@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from lsm_jax.captions.caption import Captioner, parse_levels
+from lsm_jax.captions.caption import Captioner
 from lsm_jax.captions.semantic import spoken_events
 from lsm_jax.data.loader import Batch, WindowInfo, evaluation_batches
 from lsm_jax.data.spec import DataSpec
@@ -115,8 +115,7 @@ def batches(
 
 def captioner(run: Run) -> Captioner | None:
     """What words days as the run's training did; None for a run without words."""
-    language = run.config.language
-    return Captioner(parse_levels(language.levels), language.seed) if language.levels else None
+    return Captioner.from_config(run.config.language) if run.config.language.levels else None
 
 
 def embedded(run: Run, batch: Batch) -> Float[np.ndarray, "b e"]:

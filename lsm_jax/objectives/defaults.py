@@ -49,6 +49,7 @@ def learning_defaults() -> dict[str, ConfigDict]:
         "language": ConfigDict(
             {
                 "levels": "",  # of captions: semantic, structural, statistical, joined by +, or all; empty: none
+                "events": (),  # kinds that semantic captions speak of: activity, sleep, mood, meal, session; empty: all
                 "seed": 0,  # of the captions' words
                 "leave_out": (),  # activities to stay unseen: days that hold one have no caption, in training only
                 "excerpts": 0.0,  # share of training windows of which a stretch is shown, and spoken of, by itself
