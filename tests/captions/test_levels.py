@@ -119,6 +119,8 @@ def test_the_longest_activities_are_kept_and_every_mood(make_window) -> None:
     assert [fact.subject for fact in activities] == [f"sport {place}" for place in range(6, 14)]
     assert [fact.value for fact in facts if fact.kind == "sleep"] == [32, 33]
     assert sum(fact.kind == "mood" for fact in facts) == 12
+    few = Captioner(("semantic",), events=("sleep",))(make_window({"heart_rate": minutes(0, 1440)}, events)).facts
+    assert few == tuple(fact for fact in facts if fact.kind == "sleep")
     assert [fact.start for fact in facts] == sorted(fact.start for fact in facts)
 
 

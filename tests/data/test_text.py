@@ -10,6 +10,7 @@ from conftest import CHANNELS, random_windows
 from ml_collections import ConfigDict
 
 from lsm_jax.captions.tokenizer import END, PAD
+from lsm_jax.config import defaults
 from lsm_jax.data.loader import Loader, evaluation_batches
 from lsm_jax.data.spec import data_spec
 from lsm_jax.data.store import open_dataset, write_dataset
@@ -75,9 +76,8 @@ def test_a_crop_is_spoken_of_as_a_window_of_its_own():
 
 
 def test_a_tokenizer_that_does_not_fit_is_named(tmp_path, captions):
-    language = ConfigDict(
-        {"levels": "semantic", "seed": 0, "vocabulary": 300, "length": 64, "tokenizer": "", "leave_out": ()}
-    )
+    language = defaults().language
+    language.update(levels="semantic", vocabulary=300, length=64)
     captions.tokenizer.save(tmp_path / "large.json")
     with pytest.raises(UserError, match=r"large\.json has \d+ ids .* language\.vocabulary=300"):
         CaptionTokens.from_config(language, tmp_path / "large.json")
@@ -85,6 +85,11 @@ def test_a_tokenizer_that_does_not_fit_is_named(tmp_path, captions):
         CaptionTokens.from_config(language, type(tmp_path)(""))
     with pytest.raises(UserError, match="unknown caption level"):
         CaptionTokens.from_config(ConfigDict({**language, "levels": "semantics"}), tmp_path / "large.json")
+    with pytest.raises(UserError, match=r"kind of event 'meals'.*meal"):
+        CaptionTokens.from_config(ConfigDict({**language, "events": ("meals",)}), tmp_path / "large.json")
+    with pytest.raises(UserError, match=r"language\.excerpts=1\.5"):
+        excessive = ConfigDict({**language, "vocabulary": 10000, "excerpts": 1.5})
+        CaptionTokens.from_config(excessive, tmp_path / "large.json")
 
 
 def test_nothing_is_said_of_days_that_hold_an_activity_left_out(captions):
