@@ -180,7 +180,8 @@ def _jax_ready(case: _Case, name: str) -> _Ready:
     arguments = (*(arrays[:3] if case.direction == "forward" else arrays), segments)
     begun = time.perf_counter()
     mesh, by_head = _heads_over_devices()
-    arguments = jax.device_put(arguments, ((*(by_head,) * (len(arguments) - 1), NamedSharding(mesh, PartitionSpec()))))
+    whole = NamedSharding(mesh, PartitionSpec())
+    arguments = tuple(jax.device_put(each, whole if each is segments else by_head) for each in arguments)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         compiled = jax.jit(forward if case.direction == "forward" else both).lower(*arguments).compile()
     seconds = time.perf_counter() - begun

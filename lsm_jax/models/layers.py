@@ -16,6 +16,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from lsm_jax.attention import Ranges, attention, attention_ranges
+from lsm_jax.attention.platforms import platform
 from lsm_jax.errors import UserError, nearest
 from lsm_jax.models.sizes import StackSize
 
@@ -25,13 +26,15 @@ REMAT_POLICIES: Mapping[str, Callable[..., bool] | None] = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 _KERNEL = nnx.initializers.xavier_uniform()
-# A scan copies what the backward pass needs into and out of stacked arrays: a quarter of a small model's step.
+# A scan copies what the backward pass needs into and out of stacked arrays: a quarter of a small model's step on a CPU.
+# Elsewhere compiling every layer by itself costs more.
 _UNROLLED = 4
 
 
 def scan_blocks(step: Callable[..., Any], carry: Any, layers: Any, depth: int, remat: str) -> tuple[Any, Any]:
-    """`jax.lax.scan` over the layers of a stack under a policy of `REMAT_POLICIES`; shallow stacks are unrolled."""
-    return jax.lax.scan(rematerialised(step, remat), carry, layers, unroll=depth <= _UNROLLED)
+    """`jax.lax.scan` over the layers of a stack under a policy of `REMAT_POLICIES`; CPUs unroll shallow ones."""
+    unroll = depth <= _UNROLLED and platform() == "cpu"
+    return jax.lax.scan(rematerialised(step, remat), carry, layers, unroll=unroll)
 
 
 def rematerialised(step: Callable[..., Any], remat: str) -> Callable[..., Any]:
@@ -44,6 +47,15 @@ def rematerialised(step: Callable[..., Any], remat: str) -> Callable[..., Any]:
         raise UserError(f"model.remat={remat!r} is unknown.{nearest(remat, REMAT_POLICIES)}")
     policy = REMAT_POLICIES[remat]
     return step if policy is None else jax.checkpoint(step, policy=policy, prevent_cse=False)
+
+
+def made_again(layer: Callable[[Float[Array, "*b d"]], Float[Array, "*b e"]], tokens: Float[Array, "*b d"]) -> Any:
+    """What a layer makes of tokens, of which the backward pass keeps the tokens alone.
+
+    For layers that cost little beside a matrix product, and would have a scan stack several arrays of their size. The
+    backward pass of a product needs what went into it, not the product, so no matrix product is made again.
+    """
+    return jax.checkpoint(lambda tokens: layer(tokens), prevent_cse=False)(tokens)
 
 
 class Attention(nnx.Module):
@@ -96,7 +108,7 @@ class FeedForward(nnx.Module):
         self.contract = nnx.Linear(hidden, width, dtype=dtype, kernel_init=_KERNEL, rngs=rngs)
 
     def __call__(self, tokens: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-        return self.contract(nnx.gelu(self.expand(tokens)))
+        return made_again(lambda hidden: self.contract(nnx.gelu(hidden)), self.expand(tokens))
 
 
 class Block(nnx.Module):
@@ -117,8 +129,8 @@ class Block(nnx.Module):
         memory: tuple[Float[Array, "r t m"], Int[Array, "r t"]] | None,
         ranges: Ranges | None,
     ) -> Float[Array, "r s d"]:
-        tokens = tokens + self.attention(self.attention_norm(tokens), segments, memory, ranges)
-        return tokens + self.feed_forward(self.feed_forward_norm(tokens))
+        tokens = tokens + self.attention(made_again(self.attention_norm, tokens), segments, memory, ranges)
+        return tokens + self.feed_forward(made_again(self.feed_forward_norm, tokens))
 
 
 class Stack(nnx.Module):

@@ -11,7 +11,7 @@ _OPTIONS: Mapping[str, Options] = {
     "gpu": {"xla_gpu_enable_latency_hiding_scheduler": True},
     "tpu": {
         # Sums of a layer's gradients that are combined into one wait for the last of them, and overlap nothing.
-        "xla_jf_crs_combiner_threshold_in_bytes": 2**20,
+        "xla_jf_crs_combiner_threshold_in_bytes": 2**17,
         "xla_enable_async_all_reduce": True,
         "xla_tpu_enable_async_collective_fusion": True,
         "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": True,
