@@ -107,6 +107,19 @@ def test_a_collective_taken_apart_into_fusions_is_one_and_overlapped() -> None:
     assert not found.overlapped
 
 
+def test_room_set_aside_is_no_traffic() -> None:
+    text = """HloModule step
+
+ENTRY %main (x: f32[8,4]) -> (f32[8,4], f32[64]) {
+  %x = f32[8,4]{1,0} parameter(0)
+  %room = f32[64]{0} custom-call(), custom_call_target="AllocateBuffer"
+  %twice = f32[8,4]{1,0} add(%x, %x)
+  ROOT %both = (f32[8,4]{1,0}, f32[64]{0}) tuple(%twice, %room)
+}
+"""
+    assert arithmetic.moved_bytes(hlo.read(text)) == 8 * 4 * 4 * 3  # the argument, and a result written and read
+
+
 def test_groups_in_every_form() -> None:
     assert replica_groups("replica_groups={{0,2},{1,3}}, x", 4).tolist() == [[0, 2], [1, 3]]
     assert replica_groups("replica_groups=[2,2]<=[2,2]T(1,0)", 4).tolist() == [[0, 2], [1, 3]]
