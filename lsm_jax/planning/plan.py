@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import json
 import math
 import time
@@ -225,8 +226,13 @@ def kernel_names(program: hlo.Program) -> dict[str, int]:
     """Kernels in the program, and how often a step runs them."""
     runs: Counter[str] = Counter()
     for times, computation in program.scheduled():
-        for name in filter(None, map(kernel_name, computation.instructions)):
-            runs[name] += int(times)
+        # A kernel may write into a stacked array, in one fusion with it.
+        fused = [
+            inner for each in computation.instructions if each.opcode == "fusion" for _, inner in program.called(each)
+        ]
+        for call in itertools.chain(computation.instructions, *(inner.instructions for inner in fused)):
+            if name := kernel_name(call):
+                runs[name] += int(times)
     return dict(runs)
 
 
