@@ -12,7 +12,7 @@ from ml_collections import ConfigDict
 
 from lsm_jax.captions.caption import Captioner, stream
 from lsm_jax.captions.grammar import event_name
-from lsm_jax.captions.tokenizer import Tokenizer
+from lsm_jax.captions.tokenizer import BEGIN, END, PAD, Tokenizer
 from lsm_jax.data.excerpts import excerpt
 from lsm_jax.data.store import Dataset
 from lsm_jax.errors import UserError, nearest
@@ -66,14 +66,14 @@ class CaptionTokens:
         return excerpt(window, random, self.captioner.events) if random.random() < self.excerpts else None
 
     def __call__(self, windows: Sequence[Window], epochs: Sequence[int]) -> Int[np.ndarray, "b l"]:
-        """A row per window: begin, its caption in that epoch, end, padding; all padding where nothing can be said."""
-        # A day left silent is nobody's partner. Were it only kept from naming the activity, the model would learn to
-        # look past what it saw of it.
-        texts = [
-            "" if activity_names(window) & {*self.leave_out} else self.captioner(window, epoch).text
-            for window, epoch in zip(windows, epochs, strict=True)
-        ]
-        return self.tokenizer.encode(texts, self.length).ids
+        """A row per window: begin, its caption in that epoch, end, padding; all padding where nothing may be learnt."""
+        texts = [self.captioner(window, epoch).text for window, epoch in zip(windows, epochs, strict=True)]
+        ids = self.tokenizer.encode(texts, self.length).ids
+        # Of a day without anything to say a captioner learns to say nothing.
+        ids[[row for row, text in enumerate(texts) if not text], :2] = BEGIN, END
+        # Were a day only kept from naming an activity, the model would learn to look past what it saw of it.
+        ids[[row for row, window in enumerate(windows) if activity_names(window) & {*self.leave_out}]] = PAD
+        return ids
 
 
 def activity_names(window: Window) -> set[str]:

@@ -1,7 +1,8 @@
 """Sensor-text objectives: CLIP, SigLIP, Cap and CoCa on the encoder and rows of LSM-2 (SPEC section 4).
 
-A window with nothing to say has an empty row of text and takes part in no loss. Contrastive losses are exact over
-the global batch however it is spread (`contrastive`); the captioning loss is a mean over real tokens.
+A window with nothing to say is nobody's partner, and teaches the captioner silence; one whose row of text is empty
+takes part in no loss. Contrastive losses are exact over the global batch however it is spread (`contrastive`); the
+captioning loss is a mean over real tokens.
 """
 
 from __future__ import annotations
@@ -289,8 +290,8 @@ def _unseen_flops(size: StackSize, words: Float[Array, "b 1"]) -> Float[Array, "
 
 
 def _said(ids: Int[Array, "b l"]) -> Bool[Array, " b"]:
-    """Which windows have a text."""
-    return ids[:, 0] != PAD
+    """Which windows have a text; to begin and end is to say nothing."""
+    return (ids[:, 0] != PAD) & (ids[:, 1] != END)
 
 
 def _sensor_part(batch: Batch) -> dict[str, Array]:

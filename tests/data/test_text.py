@@ -9,7 +9,8 @@ import pytest
 from conftest import CHANNELS, random_windows
 from ml_collections import ConfigDict
 
-from lsm_jax.captions.tokenizer import END, PAD
+from lsm_jax.captions.caption import Captioner
+from lsm_jax.captions.tokenizer import BEGIN, END, PAD
 from lsm_jax.config import defaults
 from lsm_jax.data.loader import Loader, evaluation_batches
 from lsm_jax.data.spec import data_spec
@@ -102,6 +103,14 @@ def test_nothing_is_said_of_days_that_hold_an_activity_left_out(captions):
     assert (said[0] == PAD).all()
     np.testing.assert_array_equal(said[1], captions([other], [0])[0])
     assert (captions([held], [0]) != PAD).any()
+
+
+def test_days_without_anything_to_say_begin_and_end(captions):
+    window = dataclasses.replace(next(random_windows(1, 1)), events=())
+    speaks = dataclasses.replace(captions, captioner=Captioner(("semantic",)))
+    (row,) = speaks([window], [0])
+    assert row[:2].tolist() == [BEGIN, END] and (row[2:] == PAD).all()
+    assert captions.tokenizer.decode(row[None]) == [""]
 
 
 def test_an_activity_left_out_must_be_in_the_data(tmp_path):

@@ -107,6 +107,17 @@ def test_batches_with_nothing_to_say_teach_nothing():
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
+def test_of_days_without_words_only_silence_is_learned():
+    _, params, step = made("coca")
+    data = batch()
+    data["text"][:, 1:] = PAD
+    data["text"][:, :2] = BEGIN, END
+    (loss, metrics), gradient = step(params, data, jax.random.key(1))
+    assert float(metrics["contrastive_loss"]) == 0.0 and float(metrics["text_share"]) == 0.0
+    assert float(loss) == pytest.approx(2 * float(metrics["caption_loss"])) and float(loss) > 0
+    assert not np.any(gradient["contrast"]["text"]["kernel"]) and np.any(gradient["decoder"]["norm"]["scale"])
+
+
 @pytest.mark.parametrize("variant", ["clip", "siglip"])
 def test_the_pooled_token_sees_every_real_token_and_no_padding(variant):
     objective, params, _ = made(variant)
