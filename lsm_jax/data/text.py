@@ -62,6 +62,8 @@ class CaptionTokens:
 
     def stretch(self, window: Window, epoch: int) -> tuple[int, int] | None:
         """The stretch of the window that is shown in this epoch; None: all of it."""
+        if not self.excerpts:
+            return None
         random = stream(f"excerpt {self.captioner.seed} {epoch}", window)
         return excerpt(window, random, self.captioner.events) if random.random() < self.excerpts else None
 

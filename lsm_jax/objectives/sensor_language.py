@@ -262,11 +262,12 @@ class SensorLanguage:
         text = stack_flops(size.text, words, words)
         if language.variant != "siglip":
             text -= _unseen_flops(size.text, words)
-        for queries in [1] * language.contrasts + [language.caption_queries] * language.captions:
-            pool = dataclasses.replace(size.encoder, depth=1 if queries else 0)
-            text += stack_flops(pool, queries * jnp.ones_like(seen), seen, width)
+        queries = language.caption_queries if language.captions else 0
+        pool = dataclasses.replace(size.encoder, depth=1)
+        for number in filter(None, (int(language.contrasts), queries)):
+            text += stack_flops(pool, number * jnp.ones_like(seen), seen, width)
         if language.captions:
-            queries, decoder = language.caption_queries, size.decoder
+            decoder = size.decoder
             memory = jnp.full_like(words, queries) if queries else seen.reshape(words.shape)
             text += stack_flops(decoder, words, words) - _unseen_flops(decoder, words)
             text += stack_flops(dataclasses.replace(decoder, hidden=0), words, memory, width)

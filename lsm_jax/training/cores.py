@@ -1,7 +1,7 @@
 """The cores of a CPU as devices, so that a step runs on all of them from its first operation to its last.
 
 XLA shares single operations among cores, and only those large enough to be worth it: with one device a second core adds
-nothing to attention by blocks, and little to a small model's step (docs/performance.md).
+nothing to attention by blocks, and less than it could to a small model's step (docs/training.md).
 """
 
 from __future__ import annotations
