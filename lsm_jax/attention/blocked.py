@@ -7,7 +7,7 @@ logarithm of the sum of exponentials; the backward pass makes the scores again.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +15,16 @@ from jaxtyping import Array, Float, Int
 
 from lsm_jax.attention.ranges import Ranges
 
-# (query, key, value, query segments, key segments, ranges); the query is scaled.
-_Operands = tuple[Array, Array, Array, Array, Array, Ranges]
+
+class Operands(NamedTuple):
+    """What attention by blocks is of: cleaned heads, the query scaled; their segments; which blocks meet."""
+
+    query: Float[Array, "r s h d"]
+    key: Float[Array, "r t h d"]
+    value: Float[Array, "r t h d"]
+    query_segments: Int[Array, "r s"]
+    key_segments: Int[Array, "r t"]
+    ranges: Ranges
 
 
 def with_gradient(
@@ -32,17 +40,17 @@ def with_gradient(
 
     @jax.custom_vjp
     def attend(*operands: Any) -> Array:
-        return forward(*operands)[0]
+        return forward(Operands(*operands))[0]
 
-    def run(*operands: Any) -> tuple[Array, tuple[_Operands, Array, Array]]:
-        out, log_total = forward(*operands)
-        return out, (operands, out, log_total)
+    def run(*operands: Any) -> tuple[Array, tuple[Operands, Array, Array]]:
+        out, log_total = forward(Operands(*operands))
+        return out, (Operands(*operands), out, log_total)
 
-    def pull(kept: tuple[_Operands, Array, Array], gradient: Float[Array, "r s h d"]) -> tuple[Array | None, ...]:
+    def pull(kept: tuple[Operands, Array, Array], gradient: Float[Array, "r s h d"]) -> tuple[Array | None, ...]:
         operands, out, log_total = kept
         # How much a query's weights must give way: the sum over its keys of weight x gradient of weight.
         given = jnp.sum(gradient.astype(jnp.float32) * out.astype(jnp.float32), axis=-1).swapaxes(1, 2)
-        return *backward(*operands, log_total, gradient, given), None, None, None
+        return *backward(operands, log_total, gradient, given), None, None, None
 
     attend.defvjp(run, pull)
 

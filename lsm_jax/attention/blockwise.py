@@ -12,8 +12,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from lsm_jax.attention.blocked import with_gradient
-from lsm_jax.attention.ranges import Blocks, Ranges, even_block, pad_slots, padded
+from lsm_jax.attention.blocked import Operands, with_gradient
+from lsm_jax.attention.ranges import Blocks, even_block, pad_slots, padded
 from lsm_jax.attention.reference import NEVER
 
 
@@ -22,14 +22,8 @@ def blocks(query_slots: int, key_slots: int, head_size: int) -> Blocks:  # noqa:
     return Blocks(even_block(query_slots, 16, 512), even_block(key_slots, 16, 288))
 
 
-def _forward(
-    query: Float[Array, "r s h d"],
-    key: Float[Array, "r t h d"],
-    value: Float[Array, "r t h d"],
-    query_segments: Int[Array, "r s"],
-    key_segments: Int[Array, "r t"],
-    ranges: Ranges,
-) -> tuple[Float[Array, "r s h d"], Float[Array, "r h i q"]]:
+def _forward(operands: Operands) -> tuple[Float[Array, "r s h d"], Float[Array, "r h i q"]]:
+    query, key, value, query_segments, key_segments, ranges = operands
     size = ranges.blocks
     rows, slots, heads, _ = query.shape
     queries, asking = pad_slots(query, size.query), pad_slots(query_segments, size.query, -1)
@@ -71,16 +65,12 @@ def _forward(
 
 
 def _backward(
-    query: Float[Array, "r s h d"],
-    key: Float[Array, "r t h d"],
-    value: Float[Array, "r t h d"],
-    query_segments: Int[Array, "r s"],
-    key_segments: Int[Array, "r t"],
-    ranges: Ranges,
+    operands: Operands,
     log_total: Float[Array, "r h i q"],
     gradient: Float[Array, "r s h d"],
     given: Float[Array, "r h s"],
 ) -> tuple[Float[Array, "r s h d"], Float[Array, "r t h d"], Float[Array, "r t h d"]]:
+    query, key, value, query_segments, key_segments, ranges = operands
     size = ranges.blocks
     rows, slots, heads, _ = query.shape
     given = jnp.pad(given, ((0, 0), (0, 0), (0, padded(slots, size.query) - slots))).reshape(log_total.shape)

@@ -14,11 +14,11 @@ import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import triton as plgpu
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from lsm_jax.attention.blocked import with_gradient
+from lsm_jax.attention.blocked import Operands, with_gradient
 from lsm_jax.attention.platforms import interpretation
-from lsm_jax.attention.ranges import Blocks, Ranges, pad_slots
+from lsm_jax.attention.ranges import Blocks, pad_slots
 from lsm_jax.attention.reference import NEVER
 
 
@@ -29,14 +29,8 @@ def blocks(query_slots: int, key_slots: int, head_size: int) -> Blocks:  # noqa:
     return Blocks(64, 64) if head_size <= 128 else Blocks(32, 32)
 
 
-def _forward(
-    query: Float[Array, "r s h d"],
-    key: Float[Array, "r t h d"],
-    value: Float[Array, "r t h d"],
-    query_segments: Int[Array, "r s"],
-    key_segments: Int[Array, "r t"],
-    ranges: Ranges,
-) -> tuple[Float[Array, "r s h d"], Float[Array, "r h s"]]:
+def _forward(operands: Operands) -> tuple[Float[Array, "r s h d"], Float[Array, "r h s"]]:
+    query, key, value, query_segments, key_segments, ranges = operands
     size = ranges.blocks
     queries = pad_slots(query, size.query)
     keys, values = pad_slots(key, size.key), pad_slots(value, size.key)
@@ -64,16 +58,12 @@ def _forward(
 
 
 def _backward(
-    query: Float[Array, "r s h d"],
-    key: Float[Array, "r t h d"],
-    value: Float[Array, "r t h d"],
-    query_segments: Int[Array, "r s"],
-    key_segments: Int[Array, "r t"],
-    ranges: Ranges,
+    operands: Operands,
     log_total: Float[Array, "r h s"],
     gradient: Float[Array, "r s h d"],
     given: Float[Array, "r h s"],
 ) -> tuple[Float[Array, "r s h d"], Float[Array, "r t h d"], Float[Array, "r t h d"]]:
+    query, key, value, query_segments, key_segments, ranges = operands
     size = ranges.blocks
     queries, gradients = pad_slots(query, size.query), pad_slots(gradient, size.query)
     given = jnp.pad(given, ((0, 0), (0, 0), (0, queries.shape[1] - given.shape[2])))

@@ -24,7 +24,7 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
-from lsm_jax.attention.blocked import with_gradient
+from lsm_jax.attention.blocked import Operands, with_gradient
 from lsm_jax.attention.platforms import interpretation
 from lsm_jax.attention.ranges import Blocks, Ranges, pad_slots
 from lsm_jax.attention.reference import NEVER
@@ -40,14 +40,8 @@ def blocks(query_slots: int, key_slots: int, head_size: int) -> Blocks:  # noqa:
     return Blocks(_LANES, _LANES, _FETCHED // _LANES // (1 if head_size <= _LANES else 2))
 
 
-def _forward(
-    query: Float[Array, "r s h d"],
-    key: Float[Array, "r t h d"],
-    value: Float[Array, "r t h d"],
-    query_segments: Int[Array, "r s"],
-    key_segments: Int[Array, "r t"],
-    ranges: Ranges,
-) -> tuple[Float[Array, "r s h d"], Float[Array, "r h 1 s"]]:
+def _forward(operands: Operands) -> tuple[Float[Array, "r s h d"], Float[Array, "r h 1 s"]]:
+    query, key, value, query_segments, key_segments, ranges = operands
     size = ranges.blocks
     across = _across(query, size.query)
     grid = _Grid(across, _across(key, size.key), ranges, by_query=True)
@@ -71,16 +65,12 @@ def _forward(
 
 
 def _backward(
-    query: Float[Array, "r s h d"],
-    key: Float[Array, "r t h d"],
-    value: Float[Array, "r t h d"],
-    query_segments: Int[Array, "r s"],
-    key_segments: Int[Array, "r t"],
-    ranges: Ranges,
+    operands: Operands,
     log_total: Float[Array, "r h 1 s"],
     gradient: Float[Array, "r s h d"],
     given: Float[Array, "r h s"],
 ) -> tuple[Float[Array, "r s h d"], Float[Array, "r t h d"], Float[Array, "r t h d"]]:
+    query, key, value, query_segments, key_segments, ranges = operands
     size, width = ranges.blocks, query.shape[3]
     across, keys = _across(query, size.query), _across(key, size.key)
     grid = _Grid(across, keys, ranges, by_query=False)
