@@ -60,7 +60,7 @@ class Settings:
 
     missing: tuple[float, ...] = (0.0, 0.5)
     dtypes: tuple[str, ...] = ("float32",)
-    batch_size: int = 4
+    batch_size: int = 16
     batches: int = 4
     only: tuple[str, ...] = ()
     rounds: int = 10
@@ -243,7 +243,7 @@ def torch_recipe(objective: MaskedReconstruction) -> Recipe:
 
 
 def torch_arrays(objective: MaskedReconstruction, batch: Batch, hidden: Bool[Array, "b n"]) -> dict[str, np.ndarray]:
-    """A batch by token, as `torch_step.masked_loss` takes it, under the artificial mask `hidden`."""
+    """A batch by token, as `torch_step.squared_errors` takes it, under the artificial mask `hidden`."""
     grid = objective.tokens
     values, observed = (grid.cells(jnp.asarray(batch[name])) for name in ("values", "observed"))
     recorded = grid.tokens_observed(observed)

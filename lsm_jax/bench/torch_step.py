@@ -22,6 +22,7 @@ from torch.nn import functional
 from lsm_jax.models.sizes import ModelSize, StackSize
 
 Arrays = Mapping[str, np.ndarray]
+_PART = 2  # windows taken at a time: no slower by the window than more, and a few gigabytes instead of tens
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,20 +113,19 @@ class Autoencoder(nn.Module):
         return self.head(self.decoder_norm(stage))
 
 
-def masked_loss(model: Autoencoder, batch: Arrays) -> Tensor:
-    """Mean squared error over the scored cells.
+def squared_errors(model: Autoencoder, batch: Arrays) -> Tensor:
+    """The sum of squared errors over the scored cells.
 
     Args:
       batch: `values` [B, N, K], 0 where unobserved; `shown` [B, N], the tokens seen; `scored` [B, N, K], the observed
         cells of hidden tokens.
     """
     values, shown, scored = (torch.from_numpy(batch[name]) for name in ("values", "shown", "scored"))
-    errors = torch.square(model(values, shown).float() - values) * scored
-    return errors.sum() / scored.sum().clamp(min=1)
+    return (torch.square(model(values, shown).float() - values) * scored).sum()
 
 
 class Step:
-    """A training step: forward, backward, clipping, AdamW."""
+    """A training step: forward and backward, a few windows at a time, then clipping and AdamW."""
 
     def __init__(self, model: Autoencoder, settings: Optimizer, dtype: str) -> None:
         self.model, self.settings = model, settings
@@ -140,15 +140,19 @@ class Step:
         )
 
     def __call__(self, batch: Arrays) -> float:
-        """Takes the step and returns the loss before it."""
+        """Takes the step and returns the loss before it, the mean squared error over all scored cells."""
         self.optimizer.zero_grad(set_to_none=True)
-        with torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32):
-            loss = masked_loss(self.model, batch)
-        loss.backward()
+        cells, total = max(int(batch["scored"].sum()), 1), 0.0
+        for first in range(0, len(batch["shown"]), _PART):
+            part = {name: array[first : first + _PART] for name, array in batch.items()}
+            with torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32):
+                loss = squared_errors(self.model, part) / cells
+            loss.backward()
+            total += float(loss.detach())
         if self.settings.clip > 0:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         self.optimizer.step()
-        return float(loss.detach())
+        return total
 
 
 def peak_bytes(recipe: Recipe, settings: Optimizer, dtype: str, batch: Arrays) -> int | None:

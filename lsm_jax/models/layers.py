@@ -7,13 +7,14 @@ checkpoint has one array per kind of parameter. Rematerialisation is a named pol
 from __future__ import annotations
 
 import functools
+import operator
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float, Int, Shaped
 
 from lsm_jax.attention import Ranges, attention, attention_ranges
 from lsm_jax.attention.platforms import platform
@@ -58,6 +59,23 @@ def made_again(layer: Callable[[Float[Array, "*b d"]], Float[Array, "*b e"]], to
     return jax.checkpoint(lambda tokens: layer(tokens), prevent_cse=False)(tokens)
 
 
+class Asked(NamedTuple):
+    """The tokens of a row whose outputs are wanted.
+
+    Attributes:
+      slots: where they stand in the row; those of padding may lie past its end.
+      segments: theirs, 0 is padding.
+    """
+
+    slots: Int[Array, "r q"]
+    segments: Int[Array, "r q"]
+
+    def of(self, tokens: Shaped[Array, "r s *d"]) -> Shaped[Array, "r q *d"]:
+        """These of a row's tokens."""
+        slots = self.slots.reshape(*self.slots.shape, *(1,) * (tokens.ndim - 2))
+        return jnp.take_along_axis(tokens, slots, axis=1, mode="clip")
+
+
 class Attention(nnx.Module):
     """Multi-head attention of rows on themselves or on other rows, through the one function."""
 
@@ -87,8 +105,9 @@ class Attention(nnx.Module):
         segments: Int[Array, "r s"],
         memory: tuple[Float[Array, "r t m"], Int[Array, "r t"]] | None,
         ranges: Ranges | None,
+        asked: Asked | None = None,
     ) -> Float[Array, "r s d"]:
-        """Attends to `memory` (tokens, segments) where given, else to the row itself."""
+        """Attends to `memory` (tokens, segments) where given, else to the row itself; of it only what is `asked`."""
         if memory is None:
             query, key, value = jnp.moveaxis(self.query_key_value(tokens), -3, 0)
             key_segments = segments
@@ -96,6 +115,8 @@ class Attention(nnx.Module):
             query = self.query(tokens)
             key, value = jnp.moveaxis(self.key_value(memory[0]), -3, 0)
             key_segments = memory[1]
+        if asked is not None:
+            query, segments = asked.of(query), asked.segments
         attended = attention(query, key, value, segments, key_segments, self.implementation, ranges, self.causal)
         return self.output(attended)
 
@@ -128,8 +149,10 @@ class Block(nnx.Module):
         segments: Int[Array, "r s"],
         memory: tuple[Float[Array, "r t m"], Int[Array, "r t"]] | None,
         ranges: Ranges | None,
+        asked: Asked | None = None,
     ) -> Float[Array, "r s d"]:
-        tokens = tokens + self.attention(made_again(self.attention_norm, tokens), segments, memory, ranges)
+        attended = self.attention(made_again(self.attention_norm, tokens), segments, memory, ranges, asked)
+        tokens = attended + (tokens if asked is None else asked.of(tokens))
         return tokens + self.feed_forward(made_again(self.feed_forward_norm, tokens))
 
 
@@ -170,13 +193,23 @@ class Stack(nnx.Module):
         tokens: Float[Array, "r s d"],
         segments: Int[Array, "r s"],
         memory: tuple[Float[Array, "r t m"], Int[Array, "r t"]] | None = None,
-    ) -> Float[Array, "r s d"]:
+        asked: Asked | None = None,
+    ) -> Float[Array, "r s d"] | Float[Array, "r q d"]:
+        """The tokens after all blocks; where only some are `asked` for, the last block computes no others."""
         graph, parameters = nnx.split(self.blocks)
         key_segments = segments if memory is None else memory[1]
-        ranges = attention_ranges(segments, key_segments, self.head_size, self.implementation)
 
-        def step(carry: Float[Array, "r s d"], layer: nnx.State) -> tuple[Float[Array, "r s d"], None]:
-            return nnx.merge(graph, layer)(carry, segments, memory, ranges), None
+        def step(asked: Asked | None) -> Callable[..., Any]:
+            asking = segments if asked is None else asked.segments
+            ranges = attention_ranges(asking, key_segments, self.head_size, self.implementation)
+            return lambda carry, layer: (nnx.merge(graph, layer)(carry, segments, memory, ranges, asked), None)
 
-        tokens, _ = scan_blocks(step, tokens, parameters, self.depth, self.remat)
+        if asked is None:
+            tokens, _ = scan_blocks(step(None), tokens, parameters, self.depth, self.remat)
+        else:
+            before, last = (
+                jax.tree.map(operator.itemgetter(part), parameters) for part in (slice(self.depth - 1), self.depth - 1)
+            )
+            tokens, _ = scan_blocks(step(None), tokens, before, self.depth - 1, self.remat)
+            tokens, _ = rematerialised(step(asked), self.remat)(tokens, last)
         return self.norm(tokens)

@@ -13,7 +13,7 @@ from lsm_jax.errors import UserError, nearest
 from lsm_jax.masking.rows import Rows
 from lsm_jax.masking.tokens import TokenGrid
 from lsm_jax.models.context import Context, Prediction
-from lsm_jax.models.layers import Stack
+from lsm_jax.models.layers import Asked, Stack
 from lsm_jax.models.neighbours import Cells
 from lsm_jax.models.positions import Positions
 from lsm_jax.models.sizes import LanguageSize, ModelSize
@@ -168,7 +168,7 @@ class Decoder(nnx.Module):
         held = (visible.slots_of(stage) < visible.segment.shape[1])[:, :, None]
         wanted = (targets.slots_of(stage) < targets.segment.shape[1])[:, :, None]
         tokens = jnp.where(held, known + positions, jnp.where(wanted, asked, bare))
-        return _moved(self.stack(tokens, stage.segment), stage, targets)
+        return self.stack(tokens, stage.segment, asked=Asked(stage.slots_of(targets), targets.segment))
 
 
 def _moved(tokens: Float[Array, "r s d"], source: Rows, to: Rows) -> Float[Array, "r q d"]:

@@ -26,7 +26,7 @@ from lsm_jax.masking.rows import Rows
 from lsm_jax.masking.tokens import TokenGrid
 from lsm_jax.models.context_cost import context_flops
 from lsm_jax.models.masked_autoencoder import MaskedAutoencoder, ModelSettings
-from lsm_jax.models.sizes import size
+from lsm_jax.models.sizes import StackSize, size
 from lsm_jax.objectives.shared import (
     Attended,
     compute_dtype,
@@ -125,9 +125,16 @@ class MaskedReconstruction:
     def attended(self, batch: Mapping[str, Array], rng: PRNGKeyArray) -> list[Attended]:
         """What `loss` attends to with this `rng`: of the encoder, then the decoder."""
         _, visible, stage, asked = self._laid_out(batch, self._tokens_observed(batch["observed"]), rng)
-        encoder = Attended(visible.segment, visible.segment, self.settings.size.encoder)
-        queries, keys = (asked, visible) if stage is None else (stage, stage)
-        return [encoder, Attended(queries.segment, keys.segment, self.settings.size.decoder)]
+        sizes = self.settings.size
+        encoder = Attended(visible.segment, visible.segment, sizes.encoder)
+        if stage is None:
+            return [encoder, Attended(asked.segment, visible.segment, sizes.decoder)]
+        before, last = _but_for_the_last(sizes.decoder)
+        return [
+            encoder,
+            Attended(stage.segment, stage.segment, before),
+            Attended(asked.segment, stage.segment, last),
+        ]
 
     def hidden(self, batch: Mapping[str, Array], rng: PRNGKeyArray) -> Bool[Array, "b n"]:
         """The artificial masks under which `loss` is taken of this batch with this `rng`."""
@@ -213,22 +220,22 @@ class MaskedReconstruction:
             "tokens_targets": total(asked.segment > 0),
             "tokens_targets_left_out": total(asked.left_out),
             "row_fill": total(visible.segment > 0) / visible.segment.size,
-            "useful_flops": self._useful_flops(visible, asked, asked if stage is None else stage),
+            "useful_flops": self._useful_flops(visible, asked, stage),
         }
 
-    def _useful_flops(self, visible: Rows, asked: Rows, decoded: Rows) -> Float[Array, ""]:
+    def _useful_flops(self, visible: Rows, asked: Rows, stage: Rows | None) -> Float[Array, ""]:
         """Forward and backward FLOPs of the tokens in rows, padding and other segments not counted."""
         count = functools.partial(segment_counts, segments=self.rows.windows_per_row)
-        seen, stage, targets = count(visible), count(decoded), count(asked).sum()
-        sizes = self.settings.size
+        seen, targets, sizes = count(visible), count(asked), self.settings.size
         encoder = stack_flops(sizes.encoder, seen, seen)
-        if self.settings.decoder == "cross":
-            decoder = stack_flops(sizes.decoder, stage, seen, memory_width=sizes.encoder.width)
+        if stage is None:
+            decoder = stack_flops(sizes.decoder, targets, seen, memory_width=sizes.encoder.width)
         else:
-            decoder = stack_flops(sizes.decoder, stage, stage)
+            staged, (before, last) = count(stage), _but_for_the_last(sizes.decoder)
+            decoder = stack_flops(before, staged, staged) + stack_flops(last, targets, staged, memory_width=last.width)
         cell = 2.0 * self.tokens.cells_per_token
-        ends = cell * (sizes.encoder.width * seen.sum() + sizes.decoder.width * targets)
-        context = context_flops(self._shapes["decoder"], self.tokens, seen.sum(), targets)
+        ends = cell * (sizes.encoder.width * seen.sum() + sizes.decoder.width * targets.sum())
+        context = context_flops(self._shapes["decoder"], self.tokens, seen.sum(), targets.sum())
         return 3.0 * (encoder + decoder + ends) + context
 
     @functools.partial(jax.jit, static_argnums=(0, 1, 2))
@@ -267,6 +274,11 @@ class MaskedReconstruction:
         encoded = nnx.merge(self._graph, nnx.State(params)).encoder(cells, visible).astype(jnp.float32)
         seen = (visible.segment > 0)[:, :, None]
         return jnp.where(seen, encoded, 0).sum(axis=1) / jnp.maximum(seen.sum(axis=1), 1)
+
+
+def _but_for_the_last(size: StackSize) -> tuple[StackSize, StackSize]:
+    """A self-attending decoder: the blocks that work on all of the stage, and the last, asked for targets alone."""
+    return dataclasses.replace(size, depth=size.depth - 1), dataclasses.replace(size, depth=1)
 
 
 def _loss_keys(rng: PRNGKeyArray, batch: Mapping[str, Array]) -> PRNGKeyArray:
