@@ -60,7 +60,7 @@ class Settings:
 
     missing: tuple[float, ...] = (0.0, 0.5)
     dtypes: tuple[str, ...] = ("float32",)
-    batch_size: int = 16
+    batch_size: int = 4
     batches: int = 4
     only: tuple[str, ...] = ()
     rounds: int = 10

@@ -65,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--missing", type=_list(_share), metavar="X,X", help="shares of cells; baselines at the last (0,0.5)"
     )
     windows = parser.add_argument_group("input and step")
-    windows.add_argument("--batch-size", type=_positive, metavar="B", help="windows of a batch (step 16, input 32)")
+    windows.add_argument("--batch-size", type=_positive, metavar="B", help="windows of a batch (step 4, input 32)")
     reading = parser.add_argument_group("input")
     reading.add_argument("--data", type=Path, metavar="DIR", help="a dataset; 400 synthetic days if left out")
     reading.add_argument("--workers", type=_list(_whole), metavar="N,N", help="processes that read ahead (0,1,2)")
