@@ -22,7 +22,7 @@ from torch.nn import functional
 from lsm_jax.models.sizes import ModelSize, StackSize
 
 Arrays = Mapping[str, np.ndarray]
-_PART = 2  # windows taken at a time: no slower by the window than more, and a few gigabytes instead of tens
+_PART = 2  # windows taken at a time: the memory of a step grows with them
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,6 @@ checkpoint has one array per kind of parameter. Rematerialisation is a named pol
 from __future__ import annotations
 
 import functools
-import operator
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -204,12 +203,10 @@ class Stack(nnx.Module):
             ranges = attention_ranges(asking, key_segments, self.head_size, self.implementation)
             return lambda carry, layer: (nnx.merge(graph, layer)(carry, segments, memory, ranges, asked), None)
 
-        if asked is None:
-            tokens, _ = scan_blocks(step(None), tokens, parameters, self.depth, self.remat)
-        else:
-            before, last = (
-                jax.tree.map(operator.itemgetter(part), parameters) for part in (slice(self.depth - 1), self.depth - 1)
-            )
-            tokens, _ = scan_blocks(step(None), tokens, before, self.depth - 1, self.remat)
+        whole = self.depth if asked is None else self.depth - 1
+        layers = jax.tree.map(lambda stacked: stacked[:whole], parameters)
+        tokens, _ = scan_blocks(step(None), tokens, layers, whole, self.remat)
+        if asked is not None:
+            last = jax.tree.map(lambda stacked: stacked[-1], parameters)
             tokens, _ = rematerialised(step(asked), self.remat)(tokens, last)
         return self.norm(tokens)
