@@ -2,6 +2,7 @@
 
 from lsm_jax.attention.api import attention, attention_ranges
 from lsm_jax.attention.cost import Visits, visits
+from lsm_jax.attention.pieces import Pieces
 from lsm_jax.attention.platforms import interpreted
 from lsm_jax.attention.ranges import Ranges
 from lsm_jax.attention.registry import AUTO, IMPLEMENTATIONS, available, resolved
@@ -9,6 +10,7 @@ from lsm_jax.attention.registry import AUTO, IMPLEMENTATIONS, available, resolve
 __all__ = [
     "AUTO",
     "IMPLEMENTATIONS",
+    "Pieces",
     "Ranges",
     "Visits",
     "attention",

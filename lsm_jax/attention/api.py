@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Float, Int
 
-from lsm_jax.attention.ranges import Ranges, block_ranges
+from lsm_jax.attention.pieces import Pieces
+from lsm_jax.attention.ranges import Ranges
 from lsm_jax.attention.reference import reference
 from lsm_jax.attention.registry import AUTO, IMPLEMENTATIONS, blocks_of, check_runs_here, resolved
 from lsm_jax.errors import UserError
@@ -28,7 +29,7 @@ def attention(
     query_segments: Int[Array, "r s"],
     key_segments: Int[Array, "r t"],
     implementation: str = AUTO,
-    ranges: Ranges | None = None,
+    ranges: Ranges | Pieces | None = None,
     causal: bool = False,
 ) -> Float[Array, "r s h d"]:
     """Segment attention over rows.
@@ -61,7 +62,7 @@ def attention(
         value: Float[Array, "r t h d"],
         asking: Int[Array, "r s"],
         known: Int[Array, "r t"],
-        ranges: Ranges | None,
+        ranges: Ranges | Pieces | None,
     ) -> Float[Array, "r s h d"]:
         # What stands in padding must reach neither the output nor a gradient, NaN included.
         query, key, value = _cleaned(query, asking), _cleaned(key, known), _cleaned(value, known)
@@ -85,14 +86,17 @@ def attention(
 
 def attention_ranges(
     query_segments: Int[Array, "r s"], key_segments: Int[Array, "r t"], head_size: int, implementation: str = AUTO
-) -> Ranges | None:
+) -> Ranges | Pieces | None:
     """What an implementation can know before it meets any heads: made once, given to every layer.
 
     Returns:
       None for an implementation without blocks.
     """
     blocks = blocks_of(implementation, query_segments.shape[1], key_segments.shape[1], head_size)
-    return None if blocks is None else block_ranges(query_segments, key_segments, blocks)
+    if blocks is None:
+        return None
+    name = resolved(implementation, query_segments.shape[1], key_segments.shape[1])
+    return IMPLEMENTATIONS[name].ranges(query_segments, key_segments, blocks)
 
 
 def _cleaned(heads: Float[Array, "r s h d"], segments: Int[Array, "r s"]) -> Float[Array, "r s h d"]:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from jaxtyping import Array, Int
 
-from lsm_jax.attention.ranges import block_ranges, padded
+from lsm_jax.attention.ranges import padded
 from lsm_jax.attention.registry import IMPLEMENTATIONS, blocks_of, resolved
 
 
@@ -36,11 +36,10 @@ def visits(
     blocks = blocks_of(name, *slots, head_size)
     if blocks is None or not how.products:
         return None
-    ranges = block_ranges(query_segments, key_segments, blocks)
-    pairs = ranges.keys.size * ranges.queries.shape[1]
+    by_query, by_key = how.ranges(query_segments, key_segments, blocks).visited
     return Visits(
         slots=(padded(slots[0], blocks.query), padded(slots[1], blocks.key)),
-        by_query=float(ranges.keys.sum()) / pairs,
-        by_key=float(ranges.queries.sum()) / pairs,
+        by_query=by_query,
+        by_key=by_key,
         products=how.products,
     )

@@ -18,7 +18,7 @@ from jaxtyping import Array, Float
 
 from lsm_jax.attention.blocked import Operands, with_gradient
 from lsm_jax.attention.platforms import interpretation
-from lsm_jax.attention.ranges import Blocks, pad_slots
+from lsm_jax.attention.ranges import Blocks, Ranges, pad_slots
 from lsm_jax.attention.reference import NEVER
 
 
@@ -29,7 +29,7 @@ def blocks(query_slots: int, key_slots: int, head_size: int) -> Blocks:  # noqa:
     return Blocks(64, 64) if head_size <= 128 else Blocks(32, 32)
 
 
-def _forward(operands: Operands) -> tuple[Float[Array, "r s h d"], Float[Array, "r h s"]]:
+def _forward(operands: Operands[Ranges]) -> tuple[Float[Array, "r s h d"], Float[Array, "r h s"]]:
     query, key, value, query_segments, key_segments, ranges = operands
     size = ranges.blocks
     queries = pad_slots(query, size.query)
@@ -58,7 +58,7 @@ def _forward(operands: Operands) -> tuple[Float[Array, "r s h d"], Float[Array, 
 
 
 def _backward(
-    operands: Operands,
+    operands: Operands[Ranges],
     log_total: Float[Array, "r h s"],
     gradient: Float[Array, "r s h d"],
     given: Float[Array, "r h s"],

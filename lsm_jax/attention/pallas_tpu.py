@@ -40,7 +40,7 @@ def blocks(query_slots: int, key_slots: int, head_size: int) -> Blocks:  # noqa:
     return Blocks(_LANES, _LANES, _FETCHED // _LANES // (1 if head_size <= _LANES else 2))
 
 
-def _forward(operands: Operands) -> tuple[Float[Array, "r s h d"], Float[Array, "r h 1 s"]]:
+def _forward(operands: Operands[Ranges]) -> tuple[Float[Array, "r s h d"], Float[Array, "r h 1 s"]]:
     query, key, value, query_segments, key_segments, ranges = operands
     size = ranges.blocks
     across = _across(query, size.query)
@@ -65,7 +65,7 @@ def _forward(operands: Operands) -> tuple[Float[Array, "r s h d"], Float[Array, 
 
 
 def _backward(
-    operands: Operands,
+    operands: Operands[Ranges],
     log_total: Float[Array, "r h 1 s"],
     gradient: Float[Array, "r s h d"],
     given: Float[Array, "r h s"],

@@ -52,15 +52,22 @@ class Ranges:
     fetched: Ranges | None
     blocks: Blocks
 
+    @property
+    def visited(self) -> tuple[float, float]:
+        """The share of all pairs of blocks that are visited, going by queries and going by keys."""
+        pairs = self.keys.size * self.queries.shape[1]
+        return float(self.keys.sum()) / pairs, float(self.queries.sum()) / pairs
 
-def even_block(slots: int, step: int, limit: int) -> int:
-    """The block from `limit` / 2 to `limit` slots, a multiple of `step`, that pads a row of `slots` least.
 
-    Of equals the largest. A row shorter than that is one block.
+def even_block(slots: int, step: int, limit: int, least: int = 0) -> int:
+    """The block from `least` (half of `limit` where not given) to `limit` slots that pads a row of `slots` least.
+
+    A multiple of `step`; of equals the largest. A row shorter than `limit` is one block.
     """
     if slots <= limit:
         return padded(slots, step)
-    return min(range(limit - limit % step, limit // 2 - 1, -step), key=lambda block: padded(slots, block))
+    sizes = range(limit - limit % step, (least or limit // 2) - 1, -step)
+    return min(sizes, key=lambda block: padded(slots, block))
 
 
 def padded(slots: int, block: int) -> int:

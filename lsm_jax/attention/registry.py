@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 from jaxtyping import Array
 
 from lsm_jax.attention import blockwise, library, pallas_gpu, pallas_tpu
+from lsm_jax.attention.pieces import Pieces, cut
 from lsm_jax.attention.platforms import interpretation, platform
-from lsm_jax.attention.ranges import Blocks, Ranges
+from lsm_jax.attention.ranges import Blocks, Ranges, block_ranges
 from lsm_jax.attention.reference import reference
 from lsm_jax.errors import UserError, nearest
 
@@ -30,16 +31,18 @@ class Implementation:
       platforms: where it runs.
       products: of one that leaves out blocks beyond the ranges, matrix products of a pair of blocks by kernel;
         those in `BY_KEY` go by blocks of keys, the others by blocks of queries. Empty for one that skips nothing.
+      ranges: (query segments, key segments, blocks) -> what it visits, where it has blocks.
     """
 
     compute: Callable[..., Array]
     blocks: Callable[[int, int, int], Blocks] | None = None
     platforms: frozenset[str] = ANYWHERE
     products: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    ranges: Callable[[Array, Array, Blocks], Ranges | Pieces] = block_ranges
 
 
 def _whole(
-    query: Array, key: Array, value: Array, query_segments: Array, key_segments: Array, ranges: Ranges | None
+    query: Array, key: Array, value: Array, query_segments: Array, key_segments: Array, ranges: Ranges | Pieces | None
 ) -> Array:
     del ranges  # it looks at every key
     return reference(query, key, value, query_segments, key_segments)
@@ -51,7 +54,7 @@ _TWO_GRADIENTS = {"forward": 2, "query_gradient": 3, "key_gradient": 4}
 
 IMPLEMENTATIONS: Mapping[str, Implementation] = {
     "reference": Implementation(_whole),
-    "blockwise": Implementation(blockwise.blockwise, blockwise.blocks, products=_ONE_GRADIENT),
+    "blockwise": Implementation(blockwise.blockwise, blockwise.blocks, products=_ONE_GRADIENT, ranges=cut),
     "pallas_tpu": Implementation(pallas_tpu.pallas_tpu, pallas_tpu.blocks, frozenset({"tpu"}), _ONE_GRADIENT),
     "pallas_gpu": Implementation(pallas_gpu.pallas_gpu, pallas_gpu.blocks, frozenset({"gpu"}), _TWO_GRADIENTS),
     "cudnn": Implementation(library.cudnn, platforms=frozenset({"gpu"})),

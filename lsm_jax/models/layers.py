@@ -15,7 +15,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 
-from lsm_jax.attention import Ranges, attention, attention_ranges
+from lsm_jax.attention import Pieces, Ranges, attention, attention_ranges
 from lsm_jax.attention.platforms import platform
 from lsm_jax.errors import UserError, nearest
 from lsm_jax.models.sizes import StackSize
@@ -103,7 +103,7 @@ class Attention(nnx.Module):
         tokens: Float[Array, "r s d"],
         segments: Int[Array, "r s"],
         memory: tuple[Float[Array, "r t m"], Int[Array, "r t"]] | None,
-        ranges: Ranges | None,
+        ranges: Pieces | Ranges | None,
         asked: Asked | None = None,
     ) -> Float[Array, "r s d"]:
         """Attends to `memory` (tokens, segments) where given, else to the row itself; of it only what is `asked`."""
@@ -147,7 +147,7 @@ class Block(nnx.Module):
         tokens: Float[Array, "r s d"],
         segments: Int[Array, "r s"],
         memory: tuple[Float[Array, "r t m"], Int[Array, "r t"]] | None,
-        ranges: Ranges | None,
+        ranges: Pieces | Ranges | None,
         asked: Asked | None = None,
     ) -> Float[Array, "r s d"]:
         attended = self.attention(made_again(self.attention_norm, tokens), segments, memory, ranges, asked)

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
 
-from lsm_jax.attention import AUTO, Ranges, attention, attention_ranges
+from lsm_jax.attention import AUTO, Pieces, Ranges, attention, attention_ranges
 from lsm_jax.captions.tokenizer import PAD
 from lsm_jax.models.layers import Attention, FeedForward, scan_blocks
 from lsm_jax.models.sizes import StackSize
@@ -45,7 +45,7 @@ class _Reading(NamedTuple):
 
     memory: Memory
     asking: Int[Array, "r n*l"]
-    ranges: Ranges | None
+    ranges: Pieces | Ranges | None
 
 
 class TextBlock(nnx.Module):

@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from hypothesis import strategies as st
 
-from lsm_jax.attention import attention, interpreted
-from lsm_jax.attention.ranges import Blocks, block_ranges
+from lsm_jax.attention import IMPLEMENTATIONS, attention, interpreted
+from lsm_jax.attention.ranges import Blocks
 
 
 class Case(NamedTuple):
@@ -63,7 +63,7 @@ def compiled(name: str, case: Case) -> Callable[..., tuple[jax.Array, ...]]:
     given = case.blocks is not None and name in {"blockwise", "pallas_tpu", "pallas_gpu"}
 
     def run(query, key, value, weight, asking, known):
-        ranges = block_ranges(asking, known, case.blocks) if given else None
+        ranges = IMPLEMENTATIONS[name].ranges(asking, known, case.blocks) if given else None
 
         def attend(*heads):
             with anywhere():

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsm_jax.attention import IMPLEMENTATIONS, resolved, visits
+from lsm_jax.attention.pieces import cut
 from lsm_jax.attention.ranges import Blocks, block_ranges, even_block, padded
 
 
@@ -47,6 +48,54 @@ def test_blocks_of_contiguous_segments_that_see_nothing_are_not_visited(lengths,
     seen = blocked((asking[:, :, None] == asking[:, None]) & (asking > 0)[:, :, None], blocks)
     np.testing.assert_array_equal(ranges.keys, seen.sum(2))
     np.testing.assert_array_equal(ranges.queries, seen.sum(1))
+
+
+def pairs_of(side, own, other):
+    """How often each pair of slots is visited by this side's pieces, which end where the next one begins."""
+    visits = np.zeros((len(own), own.shape[1], other.shape[1]), int)
+    for at, count in enumerate(side.count):
+        for piece in range(int(count)):
+            start, end = int(side.start[at, piece]), int(side.start[at, piece + 1])
+            first, blocks = int(side.first[at, piece]), int(side.blocks[at, piece])
+            assert 0 <= start < end
+            visits[at, start : min(end, start + side.size), first : first + blocks * side.across] += 1
+    return visits
+
+
+@given(
+    asking=segments(2, 50),
+    known=segments(2, 37),
+    blocks=st.sampled_from([Blocks(1, 1), Blocks(7, 16), Blocks(20, 3)]),  # few, as each is compiled
+    shuffled=st.booleans(),
+)
+def test_pieces_of_one_segment_visit_every_pair_seen_once(asking, known, blocks, shuffled):
+    if shuffled:  # not what rows hold, but nothing may be lost by it
+        asking, known = (np.random.default_rng(0).permutation(part, axis=1) for part in (asking, known))
+    pieces = cut(asking, known, blocks)
+    seen = (asking[:, :, None] == known[:, None]) & (asking > 0)[:, :, None]
+    for side, own, other, wanted in (
+        (pieces.queries, asking, known, seen),
+        (pieces.keys, known, asking, seen.swapaxes(1, 2)),
+    ):
+        np.testing.assert_array_equal(pairs_of(side, own, other)[wanted], 1)
+        for at, slots in enumerate(own):
+            begins = np.asarray(side.start[at, : int(side.count[at])])
+            held = [set(part[part > 0]) for part in np.split(slots, begins)[1:]]
+            assert all(len(part) == 1 for part in held)
+
+
+@given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=6))
+def test_a_piece_begins_with_its_segment_and_sees_no_block_too_many(lengths):
+    asking = row(lengths, 200)[None]
+    pieces = cut(asking, asking, Blocks(7, 16)).queries
+    ends = np.cumsum(lengths)
+    starts = [slot for length, end in zip(lengths, ends, strict=True) for slot in range(end - length, end, 7)]
+    count = int(pieces.count[0])
+    assert pieces.start[0, :count].tolist() == starts
+    assert (np.asarray(pieces.start[0, count:]) == 200).all()
+    own = [asking[0, start] - 1 for start in starts]
+    assert pieces.first[0, :count].tolist() == [ends[segment] - lengths[segment] for segment in own]
+    assert pieces.blocks[0, :count].tolist() == [-(-lengths[segment] // 16) for segment in own]
 
 
 @given(slots=st.integers(1, 5000), step=st.sampled_from([16, 128]))
