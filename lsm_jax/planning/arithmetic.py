@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from collections.abc import Callable, Iterable
@@ -69,6 +70,7 @@ def _convolution_flops(convolution: Instruction, left: Shape, right: Shape) -> f
     return result
 
 
+@functools.cache  # a program asks for the same few thousands of times
 def _meetings(size: int, taps: int, positions: int, window: str, number: int) -> int:
     """Pairs of (output position, tap) along one dimension that meet an element of the input."""
 
@@ -78,14 +80,17 @@ def _meetings(size: int, taps: int, positions: int, window: str, number: int) ->
 
     stride, low = int(setting("stride", "1")), int(setting("pad", "0_0").split("_")[0])
     hole, spread = int(setting("lhs_dilate", "1")), int(setting("rhs_dilate", "1"))
-    period = hole // math.gcd(stride, hole)
+    together = math.gcd(stride, hole)
+    period = hole // together
+    inverse = pow(stride // together, -1, period)
     met = 0
     for tap in range(taps):
         # Positions p whose place p * stride + offset lies within the input and on an element, not in a hole.
         offset = tap * spread - low
         first, last = max(0, -(offset // stride)), min(positions - 1, ((size - 1) * hole - offset) // stride)
-        start = next((p for p in range(first, first + period) if (p * stride + offset) % hole == 0), last + 1)
-        met += max(0, (last - start) // period + 1)
+        if offset % together == 0:
+            start = first + (-offset // together * inverse - first) % period
+            met += max(0, (last - start) // period + 1)
     return met
 
 
