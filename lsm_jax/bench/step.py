@@ -27,6 +27,7 @@ from lsm_jax import objectives
 from lsm_jax.bench.harness import Contender, Timings, against, race, spread
 from lsm_jax.bench.report import machine, no_torch, write_report
 from lsm_jax.channels import MINUTELY_26
+from lsm_jax.data.balance import Balance
 from lsm_jax.data.gappy import gappy_batches
 from lsm_jax.data.loader import Batch
 from lsm_jax.data.spec import DataSpec
@@ -122,8 +123,8 @@ def measure(
 def _entries(config: ConfigDict, settings: Settings, missing: float) -> Iterator[_Entry]:
     """The contenders at one share of missing cells."""
     spec, batches = gappy_batches(
-        tuple(config.data.channels) or MINUTELY_26, config.data.window_minutes, missing,
-        settings.batch_size, settings.batches, settings.seed,
+        tuple(config.data.channels) or MINUTELY_26, config.data.window_minutes, missing, settings.batch_size,
+        settings.batches, settings.seed, Balance.from_config(_configured(config, settings.batch_size, "auto")),
     )  # fmt: skip
     wanted = set(settings.only or CONTENDERS)
     if missing != settings.missing[-1]:

@@ -1,8 +1,9 @@
 """Batches: records decoded straight into z-scored arrays laid out on the model's channels.
 
-Batch `i` is a pure function of (seed, i): the data order gives its windows, a hash its crops. Grain runs that function
-ahead of the training loop, on threads or in processes, and keeps the batches in order; the loader's state is the
-number of batches taken, and resuming at any state is a fresh start from that number.
+Batch `i` is a pure function of (seed, i): the data order gives its windows, a hash its crops, and what they recorded
+the rows they share. Grain runs that function ahead of the training loop, on threads or in processes, and keeps the
+batches in order; the loader's state is the number of batches taken, and resuming at any state is a fresh start from
+that number.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from absl import flags
 from jaxtyping import Int
 from ml_collections import ConfigDict
 
+from lsm_jax.data.balance import Balance
 from lsm_jax.data.codec import Record
 from lsm_jax.data.excerpts import shown
 from lsm_jax.data.order import DataOrder
@@ -41,6 +43,7 @@ class Loader:
       batch_size: rows of the global batch; `process_count` must divide it.
       position: global batches taken before, as `loader.position` said.
       captions: adds `text` to the batches, worded anew each epoch.
+      balance: how windows are dealt to rows; None leaves them in the data order.
 
     Raises:
       UserError: no window in the split, or a batch size the hosts cannot share.
@@ -57,6 +60,7 @@ class Loader:
         process_index: int = 0,
         process_count: int = 1,
         captions: CaptionTokens | None = None,
+        balance: Balance | None = None,
     ) -> None:
         if config.threads < 1 or config.prefetch < 1:
             raise UserError(f"data.threads={config.threads} and data.prefetch={config.prefetch} must be at least 1.")
@@ -67,7 +71,8 @@ class Loader:
         order = DataOrder(seed, sizes, mixture_weights(config, sizes))
         share = batch_size // process_count
         rows = slice(process_index * share, (process_index + 1) * share)
-        self._batches = _Batches([_Layout(source, spec) for source in sources], spec, order, batch_size, rows, captions)
+        layouts = [_Layout(source, spec) for source in sources]
+        self._batches = _Batches(layouts, spec, order, batch_size, rows, captions, balance or Balance.of(1, 1, 1))
         self._workers, self._ahead = int(config.workers), int(config.prefetch)
         self._reading = grain.ReadOptions(int(config.threads), prefetch_buffer_size=self._ahead)
         self.restore(position)
@@ -205,9 +210,34 @@ class _Layout:
         batch["start_minute"][row] = minute % MINUTES_PER_DAY
         batch["weekday"][row] = (minute // MINUTES_PER_DAY + _DAYS_TO_THURSDAY) % 7
 
+    def recorded(self, record: Record, offset: int, first: int, last: int | None) -> int:
+        """Recorded cells of every fourth step that `place` would show, from its `first` to before its `last`."""
+        end = offset + (self._steps if last is None else last)
+        return int(np.count_nonzero(record.codes[self._rows, offset + first : end : 4]))
+
     def window(self, record: Record, offset: int) -> Window:
         """What `place` puts into a batch, as a window to speak of: the same steps, the channels the model knows."""
         return crop(record.window(self.source.channels), offset, self._steps, self._known)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Drawn:
+    """A window as it will be shown: what was read, where it is cropped, and the stretch of it that is spoken of."""
+
+    layout: _Layout
+    record: Record
+    offset: int
+    epoch: int
+    stretch: tuple[int, int] | None
+
+    def window(self) -> Window:
+        """The window to speak of."""
+        window = self.layout.window(self.record, self.offset)
+        return shown(window, *self.stretch) if self.stretch else window
+
+    def recorded(self) -> int:
+        """How much of it was recorded: every fourth minute counted."""
+        return self.layout.recorded(self.record, self.offset, *(self.stretch or (0, None)))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,28 +249,53 @@ class _Batches(grain.transforms.Map):
     order: DataOrder
     batch_size: int
     rows: slice
-    captions: CaptionTokens | None = None
+    captions: CaptionTokens | None
+    balance: Balance
 
     def map(self, number: int) -> Batch:
-        positions = number * self.batch_size + np.arange(self.rows.start, self.rows.stop)
+        drawn, example = self._balanced(number)
+        batch = empty_batch(len(drawn), self.spec, example)
+        for row, each in enumerate(drawn):
+            each.layout.place(each.record, each.offset, batch, row)
+            if each.stretch:
+                _hide_all_but(batch, row, *each.stretch)
+        if self.captions:
+            batch["text"] = self.captions([each.window() for each in drawn], [each.epoch for each in drawn])
+        return batch
+
+    def _balanced(self, number: int) -> tuple[list[_Drawn], Int[np.ndarray, " b"]]:
+        """This host's windows in the order of their rows, and the numbers that seed their masks.
+
+        Groups that lie partly on this host are read whole, so that rows are the same whatever the number of hosts.
+        """
+        size = self.balance.group
+        first, last = self.rows.start // size * size, -(-self.rows.stop // size) * size
+        begin = number * self.batch_size
+        drawn = self._drawn(begin + np.arange(first, last))
+        if size > 1:
+            recorded = np.array([each.recorded() for each in drawn]).reshape(-1, size)
+            groups = np.arange(0, len(drawn), size)[:, None]
+            drawn = [drawn[place] for place in (groups + self.balance.order(recorded)).reshape(-1)]
+        example = begin + np.arange(first, last, size)[:, None] + self.balance.example
+        mine = slice(self.rows.start - first, self.rows.stop - first)
+        return drawn[mine], example.reshape(-1)[mine]
+
+    def _drawn(self, positions: Int[np.ndarray, " n"]) -> list[_Drawn]:
         datasets, windows = self.order.lookup(positions)
         layouts = [self.layouts[dataset] for dataset in datasets]
         records = [layout.source.record(int(window)) for layout, window in zip(layouts, windows, strict=True)]
         spare = np.array([record.codes.shape[1] - self.spec.window_minutes for record in records])
-        offsets = self.order.uniform(positions, np.maximum(spare, 0) + 1)
-        batch = empty_batch(len(positions), self.spec, positions)
-        for row, (layout, record) in enumerate(zip(layouts, records, strict=True)):
-            layout.place(record, int(offsets[row]), batch, row)
-        if self.captions:
-            pairs = zip(layouts, records, offsets.tolist(), strict=True)
-            spoken_of = [layout.window(record, offset) for layout, record, offset in pairs]
-            epochs = self.order.epochs(positions).tolist()
-            for row, (window, epoch) in enumerate(zip(spoken_of, epochs, strict=True)):
-                if stretch := self.captions.stretch(window, epoch):
-                    spoken_of[row] = shown(window, *stretch)
-                    _hide_all_but(batch, row, *stretch)
-            batch["text"] = self.captions(spoken_of, epochs)
-        return batch
+        offsets = self.order.uniform(positions, np.maximum(spare, 0) + 1).tolist()
+        epochs = self.order.epochs(positions).tolist()
+        return [
+            _Drawn(layout, record, offset, epoch, self._stretch(layout, record, offset, epoch))
+            for layout, record, offset, epoch in zip(layouts, records, offsets, epochs, strict=True)
+        ]
+
+    def _stretch(self, layout: _Layout, record: Record, offset: int, epoch: int) -> tuple[int, int] | None:
+        if not (self.captions and self.captions.excerpts):
+            return None
+        return self.captions.stretch(layout.window(record, offset), epoch)
 
 
 def _hide_all_but(batch: Batch, row: int, first: int, last: int) -> None:

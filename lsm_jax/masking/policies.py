@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lsm_jax.errors import UserError, nearest
 from lsm_jax.masking.selection import lowest, order_keys
@@ -25,6 +25,7 @@ from lsm_jax.masking.tokens import TokenGrid
 
 POOLS = ("observed", "grid")
 Share = Float[Array, ""] | float
+_GOLDEN = np.uint32(0x9E3779B9)  # 2^32 / golden ratio
 
 
 def exact_share(key: PRNGKeyArray, eligible: Bool[Array, " n"], share: Share) -> Bool[Array, " n"]:
@@ -107,37 +108,69 @@ class Mixture:
         if not any(weight > 0 for _, _, weight in self.policies):
             raise UserError("masking.policies: every weight is zero, so nothing would ever be hidden.")
 
+    @property
+    def bounds(self) -> Float[np.ndarray, " m"]:
+        """Where in [0, 1] the draws of each policy end; neighbours hide about alike."""
+        weights = np.array([weight for _, _, weight in self.by_share])
+        return np.cumsum(weights) / weights.sum()
+
+    @property
+    def by_share(self) -> tuple[tuple[str, float, float], ...]:
+        """The policies from the one that hides least."""
+        return tuple(sorted(self.policies, key=lambda policy: policy[1]))
+
     def hidden_shares(
         self, random: np.random.Generator, shape: tuple[int, ...], patches: int
     ) -> Float[np.ndarray, "*shape"]:
-        """Shares of a window's tokens that masks of this mixture hide, as windows of `patches` draw them."""
-        names, shares, weights = (np.array(column) for column in zip(*self.policies, strict=True))
-        drawn = random.choice(len(names), shape, p=weights / weights.sum())
+        """Shares of a window's tokens that masks of this mixture hide, as windows of `patches` draw them.
+
+        Windows along the last axis are numbered one after the other, as those of a row are.
+        """
+        names, shares, _ = (np.array(column) for column in zip(*self.by_share, strict=True))
+        starts = random.integers(2**32, size=(*shape[:-1], 1), dtype=np.uint32)
+        draws = (starts + np.arange(shape[-1], dtype=np.uint32) * _GOLDEN) / 2.0**32
+        drawn = np.searchsorted(self.bounds[:-1], draws, side="right")
         # The length of a gap or forecast is log-uniform up to its share of the window.
         lengths = np.maximum(shares[drawn] * patches, 1.0) ** random.random(shape)
         return np.where(np.isin(names, ("gap", "forecast"))[drawn], lengths / patches, shares[drawn])
 
 
-def artificial_mask(
-    key: PRNGKeyArray, observed: Bool[Array, " n"], grid: TokenGrid, mixture: Mixture
-) -> Bool[Array, " n"]:
-    """The artificial mask of one window: a policy drawn by weight, its tokens by exact count.
+def policy_draws(key: PRNGKeyArray, example: Int[Array, " b"]) -> Float[Array, " b"]:
+    """A number in [0, 1) for each window that chooses its policy: multiples of the golden ratio from a random start.
+
+    Each is uniform. Those of windows numbered one after the other lie as evenly as may be (Weyl's sequence: the widest
+    gap is at most 2.62 times the narrowest), so that the windows of a row draw each policy about as often as its weight
+    says, and rows hide alike.
 
     Args:
-      key: the window's own key, so that masks do not depend on batch, host or mesh.
+      key: of the step.
+      example: numbers of the windows, one after the other along a row.
+    """
+    start = jax.random.bits(key, (), jnp.uint32)
+    turned = start + example.astype(jnp.uint32) * jnp.uint32(_GOLDEN)
+    return (turned >> 8).astype(jnp.float32) / 2.0**24  # 24 bits, since float32 would round more of them up to 1
+
+
+def artificial_mask(
+    key: PRNGKeyArray, draw: Float[Array, ""], observed: Bool[Array, " n"], grid: TokenGrid, mixture: Mixture
+) -> Bool[Array, " n"]:
+    """The artificial mask of one window: a policy by its weight, its tokens by exact count.
+
+    Args:
+      key: the window's own key, so that masks do not depend on host or mesh.
+      draw: in [0, 1), chooses the policy.
       observed: which tokens were recorded (the complement of the inherited mask).
 
     Returns:
       True where a token is hidden for training. Under the pool `grid` it may cover missing tokens too.
     """
-    choice_key, mask_key = jax.random.split(key)
     pool = observed.reshape(grid.patches, grid.groups)
     if mixture.pool == "grid":
         pool = jnp.ones_like(pool)
-    names, shares, weights = zip(*mixture.policies, strict=True)
-    choice = jax.random.categorical(choice_key, jnp.log(jnp.array(weights)))
+    names, shares, _ = zip(*mixture.by_share, strict=True)
+    choice = (draw >= jnp.asarray(mixture.bounds[:-1])).sum()
     share = jnp.array(shares)[choice]
     # A policy listed with several shares is drawn once: choosing tokens is what masks cost.
     kinds = list(dict.fromkeys(names))
-    masks = jnp.stack([POLICIES[kind](mask_key, pool, share) for kind in kinds])
+    masks = jnp.stack([POLICIES[kind](key, pool, share) for kind in kinds])
     return masks[jnp.array([kinds.index(name) for name in names])[choice]].reshape(-1)

@@ -18,10 +18,11 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from ml_collections import ConfigDict
 
 from lsm_jax.attention import resolved
+from lsm_jax.data.balance import Balance
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError, nearest
 from lsm_jax.masking import rows as rows_of
-from lsm_jax.masking.policies import Mixture, artificial_mask
+from lsm_jax.masking.policies import Mixture, artificial_mask, policy_draws
 from lsm_jax.masking.rows import Rows
 from lsm_jax.masking.tokens import TokenGrid
 from lsm_jax.models.context_cost import context_flops
@@ -41,6 +42,7 @@ from lsm_jax.objectives.shared import (
 )
 
 LAYOUTS = ("packed", "fixed_drop", "dense")
+_NO_WINDOW = 2**31  # windows are numbered below it
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,12 +95,12 @@ class MaskedReconstruction:
 
     @classmethod
     def from_config(cls, config: ConfigDict, spec: DataSpec) -> MaskedReconstruction:
-        """Builds the objective from the sections `tokens`, `masking`, `rows` and `model`."""
+        """Builds the objective from the sections `tokens`, `masking`, `rows`, `model` and `train`."""
         grid = TokenGrid(channels=tuple(spec.channels), window_minutes=spec.window_minutes, **config.tokens)
         mixture = Mixture(tuple(tuple(policy) for policy in config.masking.policies), config.masking.pool)
         model = config.model.to_dict()
         settings = ModelSettings(**{**model, "size": size(model["size"]), "dtype": compute_dtype(model["dtype"])})
-        return cls(grid, mixture, _row_settings(config.rows, grid, mixture, spec), settings)
+        return cls(grid, mixture, _row_settings(config, grid, mixture, spec), settings)
 
     def init(self, rng: PRNGKeyArray) -> Mapping[str, Any]:
         """Initial parameters, float32."""
@@ -139,7 +141,9 @@ class MaskedReconstruction:
     def hidden(self, batch: Mapping[str, Array], rng: PRNGKeyArray) -> Bool[Array, "b n"]:
         """The artificial masks under which `loss` is taken of this batch with this `rng`."""
         keys, observed = _loss_keys(rng, batch)[:, 0], self._tokens_observed(batch["observed"])
-        return jax.vmap(lambda key, seen: artificial_mask(key, seen, self.tokens, self.mixture))(keys, observed)
+        draws = policy_draws(jax.random.fold_in(rng, _NO_WINDOW), batch["example"])
+        masked = lambda key, draw, seen: artificial_mask(key, draw, seen, self.tokens, self.mixture)  # noqa: E731
+        return jax.vmap(masked)(keys, draws, observed)
 
     def reconstruct(
         self, params: Mapping[str, Any], batch: Mapping[str, Array], hidden: Bool[Array, "b n"]
@@ -288,16 +292,17 @@ def _loss_keys(rng: PRNGKeyArray, batch: Mapping[str, Array]) -> PRNGKeyArray:
 
 def _row_settings(config: ConfigDict, grid: TokenGrid, mixture: Mixture, spec: DataSpec) -> RowSettings:
     """Row lengths: as given, or from the training split's missingness and the mask mixture."""
-    windows, tokens = config.windows_per_row, expected_tokens(spec, grid)
+    rows, tokens = config.rows, expected_tokens(spec, grid)
+    windows, balance = rows.windows_per_row, Balance.from_config(config)
     hidden = functools.partial(mixture.hidden_shares, patches=grid.patches)
     length = lambda chosen, kept: (  # noqa: E731
-        rounded(chosen, windows * grid.size) if chosen else row_length(tokens, windows, grid, kept)
+        rounded(chosen, windows * grid.size) if chosen else row_length(tokens, windows, balance, grid, kept)
     )
     return RowSettings(
-        layout=config.layout,
+        layout=rows.layout,
         windows_per_row=windows,
-        capacity=length(config.capacity, lambda *drawn: 1 - hidden(*drawn)),
-        targets=length(config.targets, hidden),
-        dropped=int(config.dropped_share * grid.size),
-        inference=config.inference,
+        capacity=length(rows.capacity, lambda *drawn: 1 - hidden(*drawn)),
+        targets=length(rows.targets, hidden),
+        dropped=int(rows.dropped_share * grid.size),
+        inference=rows.inference,
     )

@@ -23,6 +23,7 @@ from ml_collections import ConfigDict
 
 from lsm_jax.attention.api import ROW_AXES
 from lsm_jax.captions.tokenizer import END, PAD
+from lsm_jax.data.balance import Balance
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError
 from lsm_jax.masking import rows as rows_of
@@ -82,7 +83,7 @@ class SensorLanguage:
 
     @classmethod
     def from_config(cls, config: ConfigDict, spec: DataSpec) -> SensorLanguage:
-        """Builds the objective from the sections `tokens`, `rows`, `model`, `language` and `objective`."""
+        """Builds the objective from the sections `tokens`, `rows`, `model`, `language`, `objective` and `train`."""
         if not config.language.levels:
             raise UserError(
                 f"objective.name={config.objective.name!r} learns from captions, and language.levels is empty: set "
@@ -103,7 +104,9 @@ class SensorLanguage:
                 language.embed, language.scale, language.bias,
             ),
             windows_per_row=windows,
-            capacity=config.rows.capacity or row_length(expected_tokens(spec, grid), windows, grid, None),
+            capacity=config.rows.capacity or row_length(
+                expected_tokens(spec, grid), windows, Balance.from_config(config), grid, None
+            ),
             weights=(language.contrastive_weight, language.caption_weight),
             freeze_encoder=language.freeze_encoder,
         )  # fmt: skip

@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from lsm_jax.data.balance import Balance
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.masking.rows import Rows
 from lsm_jax.masking.tokens import TokenGrid
@@ -63,22 +64,32 @@ def expected_tokens(spec: DataSpec, grid: TokenGrid) -> float:
 
 
 def row_length(
-    tokens: float, windows: int, grid: TokenGrid, kept: Callable[[np.random.Generator, tuple[int, int]], Shares] | None
+    tokens: float,
+    windows: int,
+    balance: Balance,
+    grid: TokenGrid,
+    kept: Callable[[np.random.Generator, tuple[int, ...]], Shares] | None,
 ) -> int:
     """The shortest row that holds a mean sum of `windows` windows and leaves out no more than `LEFT_OUT` of all tokens.
 
     Windows differ in what they recorded, and in how much of it a mask hides, so that sums over few of them vary widely:
-    one long enough for most would be half empty. The more windows share a row, the fuller it is.
+    one long enough for most would be half empty. The more windows share a row, and the more rows are balanced with each
+    other, the fuller they are.
 
     Args:
       tokens: recorded ones of a mean window.
       kept: draws shares of a window's recorded tokens that the row is for; None: all of them.
     """
-    random, shape, mean = np.random.default_rng(0), (_DRAWS, windows), min(tokens / grid.size, 1.0)
+    random, mean = np.random.default_rng(0), min(tokens / grid.size, 1.0)
     if mean <= 0:
         return rounded(1, windows * grid.size)
+    together = max(balance.group, windows)
+    shape = (_DRAWS * windows // together, together)
     recorded = random.beta(_ALIKE * mean, _ALIKE * (1 - mean), shape) if mean < 1 else np.ones(shape)
-    drawn = grid.size * (recorded if kept is None else recorded * kept(random, shape)).sum(axis=1)
+    if balance.group > 1:
+        recorded = np.take_along_axis(recorded, balance.order(recorded), axis=1)
+    rows = recorded[:, np.argsort(balance.example)] if balance.group > 1 else recorded
+    drawn = grid.size * (rows if kept is None else rows * kept(random, shape)).reshape(-1, windows).sum(axis=1)
     limit, least = windows * grid.size, math.ceil(drawn.mean())
     lengths = sorted({rounded(length, limit) for length in range(least, limit + _ROUND, _ROUND)})
     left_out = lambda length: np.maximum(drawn - length, 0).mean()  # noqa: E731

@@ -21,6 +21,7 @@ from ml_collections import ConfigDict
 
 from lsm_jax import objectives
 from lsm_jax.channels import MINUTELY_26, channels
+from lsm_jax.data.balance import Balance
 from lsm_jax.data.gappy import gappy_batches
 from lsm_jax.data.spec import DataSpec, data_spec
 from lsm_jax.errors import RunError, UserError
@@ -144,7 +145,8 @@ def drawn_batch(case: Case, windows: int) -> dict[str, np.ndarray]:
     """Windows with gaps as days have them, and captions as long as they may be where texts are learned from."""
     spec, language = case.spec, case.config.language
     missing = 1 - float(np.mean(spec.observed_share))
-    _, (batch,) = gappy_batches(spec.channels, spec.window_minutes, missing, windows, count=1, seed=0)
+    balance = Balance.of(windows, case.config.rows.windows_per_row, accumulate=1)
+    _, (batch,) = gappy_batches(spec.channels, spec.window_minutes, missing, windows, 1, seed=0, balance=balance)
     return batch | ({"text": np.ones((windows, language.length), np.int32)} if language.levels else {})
 
 

@@ -24,6 +24,7 @@ from jax.experimental import multihost_utils
 from ml_collections import ConfigDict
 
 from lsm_jax import objectives
+from lsm_jax.data.balance import Balance
 from lsm_jax.data.loader import Loader
 from lsm_jax.data.spec import DataSpec, data_spec, open_datasets
 from lsm_jax.data.text import CaptionTokens, check_left_out
@@ -194,7 +195,9 @@ class Data:
     ) -> None:
         self._mesh, self._size = program.mesh, config.train.batch_size
         self._share = loader_share(self._mesh, self._size)
-        self._loader = functools.partial(Loader, config.data, spec, seed=config.seed)
+        self._loader = functools.partial(
+            Loader, config.data, spec, seed=config.seed, balance=Balance.from_config(config)
+        )
         # Whole days are what a run is judged on, however it learns.
         whole = captions and dataclasses.replace(captions, excerpts=0.0)
         self._captions = {"train": captions, "validation": whole}

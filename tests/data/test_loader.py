@@ -10,6 +10,7 @@ from conftest import CHANNELS, person, random_windows
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lsm_jax.data.balance import Balance
 from lsm_jax.data.loader import Loader, evaluation_batches
 from lsm_jax.data.spec import data_spec
 from lsm_jax.data.store import open_dataset, write_dataset
@@ -104,6 +105,25 @@ def test_hosts_together_hold_the_global_batch(loader_of, hosts) -> None:
     for batch in whole:
         shares = [next(part) for part in parts]
         assert_same({key: np.concatenate([share[key] for share in shares]) for key in batch}, batch)
+
+
+@pytest.mark.parametrize("hosts", [1, 2, 4, 8])
+def test_balanced_rows_hold_the_same_windows_whatever_the_hosts(loader_of, hosts) -> None:
+    balance = Balance.of(16, windows_per_row=2, accumulate=2)
+    assert balance.group == 8, "more than a host's share of two"
+    plain, whole = (take(loader_of(batch_size=16, balance=given), 3) for given in (None, balance))
+    parts = [
+        loader_of(batch_size=16, balance=balance, process_index=host, process_count=hosts) for host in range(hosts)
+    ]
+    for before, batch in zip(plain, whole, strict=True):
+        shares = [next(part) for part in parts]
+        assert_same({key: np.concatenate([share[key] for share in shares]) for key in batch}, batch)
+        assert sorted(batch["example"]) == sorted(before["example"])
+        for group in range(2):
+            cells = [each["observed"].sum(axis=(1, 2))[8 * group :][:8] for each in (before, batch)]
+            assert sorted(cells[0]) == sorted(cells[1])
+            held = [[part[micro::2].reshape(-1, 2).sum(axis=1) for micro in range(2)] for part in cells]
+            assert np.ptp(held[1]) <= np.ptp(held[0])
 
 
 def test_processes_give_the_same_stream_as_threads(loader_of) -> None:

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lsm_jax.channels import MINUTELY_26
 from lsm_jax.errors import UserError
-from lsm_jax.masking.policies import POLICIES, Mixture, artificial_mask, exact_share
+from lsm_jax.masking.policies import POLICIES, Mixture, artificial_mask, exact_share, policy_draws
 from lsm_jax.masking.tokens import TokenGrid
 
 GRID = TokenGrid(MINUTELY_26[:5], window_minutes=120)
@@ -86,15 +86,35 @@ def test_a_lone_channel_is_never_hidden_whole(seed):
 @given(seed=seeds)
 def test_the_grid_pool_hides_the_papers_counts_whatever_was_recorded(seed):
     mixture = Mixture((("random", 0.8, 1.0),), pool="grid")
-    hidden = artificial_mask(jax.random.key(seed), recorded(seed, 0.3), GRID, mixture)
+    hidden = artificial_mask(jax.random.key(seed), jnp.float32(0.5), recorded(seed, 0.3), GRID, mixture)
     assert int(hidden.sum()) == round(0.8 * GRID.size)
 
 
-def test_policies_are_drawn_by_weight():
-    mixture = Mixture((("random", 1.0, 1.0), ("time", 0.5, 0.0)))
+@pytest.mark.parametrize("first", [True, False])
+def test_a_policy_without_weight_is_never_drawn(first):
+    policies = (("random", 1.0, 1.0), ("time", 0.5, 0.0))
+    mixture = Mixture(policies if first else policies[::-1])
     observed = jnp.ones(GRID.size, bool)
-    for seed in range(5):
-        assert bool(artificial_mask(jax.random.key(seed), observed, GRID, mixture).all())
+    for draw in (0.0, 0.3, 1 - 2**-24):
+        assert bool(artificial_mask(jax.random.key(0), jnp.float32(draw), observed, GRID, mixture).all())
+
+
+@given(seed=seeds, begin=st.integers(0, 2**31 - 64), row=st.integers(3, 48))
+def test_the_windows_of_a_row_share_policies_by_weight(seed, begin, row):
+    mixture = Mixture((("random", 0.8, 2.0), ("time", 0.5, 1.0), ("sensor", 0.4, 1.0)))
+    draws = np.asarray(policy_draws(jax.random.key(seed), begin + jnp.arange(row)))
+    assert ((draws >= 0) & (draws < 1)).all()
+    drawn = np.searchsorted(mixture.bounds[:-1], draws, side="right")
+    counts = np.bincount(drawn, minlength=3)
+    assert [share for _, share, _ in mixture.by_share] == [0.4, 0.5, 0.8]
+    np.testing.assert_allclose(counts, row * np.array([0.25, 0.25, 0.5]), atol=2)
+
+
+def test_a_policy_is_as_likely_for_one_window_as_for_the_next():
+    keys = jax.random.split(jax.random.key(0), 4000)
+    draws = np.asarray(jax.vmap(lambda key: policy_draws(key, jnp.arange(5)))(keys))
+    for edge in (0.25, 0.5, 0.75):
+        np.testing.assert_allclose((draws < edge).mean(axis=0), edge, atol=0.03)
 
 
 @pytest.mark.parametrize(

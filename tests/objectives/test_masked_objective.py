@@ -6,16 +6,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from lsm_jax.channels import MINUTELY_26
+from lsm_jax.config import defaults
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError
 from lsm_jax.masking.policies import POLICIES
 from lsm_jax.models import sizes
 from lsm_jax.models.sizes import ModelSize, StackSize
 from lsm_jax.objectives import build
-from lsm_jax.objectives.defaults import learning_defaults
 
 CHANNELS, MINUTES, WINDOWS = 4, 120, 4
 ROOMY = {"rows.capacity": 64, "rows.targets": 64}
@@ -28,7 +27,7 @@ def _smallest(monkeypatch):
 
 
 def objective(**changes):
-    config = ConfigDict(learning_defaults())
+    config = defaults()
     config.model.context_width = 16
     config.update_from_flattened_dict(ROOMY | {key.replace("__", "."): value for key, value in changes.items()})
     spec = DataSpec(

@@ -7,18 +7,16 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from ml_collections import ConfigDict
 
 from lsm_jax.captions.tokenizer import BEGIN, END, PAD, SPECIAL
 from lsm_jax.channels import MINUTELY_26
-from lsm_jax.config import load_config
+from lsm_jax.config import defaults, load_config
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError
 from lsm_jax.masking import rows as rows_of
 from lsm_jax.models.generation import Decoding
 from lsm_jax.models.sizes import LANGUAGE_SIZES, LanguageSize, StackSize
 from lsm_jax.objectives import build
-from lsm_jax.objectives.defaults import learning_defaults
 from lsm_jax.objectives.sensor_language import VARIANTS, caption_loss
 from lsm_jax.objectives.shared import observed_cells
 
@@ -33,7 +31,7 @@ def spec(channels=MINUTELY_26[:CHANNELS], minutes=MINUTES):
 @functools.cache
 def made(variant, queries=3):
     """A small objective of this variant, newborn parameters, and its loss and gradient."""
-    config = ConfigDict(learning_defaults())
+    config = defaults()
     config.objective.name = variant
     config.update_from_flattened_dict(
         {"language.levels": "semantic", "language.vocabulary": VOCABULARY, "language.length": LENGTH,
@@ -218,7 +216,7 @@ def test_what_a_variant_cannot_do_is_said():
     with pytest.raises(UserError, match="use one of cap, coca"):
         made("clip")[0].generate(made("clip")[1], batch(), VOCABULARY)
     with pytest.raises(UserError, match=r"language\.levels"):
-        config = ConfigDict(learning_defaults())
+        config = defaults()
         config.objective.name = "clip"
         build(config, spec())
     with pytest.raises(UserError, match="beams"):

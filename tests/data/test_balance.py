@@ -1,0 +1,62 @@
+"""Windows dealt to rows: each once, rows alike, and the rows those that the step makes of a batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from jaxtyping import Shaped
+
+from lsm_jax.data.balance import Balance
+
+
+def rows_of(batch: Shaped[np.ndarray, " b"], windows: int, accumulate: int) -> Shaped[np.ndarray, "rows w"]:
+    """As a step cuts them: micro-batches of every so manieth window, rows of neighbours within each."""
+    return np.concatenate([batch[part::accumulate].reshape(-1, windows) for part in range(accumulate)])
+
+
+@given(
+    windows=st.integers(2, 8),
+    accumulate=st.integers(1, 4),
+    blocks=st.integers(1, 9),
+    seed=st.integers(0, 2**16),
+    ties=st.booleans(),
+)
+def test_every_window_stands_once_and_rows_of_a_group_hold_alike(windows, accumulate, blocks, seed, ties) -> None:
+    balance = Balance.of(windows * accumulate * blocks, windows, accumulate)
+    groups = windows * accumulate * blocks // balance.group
+    random = np.random.default_rng(seed)
+    sizes = random.integers(0, 3 if ties else 4000, (groups, balance.group))
+    order = balance.order(sizes)
+    assert (np.sort(order, axis=1) == np.arange(balance.group)).all()
+    for group in range(groups):
+        rows = rows_of(sizes[group][order[group]], windows, accumulate)
+        held = rows.sum(axis=1)
+        # What is dealt in one round never widens the gap beyond its own.
+        assert held.max() - held.min() <= sizes[group].max() - sizes[group].min()
+        assert (np.diff(rows, axis=1) <= 0).all(), "from the largest window of a row to the smallest"
+
+
+@given(windows=st.integers(2, 8), accumulate=st.integers(1, 4), blocks=st.integers(1, 4))
+def test_numbers_run_along_the_rows(windows, accumulate, blocks) -> None:
+    balance = Balance.of(windows * accumulate * blocks, windows, accumulate)
+    rows = rows_of(balance.example, windows, accumulate)
+    assert (np.diff(rows, axis=1) == 1).all()
+    assert sorted(rows.flat) == list(range(balance.group))
+
+
+def test_rows_of_days_differ_less_than_as_they_come() -> None:
+    sizes = np.random.default_rng(0).beta(2, 2, (500, 64))
+    balance = Balance.of(4096, 16, 1)
+    dealt = np.take_along_axis(sizes, balance.order(sizes), axis=1)
+    spread = lambda sizes: sizes.reshape(500, 4, 16).sum(axis=2).std(axis=1).mean()  # noqa: E731
+    assert spread(dealt) < 0.05 * spread(sizes)
+
+
+@pytest.mark.parametrize(("batch_size", "windows", "accumulate"), [(7, 1, 1), (6, 4, 1)])
+def test_single_windows_and_uneven_batches_stay_as_they_come(batch_size, windows, accumulate) -> None:
+    balance = Balance.of(batch_size, windows, accumulate)
+    assert balance.group == 1
+    assert balance.order(np.ones((batch_size, 1))).tolist() == [[0]] * batch_size
+    assert balance.example.tolist() == [0]
