@@ -56,9 +56,7 @@ class Balance:
         by_row = np.arange(self.group).reshape(-1, self.accumulate, self.windows_per_row)
         return np.swapaxes(by_row, 1, 2).reshape(-1)
 
-    def order(
-        self, sizes: Float[np.ndarray, "*groups n"] | Int[np.ndarray, "*groups n"]
-    ) -> Int[np.ndarray, "*groups n"]:
+    def order(self, sizes: Real[np.ndarray, "*groups n"]) -> Int[np.ndarray, "*groups n"]:
         """Which window of its group stands at each place, given how much each of them recorded.
 
         The largest windows go one to a row, then the next largest, the largest of them to the row that holds least. The

@@ -211,7 +211,7 @@ class _Layout:
         batch["weekday"][row] = (minute // MINUTES_PER_DAY + _DAYS_TO_THURSDAY) % 7
 
     def recorded(self, record: Record, offset: int, first: int, last: int | None) -> int:
-        """Recorded cells of every fourth step that `place` would show, from its `first` to before its `last`."""
+        """Recorded cells, of every fourth step, that `place` puts between two steps of its row."""
         end = offset + (self._steps if last is None else last)
         return int(np.count_nonzero(record.codes[self._rows, offset + first : end : 4]))
 
@@ -222,21 +222,23 @@ class _Layout:
 
 @dataclasses.dataclass(frozen=True)
 class _Drawn:
-    """A window as it will be shown: what was read, where it is cropped, and the stretch of it that is spoken of."""
+    """A window as it will be shown.
+
+    Attributes:
+      offset: where the record is cropped.
+      epoch: of its dataset.
+      window: what captions speak of; None where there are none.
+      stretch: first and one past the last minute shown of the crop; None: all.
+    """
 
     layout: _Layout
     record: Record
     offset: int
     epoch: int
+    window: Window | None
     stretch: tuple[int, int] | None
 
-    def window(self) -> Window:
-        """The window to speak of."""
-        window = self.layout.window(self.record, self.offset)
-        return shown(window, *self.stretch) if self.stretch else window
-
     def recorded(self) -> int:
-        """How much of it was recorded: every fourth minute counted."""
         return self.layout.recorded(self.record, self.offset, *(self.stretch or (0, None)))
 
 
@@ -260,7 +262,12 @@ class _Batches(grain.transforms.Map):
             if each.stretch:
                 _hide_all_but(batch, row, *each.stretch)
         if self.captions:
-            batch["text"] = self.captions([each.window() for each in drawn], [each.epoch for each in drawn])
+            spoken_of = [
+                shown(each.window, *each.stretch) if each.stretch else each.window
+                for each in drawn
+                if each.window is not None
+            ]
+            batch["text"] = self.captions(spoken_of, [each.epoch for each in drawn])
         return batch
 
     def _balanced(self, number: int) -> tuple[list[_Drawn], Int[np.ndarray, " b"]]:
@@ -287,15 +294,13 @@ class _Batches(grain.transforms.Map):
         spare = np.array([record.codes.shape[1] - self.spec.window_minutes for record in records])
         offsets = self.order.uniform(positions, np.maximum(spare, 0) + 1).tolist()
         epochs = self.order.epochs(positions).tolist()
-        return [
-            _Drawn(layout, record, offset, epoch, self._stretch(layout, record, offset, epoch))
-            for layout, record, offset, epoch in zip(layouts, records, offsets, epochs, strict=True)
-        ]
+        return [self._shown(*each) for each in zip(layouts, records, offsets, epochs, strict=True)]
 
-    def _stretch(self, layout: _Layout, record: Record, offset: int, epoch: int) -> tuple[int, int] | None:
-        if not (self.captions and self.captions.excerpts):
-            return None
-        return self.captions.stretch(layout.window(record, offset), epoch)
+    def _shown(self, layout: _Layout, record: Record, offset: int, epoch: int) -> _Drawn:
+        if not self.captions:
+            return _Drawn(layout, record, offset, epoch, window=None, stretch=None)
+        window = layout.window(record, offset)
+        return _Drawn(layout, record, offset, epoch, window, self.captions.stretch(window, epoch))
 
 
 def _hide_all_but(batch: Batch, row: int, first: int, last: int) -> None:
