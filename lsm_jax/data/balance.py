@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, Real
 from ml_collections import ConfigDict
 
 _MOST_ROWS = 4  # balanced with each other: a host's share of a batch is seldom less, and has to be read whole
