@@ -39,7 +39,7 @@ class Balance:
     def of(cls, batch_size: int, windows_per_row: int, accumulate: int) -> Balance:
         """Groups of a global batch, the same for any number of hosts; of single windows where rows hold one."""
         least = windows_per_row * accumulate
-        if windows_per_row == 1 or batch_size % least:
+        if windows_per_row < 2 or accumulate < 1 or batch_size % least:
             return cls(1, 1, 1)
         most = max(_MOST_ROWS // accumulate, 1)
         blocks = max(count for count in range(1, most + 1) if batch_size // least % count == 0)

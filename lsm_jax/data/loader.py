@@ -9,6 +9,7 @@ that number.
 from __future__ import annotations
 
 import dataclasses
+import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -31,6 +32,11 @@ from lsm_jax.windows import MINUTES_PER_DAY, Window, crop
 Batch = dict[str, np.ndarray]
 _ENDLESS = 2**48  # batches; a stream no run reaches the end of
 _DAYS_TO_THURSDAY = 3  # 1970-01-01 was a Thursday, and weekday 0 is Monday
+
+
+def _leave_interrupts(*_: int) -> None:
+    """A terminal's Ctrl-C goes to all processes; the training loop hears it and ends the others when it has saved."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class Loader:
@@ -66,7 +72,13 @@ class Loader:
             raise UserError(f"data.threads={config.threads} and data.prefetch={config.prefetch} must be at least 1.")
         if batch_size < 1 or batch_size % process_count:
             raise UserError(f"batch size {batch_size} does not divide among {process_count} processes.")
-        sources = [dataset.held_out(split) for dataset in open_datasets(config)]
+        datasets = open_datasets(config)
+        drawn = config.weights or (1.0,) * len(datasets)
+        # Of a dataset of weight 0 nothing is drawn, and it may have nobody in this split.
+        sources = [
+            dataset.held_out(split) if weight else dataset.source(split)
+            for dataset, weight in zip(datasets, drawn, strict=True)
+        ]
         sizes = [len(source) for source in sources]
         order = DataOrder(seed, sizes, mixture_weights(config, sizes))
         share = batch_size // process_count
@@ -86,7 +98,8 @@ class Loader:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # Grain's processes read absl flags, which only absl programs parse
             ahead = max(self._ahead // self._workers, 1)
-            stream = stream.mp_prefetch(grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=ahead))
+            options = grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=ahead)
+            stream = stream.mp_prefetch(options, worker_init_fn=_leave_interrupts)
         self._stream = iter(stream)
         self._position = position
 

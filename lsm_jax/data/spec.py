@@ -110,8 +110,15 @@ def open_datasets(config: ConfigDict) -> list[Dataset]:
     """The datasets at `config.paths`; UserError where there is none."""
     paths = [config.paths] if isinstance(config.paths, str) else list(config.paths)
     if not paths:
-        raise UserError("data.paths is empty: name at least one dataset folder, as in --config.data.paths=('DIR',).")
+        raise UserError("data.paths is empty: name at least one dataset folder, as in --config.data.paths=DIR,DIR.")
     return [open_dataset(path) for path in paths]
+
+
+def drawn_datasets(config: ConfigDict) -> list[Dataset]:
+    """The datasets that windows are drawn from: all but those of weight 0."""
+    datasets = open_datasets(config)
+    weights = mixture_weights(config, [len(dataset.source("train")) for dataset in datasets])
+    return [dataset for dataset, weight in zip(datasets, weights, strict=True) if weight > 0]
 
 
 def mixture_weights(config: ConfigDict, windows: Sequence[int]) -> Float[np.ndarray, " d"]:

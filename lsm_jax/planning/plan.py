@@ -6,7 +6,6 @@ import dataclasses
 import functools
 import itertools
 import json
-import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -34,7 +33,7 @@ from lsm_jax.planning.visits import Visited, flops_of_scores_again, kernel_flops
 from lsm_jax.training.chips import Chip
 from lsm_jax.training.compiler_options import compiler_options
 from lsm_jax.training.duration import Schedule
-from lsm_jax.training.mesh import BATCH_AXES, make_mesh
+from lsm_jax.training.mesh import check_batch, make_mesh
 from lsm_jax.training.state import Program, batch_shapes, is_sum, make_program
 
 # Without a dataset: the papers' 26 minutely features, of which 51 % are recorded (arXiv 2506.05321).
@@ -73,13 +72,10 @@ class Case:
         devices = topology_devices(topology)
         kind, _ = split_name(topology)
         mesh = make_mesh(config.mesh, devices)
-        shards, together = math.prod(mesh.shape[axis] for axis in BATCH_AXES), config.rows.windows_per_row
-        if config.train.batch_size % (shards * together * config.train.accumulate):
-            raise UserError(
-                f"train.batch_size={config.train.batch_size} on {topology}: each of {shards} shares of a batch must be "
-                f"whole rows of rows.windows_per_row={together}; give a multiple of "
-                f"{shards * together * config.train.accumulate}, or other mesh sizes."
-            )
+        try:
+            check_batch(mesh, config)
+        except UserError as error:
+            raise UserError(f"{topology}: {error}") from None
         spec = data_spec(config.data) if config.data.paths else assumed_spec(config.data.window_minutes)
         platform = "gpu" if kind in GPU_EXAMPLES else "tpu"
         return cls(config, topology, devices, mesh, chip_named(kind).per_device(), platform, spec)

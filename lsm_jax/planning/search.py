@@ -10,7 +10,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from lsm_jax.errors import UserError
+from lsm_jax.errors import RunError, UserError
 from lsm_jax.planning.plan import make_plan
 from lsm_jax.planning.topologies import topology_devices
 
@@ -50,7 +50,7 @@ def search(
             continue
         try:
             trial = make_plan(_changed(config, fsdp, batch_size, remat), topology)
-        except UserError as error:
+        except (UserError, RunError) as error:
             say(str(error))
             continue
         trials.append(_entry(trial))

@@ -34,14 +34,24 @@ def initialise(coordinator: str | None = None, process_id: int | None = None, pr
     jax.config.update("jax_cpu_collectives_implementation", "gloo")
     try:
         jax.distributed.initialize(coordinator, process_count, process_id)
-    except (RuntimeError, ValueError) as error:
-        raise RunError(f"the processes of this run did not find each other: {error}") from error
+    except (RuntimeError, ValueError, OSError) as error:
+        hint = "" if given else " Where this is the only host, set TPU_SKIP_MDS_QUERY=1; else say who is who by flags."
+        raise RunError(f"the processes of this run did not find each other: {error}.{hint}") from error
 
 
 def several_processes(environment: Mapping[str, str]) -> bool:
-    """Whether a scheduler says that this process is one of several, which JAX then finds by itself."""
+    """Whether this process may be one of several, which JAX then finds by itself.
+
+    A scheduler's environment says so, or this is a Cloud TPU VM, whose metadata server knows the other hosts; JAX
+    leaves two marks when it is imported: `TPU_ML_PLATFORM` where it finds chips, `TPU_SKIP_MDS_QUERY` where it finds
+    none.
+    """
     in_step = all(name in environment for name in ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID"))
     if in_step and environment.get("SLURM_NTASKS", "1") != "1":
         return True
-    hosts = environment.get("TPU_WORKER_HOSTNAMES", "").split(",")
-    return len(hosts) > 1 or int(environment.get("MEGASCALE_NUM_SLICES") or 1) > 1
+    hosts = environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES")
+    if int(environment.get("MEGASCALE_NUM_SLICES") or 1) > 1:
+        return True
+    if hosts:
+        return "," in hosts
+    return "TPU_ML_PLATFORM" in environment and "TPU_SKIP_MDS_QUERY" not in environment

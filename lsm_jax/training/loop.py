@@ -26,7 +26,7 @@ from ml_collections import ConfigDict
 from lsm_jax import objectives
 from lsm_jax.data.balance import Balance
 from lsm_jax.data.loader import Loader
-from lsm_jax.data.spec import DataSpec, data_spec, open_datasets
+from lsm_jax.data.spec import DataSpec, data_spec, drawn_datasets, open_datasets
 from lsm_jax.data.text import CaptionTokens, check_left_out
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.objectives import Objective
@@ -35,17 +35,24 @@ from lsm_jax.training.clock import Clock
 from lsm_jax.training.compiler_options import compiler_options
 from lsm_jax.training.duration import Schedule
 from lsm_jax.training.flops import total_peak
-from lsm_jax.training.mesh import loader_share, make_mesh, to_devices
-from lsm_jax.training.metrics import MetricsLog, Terminal, read_metrics
+from lsm_jax.training.mesh import check_sizes, loader_share, make_mesh, to_devices
+from lsm_jax.training.metrics import MetricsLog, Terminal, seconds_reached
 from lsm_jax.training.state import LOSS_WEIGHT, Program, State, averaged, is_sum, make_program
 from lsm_jax.training.warm_start import normalised_as_before, with_encoder_of
-from lsm_jax.training.workdir import CHECKPOINTS, check_same, check_same_data, run_captions, write_config
+from lsm_jax.training.workdir import (
+    CHECKPOINTS,
+    check_same,
+    check_same_data,
+    run_captions,
+    write_config,
+    write_trained_on,
+)
 
 
 def train(config: ConfigDict, workdir: Path | str) -> int:
     """Trains for `train.duration`; run again, it goes on where it was.
 
-    SIGTERM and Ctrl-C save and end it early. All processes of a distributed run call this.
+    SIGTERM, Ctrl-C and a lost terminal save and end it early. All processes of a distributed run call this.
 
     Args:
       config: from `load_config`.
@@ -72,6 +79,7 @@ def train(config: ConfigDict, workdir: Path | str) -> int:
     program = make_program(config, objective, make_mesh(config.mesh), plan.schedule)
     if first:
         write_config(workdir, config, spec, captions)
+        write_trained_on(workdir, drawn_datasets(config.data))
 
     with contextlib.ExitStack() as ending:
         terminal = Terminal(plan.total, speaks=first)
@@ -85,7 +93,7 @@ def train(config: ConfigDict, workdir: Path | str) -> int:
         data = ending.enter_context(contextlib.closing(Data(config, spec, program, plan, position, captions)))
         step_once, evaluate = Compiled(program.step, clock), Compiled(program.evaluate, clock)
         log = MetricsLog(workdir, start if restored else -1) if first else None
-        records = ending.enter_context(Records(config, clock, plan, log, terminal))
+        records = ending.enter_context(Records(config, clock, plan, log, terminal, skipped=float(state.skipped)))
         trace = ending.enter_context(contextlib.closing(Trace(config.train.profile, workdir)))
         stop = ending.enter_context(StopRequest())
         while True:
@@ -137,7 +145,8 @@ class Plan:
     @classmethod
     def of(cls, config: ConfigDict) -> Plan:
         """Reads the durations of a configuration; UserError where one is none."""
-        datasets = open_datasets(config.data)
+        check_sizes(config)
+        datasets = drawn_datasets(config.data)
         epoch, held_out = (sum(len(dataset.source(split)) for dataset in datasets) for split in ("train", "validation"))
         schedule = Schedule(config.train.batch_size, epoch)
         total = schedule.steps("train.duration", config.train.duration)
@@ -160,23 +169,28 @@ class Plan:
         return self.save_every > 0 and step % self.save_every == 0
 
     def evaluates(self, step: int) -> bool:
-        return self.evaluate_every > 0 and (step % self.evaluate_every == 0 or step == self.total)
+        return (
+            self.evaluate_every > 0
+            and self.validation_batches > 0
+            and (step % self.evaluate_every == 0 or step == self.total)
+        )
 
 
 def begin(
     config: ConfigDict, program: Program, restored: Saved | None, workdir: Path, clock: Clock, terminal: Terminal
 ) -> tuple[State, int]:
     """The state and data position to start from: restored ones, or newborn, with another run's encoder if asked for."""
+    reached = seconds_reached(workdir)
     if restored is None:
+        clock.restore({}, lost=reached)
         with clock.measure("compile"):
             state = program.init()
         if config.language.encoder_from:
             state = with_encoder_of(state, config.language.encoder_from)
             terminal.say(f"starts from the encoder of {config.language.encoder_from}")
         return state, 0
-    reached = [sum(record["time"].values()) for record in read_metrics(workdir) if isinstance(record.get("time"), dict)]
     saved = sum(restored.seconds.values())
-    clock.restore(restored.seconds, lost=max(max(reached, default=saved) - saved, 0.0))
+    clock.restore(restored.seconds, lost=max(reached - saved, 0.0))
     terminal.say(f"goes on from checkpoint {int(restored.state.step)} after {saved:.0f} s of training")
     return restored.state, restored.position
 
@@ -195,12 +209,13 @@ class Data:
     ) -> None:
         self._mesh, self._size = program.mesh, config.train.batch_size
         self._share = loader_share(self._mesh, self._size)
-        self._loader = functools.partial(
-            Loader, config.data, spec, seed=config.seed, balance=Balance.from_config(config)
-        )
-        # Whole days are what a run is judged on, however it learns.
-        whole = captions and dataclasses.replace(captions, excerpts=0.0)
+        self._loader = functools.partial(Loader, config.data, spec, seed=config.seed)
+        # Whole days, all of them, are what a run is judged on, however it learns.
+        whole = captions and dataclasses.replace(captions, excerpts=0.0, leave_out=())
         self._captions = {"train": captions, "validation": whole}
+        # An evaluation takes its batch at once, whatever training does.
+        at_once = Balance.of(self._size, config.rows.windows_per_row, accumulate=1)
+        self._balance = {"train": Balance.from_config(config), "validation": at_once}
         self._training = self._load("train", position)
         self._validation: Loader | None = None
         self._validation_batches = plan.validation_batches
@@ -231,6 +246,7 @@ class Data:
             process_index=index,
             process_count=count,
             captions=self._captions[split],
+            balance=self._balance[split],
         )
 
     def close(self) -> None:
@@ -272,14 +288,20 @@ class Records(contextlib.AbstractContextManager["Records"]):
     """Metrics: fetched one step late, checked, and written when due with the speed since the last record."""
 
     def __init__(
-        self, config: ConfigDict, clock: Clock, plan: Plan, log: MetricsLog | None, terminal: Terminal
+        self,
+        config: ConfigDict,
+        clock: Clock,
+        plan: Plan,
+        log: MetricsLog | None,
+        terminal: Terminal,
+        skipped: float = 0.0,
     ) -> None:
         self._clock, self._plan, self._log, self._terminal = clock, plan, log, terminal
         self._batch_size, self._most_skipped = config.train.batch_size, config.train.most_skipped
         self._peak, origin = total_peak(config.train.peak_flops)
         terminal.say(f"peak for MFU: {self._peak / 1e12:.3g} TFLOP/s ({origin})")
         self._pending: tuple[int, Any] | None = None
-        self._skipped, self._skipped_in_row = 0.0, 0
+        self._skipped, self._skipped_in_row = skipped, 0
         self._since_last()
 
     def write_late(self, step: int, metrics: Any) -> None:
@@ -345,16 +367,22 @@ class Records(contextlib.AbstractContextManager["Records"]):
 
 
 class StopRequest(contextlib.AbstractContextManager["StopRequest"]):
-    """SIGTERM or Ctrl-C, heard between steps; a second Ctrl-C ends the process at once."""
+    """SIGTERM, Ctrl-C or a lost terminal, heard between steps; a second Ctrl-C ends the process at once.
+
+    Several processes must agree on the step to stop at. JAX's coordination service sees to that, and listens for
+    SIGTERM, which is what the other two become then.
+    """
 
     def __init__(self) -> None:
         self._asked = False
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
-        # Several processes must agree on the step to stop at; JAX's coordination service listens for SIGTERM then.
-        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-            self._before = {number: signal.signal(number, self._hear) for number in (signal.SIGTERM, signal.SIGINT)}
+        if threading.current_thread() is threading.main_thread():
+            wanted = {signal.SIGINT} if jax.process_count() > 1 else {signal.SIGINT, signal.SIGTERM}
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as under nohup
+                wanted.add(signal.SIGHUP)
+            self._before = {number: signal.signal(number, self._hear) for number in wanted}
         return self
 
     def asked(self, step: int) -> bool:
@@ -369,6 +397,8 @@ class StopRequest(contextlib.AbstractContextManager["StopRequest"]):
         if self._asked and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._asked = True
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 class Trace:

@@ -64,14 +64,30 @@ def batch_sharding(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
-def check_batch(mesh: Mesh, batch_size: int, accumulate: int) -> None:
-    """UserError unless every device gets the same number of windows in every micro-batch."""
+def check_batch(mesh: Mesh, config: ConfigDict) -> None:
+    """UserError unless every device gets the same number of whole rows in every micro-batch.
+
+    Rows that span devices would be gathered, and every device would attend for all of them.
+
+    Args:
+      config: the whole configuration.
+    """
+    check_sizes(config)
     shards = math.prod(mesh.shape[axis] for axis in BATCH_AXES)
-    if batch_size < 1 or accumulate < 1 or batch_size % (shards * accumulate):
+    accumulate, windows, batch_size = config.train.accumulate, config.rows.windows_per_row, config.train.batch_size
+    least = shards * accumulate * windows
+    if batch_size % least:
         raise UserError(
-            f"train.batch_size={batch_size} must be a multiple of {shards * accumulate}: mesh data x fsdp = {shards}, "
-            f"train.accumulate={accumulate}."
+            f"train.batch_size={batch_size} must be a multiple of {least}: mesh slices x data x fsdp = {shards}, "
+            f"train.accumulate={accumulate}, rows.windows_per_row={windows}."
         )
+
+
+def check_sizes(config: ConfigDict) -> None:
+    """UserError where a count of windows or rows is none."""
+    for section, key in (("train", "batch_size"), ("train", "accumulate"), ("rows", "windows_per_row")):
+        if config[section][key] < 1:
+            raise UserError(f"{section}.{key}={config[section][key]} must be at least 1.")
 
 
 def loader_share(mesh: Mesh, batch_size: int) -> tuple[int, int]:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
-from lsm_jax.training.workdir import METRICS, TENSORBOARD
+from lsm_jax.training.workdir import METRICS, REACHED, TENSORBOARD
 
 
 class MetricsLog:
@@ -26,7 +26,9 @@ class MetricsLog:
     """
 
     def __init__(self, workdir: Path, resumed_at: int) -> None:
-        file = workdir / METRICS
+        file, reached = workdir / METRICS, workdir / REACHED
+        reached.with_name(f"{REACHED}.new").write_text(json.dumps(seconds_reached(workdir)), encoding="utf-8")
+        reached.with_name(f"{REACHED}.new").replace(reached)
         kept = [record for record in read_metrics(workdir) if record["step"] <= resumed_at]
         rewritten = file.with_name(f"{METRICS}.new")
         rewritten.write_text("".join(_line(record) for record in kept), encoding="utf-8")
@@ -60,6 +62,16 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             records.append(record)
     return records
+
+
+def seconds_reached(workdir: Path) -> float:
+    """The wall time of a run over all its starts, as far as it was written down; also that of records since removed."""
+    times = [record["time"] for record in read_metrics(workdir) if isinstance(record.get("time"), dict)]
+    try:
+        before = float((workdir / REACHED).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        before = 0.0
+    return max([before, *(sum(time.values()) for time in times)])
 
 
 class Terminal:

@@ -67,6 +67,8 @@ def make_optimizer(config: ConfigDict, learning_rate: LearningRate) -> optax.Gra
     Raises:
       UserError: unknown optimizer.
     """
+    if len(config.betas) != 2:
+        raise UserError(f"optimizer.betas={config.betas} must be two numbers, as in --config.optimizer.betas=0.9,0.95.")
     first, second = config.betas
     if config.name == "adamw":
         optimizer = optax.adamw(
@@ -79,6 +81,7 @@ def make_optimizer(config: ConfigDict, learning_rate: LearningRate) -> optax.Gra
             weight_decay_mask=decayed,
             adam_b1=first,
             adam_b2=second,
+            eps=config.epsilon,
             muon_weight_dimension_numbers=matrices,
             consistent_rms=0.2,  # updates as large as AdamW's, so that one learning rate serves both (Muon is Scalable)
         )

@@ -84,7 +84,7 @@ def make_program(config: ConfigDict, objective: Objective, mesh: Mesh, schedule:
       UserError: a setting of the optimizer is unknown, the batch does not divide among the devices, or gradients
         cannot be accumulated.
     """
-    check_batch(mesh, config.train.batch_size, config.train.accumulate)
+    check_batch(mesh, config)
     if config.train.accumulate > 1 and getattr(objective, "compares_windows", False):
         raise UserError(
             f"train.accumulate={config.train.accumulate}: objective {config.objective.name} compares all windows of a "

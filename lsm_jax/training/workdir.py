@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,15 +11,18 @@ from ml_collections import ConfigDict
 
 from lsm_jax.config import flatten, from_json, to_json
 from lsm_jax.data.spec import DataSpec
+from lsm_jax.data.store import Dataset
 from lsm_jax.data.text import CaptionTokens
 from lsm_jax.errors import UserError
 
 CONFIG = "config.json"
 SPEC = "spec.json"
 METRICS = "metrics.jsonl"
+REACHED = "wall_seconds.json"
 TOKENIZER = "tokenizer.json"
 CHECKPOINTS = "checkpoints"
 TENSORBOARD = "tensorboard"
+TRAINED_ON = "trained_on.json"
 
 # What a later start may change: how long, where and how watched a run is, not what it learns. The learning rate
 # follows `train.duration`.
@@ -93,6 +98,36 @@ def write_config(workdir: Path, config: ConfigDict, spec: DataSpec, captions: Ca
     (workdir / f"{SPEC}.new").replace(workdir / SPEC)
     (workdir / f"{CONFIG}.new").write_text(to_json(config), encoding="utf-8")
     (workdir / f"{CONFIG}.new").replace(workdir / CONFIG)
+
+
+def write_trained_on(workdir: Path, datasets: Sequence[Dataset]) -> None:
+    """Adds the people (pseudonyms, as the datasets have them) of the training splits to those the run has met.
+
+    Splits are made anew when a dataset is; an evaluation looks here for people it must not call held out.
+    """
+    file = workdir / TRAINED_ON
+    met = {name: {*people} for name, people in read_trained_on(workdir).items()}
+    for dataset in datasets:
+        met.setdefault(dataset.name, set()).update(dataset.source("train").participants)
+    text = json.dumps({"participants": {name: sorted(people) for name, people in met.items()}})
+    file.with_name(f"{TRAINED_ON}.new").write_text(text, encoding="utf-8")
+    file.with_name(f"{TRAINED_ON}.new").replace(file)
+
+
+def read_trained_on(workdir: Path) -> dict[str, list[str]]:
+    """The people a run was trained on, by dataset; empty where its folder does not say (runs from before it did).
+
+    Raises:
+      UserError: the file is damaged.
+    """
+    file = workdir / TRAINED_ON
+    if not file.is_file():
+        return {}
+    try:
+        people = json.loads(file.read_text(encoding="utf-8"))["participants"]
+        return {str(name): [str(each) for each in met] for name, met in people.items()}
+    except (ValueError, RecursionError, KeyError, TypeError, AttributeError):
+        raise UserError(f"{file} is damaged; it says whom the run was trained on. Restore it, or delete it.") from None
 
 
 def read_config(workdir: Path) -> ConfigDict:

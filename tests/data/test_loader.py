@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lsm_jax.data.balance import Balance
 from lsm_jax.data.loader import Loader, evaluation_batches
-from lsm_jax.data.spec import data_spec
+from lsm_jax.data.spec import data_spec, drawn_datasets
 from lsm_jax.data.store import open_dataset, write_dataset
 from lsm_jax.errors import UserError
 from lsm_jax.windows import checked_window
@@ -124,6 +124,15 @@ def test_balanced_rows_hold_the_same_windows_whatever_the_hosts(loader_of, hosts
             assert sorted(cells[0]) == sorted(cells[1])
             held = [[part[micro::2].reshape(-1, 2).sum(axis=1) for micro in range(2)] for part in cells]
             assert np.ptp(held[1]) <= np.ptp(held[0])
+
+
+def test_a_dataset_of_weight_nought_is_neither_drawn_nor_counted(dataset, other_dataset, data_config) -> None:
+    config = data_config(dataset, other_dataset, weights=(1.0, 0.0))
+    assert [each.path for each in drawn_datasets(config)] == [dataset.path]
+    loader = Loader(config, data_spec(config), "train", seed=0, batch_size=12)
+    glucose = next(loader)["observed"][:, :, 3]
+    loader.close()
+    assert not glucose.any(), "a channel that the other dataset alone has"
 
 
 def test_processes_give_the_same_stream_as_threads(loader_of) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -18,17 +19,22 @@ import pytest
 import small_training
 from small_training import small_config
 
+from lsm_jax import objectives
 from lsm_jax.cli.main import main
 from lsm_jax.config import from_json
 from lsm_jax.data.loader import Loader
+from lsm_jax.data.spec import data_spec
+from lsm_jax.data.store import open_dataset
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.training import loop
 from lsm_jax.training.checkpoints import Checkpoints, steps
 from lsm_jax.training.clock import BUCKETS, Clock
 from lsm_jax.training.loop import train
-from lsm_jax.training.metrics import MetricsLog, read_metrics
+from lsm_jax.training.mesh import make_mesh
+from lsm_jax.training.metrics import MetricsLog, Terminal, read_metrics
 from lsm_jax.training.run import load_run
-from lsm_jax.training.workdir import CHECKPOINTS
+from lsm_jax.training.state import make_program
+from lsm_jax.training.workdir import CHECKPOINTS, read_trained_on
 
 _TIMING = {"time", "windows_per_second", "mfu", "input_wait", "goodput"}
 
@@ -138,6 +144,87 @@ def test_work_thrown_away_by_a_crash_is_counted_as_lost(half_hours: Path, tmp_pa
     train(small_config(half_hours), tmp_path)
     seconds = [record["time"] for record in read_metrics(tmp_path) if "time" in record][-1]
     assert 99.0 < seconds["lost"] <= 100.0
+
+
+def test_work_lost_before_the_first_checkpoint_or_twice_is_not_forgotten(half_hours: Path, tmp_path: Path) -> None:
+    record = {"step": 3, "loss": 1.0, "time": dict.fromkeys(BUCKETS, 0.0) | {"step": 100.0}}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(record) + "\n")
+    # A start that dies before its first record has removed that one all the same.
+    MetricsLog(tmp_path, -1).close()
+    assert not read_metrics(tmp_path)
+    train(small_config(half_hours, "train.duration=1 steps"), tmp_path)
+    seconds = [record["time"] for record in read_metrics(tmp_path) if "time" in record][-1]
+    assert seconds["lost"] == 100.0
+
+
+def test_evaluation_can_be_switched_off(half_hours: Path, tmp_path: Path) -> None:
+    train(small_config(half_hours, "evaluate.batches=0", "train.duration=2 steps"), tmp_path)
+    assert [record["step"] for record in read_metrics(tmp_path)] == [1, 2]
+
+
+@pytest.mark.parametrize("key", ["train.batch_size", "train.accumulate", "rows.windows_per_row"])
+def test_counts_of_nothing_are_refused(half_hours: Path, tmp_path: Path, key: str) -> None:
+    with pytest.raises(UserError, match=rf"{key}=0 must be at least 1".replace(".", r"\.")):
+        train(small_config(half_hours, f"{key}=0"), tmp_path)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
+def test_ctrl_c_and_a_lost_terminal_ask_to_stop(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with loop.StopRequest() as stop:
+        assert not stop.asked(0)
+        os.kill(os.getpid(), number)
+        assert stop.asked(1)
+        if number == signal.SIGINT:
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
+
+
+def test_nohup_is_respected() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with loop.StopRequest() as stop:
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not stop.asked(0)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
+def test_steps_skipped_before_a_restart_are_not_counted_again(half_hours: Path, tmp_path: Path) -> None:
+    config = small_config(half_hours, "train.most_skipped=1")
+    plan, log = loop.Plan.of(config), MetricsLog(tmp_path, -1)
+    with loop.Records(config, Clock(), plan, log, Terminal(1, speaks=False), skipped=3.0) as records:
+        records.write_late(4, {"skipped": np.float32(3), "loss": np.float32(1)})
+        records.write_pending()
+        records.write_late(5, {"skipped": np.float32(4), "loss": np.float32(1)})
+        with pytest.raises(RunError, match="not been finite"):
+            records.write_pending()
+
+
+def test_validation_fills_rows_as_evaluation_takes_them(half_hours: Path) -> None:
+    """A micro-batch takes every other window, an evaluation neighbours."""
+    config = small_config(half_hours, "rows.windows_per_row=2", "train.accumulate=2", "data.weights=1,")
+    plan = loop.Plan.of(config)
+    program = make_program(
+        config, objectives.build(config, data_spec(config.data)), make_mesh(config.mesh), plan.schedule
+    )
+    with contextlib.closing(loop.Data(config, data_spec(config.data), program, plan, 0, None)) as data:
+        (batch,) = data.validation()
+        rows = np.asarray(batch["example"]).reshape(-1, 2)
+        assert (np.diff(rows, axis=1) == 1).all()
+        training = np.asarray(data.next_training()["example"])
+        assert (np.diff(np.stack([training[part::2].reshape(-1, 2) for part in range(2)]), axis=-1) == 1).all()
+
+
+def test_a_run_writes_down_whom_it_was_trained_on(half_hours: Path, whole_run: Path) -> None:
+    people = open_dataset(half_hours).source("train").participants
+    assert read_trained_on(whole_run) == {"half_hours": sorted({*people})}
+    (whole_run / "trained_on.json").write_text("[1]")
+    with pytest.raises(UserError, match=r"trained_on\.json is damaged"):
+        read_trained_on(whole_run)
+    (whole_run / "trained_on.json").unlink()
+    assert read_trained_on(whole_run) == {}
 
 
 def test_order_is_evaluate_save_then_fetch(half_hours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

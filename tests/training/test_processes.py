@@ -35,6 +35,11 @@ from lsm_jax.training.run import load_run
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
         ({"TPU_WORKER_HOSTNAMES": "t1,t2,t3,t4"}, True),
         ({"TPU_WORKER_HOSTNAMES": "t1", "MEGASCALE_NUM_SLICES": "2"}, True),
+        ({"TPU_PROCESS_ADDRESSES": "t1:8476,t2:8476"}, True),
+        # What JAX sets on a Cloud TPU VM, where only the metadata server knows the other hosts.
+        ({"TPU_ML_PLATFORM": "JAX"}, True),
+        ({"TPU_ML_PLATFORM": "JAX", "TPU_SKIP_MDS_QUERY": "1"}, False),
+        ({"TPU_SKIP_MDS_QUERY": "1"}, False),
     ],
 )
 def test_schedulers_are_recognised(environment: dict[str, str], several: bool) -> None:

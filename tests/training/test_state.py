@@ -88,7 +88,9 @@ def test_parameters_are_float32_and_the_step_is_deterministic(half_hours: Path) 
     jax.tree.map(np.testing.assert_array_equal, one, other)
 
 
-@pytest.mark.parametrize("name", ["train.batch_size=9", "train.accumulate=3", "train.batch_size=0"])
+@pytest.mark.parametrize(
+    "name", ["train.batch_size=9", "train.accumulate=3", "rows.windows_per_row=3", "train.batch_size=0"]
+)
 def test_batches_that_do_not_divide_are_refused(half_hours: Path, name: str) -> None:
     with pytest.raises(UserError, match=r"train\.batch_size"):
         program_and_batches(half_hours, name)
