@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 HELP = "pre-train; the same command run again goes on where it was"
-EXAMPLE = "lsm train --config configs/lsm2.py:tiny --workdir runs/first --config.train.batch_size=16"
+EXAMPLE = "lsm train --config configs/lsm2.py:small --workdir runs/first --config.data.paths=data/synth"
 ACCEPTS_OVERRIDES = True
 
 

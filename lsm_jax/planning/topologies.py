@@ -125,7 +125,7 @@ def _require(kind: str, what: str) -> None:
     if not installed(kind):
         raise UserError(
             f"{what} is not installed, which compiles for {kind} without one at hand. Install it beside lsm_jax: "
-            "`launch/install pods` or `pip install 'lsm_jax[pods]'` (1.2 GB)."
+            "`launch/install pods`, or `pip install -e '.[pods]'` in the checkout (1.2 GB)."
         )
 
 
