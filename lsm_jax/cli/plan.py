@@ -23,6 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where plan.json goes (.)")
     parser.add_argument(
+        "--keep", type=Path, metavar="DIR",
+        help="keep the compiled step, for `lsm train` on such a pod with JAX_COMPILATION_CACHE_DIR=DIR to start with",
+    )  # fmt: skip
+    parser.add_argument(
         "--search", action="store_true", help="try other meshes, batches and rematerialisation as well; keep the best"
     )
     parser.add_argument(
@@ -36,12 +40,17 @@ def run(args: argparse.Namespace) -> int:
 
     # The devices planned for need no device here; asking for one would wait for hardware.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    # What JAX tells the TPU's compiler on a TPU host; a program kept here is only found there if it was told the same.
+    os.environ.setdefault("LIBTPU_INIT_ARGS", "--xla_tpu_use_enhanced_launch_barrier=true")
+    import jax
     from rich.console import Console
 
     from lsm_jax.config import load_config
     from lsm_jax.planning.plan import make_plan, write_plan
     from lsm_jax.planning.search import search
 
+    if args.keep:
+        jax.config.update("jax_compilation_cache_dir", str(args.keep))
     console, config = Console(), load_config(args.config, args.overrides)
     with console.status(f"compiling for {args.topology}"):
         if args.search:

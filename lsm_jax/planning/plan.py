@@ -7,6 +7,7 @@ import functools
 import itertools
 import json
 import time
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from lsm_jax import objectives
 from lsm_jax.channels import MINUTELY_26, channels
 from lsm_jax.data.balance import Balance
 from lsm_jax.data.gappy import gappy_batches
-from lsm_jax.data.spec import DataSpec, data_spec
+from lsm_jax.data.spec import DataSpec, data_spec, drawn_datasets
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.objectives import Objective
 from lsm_jax.objectives.shared import Attended
@@ -108,8 +109,9 @@ def make_plan(config: ConfigDict, topology: str) -> dict[str, Any]:
     }
     wall, cpu = time.perf_counter(), time.process_time()
     with jax.sharding.use_abstract_mesh(case.mesh.abstract_mesh):
-        schedule = Schedule(batch_size, 10**9, total=10**6)
-        program = make_program(case.config, case.objective(), case.mesh, schedule)
+        # The learning rates are constants of the program, which a run can take over if it is the same to the bit.
+        program = make_program(case.config, case.objective(), case.mesh, Schedule.of(case.config, _epoch(case.config)))
+    warnings.filterwarnings("ignore", message="Error reading persistent compilation cache")  # nothing here can run it
     lowered = program.step.lower(program.shapes, batch_shapes(case.mesh, drawn_batch(case, 1), batch_size))
     try:
         options = compiler_options(case.platform) | _WITHOUT_HARDWARE.get(case.platform, {})
@@ -128,6 +130,13 @@ def make_plan(config: ConfigDict, topology: str) -> dict[str, Any]:
     hosts = [device.process_index if case.platform == "gpu" else 0 for device in case.mesh.devices.flat]
     useful = counts.pop("useful_flops") * batch_size
     return plan | {"tokens": counts} | costs(hlo.read(compiled.as_text()), hosts, case.chip, useful, visits, batch_size)
+
+
+def _epoch(config: ConfigDict) -> int:
+    """Windows of the training split; many where there is no data yet."""
+    if not config.data.paths:
+        return 10**9
+    return sum(len(dataset.source("train")) for dataset in drawn_datasets(config.data))
 
 
 def assumed_spec(window_minutes: int) -> DataSpec:

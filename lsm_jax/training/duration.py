@@ -6,6 +6,8 @@ import dataclasses
 import math
 import re
 
+from ml_collections import ConfigDict
+
 from lsm_jax.errors import UserError, nearest
 
 _UNITS = ("steps", "epochs", "examples", "percent")
@@ -24,6 +26,15 @@ class Schedule:
     batch_size: int
     epoch: int
     total: int | None = None
+
+    @classmethod
+    def of(cls, config: ConfigDict, epoch: int) -> Schedule:
+        """The schedule of a configuration; UserError where `train.duration` is none."""
+        schedule = cls(config.train.batch_size, epoch)
+        total = schedule.steps("train.duration", config.train.duration)
+        if total < 1:
+            raise UserError(f"train.duration={config.train.duration!r} is no step at all; write '1000 steps'.")
+        return dataclasses.replace(schedule, total=total)
 
     def steps(self, key: str, text: str) -> int:
         """Steps of the duration `text` of configuration key `key`; at least 1, except that 0 of anything is 0.

@@ -148,14 +148,10 @@ class Plan:
         check_sizes(config)
         datasets = drawn_datasets(config.data)
         epoch, held_out = (sum(len(dataset.source(split)) for dataset in datasets) for split in ("train", "validation"))
-        schedule = Schedule(config.train.batch_size, epoch)
-        total = schedule.steps("train.duration", config.train.duration)
-        if total < 1:
-            raise UserError(f"train.duration={config.train.duration!r} is no step at all; write '1000 steps'.")
-        schedule = dataclasses.replace(schedule, total=total)
+        schedule = Schedule.of(config, epoch)
         return cls(
             schedule=schedule,
-            total=total,
+            total=schedule.total or 0,
             log_every=schedule.steps("train.log_every", config.train.log_every),
             save_every=schedule.steps("checkpoint.every", config.checkpoint.every),
             evaluate_every=schedule.steps("evaluate.every", config.evaluate.every),

@@ -2,13 +2,17 @@
 
 import functools
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental.compilation_cache import compilation_cache
 
+from lsm_jax import objectives
 from lsm_jax.attention import IMPLEMENTATIONS
 from lsm_jax.attention.registry import blocks_of
 from lsm_jax.config import defaults
+from lsm_jax.data.gappy import gappy_batches
 from lsm_jax.errors import UserError
 from lsm_jax.models import sizes
 from lsm_jax.models.sizes import ModelSize, StackSize
@@ -18,6 +22,9 @@ from lsm_jax.planning import search as searching
 from lsm_jax.planning.hlo import Computation, Instruction, Shape
 from lsm_jax.planning.topologies import installed, split_name
 from lsm_jax.planning.visits import flops_of_scores_again, kernel_flops, visited
+from lsm_jax.training.duration import Schedule
+from lsm_jax.training.mesh import make_mesh, to_devices
+from lsm_jax.training.state import batch_shapes, make_program
 
 CAPACITY, TARGETS = 192, 320
 SCHEMA = {
@@ -37,8 +44,19 @@ def small_config(**changes):
     return config
 
 
+@pytest.fixture
+def kept(tmp_path):
+    """A folder that compiled programs are kept in, as `lsm plan --keep` and `lsm train` say."""
+    before = jax.config.values["jax_compilation_cache_dir"]
+    compilation_cache.reset_cache()
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "kept"))
+    yield tmp_path / "kept"
+    compilation_cache.reset_cache()
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
 @pytest.mark.parametrize("topology", ["v5e:2x2", "h100:1x2"])
-def test_a_small_step_is_planned(topology, monkeypatch):
+def test_a_small_step_is_planned(topology, monkeypatch, kept):
     if not installed(split_name(topology)[0]):
         pytest.skip(f"what compiles for {topology} is not installed (launch/test --pods installs it)")
     smallest = ModelSize(StackSize(2, 64, 1, 128), StackSize(1, 32, 1, 64))
@@ -60,6 +78,22 @@ def test_a_small_step_is_planned(topology, monkeypatch):
     assert 0 < plan["executed_flops_of_kernels"] < plan["executed_flops"]
     for scores in (f"{CAPACITY},{CAPACITY}]", f"{TARGETS},{CAPACITY}]", f"{CAPACITY},{TARGETS}]"):
         assert scores not in texts[0]
+    assert [file.name.partition("-")[0] for file in kept.iterdir() if "step" in file.name] == ["jit__step"]
+
+
+def test_what_is_planned_is_what_is_trained():
+    """A kept program is found by the text it was compiled from, learning rates and all."""
+    config = small_config(optimizer__warmup="10 steps")
+    spec = planning.assumed_spec(120)
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
+    program = make_program(config, objectives.build(config, spec), mesh, Schedule.of(config, epoch=800))
+    _, (batch,) = gappy_batches(spec.channels, 120, 0.5, 8, 1, seed=0)
+    planned = program.step.lower(program.shapes, batch_shapes(mesh, batch, 8))
+    trained = program.step.lower(program.init(), to_devices(mesh, batch, 8))
+    assert planned.as_text() == trained.as_text()
+    longer = Schedule.of(small_config(train__duration="200 steps"), epoch=800)
+    other = make_program(config, objectives.build(config, spec), mesh, longer)
+    assert other.step.lower(program.shapes, batch_shapes(mesh, batch, 8)).as_text() != planned.as_text()
 
 
 def test_rows_must_divide_among_devices():
