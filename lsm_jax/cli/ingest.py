@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from lsm_jax.readers.report import IngestReport
 
 HELP = "turn real exports into a dataset; bad rows are counted, set aside and reported"
+TIME_ZONE_HELP = (
+    "IANA zone where it was worn: cuts the days, and reads wall-clock times without an offset (default UTC)"
+)
 EXAMPLE = "lsm ingest --format table --mapping configs/ingest/nhanes_accel.toml --source nhanes/ --out data/nhanes"
 
 
@@ -31,7 +34,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", required=True, type=Path, help="folder (or file) of the export")
     parser.add_argument("--out", required=True, type=Path, help="folder of the dataset to write")
     parser.add_argument("--mapping", type=Path, help="TOML file that describes the columns (format table)")
-    parser.add_argument("--time-zone", help="IANA zone of wall-clock times without an offset (default UTC)")
+    parser.add_argument("--time-zone", help=TIME_ZONE_HELP)
     parser.add_argument("--name", help="name of the dataset (default: from --out)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the split by participant (default 0)")
     parser.add_argument("--salt", help="key of the pseudonyms (default: a random one, kept in OUT.salt beside OUT)")
@@ -96,7 +99,7 @@ def _write_on_beam(
         from lsm_jax.data.beam import write_dataset_on_beam
         from lsm_jax.readers.beam import windows_and_report
     except ImportError as error:
-        raise UserError(f"--beam needs Apache Beam ({error}): pip install 'lsm_jax[beam]'.") from None
+        raise UserError(f"--beam needs Apache Beam ({error}): pip install -e '.[beam]' in the checkout.") from None
     salt, report_file = args.salt or _kept_salt(args.out), scratch.resolve() / "report.json"
     keys = list(people.people(source, report))
     if not keys:

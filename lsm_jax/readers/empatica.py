@@ -1,23 +1,25 @@
 """Empatica E4 recordings: folders or zips of sessions, to minute features, events and labels.
 
-A session is a folder (or a zip) that holds some of ACC, EDA, TEMP, HR, IBI and tags .csv. These layouts are
-understood:
+A session is a folder (or a zip) that holds some of ACC, EDA, TEMP, HR, IBI and tags .csv. Whose it is follows
+from the folders above (docs/ingest.md); the report says how they were read:
 
-- `CLASS/PERSON/ACC.csv` and `PERSON/CLASS/ACC.csv`: whichever of the two levels has more names is the people;
-  the class ("STRESS") becomes an event of kind "session" and name "stress". A person's sessions of all classes
-  belong together, and so do the pieces `PERSON_a`, `PERSON_b` of a recording that was cut in two;
-- E4 Connect's own `1684532969_A01B2C/ACC.csv` (start and device): the folder above is the person, and where
-  there is none the device's serial number.
+- folders that say when (a date, `session 2`, E4 Connect's `1684532969_A01B2C`: start and device) and levels of
+  one name for all sessions tell nobody apart and are skipped;
+- of `CLASS/PERSON` and `PERSON/CLASS` the level with numbers in its names is the people, else that with more
+  names; the upper one where both are alike, or where most lower names stand in one folder only;
+- a class ("STRESS") becomes an event of kind "session" and name "stress" where several people have it. A name
+  of one person only, or with a number in it, may be an id and is never written.
 
 The E4 writes UTC. `time_zone` says where it was worn; it moves the day windows, never the samples.
 """
 
 from __future__ import annotations
 
+import collections
 import dataclasses
 import functools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 from typing import TypeVar
 
@@ -54,6 +56,8 @@ _OF_SENSOR = {"ACC": {"ACC"}, "EDA": {"EDA"}, "TEMP": {"TEMP"}, "HR": {"PPG"}, "
 _NOT_MADE = {"heart_rate_at_rest", "altitude_sd"}
 _CHANNELS = (*(name for name in MINUTELY_26 if name not in _NOT_MADE), "pnn20")
 _CONNECT = re.compile(r"(?P<start>\d{9,11})_(?P<device>[0-9A-Za-z]+)")
+_DATE = r"20[12]\d(?P<mark>[-_.]?)[01]\d(?P=mark)[0-3]\d(?:[-_. T].*)?"
+_WHEN = re.compile(rf"{_CONNECT.pattern}|{_DATE}|(?:session|visit|day|night|week)[-_ ]?\d+", re.I)
 _PIECE = re.compile(r"(?P<person>.+)_[a-z]")
 _G = 1 / 64  # the file's unit of acceleration
 
@@ -123,13 +127,11 @@ class EmpaticaReader:
                 report.ignore(file.label, _UNUSED.get(name, "no file of an E4 session"))
         study = read_study(beside, report, self._limits)
         wearers: dict[str, list[Session]] = {}
-        person_first = _person_first(folders)
-        if person_first:
-            report.note("sessions were read as PERSON/CLASS folders: the upper level has more names than the lower.")
-        for folder, files in folders.items():
-            person, kind = _person_and_kind(folder, source, person_first)
-            trusted = study.valid_only.get((kind, folder.name))
-            wearers.setdefault(person, []).append(Session(str(folder), kind, tuple(files.items()), trusted))
+        for folder, (person, kind) in _whose(folders, source, study.labels, report).items():
+            named = ((part.lower(), folder.name) for part in folder.parts)
+            trusted = next((study.valid_only[name] for name in named if name in study.valid_only), None)
+            session = Session(str(folder), kind, tuple(folders[folder].items()), trusted)
+            wearers.setdefault(person, []).append(session)
         for person, sessions in sorted(wearers.items()):
             labels = tuple(sorted(study.labels.get(person, {}).items()))
             yield Wearer(person, tuple(sessions), labels)
@@ -190,23 +192,94 @@ def _folder(file: SourceFile) -> PurePosixPath:
     return PurePosixPath(file.path).with_suffix("") / PurePosixPath(file.member).parent
 
 
-def _person_first(folders: Iterable[PurePosixPath]) -> bool:
-    """Whether sessions stand as PERSON/CLASS: a study has more people than classes."""
-    nested = [folder.parts[-2:] for folder in folders if len(folder.parts) > 1]
-    return len({above for above, _ in nested}) > len({name for _, name in nested})
+def _whose(
+    folders: Iterable[PurePosixPath], source: Path, known: Iterable[str], report: IngestReport
+) -> dict[PurePosixPath, tuple[str, str]]:
+    """(raw person id, session class or "") of each session's folder; `known` are ids the study's tables name."""
+    told = {folder: tuple(part for part in folder.parts if not _WHEN.fullmatch(part)) for folder in folders}
+    names = set(known).union(*told.values())
+    found: dict[PurePosixPath, tuple[str, str]] = {}
+    # By depth: one session that lies deeper than the others must not shift their levels.
+    for depth in sorted({len(parts) for parts in told.values()}):
+        rows = {
+            folder: tuple(_joined(part, names) for part in parts)
+            for folder, parts in told.items()
+            if len(parts) == depth
+        }
+        if depth:
+            people = {*known, *(person for person, _ in found.values())}
+            found |= _read_levels(rows, people, report)
+        else:
+            found |= {folder: (_device(folder) or source.resolve().stem, "") for folder in rows}
+            report.note(f"{len(rows)} sessions lie in no folder of a person: each device, or the source, is a person.")
+    return found
 
 
-def _person_and_kind(folder: PurePosixPath, source: Path, person_first: bool) -> tuple[str, str]:
-    """(raw person id, session class or "")."""
-    inside = folder.parts
-    name = inside[-1] if inside else source.resolve().stem
-    above = inside[-2] if len(inside) > 1 else ""
-    if connect := _CONNECT.fullmatch(name):
-        return above or connect["device"], ""
-    if above and person_first:
-        above, name = name, above
+def _read_levels(
+    rows: Mapping[PurePosixPath, tuple[str, ...]], known: Set[str], report: IngestReport
+) -> dict[PurePosixPath, tuple[str, str]]:
+    """(person, class or "") of folders of one depth, from the names of their levels; `known` are people for certain."""
+    levels = list(rows.values())
+    person = _person_level(levels, known)
+    classes = _class_levels(levels, person)
+    people_of = collections.defaultdict[tuple[int, str], set[str]](set)
+    for row in levels:
+        for level in classes:
+            people_of[level, row[level]].add(row[person])
+    shape = "/".join("PERSON" if i == person else "CLASS" if i in classes else "*" for i in range(len(levels[0])))
+    report.note(
+        f"{len(levels)} sessions were read as {shape}, {len({row[person] for row in levels})} people (folders of dates "
+        "and of one name, *, tell nobody apart). If these are not the people, see Empatica E4 in docs/ingest.md."
+    )
+
+    shared = {name for name, people in people_of.items() if len(people) > 1 and not _numbered([name[1]])}
+    return {
+        folder: (row[person], next((row[level].lower() for level in classes if (level, row[level]) in shared), ""))
+        for folder, row in rows.items()
+    }
+
+
+def _joined(name: str, names: Container[str]) -> str:
+    """The name without the `_a`, `_b` of a recording cut in pieces, where the whole name is known too."""
     piece = _PIECE.fullmatch(name)
-    return (piece["person"] if piece else name), above.lower()
+    return piece["person"] if piece and piece["person"] in names else name
+
+
+def _device(folder: PurePosixPath) -> str:
+    """The serial number of the device, where E4 Connect named the folder."""
+    connect = _CONNECT.fullmatch(folder.name)
+    return connect["device"] if connect else ""
+
+
+def _person_level(rows: Sequence[tuple[str, ...]], known: Set[str]) -> int:
+    """The level of folders whose names are the people.
+
+    Known people, where a level holds nobody else. Not the lowest, where most of its names stand in one folder only:
+    those are sessions. Of the others that with numbers in its names (S01 in STRESS), else that with the most names,
+    of several the uppermost.
+    """
+    names = [set(level) for level in zip(*rows, strict=True)]
+    several = [level for level, found in enumerate(names) if len(found) > 1]
+    if certain := [level for level in several or range(len(names)) if names[level] <= known]:
+        return certain[0]
+    if not several:
+        return len(names) - 1
+    lowest = several[-1]
+    places = collections.Counter(name for _, name in {(row[:lowest], row[lowest]) for row in rows})
+    if len(several) > 1 and 2 * sum(count > 1 for count in places.values()) < len(places):
+        several.remove(lowest)
+    several = [level for level in several if _numbered(names[level])] or several
+    return max(several, key=lambda level: len(names[level]))
+
+
+def _numbered(names: Iterable[str]) -> bool:
+    return all(re.search(r"\d", name) for name in names)
+
+
+def _class_levels(rows: Sequence[tuple[str, ...]], person: int) -> list[int]:
+    """The other levels of several names, those below the person first, the nearest before the farther."""
+    order = (*range(person + 1, len(rows[0])), *range(person - 1, -1, -1))
+    return [level for level in order if len({row[level] for row in rows}) > 1]
 
 
 # What was recorded when.

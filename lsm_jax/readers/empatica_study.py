@@ -52,8 +52,11 @@ def read_study(files: Iterable[SourceFile], report: IngestReport, limits: Limits
             faults |= _faults(text, file, report)
             continue
         read = _person_labels if file.name.lower() == PEOPLE else _ratings
-        for person, found in read(text, file, report):
-            labels.setdefault(person, {}).update(found)
+        try:
+            for person, found in read(text, file, report):
+                labels.setdefault(person, {}).update(found)
+        except csv.Error as error:  # before the first row: the table is split as a whole
+            report.set_aside(file.label, f"not a readable table ({error})")
     return Study(labels, faults)
 
 

@@ -24,7 +24,7 @@ from lsm_jax.readers.report import IngestReport
 
 MIB = 1 << 20
 # What reading a damaged or hostile archive can raise.
-DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError)
+DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, UnicodeDecodeError)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +118,10 @@ def source_files(source: Path, report: IngestReport, limits: Limits = DEFAULT_LI
         links = {name for name in folders if Path(folder, name).is_symlink()}
         for name in sorted(links):
             report.set_aside(_relative(root, folder, name), "a symbolic link to a folder; links are not followed")
-        folders[:] = sorted(set(folders) - links)
+        nameless = {name for name in folders if not _is_text(name)} - links
+        for name in sorted(nameless):
+            report.set_aside(_relative(root, folder, name), f"a folder whose {_NOT_TEXT}")
+        folders[:] = sorted(set(folders) - links - nameless)
         for name in sorted(names):
             seen += 1
             if seen > limits.files:
@@ -185,12 +188,23 @@ def checked_workbook(file: SourceFile, limits: Limits = DEFAULT_LIMITS) -> bytes
     return content
 
 
+_NOT_TEXT = "name is not UTF-8, perhaps of an old archive: rename it"
+
+
+def _is_text(name: str) -> bool:
+    """Whether a name is UTF-8; on Linux any bytes may be one, and Python hands them on as lone surrogates."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
 def _relative(root: Path, folder: str, name: str) -> str:
     return Path(folder, name).relative_to(root).as_posix()
 
 
 def _expand(root: Path, path: str, report: IngestReport, limits: Limits) -> Iterator[SourceFile]:
     """The file itself, or the members of a zip."""
+    if not _is_text(path):
+        report.set_aside(path, f"its {_NOT_TEXT}")
+        return
     try:
         with _open_plain(root, path, limits) as stream:
             if not path.lower().endswith(".zip"):

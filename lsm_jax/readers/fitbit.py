@@ -128,7 +128,7 @@ class FitbitReader:
                 series[channel] = minute_series(
                     channel, second[mine], value[mine], report, aggregate=KINDS[number].aggregate
                 )
-        asleep = series["sleep_state"].minute if "sleep_state" in series else np.empty(0, np.int64)
+        asleep = _seen(series["sleep_state"]) if "sleep_state" in series else np.empty(0, np.int64)
         worn = _without_not_worn(series, report)
         return PersonRecord(person, tuple(worn.values()), _sleep_events(asleep), {}, self._zone)
 
@@ -211,7 +211,7 @@ def _without_not_worn(series: dict[str, Series], report: IngestReport) -> dict[s
             resting &= ~_is_in(minute, moved)
     for name in ("sleep_state", "heart_rate"):
         if name in series:
-            resting &= ~_is_in(minute, series[name].minute)
+            resting &= ~_is_in(minute, _seen(series[name]))
     not_worn = minute[_long_runs(minute, resting)]
     report.not_worn_minutes += len(not_worn)
     kept = dict(series)
@@ -222,6 +222,11 @@ def _without_not_worn(series: dict[str, Series], report: IngestReport) -> dict[s
                 series[name], value=np.where(missing, np.float32("nan"), series[name].value)
             )
     return kept
+
+
+def _seen(series: Series) -> Int[np.ndarray, " n"]:
+    """The minutes that have a value: a lost day is marked by a NaN."""
+    return series.minute[~np.isnan(series.value)]
 
 
 def _is_in(minute: Int[np.ndarray, " n"], others: Int[np.ndarray, " m"]) -> Bool[np.ndarray, " n"]:

@@ -125,11 +125,14 @@ def _file_rule(section: _Section) -> dict[str, Any]:
     decimal = section.take("decimal", str, ".")
     if decimal not in (".", ","):
         raise section.error("decimal", "must be '.' or ','")
+    separator = section.take("separator", str, "") or None
+    if separator and (len(separator) > 1 or not separator.isascii() or separator in '"\r\n'):
+        raise section.error("separator", f"is {separator!r}, must be one character such as ';'")
     return {
         "where": section.name,
         "files": section.take("files", str),
         "person": rule,
-        "separator": section.take("separator", str, "") or None,
+        "separator": separator,
         "decimal": decimal,
     }
 

@@ -62,9 +62,9 @@ def epoch_seconds(cells: pl.Series, formats: Sequence[str], time_zone: str) -> t
     time) it is taken as the first pass. "unix_s" and "unix_ms" read numbers.
 
     Returns:
-      (Int64 seconds, null where there is a reason; String reason, null where the time is good).
+      (Float64 seconds to the millisecond, null where there is a reason; String reason, null where the time is good).
     """
-    seconds = pl.Series("seconds", [None] * len(cells), dtype=pl.Int64)
+    seconds = pl.Series("seconds", [None] * len(cells), dtype=pl.Float64)
     readable = pl.Series("readable", [False] * len(cells), dtype=pl.Boolean)
     for spelling in formats if cells.dtype == pl.String or cells.dtype.is_numeric() else ("typed",):
         if readable.all():
@@ -77,26 +77,26 @@ def epoch_seconds(cells: pl.Series, formats: Sequence[str], time_zone: str) -> t
         .then(pl.lit(UNREADABLE))
         .when(seconds.is_null())
         .then(pl.lit(SKIPPED_HOUR))
-        .when(~seconds.is_between(FIRST_SECOND, LAST_SECOND - 1))
+        .when(~seconds.is_between(FIRST_SECOND, LAST_SECOND, closed="left"))
         .then(pl.lit(IMPOSSIBLE_DATE))
     ).to_series()
-    return seconds.zip_with(reason.is_null(), pl.Series([None], dtype=pl.Int64)), reason
+    return seconds.zip_with(reason.is_null(), pl.Series([None], dtype=pl.Float64)), reason
 
 
 def _read_spelling(cells: pl.Series, spelling: str, time_zone: str) -> tuple[pl.Series, pl.Series]:
-    """(Int64 UTC seconds, whether the cell is of this spelling)."""
+    """(Float64 UTC seconds, whether the cell is of this spelling)."""
     if spelling in ("unix_s", "unix_ms"):
-        stamp = (numbers(cells) / (1 if spelling == "unix_s" else 1000)).floor()
-        stamp = stamp.zip_with(stamp.abs() < 1e15, pl.Series([None], dtype=pl.Float64)).cast(pl.Int64, strict=False)
+        stamp = (numbers(cells) / (1 if spelling == "unix_s" else 1000)).round(3)
+        stamp = stamp.zip_with(stamp.abs() < 1e15, pl.Series([None], dtype=pl.Float64))
         return stamp, stamp.is_not_null()
-    if spelling == "typed":
+    if spelling == "typed" and cells.dtype in (pl.Date, pl.Datetime):
         moments = cells.cast(pl.Datetime("us"), strict=False) if cells.dtype == pl.Date else cells
     elif cells.dtype != pl.String:
-        return pl.Series([None] * len(cells), dtype=pl.Int64), pl.Series([False] * len(cells), dtype=pl.Boolean)
+        return pl.Series([None] * len(cells), dtype=pl.Float64), pl.Series([False] * len(cells), dtype=pl.Boolean)
     else:
         moments = cells.str.strip_chars().str.to_datetime(spelling, time_unit="us", strict=False, ambiguous="earliest")
     if getattr(moments.dtype, "time_zone", None) is None:
         instants = moments.dt.replace_time_zone(time_zone, ambiguous="earliest", non_existent="null")
     else:
         instants = moments
-    return instants.dt.epoch("s"), moments.is_not_null()
+    return instants.dt.epoch("ms") / 1000, moments.is_not_null()

@@ -2,7 +2,7 @@
 
 Bad input never costs good data, and never passes silently either. Readers count into an `IngestReport`;
 reports of several people, files or machines merge into one. The report names files and lines, never the
-content of a row and never a raw id.
+content of a row; the names of files may hold ids, so it is no part of a dataset to share.
 """
 
 from __future__ import annotations
@@ -110,7 +110,7 @@ class IngestReport:
 
     def set_aside(self, file: str, why: str) -> None:
         """A whole file that cannot be used, with the reason; the other files go on."""
-        _say_once(self.files_set_aside, f"{file}: {why}")
+        _say_once(self.files_set_aside, f"{file.encode('utf-8', 'backslashreplace').decode()}: {why}")
 
     def ignore(self, file: str, why: str) -> None:
         """A file this reader recognises as nothing it reads."""

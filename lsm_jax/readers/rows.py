@@ -2,7 +2,8 @@
 
 Every row keeps its line number, so that what is wrong can be found again. Text is cut into lines
 here and not by the parser: a stray quote or a short line costs that line, never its neighbours.
-Memory is one block (8 MiB of text, 2^18 rows of Parquet); only a workbook is parsed whole.
+Memory is one block (8 MiB of text, 2^18 rows of Parquet); only a workbook is parsed whole. Parquet is read from
+its end, so a packed one is unpacked into the system's temporary folder (`TMPDIR`) first.
 """
 
 from __future__ import annotations
@@ -11,8 +12,11 @@ import csv
 import dataclasses
 import functools
 import io
+import tempfile
 from collections.abc import Iterator, Sequence
+from typing import IO
 
+import fastexcel
 import numpy as np
 import polars as pl
 import pyarrow as pa
@@ -26,6 +30,7 @@ BLOCK_BYTES = 8 * MIB
 LINE = "__line__"
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".xlsx")
 _SEPARATORS = ",;\t|"
+_WORDS = (pl.Categorical, pl.Enum, pl.Binary, pl.Null)  # Parquet's other ways of keeping text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +57,7 @@ def header(file: SourceFile, limits: Limits = DEFAULT_LIMITS, separator: str | N
         with _parquet(file, limits) as table:
             return Header(tuple(table.schema_arrow.names))
     if kind.endswith(".xlsx"):
-        return Header(tuple(_workbook(file, limits).columns))
+        return Header(tuple(_workbook(file, limits)[0].columns))
     with opened(file, limits) as stream:
         try:
             start = stream.read(limits.line_bytes)
@@ -83,8 +88,10 @@ def rows(
         if file.name.lower().endswith(".parquet"):
             yield from _parquet_rows(file, wanted, report, limits)
         elif file.name.lower().endswith(".xlsx"):
-            sheet = _workbook(file, limits)
+            sheet, others = _workbook(file, limits)
             report.rows_read += len(sheet)
+            if others:
+                report.note(f"{file.label}: {others} further sheets were not read; save each as a file of its own.")
             yield sheet.select(pl.int_range(2, pl.len() + 2, dtype=pl.Int64).alias(LINE), *wanted)
         else:
             yield from _text_rows(file, found, wanted, report, limits)
@@ -103,11 +110,22 @@ def _text_header(start: bytes, separator: str | None) -> Header:
     mark = separator or max(_SEPARATORS, key=line.count)
     seen: dict[str, int] = {}
     names = []
-    for name in next(csv.reader([line], delimiter=mark)):
+    cells = _split(line, mark)
+    if not cells:
+        raise Refused("line 1 is no header line: are its line ends those of an old Mac? Save it again as CSV (UTF-8)")
+    for name in cells:
         bare = name.strip()
         seen[bare] = seen.get(bare, 0) + 1
         names.append(bare if seen[bare] == 1 else f"{bare}#{seen[bare]}")
     return Header(tuple(names), mark)
+
+
+def _split(line: str, separator: str) -> list[str]:
+    """The cells of one line; none where it cannot be parsed: a bare carriage return, a cell above 128 KiB."""
+    try:
+        return next(csv.reader([line], delimiter=separator), [])
+    except csv.Error:
+        return []
 
 
 def _text_rows(
@@ -193,7 +211,7 @@ def _quoted_lines(
     texts: list[str], lines: Int[np.ndarray, " n"], found: Header, wanted: list[str], label: str, report: IngestReport
 ) -> pl.DataFrame:
     """Lines with quotes, each parsed alone so that an unclosed quote ends with its line."""
-    parsed = [next(csv.reader([text], delimiter=found.separator), []) for text in texts]
+    parsed = [_split(text, found.separator) for text in texts]
     fits: Bool[np.ndarray, " n"] = np.array([len(fields) == len(found.names) for fields in parsed])
     report.quarantine("wrong number of fields", label, lines[~fits].tolist())
     good = [fields for fields, fit in zip(parsed, fits, strict=True) if fit]
@@ -205,22 +223,47 @@ def _quoted_lines(
 
 def _parquet(file: SourceFile, limits: Limits) -> pq.ParquetFile:
     try:
-        if file.member:
-            with opened(file, limits) as stream:
-                return pq.ParquetFile(io.BytesIO(stream.read()))
+        if file.member or file.path.lower().endswith(".gz"):
+            status = (file.root / file.path).lstat()
+            return pq.ParquetFile(_unpacked(file, limits, status.st_mtime_ns, status.st_size).name)
         with opened(file, limits):
             return pq.ParquetFile(file.root / file.path)
     except (pa.ArrowException, *DAMAGE) as error:
-        raise Refused(f"not a readable Parquet file ({str(error).splitlines()[0]})") from error
+        what = str(error) or type(error).__name__
+        raise Refused(f"not a readable Parquet file ({what.splitlines()[0]})") from error
+
+
+@functools.lru_cache(maxsize=1)  # a file's header and rows are asked for one after the other
+def _unpacked(file: SourceFile, limits: Limits, *_version: int) -> IO[bytes]:
+    """The unpacked file; it is removed when the next one takes its place, or at the end."""
+    scratch = tempfile.NamedTemporaryFile(prefix="lsm_jax-", suffix=".parquet")  # noqa: SIM115
+    with opened(file, limits) as stream:
+        while piece := stream.read(BLOCK_BYTES):
+            scratch.write(piece)
+    scratch.flush()
+    return scratch
+
+
+def _text(cells: pl.Series) -> pl.Series:
+    """Text that Parquet keeps in another way."""
+    if cells.dtype != pl.Binary:
+        return cells.cast(pl.String)
+    decoded = [None if cell is None else cell.decode("utf-8", "replace") for cell in cells]
+    return pl.Series(cells.name, decoded, dtype=pl.String)
 
 
 def _parquet_rows(file: SourceFile, wanted: list[str], report: IngestReport, limits: Limits) -> Iterator[pl.DataFrame]:
     first = 1
     with _parquet(file, limits) as table:
+        for name in wanted:
+            kind = table.schema_arrow.field(name).type
+            if pa.types.is_nested(kind) or pa.types.is_duration(kind) or pa.types.is_time(kind):
+                raise Refused(f"column {name!r} holds {kind}: write it as numbers, text or instants")
         try:
             for batch in table.iter_batches(batch_size=1 << 18, columns=wanted):
                 frame = pl.from_arrow(pa.Table.from_batches([batch]))
                 assert isinstance(frame, pl.DataFrame)
+                frame = frame.with_columns(_text(column) for column in frame if column.dtype in _WORDS)
                 report.rows_read += len(frame)
                 yield frame.insert_column(0, pl.Series(LINE, np.arange(first, first + len(frame), dtype=np.int64)))
                 first += len(frame)
@@ -228,18 +271,18 @@ def _parquet_rows(file: SourceFile, wanted: list[str], report: IngestReport, lim
             raise Refused(f"damaged after row {first - 1}, what stands before is kept ({error})") from error
 
 
-def _workbook(file: SourceFile, limits: Limits) -> pl.DataFrame:
+def _workbook(file: SourceFile, limits: Limits) -> tuple[pl.DataFrame, int]:
+    """The first sheet, and how many others there are."""
     status = (file.root / file.path).lstat()
     return _parsed_workbook(file, limits, status.st_mtime_ns, status.st_size)
 
 
 @functools.lru_cache(maxsize=1)  # the header and the rows of a workbook are asked for one after the other
-def _parsed_workbook(file: SourceFile, limits: Limits, *_version: int) -> pl.DataFrame:
+def _parsed_workbook(file: SourceFile, limits: Limits, *_version: int) -> tuple[pl.DataFrame, int]:
     content = checked_workbook(file, limits)
     try:
-        return pl.read_excel(
-            io.BytesIO(content), engine="calamine", infer_schema_length=0, drop_empty_rows=False
-        ).rename(str.strip)
+        sheet = pl.read_excel(io.BytesIO(content), engine="calamine", infer_schema_length=0, drop_empty_rows=False)
+        return sheet.rename(str.strip), len(fastexcel.read_excel(content).sheet_names) - 1
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # the Rust parser's panics are no Exception

@@ -5,18 +5,20 @@ from __future__ import annotations
 from typing import Literal
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
+from lsm_jax.channels import REGISTRY, Channel
 from lsm_jax.readers.record import Series
 from lsm_jax.readers.report import IngestReport
 
 Aggregate = Literal["mean", "sum", "max", "min", "last"]
+Instants = Float[np.ndarray, " n"] | Int[np.ndarray, " n"]
 AGGREGATES: tuple[Aggregate, ...] = ("mean", "sum", "max", "min", "last")
 
 
 def minute_series(
     channel: str,
-    second: Int[np.ndarray, " n"],
+    second: Instants,
     value: Float[np.ndarray, " n"],
     report: IngestReport,
     *,
@@ -27,20 +29,24 @@ def minute_series(
 
     Samples of a minute are aggregated. A sensor slower than a minute is observed for its own sampling
     period: a sample fills the minutes from its own to the next sample, at most `period_minutes` of them.
-    A sample given twice is dropped; of different values at the same second the last one in the file stays
-    (a later export corrects an earlier one). Both are counted, as is disorder.
+    A sample given twice is dropped; of different values at the same instant the last one in the file stays
+    (a later export corrects an earlier one). Both are counted, as is disorder. Implausible samples are counted
+    and taken out before anything is made of them.
 
     Args:
-      second: seconds since the Unix epoch, UTC, in file order.
+      second: seconds since the Unix epoch, UTC, to the millisecond, in file order.
       value: in the registry's unit; NaN where a sample is not valid.
       period_minutes: the sampling period where it is more than a minute.
       aggregate: how samples of one minute become one value.
     """
-    recorded = ~np.isnan(value)
-    lost = distinct(second[~recorded] // 86400)
-    second, value = second[recorded], value[recorded].astype(np.float32)
-    second, value = in_order(channel, second, value, report)
-    minute = second // 60
+    value = value.astype(np.float32)
+    plausible = _plausible(REGISTRY[channel], value, aggregate)
+    implausible = int((~plausible & ~np.isnan(value)).sum())
+    if implausible:
+        report.implausible[channel] += implausible
+    lost = distinct((second[~plausible] // 86400).astype(np.int64))
+    second, value = in_order(channel, second[plausible], value[plausible], report)
+    minute = (second // 60).astype(np.int64)
     first = np.flatnonzero(np.diff(minute, prepend=minute[:1] - 1))
     if len(first) < len(minute):
         value = _aggregated(value, first, aggregate)
@@ -52,9 +58,19 @@ def minute_series(
     return Series(channel, np.append(minute, lost), np.append(value, np.full(len(lost), np.nan, np.float32)))
 
 
+def _plausible(kind: Channel, value: Float[np.ndarray, " n"], aggregate: Aggregate) -> Bool[np.ndarray, " n"]:
+    """Whether each sample lies in the channel's range; NaN does not. A mean of 62 and an artefact's 0 looks real.
+
+    Samples that are summed are parts of a minute's value: they may be small, but negative only where a value may.
+    """
+    if aggregate == "sum":
+        return value >= (0 if kind.low >= 0 else -np.inf)
+    return (value >= kind.low) & (value <= kind.high)
+
+
 def in_order(
-    channel: str, time: Int[np.ndarray, " n"], value: Float[np.ndarray, " n"], report: IngestReport
-) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    channel: str, time: Instants, value: Float[np.ndarray, " n"], report: IngestReport
+) -> tuple[Instants, Float[np.ndarray, " m"]]:
     """Sorted by time, each time once: repeats and contradictions are counted, the last in file order stays."""
     steps = np.diff(time)
     if (steps > 0).all():

@@ -19,7 +19,7 @@ import polars as pl
 from lsm_jax.errors import UserError
 from lsm_jax.readers.base import ReaderOptions
 from lsm_jax.readers.files import Refused, SourceFile, source_files
-from lsm_jax.readers.mapping import EventRule, FileRule, LabelRule, TableRule
+from lsm_jax.readers.mapping import EventRule, FileRule, LabelRule, Mapping, TableRule
 from lsm_jax.readers.mapping_file import load_mapping
 from lsm_jax.readers.parse import checked_zone
 from lsm_jax.readers.record import PersonRecord, RecordEvent, Series
@@ -81,7 +81,7 @@ class TableReader:
             raise UserError("the table format needs --mapping M.toml; see configs/ingest/ for worked examples.")
         self._options = options
         self._mapping = load_mapping(options.mapping)
-        self._zone = checked_zone(options.time_zone or "UTC", "--time-zone")
+        self._zone = checked_zone(options.time_zone or _only_zone(self._mapping, options.mapping), "--time-zone")
 
     def channels(self, source: Path) -> tuple[str, ...]:
         files = list(source_files(source, IngestReport(), self._options.limits))
@@ -121,13 +121,19 @@ class TableReader:
             )
 
     def read(self, _: Path, key: Key, report: IngestReport) -> PersonRecord | None:
-        calendar = Calendar()
-        samples = [load(key.table_pieces)] if key.table_pieces else []
-        for index, file in key.tables:
-            samples += self._samples(index, file, key.person, calendar, report)
-        happened = [load(key.event_pieces)] if key.event_pieces else []
-        for index, file in key.events:
-            happened += self._happened(index, file, key.person, calendar, report)
+        calendar, samples, happened = Calendar(), list[pl.DataFrame](), list[pl.DataFrame]()
+        for first in (True, False):  # files that tell the weekday say where day 0 lies for those that do not
+            for index, file in key.tables:
+                if bool(self._mapping.tables[index].time.weekday) == first:
+                    samples += self._samples(index, file, key.person, calendar, report)
+            for index, file in key.events:
+                if bool(self._mapping.events[index].time.weekday) == first:
+                    happened += self._happened(index, file, key.person, calendar, report)
+        # Slices of shared files were read before their people were known, from the Monday.
+        if key.table_pieces:
+            samples.append(load(key.table_pieces).with_columns(pl.col("second") + calendar.moved))
+        if key.event_pieces:
+            happened.append(load(key.event_pieces).with_columns(pl.col("start", "end") + calendar.moved // 60))
         series = self._series(pl.concat(samples), report) if samples else ()
         if not series:
             report.people_without_data += 1
@@ -187,6 +193,22 @@ class TableReader:
                 )
             )
         return tuple(series)
+
+
+def _only_zone(mapping: Mapping, path: Path) -> str:
+    """The zone that cuts the days where the command line names none: the mapping's, where it names one.
+
+    Raises:
+      UserError: the mapping names several.
+    """
+    timed: tuple[TableRule | EventRule, ...] = (*mapping.tables, *mapping.events)
+    zones = sorted({rule.time.time_zone for rule in timed} - {""})
+    if len(zones) > 1 and not mapping.relative:
+        raise UserError(
+            f"{path}: time_zone is {' and '.join(map(repr, zones))}, but days are cut in one zone: give it with "
+            f"--time-zone, such as --time-zone {zones[0]}."
+        )
+    return zones[0] if zones else "UTC"
 
 
 def _person_in_name(file: SourceFile, rule: FileRule) -> str | None:

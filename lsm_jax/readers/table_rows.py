@@ -27,6 +27,7 @@ RELATIVE_START = int(dt.datetime(2001, 1, 1, tzinfo=dt.UTC).timestamp())  # a Mo
 NAME_LENGTH = 64
 _WEEK = 7 * 86400
 _LONGEST_RELATIVE = 50 * 366 * 86400  # seconds
+_FLAGS = {"true": 1.0, "t": 1.0, "yes": 1.0, "y": 1.0, "false": 0.0, "f": 0.0, "no": 0.0, "n": 0.0}
 _NO_TEXT = pl.Series([None], dtype=pl.String)
 _NO_NUMBER = pl.Series([None], dtype=pl.Float64)
 
@@ -36,18 +37,24 @@ class Calendar:
 
     Without a weekday it is Monday 2001-01-01. With one, the day of that week with the right weekday; further files
     of the person are put within three days of the first, so that devices started on different days stay together.
+    Files that tell no weekday follow the first that does.
     """
 
     def __init__(self) -> None:
         self._first: int | None = None
 
+    @property
+    def moved(self) -> int:
+        """Seconds from the Monday to day 0."""
+        return 0 if self._first is None else self._first - RELATIVE_START
+
     def start(self, block: pl.DataFrame, time: TimeRule) -> int:
         """Second since the epoch of day 0's midnight."""
         if not time.weekday:
-            return RELATIVE_START
+            return RELATIVE_START + self.moved
         told = ((numbers(block[time.weekday]) - numbers(block[time.weekday_day])) % 7).drop_nulls().mode().sort()
         if not len(told):
-            return RELATIVE_START if self._first is None else self._first
+            return RELATIVE_START + self.moved
         start = RELATIVE_START + int(told[0]) * 86400
         if self._first is None:
             self._first = start
@@ -96,18 +103,18 @@ def event_rows(
 ) -> pl.DataFrame:
     """Good event rows: kind, name, start and end in epoch minutes; `PERSON` as in `sample_rows`."""
     second, reason = _seconds(block, rule, time_zone, calendar)
-    end = second // 60 + rule.minutes
+    end = _minute(second) + rule.minutes
     if rule.end:
         last, unreadable = _seconds(block, rule, time_zone, calendar, column=rule.end)
         reason = reason.zip_with(reason.is_not_null(), unreadable)
         reason = _first_reason(reason, (last < second).fill_null(False), "ends before it starts")
-        end = last // 60
+        end = _minute(last)
     name = pl.repeat(rule.name, len(block), eager=True)
     if rule.name_column:
         name = block[rule.name_column].cast(pl.String).str.strip_chars().str.to_lowercase().str.slice(0, NAME_LENGTH)
     block = block.with_columns(__end__=end, __name__=name.fill_null(rule.name))
     block, second = _good_rows(block, rule, file, person, second, reason, report)
-    frame = pl.DataFrame({"name": block["__name__"], "start": second // 60, "end": block["__end__"]})
+    frame = pl.DataFrame({"name": block["__name__"], "start": _minute(second), "end": block["__end__"]})
     frame = frame.with_columns(kind=pl.lit(rule.kind))
     return frame if person is not None else frame.with_columns(_ids(block, rule).alias(PERSON))
 
@@ -165,9 +172,13 @@ def _seconds(
         good = passed.is_not_null()
     good = (good & passed.is_between(0, _LONGEST_RELATIVE)).fill_null(False)
     # Hours such as 13.38333333 are whole minutes that lost their last digits.
-    second = passed.zip_with(good, _NO_NUMBER).round().cast(pl.Int64) + calendar.start(block, time)
+    second = passed.zip_with(good, _NO_NUMBER).round(3 if time.unit == "seconds" else 0) + calendar.start(block, time)
     no_reason = pl.repeat(None, len(block), dtype=pl.String, eager=True)
     return second, _first_reason(no_reason, ~good, UNREADABLE)
+
+
+def _minute(second: pl.Series) -> pl.Series:
+    return (second // 60).cast(pl.Int64)
 
 
 def _damaged_values(
@@ -212,9 +223,10 @@ def _first_reason(reason: pl.Series, holds: pl.Series, text: str) -> pl.Series:
 
 
 def _ids(block: pl.DataFrame, rule: FileRule) -> pl.Series:
-    """Raw ids as text; null where empty."""
+    """Raw ids as text; null where empty. A column with an empty cell is often saved as 62161.0: the id is 62161."""
     ids = block[rule.person.column]
-    return ids.cast(pl.String).str.strip_chars().zip_with(~is_empty(ids), _NO_TEXT)
+    text = ids.cast(pl.String).str.strip_chars().str.replace(r"^(-?\d+)\.0+$", "$1")
+    return text.zip_with(~is_empty(ids), _NO_TEXT)
 
 
 def _decimal(block: pl.DataFrame, column: str, mark: str) -> pl.Series:
@@ -225,20 +237,28 @@ def _decimal(block: pl.DataFrame, column: str, mark: str) -> pl.Series:
 
 
 def _passes(block: pl.DataFrame, conditions: Sequence[Condition], decimal: str) -> pl.Series:
-    """Whether each row passes all rules; an empty cell passes only `!=`."""
+    """Whether each row passes all rules; an empty cell passes only `!=`, one that is no flag no rule about flags."""
     passed = pl.repeat(True, len(block), eager=True)
     for rule in conditions:
         compare = OPERATORS[rule.operator]
         cells = block[rule.column]
         text = cells.cast(pl.String).str.strip_chars()
         if isinstance(rule.literal, bool):
-            verdict = compare(text.str.to_lowercase().is_in(["true", "1", "yes", "y"]), rule.literal)
+            verdict = compare(_flag(block, rule.column, decimal), rule.literal)
         elif isinstance(rule.literal, float):
             verdict = compare(_decimal(block, rule.column, decimal), rule.literal)
         else:
             verdict = compare(text, rule.literal)
         passed &= verdict.fill_null(False).zip_with(~is_empty(cells), pl.Series([rule.operator == "!="]))
     return passed
+
+
+def _flag(block: pl.DataFrame, column: str, mark: str) -> pl.Series:
+    """Whether each cell is a number other than 0 or a word that means true; null where it is neither that nor false."""
+    words = block[column].cast(pl.String).str.strip_chars().str.to_lowercase()
+    spelled = words.replace_strict(_FLAGS, default=None, return_dtype=pl.Float64)
+    number = _decimal(block, column, mark)
+    return number.zip_with(number.is_not_null(), spelled) != 0
 
 
 def _label(cell: object) -> float | str | None:

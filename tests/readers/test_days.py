@@ -129,12 +129,55 @@ def test_disorder_and_repeats_lose_no_minute(samples):
 def test_slow_samples_fill_their_own_period_and_no_more(minutes, period):
     report = IngestReport()
     filled = minute_series(
-        "glucose", np.array(minutes) * 60, np.array(minutes, np.float64), report, period_minutes=period
+        "activity_count", np.array(minutes) * 60, np.array(minutes, np.float64), report, period_minutes=period
     )
     expected = {}
     for minute in sorted(minutes):
         expected.update(dict.fromkeys(range(minute, minute + period), minute))
     assert dict(zip(filled.minute.tolist(), filled.value.tolist(), strict=True)) == expected
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 200), st.sampled_from([0, 24, 241, -np.inf, np.inf, 60, 62, 240])), max_size=40),
+    st.sampled_from(["mean", "max", "min", "last"]),
+)
+def test_an_impossible_sample_is_as_if_it_were_not_there(samples, aggregate):
+    def minutes(samples):
+        report = IngestReport()
+        second, value = np.array([*zip(*samples, strict=True)] or [[], []], float)
+        made = minute_series("heart_rate", second, value, report, aggregate=aggregate)
+        seen = ~np.isnan(made.value)
+        return dict(zip(made.minute[seen].tolist(), made.value[seen].tolist(), strict=True)), report
+
+    real = [(second, value) for second, value in samples if 25 <= value <= 240]
+    found, report = minutes(samples)
+    assert found == minutes(real)[0]
+    assert report.implausible["heart_rate"] == len(samples) - len(real)
+
+
+def test_samples_that_are_summed_are_parts_and_only_negative_ones_are_impossible():
+    report = IngestReport()
+    second = np.array([0, 20, 40])
+    parts = minute_series("met", second, np.array([0.4, 0.4, -5]), report, aggregate="sum")
+    assert parts.value.tolist() == pytest.approx([0.8]) and report.implausible == {"met": 1}
+    slopes = minute_series("skin_temperature_slope", second, np.array([1.0, -3, 0]), report, aggregate="sum")
+    assert slopes.value.tolist() == [-2]
+
+
+def test_samples_within_a_second_are_samples_of_their_own():
+    text = [f"2024-05-01 00:00:00.{millisecond:03d}" for millisecond in (0, 250, 500, 500, 750)]
+    report = IngestReport()
+    for cells, formats in (
+        (pl.Series(text), ISO_FORMATS),
+        (pl.Series(text).str.to_datetime(time_unit="ns"), ISO_FORMATS),
+        (pl.Series([1714521600.0, 1714521600.25, 1714521600.5, 1714521600.5, 1714521600.75]), ("unix_s",)),
+        (pl.Series([1714521600000, 1714521600250, 1714521600500, 1714521600500, 1714521600750]), ("unix_ms",)),
+    ):
+        second, reason = epoch_seconds(cells, formats, "Europe/Berlin" if cells.dtype == pl.String else "UTC")
+        assert reason.null_count() == 5
+        made = minute_series("heart_rate", second.to_numpy(), np.array([60.0, 62, 64, 66, 68]), report)
+        assert made.value.tolist() == [64] and made.minute.dtype == np.int64
+    assert report.conflicts == {"heart_rate": 4}
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import collections
 import pickle
 import zipfile
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsm_jax.errors import UserError
+from lsm_jax.readers import empatica
 from lsm_jax.readers.base import ReaderOptions, reader
 from lsm_jax.readers.days import day_windows
 from lsm_jax.readers.files import Limits
@@ -81,6 +82,8 @@ def lines_of(folder, name):
 
 def test_a_good_session_loses_nothing(tmp_path):
     session(tmp_path / "STRESS" / "P1")
+    session(tmp_path / "STRESS" / "P2", minutes=1)
+    session(tmp_path / "AEROBIC" / "P2", minutes=1, start=START + 3600)
     records, report = read_all(tmp_path)
     record = records["P1"]
     e4 = reader("empatica", ReaderOptions())
@@ -142,13 +145,99 @@ def test_the_time_zone_moves_the_day_and_not_the_samples(tmp_path):
         (["STRESS/S1", "STRESS/S2", "AEROBIC/S1_a", "AEROBIC/S1_b"], {"S1": 3, "S2": 1}),
         (["P1/baseline", "P2/baseline", "P3/baseline", "P1/run"], {"P1": 2, "P2": 1, "P3": 1}),
         (["P1/1684532940_A01B2C", "P1/1684539940_A01B2C", "1684532940_A0FFFF"], {"P1": 2, "A0FFFF": 1}),
+        # More dates than people, some of them shared.
+        (["P01/2023-05-19", "P01/2023-05-20", "P02/2023-05-19", "P02/2023-05-21"], {"P01": 2, "P02": 2}),
+        (["ann/kx", "ann/qd", "ben/kx", "ben/wl", "ben/pm"], {"ann": 2, "ben": 3}),
+        (["P01/a/x", "P01/b/x", "P01/b/y", "P02/a/x", "P02/a/y", "P02/b/z"], {"P01": 3, "P02": 3}),
+        # More classes than people.
+        (["P1/rest", "P1/run", "P1/ride", "P2/rest", "P2/run", "P2/ride"], {"P1": 3, "P2": 3}),
+        # One name between the person and E4 Connect's folder, or above all of them.
+        (["P01/E4/1684532969_A01B2C", "P02/E4/1684532969_A01B2D"], {"P01": 1, "P02": 1}),
+        (["study/P01", "study/P02"], {"P01": 1, "P02": 1}),
+        (["day 1/P01", "day 2/P01", "day 2/P02"], {"P01": 2, "P02": 1}),
+        # One session lies deeper than the others.
+        (["P01", "P02", "P02/again"], {"P01": 1, "P02": 2}),
+        # Two people, and two pieces of one whose whole name is known.
+        (["subj_a", "subj_b"], {"subj_a": 1, "subj_b": 1}),
+        (["run/S1", "run/S2", "ride/S1_a", "ride/S1_b", "ride/S2"], {"S1": 3, "S2": 2}),
     ],
 )
 def test_who_is_who(tmp_path, places, people):
     for number, place in enumerate(places):
         session(tmp_path / place, minutes=1, start=START + 86400 * number)
-    keys = list(reader("empatica", ReaderOptions()).people(tmp_path, IngestReport()))
+    report = IngestReport()
+    keys = list(reader("empatica", ReaderOptions()).people(tmp_path, report))
     assert {key.person: len(key.sessions) for key in keys} == people
+    assert all("PERSON" in note or "each device" in note for note in report.notes) and report.notes
+    # What becomes an event in clear stands under several people and is nobody's id.
+    of_kind = collections.defaultdict(set)
+    for key in keys:
+        for each in key.sessions:
+            of_kind[each.kind].add(key.person)
+    assert all(len(who) > 1 for kind, who in of_kind.items() if kind)
+    assert not of_kind.keys() & {person.lower() for person in people}
+
+
+@pytest.mark.parametrize("inside", ["", "S{}/"])
+def test_an_archive_per_person_writes_no_id_in_clear(tmp_path, inside):
+    """As WESAD is shipped: S2/S2_E4_Data.zip."""
+    for person in (2, 3):
+        folder = session(tmp_path / "made" / str(person), minutes=1)
+        packed = tmp_path / "in" / f"S{person}" / f"S{person}_E4_Data.zip"
+        packed.parent.mkdir(parents=True)
+        with zipfile.ZipFile(packed, "w") as archive:
+            for file in sorted(folder.iterdir()):
+                archive.write(file, inside.format(person) + file.name)
+    records, _ = read_all(tmp_path / "in")
+    assert set(records) == {"S2", "S3"}
+    assert {event.name for record in records.values() for event in record.events} == {"tag"}
+
+
+def test_pieces_are_joined_where_the_study_names_the_whole(tmp_path):
+    for piece in "ab":
+        session(tmp_path / f"S07_{piece}", minutes=1, start=START + ord(piece) * 3600)
+    (tmp_path / "subject-info.csv").write_text("Info ,Gender,Age\nS07,f,30\n")
+    records, _ = read_all(tmp_path)
+    assert records["S07"].labels == {"sex": "F", "age": 30} and len(records) == 1
+
+
+def test_people_the_study_names_are_the_people(tmp_path):
+    for number, place in enumerate(["control/ann", "control/ben", "patient/cy", "patient/di"]):
+        session(tmp_path / place, minutes=1, start=START + number * 3600)
+    assert set(read_all(tmp_path)[0]) == {"control", "patient"}  # as P01/2023-05-19 would look, so it is said
+    (tmp_path / "subject-info.csv").write_text("Info ,Gender\nann,f\nben,m\ncy,m\ndi,f\n")
+    assert set(read_all(tmp_path)[0]) == {"ann", "ben", "cy", "di"}
+
+
+@given(
+    st.sets(st.tuples(st.sampled_from(["rest", "run", "ride"]), st.integers(1, 9)), min_size=1),
+    st.booleans(),
+    st.sampled_from(["", "study", "study/raw"]),
+)
+def test_numbered_people_of_crossed_classes_are_found(places, person_first, above):
+    """Whenever there is something to tell, and whatever lies above; what is said in clear is never an id."""
+    folders = {}
+    for kind, number in places:
+        parts = (f"S{number}", kind) if person_first else (kind, f"S{number}")
+        folders[PurePosixPath(above, *parts)] = f"S{number}", kind
+    people = collections.Counter(number for _, number in places)
+    found = empatica._whose(folders, Path("in"), (), IngestReport())
+    assert not {kind for _, kind in found.values()} & {f"s{number}" for number in people}
+    if (
+        len({kind for kind, _ in places}) > 1
+        and len(people) > 1
+        and 2 * sum(n > 1 for n in people.values()) >= len(people)
+    ):
+        assert {folder: person for folder, (person, _) in found.items()} == {
+            folder: person for folder, (person, _) in folders.items()
+        }
+
+
+def test_a_study_table_that_cannot_be_split_is_set_aside(tmp_path):
+    session(tmp_path / "S01", minutes=1)
+    (tmp_path / "subject-info.csv").write_text("Info ,Gender\nS01,m\nS02," + "x" * 200_000 + "\n")
+    records, report = read_all(tmp_path)
+    assert records["S01"].labels == {} and "subject-info.csv: not a readable table" in report.files_set_aside[0]
 
 
 def test_labels_come_from_the_study_tables(tmp_path):

@@ -50,6 +50,29 @@ def test_a_named_pipe_is_refused_without_waiting(source):
     assert found == ["good.csv"] and "not a plain file" in refused["pipe.csv"]
 
 
+def test_names_that_are_not_utf8_are_set_aside_and_can_be_printed(source):
+    try:
+        (source / os.fsdecode(b"caf\xe9")).mkdir()
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    for name in (b"\xff.csv", b"caf\xe9/lost.csv"):
+        (source / os.fsdecode(name)).write_text("a\n1\n")
+    (source / os.fsdecode(b"\xfe.csv")).symlink_to("good.csv")
+    found, refused = labels(source)
+    assert found == ["good.csv"] and len(refused) == 3
+    assert all("not UTF-8" in why for why in refused.values())
+    assert all(name.encode() for name in refused)
+
+
+def test_a_zip_whose_names_are_damaged_costs_only_itself(source):
+    with zipfile.ZipFile(source / "z.zip", "w") as archive:
+        archive.writestr("d\u00e9.csv", "a\n1\n")
+    content = (source / "z.zip").read_bytes()
+    (source / "z.zip").write_bytes(content.replace("d\u00e9".encode(), b"d\xff\xff"))
+    found, refused = labels(source)
+    assert found == ["good.csv"] and "damaged archive" in refused["z.zip"]
+
+
 def test_oversize_names_the_limit_and_the_flag(source):
     (source / "huge.csv").write_text("a\n" * 3000)
     found, refused = labels(source, file_bytes=1000)

@@ -101,6 +101,16 @@ def test_zeros_in_sleep_or_with_any_sign_of_life_are_worn(source, tmp_path):
     assert np.flatnonzero(~worn).tolist() == list(range(1001, 1440))
 
 
+def test_values_no_sensor_gives_are_no_sign_of_sleep_or_of_life(source, tmp_path):
+    zeros = [f"1,{clock(minute)},0" for minute in range(300, 1100)]
+    (source / "i.csv").write_text(NARROW.format("Intensity") + f"1,{clock(0)},1\n" + "\n".join(zeros))
+    (source / "hr.csv").write_text("Id,Time,Value\n" + "\n".join(f"1,{clock(minute)},0" for minute in range(300, 1100)))
+    (source / "sleep.csv").write_text(f"Id,date,value,logId\n1,{clock(720)},0,1\n1,{clock(900)},9,1\n")
+    _, (window,), report = ingest(source, tmp_path)
+    assert window.events == () and report.not_worn_minutes == 800 and window.observed.sum() == 1
+    assert report.implausible == {"heart_rate": 800, "sleep_state": 2}
+
+
 def test_files_of_other_kinds_and_wrong_headers_are_named(source, tmp_path):
     (source / "dailyActivity_merged.csv").write_text("Id,ActivityDate,TotalSteps\n")
     (source / "hourlySteps_merged.csv").write_text("Id,ActivityHour,StepTotal\n")

@@ -1,6 +1,9 @@
 """Rows of text, Parquet and workbooks: a bad line costs itself and is placed, its neighbours are read."""
 
+import contextlib
+import gzip
 import io
+import types
 import zipfile
 
 import polars as pl
@@ -61,7 +64,14 @@ def test_separator_byte_order_mark_and_repeated_names(tmp_path):
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(b"", "empty"), (b"\n\n", "empty"), ("a,b\n".encode("utf-16"), "UTF-16"), (b"\0\1\2\n", "not a text")],
+    [
+        (b"", "empty"),
+        (b"\n\n", "empty"),
+        (b"a,b\r1,2\r", "old Mac"),
+        (b"a," + b"x" * 200_000 + b"\n", "no header"),
+        ("a,b\n".encode("utf-16"), "UTF-16"),
+        (b"\0\1\2\n", "not a text"),
+    ],
 )
 def test_files_without_a_header_are_refused(tmp_path, content, said):
     (tmp_path / "t.csv").write_bytes(content)
@@ -108,20 +118,86 @@ def test_parquet_keeps_types_and_a_cut_one_is_refused(tmp_path):
         header(SourceFile(tmp_path, "t.parquet"))
 
 
-def workbook(cells: list[list[str]]) -> bytes:
-    """A minimal Excel workbook with text cells."""
-    body = "".join(
-        "<row>" + "".join(f'<c t="inlineStr"><is><t>{cell}</t></is></c>' for cell in row) + "</row>" for row in cells
+def test_parquet_text_may_be_categories_or_bytes_and_nested_columns_are_refused(tmp_path):
+    words = pl.DataFrame({"a": ["x", "y", None], "b": [b"1", b"\xff", None]}).with_columns(
+        pl.col("a").cast(pl.Categorical), c=pl.col("a").cast(pl.Enum(["x", "y"])), d=pl.lit(None)
     )
+    words.write_parquet(tmp_path / "t.parquet")
+    report = IngestReport()
+    table = pl.concat(rows(SourceFile(tmp_path, "t.parquet"), ("a", "b", "c", "d"), report))
+    assert set(table.dtypes[1:]) == {pl.String}
+    assert table.rows() == [(1, "x", "1", "x", None), (2, "y", "\ufffd", "y", None), (3, None, None, None, None)]
+    pl.DataFrame({"a": [[1], [2]], "b": [1, 2]}).write_parquet(tmp_path / "t.parquet")
+    assert list(rows(SourceFile(tmp_path, "t.parquet"), ("a", "b"), report)) == []
+    assert "column 'a' holds large_list" in report.files_set_aside[0]
+    assert len(list(rows(SourceFile(tmp_path, "t.parquet"), ("b",), report))) == 1
+
+
+def test_packed_parquet_is_unpacked_once_and_by_blocks(tmp_path, monkeypatch):
+    pl.DataFrame({"a": range(100_000), "b": range(100_000)}).write_parquet(tmp_path / "t.parquet")
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.write(tmp_path / "t.parquet", "t.parquet")
+    (tmp_path / "g.parquet.gz").write_bytes(gzip.compress((tmp_path / "t.parquet").read_bytes()))
+    sizes, opened = [], rows_module.opened
+
+    @contextlib.contextmanager
+    def watched(*arguments):
+        with opened(*arguments) as stream:
+            yield types.SimpleNamespace(read=lambda size=-1: sizes.append(size) or stream.read(size))
+
+    monkeypatch.setattr(rows_module, "opened", watched)
+    monkeypatch.setattr(rows_module, "BLOCK_BYTES", 1 << 16)
+    for file in (SourceFile(tmp_path, "z.zip", "t.parquet"), SourceFile(tmp_path, "g.parquet.gz")):
+        sizes.clear()
+        assert header(file).names == header(file).names == ("a", "b")
+        assert sum(map(len, rows(file, ("b",), IngestReport()))) == 100_000
+        assert set(sizes) == {1 << 16} and len(sizes) == -(-(tmp_path / "t.parquet").stat().st_size // (1 << 16)) + 1
+
+
+def test_a_packed_parquet_that_ends_early_is_refused(tmp_path, monkeypatch):
+    class Cut:
+        def read(self, size=-1):
+            raise EOFError  # what zipfile says, and nothing with it
+
+    (tmp_path / "z.zip").write_bytes(b"PK")
+    monkeypatch.setattr(rows_module, "opened", lambda *_: contextlib.nullcontext(Cut()))
+    with pytest.raises(Refused, match="EOFError"):
+        header(SourceFile(tmp_path, "z.zip", "t.parquet"))
+
+
+def test_a_line_the_parser_refuses_costs_itself(tmp_path):
+    table, report = read(tmp_path, 'a,b\n1,2\n"3",x\ry\n"' + "x" * 200_000 + '",5\n"6",7\n')
+    assert table.rows() == [(2, "1", "2"), (5, "6", "7")]
+    assert sorted(report.quarantined["wrong number of fields"].samples) == ["t.csv:3", "t.csv:4"]
+    assert report.rows_read == 4
+
+
+def workbook(*sheets: list[list[str]]) -> bytes:
+    """A minimal Excel workbook with text cells."""
+    bodies = [
+        "".join(
+            "<row>" + "".join(f'<c t="inlineStr"><is><t>{cell}</t></is></c>' for cell in row) + "</row>"
+            for row in cells
+        )
+        for cells in sheets
+    ]
+    numbers = range(1, len(sheets) + 1)
+    listed = "".join(f'<sheet name="s{i}" sheetId="{i}" r:id="r{i}"/>' for i in numbers)
     main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
     office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
     package = "http://schemas.openxmlformats.org/package/2006"
     parts = {
         "[Content_Types].xml": f'<Types xmlns="{package}/content-types"><Default Extension="xml" ContentType="application/xml"/></Types>',  # noqa: E501
         "_rels/.rels": f'<Relationships xmlns="{package}/relationships"><Relationship Id="r1" Type="{office}/officeDocument" Target="xl/workbook.xml"/></Relationships>',  # noqa: E501
-        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets><sheet name="s" sheetId="1" r:id="r1"/></sheets></workbook>',  # noqa: E501
-        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{package}/relationships"><Relationship Id="r1" Type="{office}/worksheet" Target="worksheets/sheet1.xml"/></Relationships>',  # noqa: E501
-        "xl/worksheets/sheet1.xml": f'<worksheet xmlns="{main}"><sheetData>{body}</sheetData></worksheet>',
+        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets>{listed}</sheets></workbook>',
+        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{package}/relationships">'
+        + "".join(
+            f'<Relationship Id="r{i}" Type="{office}/worksheet" Target="worksheets/sheet{i}.xml"/>' for i in numbers
+        )
+        + "</Relationships>",
+    } | {
+        f"xl/worksheets/sheet{i}.xml": f'<worksheet xmlns="{main}"><sheetData>{body}</sheetData></worksheet>'
+        for i, body in enumerate(bodies, 1)
     }
     content = io.BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
@@ -133,6 +209,10 @@ def workbook(cells: list[list[str]]) -> bytes:
 def test_workbooks_are_read_and_damaged_ones_refused(tmp_path):
     table, report = read(tmp_path, workbook([["a", "b"], ["1", "x"], ["2", "y"]]), name="t.xlsx")
     assert table.rows() == [(2, "1", "x"), (3, "2", "y")] and report.rows_read == 2
+    assert report.notes == []
+    table, report = read(tmp_path, workbook([["a", "b"], ["1", "x"]], [["a"]], [["b"]]), name="t.xlsx")
+    assert table.rows() == [(2, "1", "x")]
+    assert report.notes == ["t.xlsx: 2 further sheets were not read; save each as a file of its own."]
     broken = workbook([["a"]]).replace(b"<sheetData>", b"<sheetDatb>")
     with pytest.raises(Refused):
         read(tmp_path, broken, name="t.xlsx")

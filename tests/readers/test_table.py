@@ -141,6 +141,8 @@ columns = { age = "age", sex = "sex" }
     windows, report = ingest(tmp_path, mapping, files)
     sunday = windows["7"][-1]
     assert sunday.start.weekday() == 6 and sunday.labels == {"age": 41.0, "sex": "F"}
+    # The first file (glucose) says that day 0 is a Sunday; the log of meals tells no weekday and follows it.
+    assert [(event.name, event.start, event.end) for event in sunday.events] == [("lunch", 30, 50)]
     heart = column(sunday, "heart_rate")
     assert np.flatnonzero(~np.isnan(heart)).tolist() == [*range(360, 365), *range(375, 380)]
     glucose = column(sunday, "glucose")
@@ -176,6 +178,118 @@ kind = "sleep"
     assert report.quarantined["ends before it starts"].samples == ["naps.txt:3"]
 
 
+def test_files_that_tell_no_weekday_follow_the_person_s_that_do(tmp_path):
+    mapping = """
+[[tables]]
+files = "a*.csv"  # read before the file that tells the weekday
+person = { file = 'p(\\d+)' }
+time = { column = "hours", unit = "hours" }
+channels = { steps = { column = "steps" } }
+
+[[tables]]
+files = "shared.csv"
+person = { column = "who" }
+time = { column = "hours", unit = "hours" }
+channels = { glucose = { column = "g" } }
+
+[[tables]]
+files = "z*.csv"
+person = { file = 'p(\\d+)' }
+time = { column = "hours", unit = "hours", weekday = "wd", weekday_day = "day" }
+channels = { heart_rate = { column = "hr" } }
+"""
+    files = {
+        "a_p1.csv": "hours,steps\n25,7\n",
+        "shared.csv": "who,hours,g\n1,26,5\n",
+        "z_p1.csv": "hours,wd,day,hr\n24,3,1,60\n",
+    }
+    (window,) = ingest(tmp_path, mapping, files)[0]["1"]
+    assert window.start.weekday() == 3 and window.observed.sum() == 3
+    assert [column(window, name)[at] for name, at in (("heart_rate", 0), ("steps", 60), ("glucose", 120))] == [60, 7, 5]
+
+
+ZONED = WIDE.replace('{ column = "when" }', '{ column = "when", time_zone = "America/New_York" }')
+
+
+def test_the_mapping_s_time_zone_cuts_the_days(tmp_path):
+    files = {"a.csv": "who,when,hr\na,2024-05-01 00:00,60\na,2024-05-01 23:59,61\n"}
+    (window,) = ingest(tmp_path, ZONED, files)[0]["a"]
+    assert window.utc_offset_minutes == -240 and np.flatnonzero(window.observed[:, 0]).tolist() == [0, 1439]
+    assert len(ingest(tmp_path, ZONED, files, time_zone="UTC")[0]["a"]) == 2
+    two = ZONED + '[[events]]\nfiles = "*.txt"\nperson = { column = "who" }\nkind = "meal"\n'
+    two += 'time = { column = "when", time_zone = "Europe/Berlin" }\n'
+    with pytest.raises(UserError, match=r"'America/New_York' and 'Europe/Berlin'.*--time-zone"):
+        ingest(tmp_path, two, files)
+    assert ingest(tmp_path, two, files | {"e.txt": "who,when\n"}, time_zone="Europe/Berlin")[0]["a"]
+
+
+FLAGS = {
+    "doubles": pl.Series([1.0, 0.0, None, float("nan"), 2.0]),
+    "whole": pl.Series([1, 0, None, None, 2]),
+    "boolean": pl.Series([True, False, None, None, True]),
+    "number text": pl.Series(["1.0", " 0.0", "", "NA", "1"]),
+    "words": pl.Series(["TRUE", "no ", "", None, "y"]),
+}
+
+
+@pytest.mark.parametrize("kind", FLAGS)
+def test_flags_of_any_type_are_read_as_flags(tmp_path, kind):
+    frame = pl.DataFrame({"who": "a", "when": range(0, 300, 60), "hr": 60, "artifact": FLAGS[kind]})
+    mapping = WIDE.replace("*.csv", "*.parquet").replace('"when" }', '"when", formats = ["unix_s"] }')
+    frame = frame.with_columns(when=pl.col("when") + 1714521600)
+    for rule, kept in (("== false", [1]), ("== true", [0, 4]), ("!= true", [1, 2, 3])):
+        ruled = mapping.replace('"hr" }', f'"hr", keep = ["artifact {rule}"] }}')
+        (window,) = ingest(tmp_path, ruled, {"a.parquet": frame})[0]["a"]
+        assert np.flatnonzero(window.observed[:, 0]).tolist() == kept
+
+
+def test_a_flag_that_is_neither_true_nor_false_passes_no_rule(tmp_path):
+    for rule in ("== false", "== true", "!= true", "!= false"):
+        mapping = WIDE.replace('"hr" }', f'"hr", keep = ["ok {rule}"] }}')
+        windows, report = ingest(tmp_path, mapping, {"a.csv": "who,when,hr,ok\na,2024-05-01 00:00,60,maybe\n"})
+        assert windows["a"] == [] and report.invalid["heart_rate"] == 1
+
+
+@pytest.mark.parametrize("ids", [[62161.0, 1503960366.0], ["62161.0", " 1503960366.0"], [62161, 1503960366]])
+def test_an_id_saved_with_a_decimal_is_the_same_person(tmp_path, ids):
+    mapping = WIDE.replace("*.csv", "*.parquet")
+    mapping += '[[labels]]\nfiles = "p.csv"\nperson = { column = "who" }\ncolumns = { age = "age" }\n'
+    frame = pl.DataFrame({"who": ids, "when": "2024-05-01 00:00", "hr": 60.0})
+    windows, _ = ingest(tmp_path, mapping, {"a.parquet": frame, "p.csv": "who,age\n62161,40\n1503960366.0,50\n"})
+    assert {person: each[0].labels["age"] for person, each in windows.items()} == {"62161": 40, "1503960366": 50}
+
+
+TIMES = {
+    "categories": (pl.Series(["2024-05-01 00:00"], dtype=pl.Categorical), 1),
+    "dates": (pl.Series([dt.date(2024, 5, 1)]), 1),
+    "booleans": (pl.Series([True]), 0),
+    "nothing": (pl.Series([None]), 0),
+    "bytes": (pl.Series([b"\xff"]), 0),
+}
+
+
+@pytest.mark.parametrize("kind", TIMES)
+@pytest.mark.parametrize("relative", ["", ', unit = "minutes"'])
+def test_columns_of_any_type_are_read_or_reported(tmp_path, kind, relative):
+    times, good = TIMES[kind]
+    mapping = WIDE.replace("*.csv", "*.parquet").replace('"when" }', f'"when"{relative} }}')
+    for who, value in (("a", 60.0), (times, 60.0), ("a", times)):
+        frame = pl.DataFrame({"who": who, "when": times, "hr": value})
+        windows, report = ingest(tmp_path, mapping, {"a.parquet": frame})
+        assert report.rows_read == 1 == report.rows_kept + report.rows_quarantined
+        if not relative and value is not times:
+            assert sum(map(len, windows.values())) == good == report.rows_kept
+
+
+@pytest.mark.parametrize("cell", [["2024-05-01"], dt.timedelta(days=1), dt.time(12)])
+def test_a_column_of_no_cells_sets_its_file_aside(tmp_path, cell):
+    frame = pl.DataFrame({"who": "a", "when": [cell], "hr": 60.0})
+    files = {"a.parquet": frame, "b.csv": "who,when,hr\nb,2024-05-01 00:00,60\n"}
+    windows, report = ingest(tmp_path, WIDE.replace("*.csv", "*"), files)
+    assert list(windows) == ["b"]
+    assert "a.parquet: column 'when' holds" in report.files_set_aside[0] and report.rows_read == 1
+
+
 def test_a_file_without_the_column_is_set_aside_and_the_others_are_read(tmp_path):
     files = {"a.csv": "who,when,hr\na,2024-05-01 00:00,60\n", "b.csv": "who,when,bpm\nb,2024-05-01 00:00,60\n"}
     windows, report = ingest(tmp_path, WIDE, files)
@@ -193,6 +307,7 @@ MISTAKES = {
     'person = { column = "who"  }': ("person = { file = '(' }", r"m.toml:4: .*no regular expression"),
     "[tables.channels]": ("period_minutes = 0\n[tables.channels]", r"m.toml:6: .*period_minutes is 0"),
     "[tables.channels] ": ("keep = 3\n[tables.channels]", r"m.toml:6: .*expected list"),
+    "person = {": ('separator = "::"\nperson = {', r"m.toml:4: .*separator is '::'"),
     "[[tables]]": ("[[tables", "cannot be read.*line 2"),
     "[[tables]] ": ("[[labels]]", r"m.toml:\d+: mapping.tables write it as"),
     '"*.csv"': ('"*.cvs"', r"files = '\*.cvs' matches none"),
