@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -69,20 +70,21 @@ def run(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     out = args.out or args.workdir / "eval"
     if args.curve:
-        points, objective = [], None
+        points, objective, datasets = [], None, None
         for step in whole_steps(args.workdir):
             loaded = load_run(args.workdir, step, objective)
-            objective = loaded.objective
-            points.append(score(args, loaded))
+            objective, datasets = loaded.objective, datasets or held_out_datasets(args, loaded)
+            points.append(score(args, loaded, datasets))
             points[-1].write(out / f"step-{step}")
         path = out / "learning_curve.png"
         learning_curve(points).savefig(path, dpi=130, facecolor="white")
         print(f"{path} and step-*/ beside it, in {time.perf_counter() - started:.0f} s")
         return 0
     loaded = load_run(args.workdir, args.step)
-    results = score(args, loaded)
+    datasets = held_out_datasets(args, loaded)
+    results = score(args, loaded, datasets)
     path = results.write(out)
-    write_reconstructions(loaded, datasets_of(args, loaded), out / "figures", args.split, args.seed, args.batch_size)
+    write_reconstructions(loaded, datasets, out / "figures", args.split, args.seed, args.batch_size)
     print("\n".join(totals(results)))
     print(f"\n{path} and its .md and figures, in {time.perf_counter() - started:.0f} s")
     return 0
@@ -99,9 +101,10 @@ def run_word_suite(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     evaluate = getattr(importlib.import_module(WORD_SUITES[args.suite]), f"evaluate_{args.suite}")
     loaded = load_run(args.workdir, args.step)
+    datasets = held_out_datasets(args, loaded)
     with progress_bar(f"{args.suite}, step {loaded.step}: windows") as tell:
         settings = Settings(args.split, args.max_windows, args.batch_size, args.seed, args.prompts, args.decode, tell)
-        findings = evaluate(loaded, datasets_of(args, loaded), settings)
+        findings = evaluate(loaded, datasets, settings)
     path = findings.write((args.out or args.workdir / "eval") / f"{args.suite}.json")
     print("\n".join([*findings.table(), "", *findings.notes]))
     print(f"\n{path} and its .md, in {time.perf_counter() - started:.0f} s")
@@ -114,16 +117,29 @@ def at_least_one(option: str, value: int | None) -> None:
         raise UserError(f"{option} {value}: give a whole number of at least 1.")
 
 
-def datasets_of(args: argparse.Namespace, loaded: Run) -> dict[str, Dataset]:
-    """The datasets to score on, by name."""
+def held_out_datasets(args: argparse.Namespace, loaded: Run) -> dict[str, Dataset]:
+    """The datasets to score on, by name; UserError where the run was trained on someone of the split."""
     from lsm_jax.data.spec import open_datasets
     from lsm_jax.data.store import open_dataset
     from lsm_jax.evaluation.generative import named
 
-    return named([open_dataset(path) for path in args.data] if args.data else open_datasets(loaded.config.data))
+    datasets = named([open_dataset(path) for path in args.data] if args.data else open_datasets(loaded.config.data))
+    check_people(args.workdir, datasets.values(), args.split)
+    return datasets
 
 
-def score(args: argparse.Namespace, loaded: Run) -> Results:
+def check_people(workdir: Path, datasets: Iterable[Dataset], split: str) -> None:
+    """UserError where a run was trained on someone of a split; one line where its folder does not say on whom."""
+    from lsm_jax.evaluation.people import check_never_trained_on, trained_people
+
+    trained = trained_people(workdir)
+    if not trained:
+        print(f"{workdir} does not say whom the run was trained on: not checked against the people scored on.")
+    for dataset in datasets:
+        check_never_trained_on(trained, dataset.held_out(split), split)
+
+
+def score(args: argparse.Namespace, loaded: Run, datasets: Mapping[str, Dataset]) -> Results:
     """One checkpoint's results."""
     from lsm_jax.cli.progress import progress_bar
     from lsm_jax.evaluation.generative import evaluate_generative
@@ -131,7 +147,7 @@ def score(args: argparse.Namespace, loaded: Run) -> Results:
     with progress_bar(f"{args.suite}, step {loaded.step}: windows") as tell:
         return evaluate_generative(
             loaded,
-            datasets_of(args, loaded),
+            datasets,
             split=args.split,
             max_windows=args.max_windows,
             seed=args.seed,

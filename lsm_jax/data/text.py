@@ -61,8 +61,11 @@ class CaptionTokens:
         return cls(captioner, tokenizer, language.length, tuple(language.leave_out), float(language.excerpts))
 
     def stretch(self, window: Window, epoch: int) -> tuple[int, int] | None:
-        """The stretch of the window that is shown in this epoch; None: all of it."""
-        if not self.excerpts:
+        """The stretch of the window that is shown in this epoch; None: all of it.
+
+        Of a day that stays unseen no part is shown by itself: a stretch without what is left out would be spoken of.
+        """
+        if not self.excerpts or self._unseen(window):
             return None
         random = stream(f"excerpt {self.captioner.seed} {epoch}", window)
         return excerpt(window, random, self.captioner.events) if random.random() < self.excerpts else None
@@ -74,8 +77,11 @@ class CaptionTokens:
         # Of a day without anything to say a captioner learns to say nothing.
         ids[[row for row, text in enumerate(texts) if not text], :2] = BEGIN, END
         # Were a day only kept from naming an activity, the model would learn to look past what it saw of it.
-        ids[[row for row, window in enumerate(windows) if activity_names(window) & {*self.leave_out}]] = PAD
+        ids[[row for row, window in enumerate(windows) if self._unseen(window)]] = PAD
         return ids
+
+    def _unseen(self, window: Window) -> bool:
+        return not activity_names(window).isdisjoint(self.leave_out)
 
 
 def activity_names(window: Window) -> set[str]:

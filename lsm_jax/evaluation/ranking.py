@@ -57,13 +57,17 @@ def weighted_ratio(above: Float[np.ndarray, " n"], below: Float[np.ndarray, " n"
     return ratio
 
 
-def replicated(statistic: Statistic, person: Int[np.ndarray, " n"], seed: int) -> Float[np.ndarray, " r"]:
+def replicated(
+    statistic: Statistic, person: Int[np.ndarray, " n"], seed: int, people: int | None = None
+) -> Float[np.ndarray, " r"]:
     """A statistic of everyone as it is, then of each draw of people with replacement.
 
     Args:
       person: whose each item is, numbered from 0.
+      people: how many are drawn from, whether or not they have an item: statistics to be averaged draw by draw must
+        name the same number, since the draws follow from it and the seed. None: as many as `person` numbers.
     """
-    draws = person_draws(int(person.max()) + 1, seed)
+    draws = person_draws(int(person.max()) + 1 if people is None else people, seed)
     parts = np.array_split(draws, -(-draws.shape[0] * len(person) // _WEIGHTS_AT_ONCE))
     return np.concatenate([statistic(np.ones((1, len(person)))), *(statistic(part[:, person]) for part in parts)])
 

@@ -122,25 +122,26 @@ def auroc_rows(
       scores: by method; one with several columns of scores per class, [draws, n, c], is scored by their mean AUROC.
     """
     labels, rows, left_out = days.labels(classes), [], {}
+    persons, everyone = days.person, len({*days.participants})
     for method, values in {**scores, "class_prior": np.zeros_like(labels)}.items():
         kept: dict[str, np.ndarray] = {}
         for column, name in enumerate(classes):
             known = ~np.isnan(labels[:, column])
-            positive, person = labels[known, column] > 0, days.person[known]
+            positive, person = labels[known, column] > 0, persons[known]
             if positive.all() or not positive.any():
                 left_out[name] = f"no day of the split {'without' if positive.all() else 'shows'} it"
                 continue
             drawn = (values[None] if values.ndim == 2 else values)[:, known, column]
-            replicates = replicated(functools.partial(_mean_auroc, drawn, positive), person, seed)
+            replicates = replicated(functools.partial(_mean_auroc, drawn, positive), person, seed, everyone)
             kept[name] = replicates
             counts = {"windows": int(known.sum()), "positives": int(positive.sum())}
             people = len({*person[positive].tolist()})
             rows.append(_row(method, name, replicates, people) | counts | {"people": people})
         for mean, members in (("macro", kept.keys()), ("macro unseen", kept.keys() & {*unseen})):
             if members:
-                people, together = len({*days.participants}), _mean(np.stack([kept[name] for name in members]))
-                counts = {"windows": len(labels), "people": people, "classes": len(members)}
-                rows.append(_row(method, mean, together, people) | counts)
+                together = _mean(np.stack([kept[name] for name in members]))
+                counts = {"windows": len(labels), "people": everyone, "classes": len(members)}
+                rows.append(_row(method, mean, together, everyone) | counts)
     return rows, left_out
 
 
@@ -172,6 +173,7 @@ def _mean_auroc(
 
 
 def _mean(replicates: Float[np.ndarray, "c r"]) -> Float[np.ndarray, " r"]:
-    """The mean over the classes that a draw of people has days of."""
+    """The mean over the classes that a draw of people has days of; NaN for a draw that has days of none."""
     known = ~np.isnan(replicates)
-    return np.where(known, replicates, 0).sum(axis=0) / np.maximum(known.sum(axis=0), 1)
+    total, count = np.where(known, replicates, 0).sum(axis=0), known.sum(axis=0)
+    return np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)

@@ -57,10 +57,11 @@ def _span(pool: Bool[Array, "p g"]) -> tuple[Array, Array]:
 
 
 def _stretch(key: PRNGKeyArray, pool: Bool[Array, "p g"], share: Share) -> tuple[Array, Array, Array]:
-    """The recorded span and a length up to `share` of it, at least one patch, short ones likelier."""
+    """The recorded span and a length: log-uniform from one patch to `share` of the span, rounded to whole patches."""
     first, end = _span(pool)
-    longest = jnp.maximum(share * (end - first), 1.0)
-    return first, end, jnp.ceil(longest ** jax.random.uniform(key)).astype(jnp.int32)
+    longest = jnp.maximum(jnp.round(share * (end - first)), 1.0)
+    length = jnp.floor((longest + 1.0) ** jax.random.uniform(key))  # k of log((k + 1) / k) of all draws
+    return first, end, jnp.minimum(length, longest).astype(jnp.int32)  # a power may be rounded up past `longest`
 
 
 def _gap(key: PRNGKeyArray, pool: Bool[Array, "p g"], share: Share) -> Bool[Array, "p g"]:
@@ -130,8 +131,8 @@ class Mixture:
         starts = random.integers(2**32, size=(*shape[:-1], 1), dtype=np.uint32)
         draws = (starts + np.arange(shape[-1], dtype=np.uint32) * _GOLDEN) / 2.0**32
         drawn = np.searchsorted(self.bounds[:-1], draws, side="right")
-        # The length of a gap or forecast is log-uniform up to its share of the window.
-        lengths = np.maximum(shares[drawn] * patches, 1.0) ** random.random(shape)
+        # The length of a gap or forecast, as `_stretch` draws it.
+        lengths = np.floor((np.maximum(np.round(shares[drawn] * patches), 1.0) + 1.0) ** random.random(shape))
         return np.where(np.isin(names, ("gap", "forecast"))[drawn], lengths / patches, shares[drawn])
 
 

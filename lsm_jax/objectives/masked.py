@@ -33,6 +33,7 @@ from lsm_jax.objectives.shared import (
     compute_dtype,
     expected_tokens,
     longest,
+    matrix_flops,
     observed_cells,
     rounded,
     row_length,
@@ -54,7 +55,7 @@ class RowSettings:
       windows_per_row: windows packed side by side.
       capacity, targets: slots of a row for visible and for decoded tokens.
       dropped: D of `fixed_drop`, in tokens.
-      inference: the most visible tokens of a window the encoder reads after training; 0: all.
+      inference: the most visible tokens of a window the encoder reads to reconstruct it after training; 0: all.
     """
 
     layout: str
@@ -156,13 +157,14 @@ class MaskedReconstruction:
         """
         observed = self._tokens_observed(jnp.asarray(batch["observed"]))
         hidden = jnp.asarray(hidden)
-        capacities = self._read(observed & ~hidden), longest(hidden)
+        read = min(longest(observed & ~hidden), self.rows.inference or self.tokens.size)
+        capacities = read, longest(hidden)
         return self._reconstruct(*capacities, params, batch["values"], batch["observed"], batch["example"], hidden)
 
     def embed(self, params: Mapping[str, Any], batch: Mapping[str, Array]) -> Float[Array, "b d"]:
-        """The mean of the encoder's output over observed tokens; zeros for a window without any."""
+        """The mean of the encoder's output over every observed token; zeros for a window without any."""
         observed = self._tokens_observed(jnp.asarray(batch["observed"]))
-        return self._embed(self._read(observed), params, batch["values"], batch["observed"], batch["example"])
+        return self._embed(longest(observed), params, batch["values"], batch["observed"], batch["example"])
 
     def _attention(self) -> str:
         """The implementations chosen for the rows of encoder and decoder."""
@@ -176,10 +178,6 @@ class MaskedReconstruction:
 
     def _model(self, rng: PRNGKeyArray) -> MaskedAutoencoder:
         return MaskedAutoencoder(self.tokens, self.settings, rngs=nnx.Rngs(rng))
-
-    def _read(self, visible: Bool[Array, "b n"]) -> int:
-        """The encoder's row length after training: every visible token, unless the settings say fewer."""
-        return min(longest(visible), self.rows.inference or self.tokens.size)
 
     def _tokens_observed(self, observed: Bool[Array, "b t c"]) -> Bool[Array, "b n"]:
         return self.tokens.tokens_observed(self.tokens.cells(observed))
@@ -237,10 +235,17 @@ class MaskedReconstruction:
         else:
             staged, (before, last) = count(stage), _but_for_the_last(sizes.decoder)
             decoder = stack_flops(before, staged, staged) + stack_flops(last, targets, staged, memory_width=last.width)
-        cell = 2.0 * self.tokens.cells_per_token
-        ends = cell * (sizes.encoder.width * seen.sum() + sizes.decoder.width * targets.sum())
         context = context_flops(self._shapes["decoder"], self.tokens, seen.sum(), targets.sum())
-        return 3.0 * (encoder + decoder + ends) + context
+        return 3.0 * (encoder + decoder) + self._ends_flops(seen.sum(), targets.sum()) + context
+
+    def _ends_flops(self, seen: Float[Array, ""], targets: Float[Array, ""]) -> Float[Array, ""]:
+        """Forward and backward FLOPs of the layers before, between and after the stacks, of those that there are."""
+        patches, decoder = self._shapes["encoder"]["patches"], self._shapes["decoder"]
+        total = 2.0 * matrix_flops(patches["projection"]["kernel"], seen)  # data need no gradient
+        for name, tokens in (("bridge", seen), ("head", targets)):
+            if name in decoder:
+                total += 3.0 * matrix_flops(decoder[name]["kernel"], tokens)
+        return total
 
     @functools.partial(jax.jit, static_argnums=(0, 1, 2))
     def _reconstruct(

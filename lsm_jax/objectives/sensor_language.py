@@ -40,6 +40,7 @@ from lsm_jax.objectives.shared import (
     compute_dtype,
     expected_tokens,
     longest,
+    matrix_flops,
     observed_cells,
     row_length,
     segment_counts,
@@ -79,7 +80,9 @@ class SensorLanguage:
         self.compares_windows = language.contrasts
         self.frozen = ("encoder",) if freeze_encoder else ()
         self.implementations = {**settings.implementations, "decoder": "text" if language.captions else "none"}
-        self._graph = nnx.graphdef(nnx.eval_shape(functools.partial(self._model, jax.random.key(0))))
+        model = nnx.eval_shape(functools.partial(self._model, jax.random.key(0)))
+        self._graph = nnx.graphdef(model)
+        self._patches = nnx.to_pure_dict(nnx.state(model.encoder.patches, nnx.Param))["projection"]["kernel"]
 
     @classmethod
     def from_config(cls, config: ConfigDict, spec: DataSpec) -> SensorLanguage:
@@ -261,7 +264,7 @@ class SensorLanguage:
         size, language = self.language.size, self.language
         seen, words = segment_counts(rows, self.windows_per_row), real(ids).sum(axis=1, keepdims=True).astype(float)
         width = size.encoder.width
-        forward = 2.0 * self.tokens.cells_per_token * width * seen.sum() + stack_flops(size.encoder, seen, seen)
+        encoder, patches = stack_flops(size.encoder, seen, seen), matrix_flops(self._patches, seen.sum())
         text = stack_flops(size.text, words, words)
         if language.variant != "siglip":
             text -= _unseen_flops(size.text, words)
@@ -275,7 +278,8 @@ class SensorLanguage:
             text += stack_flops(decoder, words, words) - _unseen_flops(decoder, words)
             text += stack_flops(dataclasses.replace(decoder, hidden=0), words, memory, width)
             text += 2.0 * language.vocabulary * size.text.width * words.sum()
-        return (1.0 if self.frozen else 3.0) * forward + 3.0 * text
+        # Data need no gradient.
+        return (encoder + patches if self.frozen else 3.0 * encoder + 2.0 * patches) + 3.0 * text
 
 
 def caption_loss(scores: Float[Array, "b l v"], ids: Int[Array, "b l"]) -> tuple[Float[Array, ""], Float[Array, ""]]:

@@ -117,6 +117,11 @@ def segment_counts(rows: Rows, segments: int) -> Float[Array, "r w"]:
     return jax.nn.one_hot(rows.segment - 1, segments, dtype=jnp.float32).sum(axis=1)
 
 
+def matrix_flops(matrix: jax.ShapeDtypeStruct, tokens: Float[Array, ""]) -> Float[Array, ""]:
+    """Forward FLOPs of a kernel that so many tokens are multiplied with: two per multiply-add."""
+    return 2.0 * math.prod(matrix.shape) * tokens
+
+
 def stack_flops(
     size: StackSize, queries: Float[Array, "r w"], keys: Float[Array, "r w"], memory_width: int | None = None
 ) -> Float[Array, ""]:

@@ -29,8 +29,12 @@ _BUCKETS = (
 _SMOOTH_OVER = 40  # a moving mean over this fraction of the points is drawn over the raw ones
 
 
-def learning_curves(metrics: Sequence[Mapping[str, Any]]) -> str | None:
-    """Training and validation loss over steps; None where there is no loss yet."""
+def learning_curves(metrics: Sequence[Mapping[str, Any]], loss: str) -> str | None:
+    """Training and validation loss over steps; None where there is no loss yet.
+
+    Args:
+      loss: what it is, and in which unit.
+    """
     training, validation = series(metrics, "loss"), series(metrics, "validation_loss")
     if not len(training[0]) and not len(validation[0]):
         return None
@@ -47,7 +51,7 @@ def learning_curves(metrics: Sequence[Mapping[str, Any]]) -> str | None:
     low, high = values.min(), np.quantile(values, 0.98)
     if high > low:
         axes.set_ylim(low - 0.06 * (high - low), high + 0.12 * (high - low))
-    return _finish(figure, axes, "step", "masked MSE (z)")
+    return _finish(figure, axes, "step", loss)
 
 
 def throughput(metrics: Sequence[Mapping[str, Any]]) -> str | None:

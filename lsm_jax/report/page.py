@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import jinja2
 from markupsafe import Markup
@@ -21,6 +21,7 @@ from lsm_jax.report.charts import goodput, interval_bar, learning_curves, png_ad
 from lsm_jax.training.metrics import read_metrics
 from lsm_jax.training.workdir import SPEC, read_config
 
+_Shown = TypeVar("_Shown")
 _TILES = (
     ("random_imputation", "80%"),
     ("temporal_interpolation", "60min"),
@@ -28,6 +29,21 @@ _TILES = (
     ("sensor_imputation", "50%"),
 )
 _MOST_CHANNELS_NAMED = 14
+_LOSSES = {
+    "masked_reconstruction": "masked MSE (z)",
+    "clip": "contrastive loss (nats / pair)",
+    "siglip": "sigmoid loss (nats / window)",
+    "cap": "captioning loss (nats / token)",
+    "coca": "contrastive + captioning loss",
+}
+_SUITES = {
+    "masked_reconstruction": ("generative",),
+    "clip": ("zeroshot", "fewshot", "retrieval"),
+    "siglip": ("zeroshot", "fewshot", "retrieval"),
+    "cap": ("captioning",),
+    "coca": ("zeroshot", "fewshot", "retrieval", "captioning"),
+}
+_WORD_SUITES = _SUITES["coca"]
 
 
 def write_report(workdir: Path, out: Path) -> Path:
@@ -38,7 +54,10 @@ def write_report(workdir: Path, out: Path) -> Path:
     """
     config, spec, metrics = read_config(workdir), DataSpec.load(workdir / SPEC), read_metrics(workdir)
     step = max((record["step"] for record in metrics), default=0)
-    evaluation = _evaluation(workdir / "eval" / "generative.json", step)
+    evaluation = _read(workdir / "eval" / "generative.json", lambda content: _shown(content, step))
+    objective = config.objective.name
+    others = list(_others(workdir / "eval", step))
+    done = {other["suite"] for other in others} | ({"generative"} if evaluation else set())
     data, data_missing = _data(config)
     page = _template().render(
         title=workdir.resolve().name,
@@ -46,8 +65,11 @@ def write_report(workdir: Path, out: Path) -> Path:
         subtitle=_subtitle(config, spec, step),
         tiles=list(_tiles(evaluation, metrics, step)),
         evaluation=evaluation,
+        others=others,
+        not_evaluated=[suite for suite in _SUITES.get(objective, ()) if suite not in done],
+        reconstructs="generative" in _SUITES.get(objective, ()),
         pictures=_pictures(workdir / "eval" / "figures"),
-        curves=_curves(metrics),
+        curves=_curves(metrics, _LOSSES.get(objective, "loss")),
         data=data,
         data_missing=data_missing,
         config=to_json(config),
@@ -107,13 +129,25 @@ def _tiles(
         }
 
 
-def _evaluation(file: Path, step: int) -> dict[str, Any] | None:
-    """Everything the template shows of an evaluation; None where there is none."""
+def _others(folder: Path, step: int) -> Iterator[dict[str, Any]]:
+    """The suites about words and classes that have been run, whose tables are files of their own."""
+    for suite in _WORD_SUITES:
+        scored = _read(folder / f"{suite}.json", lambda content: int(content["provenance"]["step"]))
+        if scored is not None:
+            yield {
+                "suite": suite,
+                "file": f"{folder.name}/{suite}.md",
+                "step": f"{scored:,}",
+                "stale": _stale(scored, step),
+            }
+
+
+def _read(file: Path, shown: Callable[[Mapping[str, Any]], _Shown]) -> _Shown | None:
+    """What is shown of an evaluation's file; None where there is none."""
     if not file.is_file():
         return None
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        return _shown(content, step)
+        return shown(json.loads(file.read_text(encoding="utf-8")))
     except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
         raise UserError(f"{file}: damaged ({error!r}); run `lsm evaluate` again.") from None
 
@@ -130,7 +164,7 @@ def _shown(content: Mapping[str, Any], step: int) -> dict[str, Any]:
     return {
         "methods": [_plain(method) for method in methods],
         "who": f"people of the {provenance['split']} split of {who}; step {provenance['step']:,}",
-        "stale": f"Training has since gone on to step {step:,}." if step > provenance["step"] else "",
+        "stale": _stale(provenance["step"], step),
         "totals": totals,
         "rows": list(_rows(content["results"], totals, methods, scale)),
         "by_dataset": [_comparison(row, scale) for row in content["by_dataset"]],
@@ -193,11 +227,15 @@ def _pictures(folder: Path) -> list[dict[str, str]]:
     ]
 
 
-def _curves(metrics: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
+def _stale(scored: int, step: int) -> str:
+    return f"Training has since gone on to step {step:,}." if step > scored else ""
+
+
+def _curves(metrics: Sequence[Mapping[str, Any]], loss: str) -> dict[str, str | None]:
     seconds = _last(metrics, "time", {})
     total = sum(seconds.values())
     return {
-        "loss": learning_curves(metrics),
+        "loss": learning_curves(metrics, loss),
         "speed": throughput(metrics),
         "goodput": goodput(seconds),
         "goodput_text": ", ".join(f"{name} {part / total:.1%}" for name, part in seconds.items()) if total else "",

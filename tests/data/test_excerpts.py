@@ -83,3 +83,17 @@ def test_batches_show_what_their_captions_speak_of(dataset, data_config, caption
     for row in np.flatnonzero(less):
         minutes = np.flatnonzero(kept[row].any(axis=1))
         assert not hidden[row, minutes[0] : minutes[-1] + 1].any() if len(minutes) else True
+
+
+def test_of_a_day_left_out_no_stretch_is_spoken_of(captions):
+    events = (Event("activity", "running", 100, 160), Event("activity", "yoga", 900, 960))
+    day = dataclasses.replace(WINDOWS[0], events=events)
+    partly = dataclasses.replace(captions, excerpts=1.0)
+    without = dataclasses.replace(partly, leave_out=("yoga",))
+    stretches = [partly.stretch(day, epoch) for epoch in range(20)]
+    assert any(last <= 900 for _, last in stretches)
+    assert [without.stretch(day, epoch) for epoch in range(20)] == [None] * 20
+    running = dataclasses.replace(day, events=events[:1])
+    assert [without.stretch(running, epoch) for epoch in range(20)] == [
+        partly.stretch(running, epoch) for epoch in range(20)
+    ]

@@ -12,7 +12,9 @@ from lsm_jax.evaluation.days import read_days
 from lsm_jax.evaluation.fewshot import evaluate_fewshot, few_days
 from lsm_jax.evaluation.findings import Settings
 from lsm_jax.evaluation.prompts import read_prompts
+from lsm_jax.evaluation.ranking import auroc
 from lsm_jax.evaluation.retrieval import evaluate_retrieval, search
+from lsm_jax.evaluation.statistics import person_draws
 from lsm_jax.evaluation.zeroshot import auroc_rows, class_directions, evaluate_zeroshot
 
 
@@ -89,6 +91,27 @@ def test_classes_left_out_of_training_have_a_mean_of_their_own(dataset, run):
     assert found["macro"] == pytest.approx(sum(found[name] for name in CLASSES) / 3) and not left_out
     rows, left_out = auroc_rows({"model": np.zeros((len(days.examples), 1))}, days, ("golf",), 0, ())
     assert rows == [] and left_out == {"golf": "no day of the split shows it"}
+
+
+def test_classes_are_averaged_over_the_same_draws_of_people(dataset, run):
+    days = read_days(run, dataset.source("test"), Settings(batch_size=8), embed=False)
+    last = days.person == days.person.max()
+    # The last person's days name yoga without showing it: they do not count for it.
+    spoken = tuple(held - {"yoga"} if unsure else held for held, unsure in zip(days.spoken, last, strict=True))
+    logged = tuple(held | {"yoga"} if unsure else held for held, unsure in zip(days.logged, last, strict=True))
+    days = dataclasses.replace(days, spoken=spoken, logged=logged)
+    classes, labels = ("running", "yoga"), days.labels(("running", "yoga"))
+    assert np.isnan(labels[last, 1]).all() and not np.isnan(labels[:, 0]).any()
+    scores = np.random.default_rng(0).normal(size=labels.shape)
+    rows, _ = auroc_rows({"model": scores}, days, classes, 0)
+    weights = person_draws(int(days.person.max()) + 1, 0)[:, days.person]
+    known = ~np.isnan(labels)
+    each = np.array([auroc(scores[k, c], labels[k, c] > 0, weights[:, k]) for c, k in enumerate(known.T)])
+    # A draw of people without a day of any class says nothing.
+    means = [draw[~np.isnan(draw)].mean() for draw in each.T if not np.isnan(draw).all()]
+    assert len(means) < each.shape[1]
+    (macro,) = (row for row in rows if row["method"] == "model" and row["class"] == "macro")
+    np.testing.assert_allclose(macro["ci95"], np.percentile(means, (2.5, 97.5)), rtol=1e-12)
 
 
 def test_a_real_run_is_scored_beside_probes(dataset, run, asked):

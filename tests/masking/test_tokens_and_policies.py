@@ -76,6 +76,19 @@ def test_every_policy_is_a_pure_function_with_the_counts_it_promises(name, seed,
         assert times.size == 0 or times[-1] - times[0] + 1 == times.size
 
 
+@pytest.mark.parametrize("name", ["gap", "forecast"])
+@pytest.mark.parametrize(("patches", "longest"), [(12, 6), (7, 4), (1, 1)])
+def test_stretches_are_log_uniform_from_one_patch_to_their_share(name, patches, longest):
+    observed = jnp.zeros((GRID.patches, GRID.groups), bool).at[:patches, 1].set(True)
+    keys = jax.random.split(jax.random.key(0), 4000)
+    hidden = jax.vmap(lambda key: (POLICIES[name](key, observed, 0.5) & observed).any(axis=1).sum())(keys)
+    shares = Mixture(((name, 0.5, 1.0),)).hidden_shares(np.random.default_rng(0), (4000,), patches)
+    chances = np.diff(np.log(np.arange(longest + 1) + 1)) / np.log(longest + 1)
+    for lengths in (np.asarray(hidden), shares * patches):
+        assert {*np.unique(lengths.round(9))} == {*range(1, longest + 1)}
+        np.testing.assert_allclose(np.bincount(lengths.round().astype(int))[1:] / 4000, chances, atol=0.03)
+
+
 @given(seed=seeds)
 def test_a_lone_channel_is_never_hidden_whole(seed):
     observed = jnp.zeros((GRID.patches, GRID.groups), bool).at[:, 2].set(True)

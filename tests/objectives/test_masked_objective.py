@@ -188,6 +188,26 @@ def test_embeddings_are_means_over_observed_tokens_of_each_window_alone():
     assert (np.asarray(made.embed(params, empty)) == 0).all()
 
 
+def test_embeddings_read_every_token_however_few_reconstructions_do():
+    made, few = learner()[0], objective(rows__inference=8)
+    params, data = trained_looking(made), batch()
+    hidden = np.zeros((WINDOWS, made.tokens.size), bool)
+    hidden[:, ::7] = True
+    assert np.asarray(few.reconstruct(params, data, hidden) != made.reconstruct(params, data, hidden)).any()
+    np.testing.assert_array_equal(few.embed(params, data), made.embed(params, data))
+    elsewhere = data | {"example": data["example"] + 100}
+    close(few.embed(params, elsewhere), few.embed(params, data))
+
+
+def test_layers_around_the_stacks_are_counted_by_their_kernels():
+    seen, targets = 5.0, 7.0
+    patches = {"values": 2 * 10 * 16, "values_and_mask": 2 * 20 * 16}
+    for kind, flops in patches.items():
+        assert objective(model__patch_input=kind)._ends_flops(seen, targets) == 2 * flops * seen
+    bare = objective(model__decoder="all", model__context_reach=0)._ends_flops(seen, targets)
+    assert bare == 2 * patches["values_and_mask"] * seen + 3 * 2 * 16 * 16 * seen + 3 * 2 * 16 * 10 * targets
+
+
 @pytest.mark.parametrize(
     ("key", "value", "word"),
     [

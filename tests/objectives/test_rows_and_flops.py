@@ -45,6 +45,7 @@ def test_shares_hidden_are_those_of_the_masks():
     assert len(gaps) == pytest.approx(2000, rel=0.1)
     assert gaps.min() >= 1 / 144 and gaps.max() <= 0.5
     assert np.median(gaps) == pytest.approx(72**0.5 / 144, rel=0.1)  # log-uniform from one patch to 72
+    assert (gaps == 1 / 144).mean() == pytest.approx(np.log(2) / np.log(73), abs=0.03)
 
 
 def test_the_context_path_is_counted_matrix_by_matrix():

@@ -29,13 +29,14 @@ def spec(channels=MINUTELY_26[:CHANNELS], minutes=MINUTES):
 
 
 @functools.cache
-def made(variant, queries=3):
+def made(variant, queries=3, patch_input="values_and_mask", freeze=False):
     """A small objective of this variant, newborn parameters, and its loss and gradient."""
     config = defaults()
     config.objective.name = variant
     config.update_from_flattened_dict(
         {"language.levels": "semantic", "language.vocabulary": VOCABULARY, "language.length": LENGTH,
-         "language.embed": 8, "language.caption_queries": queries, "tokens.patch_channels": 2}
+         "language.embed": 8, "language.caption_queries": queries, "tokens.patch_channels": 2,
+         "model.patch_input": patch_input, "language.freeze_encoder": freeze}
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         small = StackSize(2, 32, 2, 64)
@@ -258,3 +259,14 @@ def test_captions_are_written_from_their_own_window_of_a_row(queries):
     together = model.caption_scores(model.text(ids), ids, memory)
     real = np.asarray(ids != PAD)
     np.testing.assert_allclose(np.asarray(together)[real], np.asarray(alone)[real], atol=1e-5)
+
+
+@pytest.mark.parametrize(("freeze", "passes"), [(False, 2), (True, 1)])
+def test_the_patch_projection_is_counted_by_its_kernel_and_has_no_gradient_of_data(freeze, passes):
+    ids, counts = jnp.asarray(batch()["text"]), []
+    for patch_input in ("values", "values_and_mask"):
+        objective = made("clip", patch_input=patch_input, freeze=freeze)[0]
+        rows = objective._rows(batch(), observed_cells(batch(), objective.tokens)[1], jax.random.key(0))
+        counts.append(float(objective._useful_flops(rows, ids)))
+    # The mask is as many inputs as the values: ten minutes of two channels.
+    assert counts[1] - counts[0] == passes * 2 * 20 * 32 * int((rows.segment > 0).sum())

@@ -119,6 +119,32 @@ def test_what_has_not_been_done_is_said(workdir):
     assert "tiny" in page.text
 
 
+def test_losses_and_suites_are_those_of_the_objective(dataset, tmp_path):
+    for objective, unit, suites in (
+        ("masked_reconstruction", "masked MSE (z)", ["generative"]),
+        ("siglip", "sigmoid loss", ["zeroshot", "fewshot", "retrieval"]),
+        ("cap", "captioning loss (nats / token)", ["captioning"]),
+    ):
+        workdir, config = tmp_path / objective, tiny_config(dataset.path)
+        config.objective.name = objective
+        write_config(workdir, config, data_spec(config.data))
+        trained(workdir)
+        _, page = page_of(workdir)
+        assert re.findall(r"--suite (\w+)", page.text) == suites
+        assert ("Reconstructions" in page.text) == (objective == "masked_reconstruction")
+        curve = next(base64.b64decode(address.partition("base64,")[2]).decode() for address in page.addresses)
+        assert unit in curve
+        if objective == "siglip":
+            (workdir / "eval").mkdir()
+            (workdir / "eval" / "zeroshot.json").write_text('{"provenance": {"step": 7}}')
+            _, page = page_of(workdir)
+            assert "eval/zeroshot.md: zeroshot, step 7. Training has since gone on to step 20." in page.text
+            assert re.findall(r"--suite (\w+)", page.text) == ["fewshot", "retrieval"]
+            (workdir / "eval" / "zeroshot.json").write_text("{}")
+            with pytest.raises(UserError, match=r"zeroshot\.json: damaged"):
+                page_of(workdir)
+
+
 def test_an_evaluation_that_training_has_left_behind_is_called_so(workdir):
     evaluated(workdir)
     trained(workdir)
