@@ -25,7 +25,7 @@ from jaxtyping import Bool, Float, Int
 from lsm_jax.attention import IMPLEMENTATIONS, attention
 from lsm_jax.attention.api import HEAD_AXIS
 from lsm_jax.bench.harness import Contender, Timings, against, race, spread
-from lsm_jax.bench.report import machine, no_torch, write_report
+from lsm_jax.bench.report import machine, no_torch, torch_device, write_report
 from lsm_jax.errors import RunError, UserError, nearest
 
 Direction = Literal["forward", "forward_backward"]
@@ -201,15 +201,17 @@ def _heads_over_devices() -> tuple[Mesh, NamedSharding]:
 
 
 def _torch_ready(case: _Case) -> _Ready:
-    """PyTorch on the CPU, in its own layout [R, H, N, D], the mask a boolean of the keys."""
+    """PyTorch where JAX computes, in its own layout [R, H, N, D], the mask a boolean of the keys."""
     if reason := no_torch():
         raise UserError(reason)
     import torch
 
+    device = torch.device(torch_device())
     arrays = [
-        torch.from_numpy(array).to(getattr(torch, case.dtype)).transpose(1, 2).contiguous() for array in case.inputs
+        torch.from_numpy(array).to(device, getattr(torch, case.dtype)).transpose(1, 2).contiguous()
+        for array in case.inputs
     ]
-    mask = torch.from_numpy(case.seen)[None, None, None, :]
+    mask = torch.from_numpy(case.seen).to(device)[None, None, None, :]
     inputs, cotangent = arrays[:3], arrays[3]
 
     def forward() -> list[Any]:
@@ -220,12 +222,19 @@ def _torch_ready(case: _Case) -> _Ready:
         output = torch.nn.functional.scaled_dot_product_attention(*inputs, attn_mask=mask)
         return [output, *torch.autograd.grad(output, inputs, cotangent)]
 
+    def finished(work: Callable[[], list[Any]]) -> list[Any]:
+        returned = work()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return returned
+
     if case.direction == "forward_backward":
         for array in inputs:
             array.requires_grad_()
     work = forward if case.direction == "forward" else both
     places = np.flatnonzero(case.seen)
-    return _Ready(work, places, to_numpy=lambda array: array.detach().float().transpose(1, 2).numpy())
+    to_numpy = lambda array: array.detach().float().cpu().transpose(1, 2).numpy()  # noqa: E731
+    return _Ready(functools.partial(finished, work), places, to_numpy=to_numpy)
 
 
 def _timed(ready: _Ready) -> Callable[[int], None]:

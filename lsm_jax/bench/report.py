@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import platform
@@ -9,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from importlib import metadata, util
 from pathlib import Path
 from typing import Any
+
+from lsm_jax.attention.platforms import platform as computes_on
 
 _LIBRARIES = ("lsm_jax", "jax", "jaxlib", "flax", "numpy", "grain", "array_record", "torch")
 
@@ -31,17 +34,28 @@ def machine() -> dict[str, Any]:
 
 def versions() -> dict[str, str]:
     """Releases of Python and of the libraries that are installed and matter to speed."""
-    installed = {name: metadata.version(name) for name in _LIBRARIES if util.find_spec(name)}
-    return {"python": platform.python_version(), **installed}
+    found = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # not there, or run from a folder of sources
+            found[name] = metadata.version(name)
+    return found
 
 
 def no_torch() -> str:
     """Why PyTorch, an optional baseline, cannot take part; empty where it can."""
-    import jax
-
     if util.find_spec("torch") is None:
         return "PyTorch is not installed (pip install torch)."
-    return "" if jax.default_backend() == "cpu" else "PyTorch is compared with on the CPU only."
+    here = computes_on()
+    if here == "gpu":
+        import torch
+
+        return "" if torch.cuda.is_available() else "this PyTorch finds no CUDA device."
+    return "" if here == "cpu" else f"PyTorch is compared with on CPUs and NVIDIA GPUs, not on a {here}."
+
+
+def torch_device() -> str:
+    """PyTorch's name for what JAX computes on here, where `no_torch` finds nothing amiss."""
+    return {"gpu": "cuda"}.get(computes_on(), "cpu")
 
 
 def write_report(

@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 
 from lsm_jax import objectives
 from lsm_jax.bench.harness import Contender, Timings, against, race, spread
-from lsm_jax.bench.report import machine, no_torch, write_report
+from lsm_jax.bench.report import machine, no_torch, torch_device, write_report
 from lsm_jax.channels import MINUTELY_26
 from lsm_jax.data.balance import Balance
 from lsm_jax.data.gappy import gappy_batches
@@ -213,19 +213,22 @@ def _torch_entry(
         section.learning_rate, tuple(section.betas), section.epsilon, section.weight_decay, section.clip
     )
     recipe = torch_recipe(objective)
-    step = torch_step.Step(torch_step.Autoencoder(recipe), optimizer, keys["dtype"])
+    device = torch_device()
+    step = torch_step.Step(torch_step.Autoencoder(recipe), optimizer, keys["dtype"], device)
     hidden = jax.jit(objective.hidden)
     program = _program(config, objective)
     rng = jax.random.wrap_key_data(jax.jit(lambda: program.init().rng)())  # compiles no more of the state than this
-    ready: dict[str, np.ndarray] = {}
+    ready: dict[str, Any] = {}
+
+    def arrays(number: int) -> dict[str, np.ndarray]:
+        batch = batches[number % len(batches)]
+        return torch_arrays(objective, batch, hidden(batch, jax.random.fold_in(rng, number)))
 
     def prepare(number: int) -> None:
-        batch = batches[number % len(batches)]
-        ready.update(torch_arrays(objective, batch, hidden(batch, jax.random.fold_in(rng, number))))
+        ready.update(torch_step.on_device(arrays(number), device))
 
-    prepare(0)
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
-        peak = apart.submit(torch_step.peak_bytes, recipe, optimizer, keys["dtype"], ready).result()
+        peak = apart.submit(torch_step.peak_bytes, recipe, optimizer, keys["dtype"], arrays(0), device).result()
     return _Entry(Contender(_unique(keys), lambda _: {"loss": step(ready)}, prepare), keys, visible, peak)
 
 

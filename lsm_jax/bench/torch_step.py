@@ -22,7 +22,7 @@ from torch.nn import functional
 from lsm_jax.models.sizes import ModelSize, StackSize
 
 Arrays = Mapping[str, np.ndarray]
-_PART = 2  # windows taken at a time: the memory of a step grows with them
+_PARTS = {"cpu": 2, "cuda": 16}  # windows taken at a time: the memory of a step grows with them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,8 +92,8 @@ class Autoencoder(nn.Module):
         self.decoder_norm = nn.LayerNorm(decoder.width, eps=1e-6)
         self.head = nn.Linear(decoder.width, recipe.cells)
         # Not parameters, and torch refuses arrays it may not write to.
-        self.encoder_positions = torch.tensor(recipe.encoder_positions)
-        self.decoder_positions = torch.tensor(recipe.decoder_positions)
+        self.register_buffer("encoder_positions", torch.tensor(recipe.encoder_positions), persistent=False)
+        self.register_buffer("decoder_positions", torch.tensor(recipe.decoder_positions), persistent=False)
 
     def forward(self, values: Tensor, shown: Tensor) -> Tensor:
         """Predicted cells [B, N, K] of every token, from the `shown` [B, N] tokens of `values` [B, N, K]."""
@@ -113,22 +113,27 @@ class Autoencoder(nn.Module):
         return self.head(self.decoder_norm(stage))
 
 
-def squared_errors(model: Autoencoder, batch: Arrays) -> Tensor:
+def on_device(batch: Arrays, device: str) -> dict[str, Tensor]:
+    """A batch where the model computes."""
+    return {name: torch.from_numpy(array).to(device) for name, array in batch.items()}
+
+
+def squared_errors(model: Autoencoder, batch: Mapping[str, Tensor]) -> Tensor:
     """The sum of squared errors over the scored cells.
 
     Args:
       batch: `values` [B, N, K], 0 where unobserved; `shown` [B, N], the tokens seen; `scored` [B, N, K], the observed
         cells of hidden tokens.
     """
-    values, shown, scored = (torch.from_numpy(batch[name]) for name in ("values", "shown", "scored"))
+    values, shown, scored = (batch[name] for name in ("values", "shown", "scored"))
     return (torch.square(model(values, shown).float() - values) * scored).sum()
 
 
 class Step:
     """A training step: forward and backward, a few windows at a time, then clipping and AdamW."""
 
-    def __init__(self, model: Autoencoder, settings: Optimizer, dtype: str) -> None:
-        self.model, self.settings = model, settings
+    def __init__(self, model: Autoencoder, settings: Optimizer, dtype: str, device: str = "cpu") -> None:
+        self.model, self.settings, self.device = model.to(device), settings, device
         self.dtype = getattr(torch, dtype)
         self.optimizer = torch.optim.AdamW(
             model.parameters(),
@@ -139,31 +144,34 @@ class Step:
             fused=True,
         )
 
-    def __call__(self, batch: Arrays) -> float:
+    def __call__(self, batch: Mapping[str, Tensor]) -> float:
         """Takes the step and returns the loss before it, the mean squared error over all scored cells."""
         self.optimizer.zero_grad(set_to_none=True)
-        cells, total = max(int(batch["scored"].sum()), 1), 0.0
-        for first in range(0, len(batch["shown"]), _PART):
-            part = {name: array[first : first + _PART] for name, array in batch.items()}
-            with torch.autocast("cpu", self.dtype, enabled=self.dtype != torch.float32):
+        cells, together = batch["scored"].sum().clamp(min=1), _PARTS[self.device]
+        total = torch.zeros((), device=self.device)
+        for first in range(0, len(batch["shown"]), together):
+            part = {name: array[first : first + together] for name, array in batch.items()}
+            with torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32):
                 loss = squared_errors(self.model, part) / cells
             loss.backward()
-            total += float(loss.detach())
+            total += loss.detach()
         if self.settings.clip > 0:
             nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
         self.optimizer.step()
-        return total
+        return float(total)  # waits for all of it
 
 
-def peak_bytes(recipe: Recipe, settings: Optimizer, dtype: str, batch: Arrays) -> int | None:
+def peak_bytes(recipe: Recipe, settings: Optimizer, dtype: str, batch: Arrays, device: str = "cpu") -> int | None:
     """The most memory a step takes, model and optimizer included; None where the system does not tell.
 
     To be called in a process of its own: it is the process's high-water mark, which never falls.
     """
     before = _memory("VmRSS")
-    step = Step(Autoencoder(recipe), settings, dtype)
-    step({name: part[:1] for name, part in batch.items()})  # the optimizer makes its state in its first step
-    step(batch)
+    step, tensors = Step(Autoencoder(recipe), settings, dtype, device), on_device(batch, device)
+    step({name: part[:1] for name, part in tensors.items()})  # the optimizer makes its state in its first step
+    step(tensors)
+    if device == "cuda":
+        return torch.cuda.max_memory_allocated()
     peak = _memory("VmHWM")
     return None if before is None or peak is None else peak - before
 

@@ -86,20 +86,21 @@ def test_the_loss_is_ours_under_the_same_masks() -> None:
         arrays = torch_arrays(objective, batch, objective.hidden(batch, rng))
         assert arrays["scored"].sum() == metrics["loss_weight"] > 0
         assert arrays["shown"].sum() == metrics["tokens_visible"] > 0
-        theirs = torch_step.squared_errors(model, arrays).item() / arrays["scored"].sum()
+        theirs = torch_step.squared_errors(model, torch_step.on_device(arrays, "cpu")).item() / arrays["scored"].sum()
         np.testing.assert_allclose(theirs, float(ours), rtol=2e-5)
 
 
 def test_a_batch_taken_in_parts_is_one_batch() -> None:
     objective, batch = paper_objective(CHANNELS, 60, "model.size=tiny")
     arrays = torch_arrays(objective, batch, objective.hidden(batch, jax.random.key(0)))
+    tensors = torch_step.on_device(arrays, "cpu")
     assert len(arrays["shown"]) == 3  # a part of two windows, and one of one
     model = torch_step.Autoencoder(torch_recipe(objective))
     still = torch_step.Optimizer(0.0, (0.9, 0.95), 1e-8, weight_decay=0.0, clip=0.0)
-    loss = torch_step.Step(model, still, "float32")(arrays)
+    loss = torch_step.Step(model, still, "float32")(tensors)
     in_parts = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
-    whole = torch_step.squared_errors(model, arrays) / int(arrays["scored"].sum())
+    whole = torch_step.squared_errors(model, tensors) / int(arrays["scored"].sum())
     whole.backward()
     np.testing.assert_allclose(loss, whole.item(), rtol=1e-6)
     for ours, parameter in zip(in_parts, model.parameters(), strict=True):
@@ -110,9 +111,10 @@ def test_a_batch_taken_in_parts_is_one_batch() -> None:
 def test_steps_learn_a_batch(dtype: str) -> None:
     objective, batch = paper_objective(CHANNELS, 60, "model.size=tiny")
     arrays = torch_arrays(objective, batch, objective.hidden(batch, jax.random.key(0)))
+    tensors = torch_step.on_device(arrays, "cpu")
     torch.manual_seed(0)
     optimizer = torch_step.Optimizer(3e-3, (0.9, 0.95), 1e-8, weight_decay=0.05, clip=1.0)
     step = torch_step.Step(torch_step.Autoencoder(torch_recipe(objective)), optimizer, dtype)
-    losses = [step(arrays) for _ in range(12)]
+    losses = [step(tensors) for _ in range(12)]
     assert np.isfinite(losses).all()
     assert losses[-1] < 0.9 * losses[0]
