@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Float, Int
 
+from lsm_jax.attention.padding import free_of_padding
 from lsm_jax.attention.pieces import Pieces
 from lsm_jax.attention.ranges import Ranges
 from lsm_jax.attention.reference import reference
@@ -64,14 +66,11 @@ def attention(
         known: Int[Array, "r t"],
         ranges: Ranges | Pieces | None,
     ) -> Float[Array, "r s h d"]:
-        # What stands in padding must reach neither the output nor a gradient, NaN included.
-        query, key, value = _cleaned(query, asking), _cleaned(key, known), _cleaned(value, known)
         if causal:
-            return reference(query, key, value, asking, known, causal=True)
-        out = IMPLEMENTATIONS[name].compute(
-            query, key, value, jnp.where(asking > 0, asking, -1), jnp.maximum(known, 0), ranges
-        )
-        return _cleaned(out, asking)
+            ordered = free_of_padding(functools.partial(reference, causal=True))
+            return ordered(query, key, value, asking, known)
+        asking, known = jnp.where(asking > 0, asking, -1), jnp.maximum(known, 0)
+        return IMPLEMENTATIONS[name].compute(query, key, value, asking, known, ranges)
 
     operands = query, key, value, query_segments, key_segments, ranges
     mesh = jax.sharding.get_abstract_mesh()
@@ -97,10 +96,6 @@ def attention_ranges(
         return None
     name = resolved(implementation, query_segments.shape[1], key_segments.shape[1])
     return IMPLEMENTATIONS[name].ranges(query_segments, key_segments, blocks)
-
-
-def _cleaned(heads: Float[Array, "r s h d"], segments: Int[Array, "r s"]) -> Float[Array, "r s h d"]:
-    return jnp.where((segments > 0)[:, :, None, None], heads, 0)
 
 
 def _row_axes(mesh: jax.sharding.AbstractMesh, rows: int) -> tuple[str, ...] | None:

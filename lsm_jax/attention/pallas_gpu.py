@@ -23,10 +23,16 @@ from lsm_jax.attention.reference import NEVER
 
 
 def blocks(query_slots: int, key_slots: int, head_size: int) -> Blocks:  # noqa: ARG001
-    """Powers of two, which Triton wants, such that what a program holds fits its registers."""
-    if head_size <= 64:
-        return Blocks(128, 64)
+    """Powers of two, which Triton wants, such that what a program holds fits its registers.
+
+    Larger blocks of queries are no faster on an H100 (docs/attention.md), and reach further over the ends of segments.
+    """
     return Blocks(64, 64) if head_size <= 128 else Blocks(32, 32)
+
+
+def _stages(head_size: int) -> tuple[int, int, int]:
+    """Blocks of the other side that are underway from memory: forward, to queries, to keys; as measured on an H100."""
+    return (2, 2, 3) if head_size <= 64 else (3, 2, 2)
 
 
 def _forward(operands: Operands[Ranges]) -> tuple[Float[Array, "r s h d"], Float[Array, "r h s"]]:
@@ -53,6 +59,7 @@ def _forward(operands: Operands[Ranges]) -> tuple[Float[Array, "r s h d"], Float
             (layout.totals, by_block.totals),
         ],
         products=2,
+        stages=_stages(query.shape[-1])[0],
     )
     return out[:, : query.shape[1]], log_total
 
@@ -73,7 +80,7 @@ def _backward(
 
     def call(
         kernel: Callable[..., None], held: int, sides: tuple[_Side, _Side], visits: tuple[Array, Array],
-        results: list[tuple[jax.ShapeDtypeStruct, pl.BlockSpec]], products: int,
+        results: list[tuple[jax.ShapeDtypeStruct, pl.BlockSpec]], products: int, stages: int,
     ) -> list[Array]:  # fmt: skip
         of_query, of_key = sides
         operands = [
@@ -88,16 +95,17 @@ def _backward(
             *((part, layout.range) for part in visits),
         ]
         kernel = functools.partial(kernel, size=size, width=query.shape[-1])
-        return layout.call(kernel, held, operands, results, products)
+        return layout.call(kernel, held, operands, results, products, stages)
 
+    _, to_queries, to_keys = _stages(query.shape[-1])
     like_query, like_key = (jax.ShapeDtypeStruct(part.shape, query.dtype) for part in (queries, keys))
     (to_query,) = call(
         _query_gradient_kernel, queries.shape[1] // size.query, (layout.held_queries, layout.all_keys),
-        (ranges.first_key, ranges.keys), [(like_query, layout.held_queries.heads)], 3,
+        (ranges.first_key, ranges.keys), [(like_query, layout.held_queries.heads)], 3, to_queries,
     )  # fmt: skip
     to_key, to_value = call(
         _key_gradient_kernel, keys.shape[1] // size.key, (layout.all_queries, layout.held_keys),
-        (ranges.first_query, ranges.queries), [(like_key, layout.held_keys.heads)] * 2, 4,
+        (ranges.first_query, ranges.queries), [(like_key, layout.held_keys.heads)] * 2, 4, to_keys,
     )  # fmt: skip
     return to_query[:, : query.shape[1]], to_key[:, : key.shape[1]], to_value[:, : key.shape[1]]
 
@@ -218,7 +226,6 @@ class _Layout:
         self.all_queries, self.all_keys = _Side(shape[1], width, held=False), _Side(key_slots, width, held=False)
         self.range = pl.BlockSpec((None, None), lambda i, row, head: (row, i))  # noqa: ARG005
         self.totals = jax.ShapeDtypeStruct((shape[0], shape[2], shape[1]), jnp.float32)
-        self._wide = shape[3] > 64
 
     def call(
         self,
@@ -227,6 +234,7 @@ class _Layout:
         operands: Sequence[tuple[Array, pl.BlockSpec]],
         results: Sequence[tuple[jax.ShapeDtypeStruct, pl.BlockSpec]],
         products: int,
+        stages: int,
     ) -> list[Array]:
         """Runs a kernel of so many products per pair of blocks; its cost is stated as if every pair were visited."""
         rows, slots, heads, width = self._shape
@@ -238,7 +246,7 @@ class _Layout:
             grid=(held, rows, heads),
             in_specs=[spec for _, spec in operands],
             out_specs=[spec for _, spec in results],
-            compiler_params=plgpu.CompilerParams(num_warps=8 if self._wide else 4, num_stages=2),
+            compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=stages),
             cost_estimate=pl.CostEstimate(
                 flops=2 * products * scores * width,
                 transcendentals=scores,

@@ -18,11 +18,10 @@ def reference(
     *,
     causal: bool = False,
 ) -> Float[Array, "r s h d"]:
-    """softmax(q k' / sqrt(d)) v over the keys of the query's own segment; zeros where there are none."""
-    # What stands in padding must reach neither the output nor a gradient, NaN included.
-    query = jnp.where((query_segments > 0)[:, :, None, None], query, 0)
-    key = jnp.where((key_segments > 0)[:, :, None, None], key, 0)
-    value = jnp.where((key_segments > 0)[:, :, None, None], value, 0)
+    """softmax(q k' / sqrt(d)) v over the keys of the query's own segment; zeros where there are none.
+
+    Of heads with zeros in padding, as `padding.free_of_padding` gives them.
+    """
     same = (query_segments[:, :, None] == key_segments[:, None, :]) & (query_segments > 0)[:, :, None]
     if causal:
         same &= jnp.arange(key.shape[1]) <= jnp.arange(query.shape[1])[:, None]

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from jaxtyping import Array
 
 from lsm_jax.attention import blockwise, library, pallas_gpu, pallas_tpu
+from lsm_jax.attention.padding import free_of_padding
 from lsm_jax.attention.pieces import Pieces, cut
 from lsm_jax.attention.platforms import interpretation, platform
 from lsm_jax.attention.ranges import Blocks, Ranges, block_ranges
@@ -25,8 +26,8 @@ class Implementation:
     """A way to compute segment attention.
 
     Attributes:
-      compute: (query, key, value, query segments, key segments, ranges) -> attended values, of cleaned heads; the
-        ranges are None where it has no blocks.
+      compute: (query, key, value, query segments, key segments, ranges) -> attended values, zeros in padding,
+        whatever stands there; the ranges are None where it has no blocks.
       blocks: (query slots, key slots, head size) -> its blocks, None where it takes rows whole.
       platforms: where it runs.
       products: of one that leaves out blocks beyond the ranges, matrix products of a pair of blocks by kernel;
@@ -53,12 +54,12 @@ _ONE_GRADIENT = {"forward": 2, "gradient": 5}
 _TWO_GRADIENTS = {"forward": 2, "query_gradient": 3, "key_gradient": 4}
 
 IMPLEMENTATIONS: Mapping[str, Implementation] = {
-    "reference": Implementation(_whole),
+    "reference": Implementation(free_of_padding(_whole)),
     "blockwise": Implementation(blockwise.blockwise, blockwise.blocks, products=_ONE_GRADIENT, ranges=cut),
     "pallas_tpu": Implementation(pallas_tpu.pallas_tpu, pallas_tpu.blocks, frozenset({"tpu"}), _ONE_GRADIENT),
     "pallas_gpu": Implementation(pallas_gpu.pallas_gpu, pallas_gpu.blocks, frozenset({"gpu"}), _TWO_GRADIENTS),
-    "cudnn": Implementation(library.cudnn, platforms=frozenset({"gpu"})),
-    "splash": Implementation(library.splash, library.splash_blocks, frozenset({"tpu"})),
+    "cudnn": Implementation(free_of_padding(library.cudnn), platforms=frozenset({"gpu"})),
+    "splash": Implementation(free_of_padding(library.splash), library.splash_blocks, frozenset({"tpu"})),
 }
 
 

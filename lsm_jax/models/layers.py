@@ -26,19 +26,25 @@ REMAT_POLICIES: Mapping[str, Callable[..., bool] | None] = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 _KERNEL = nnx.initializers.xavier_uniform()
-# A scan copies what the backward pass needs into and out of stacked arrays: a quarter of a small model's step on a CPU.
-# Elsewhere compiling every layer by itself costs more.
-_UNROLLED = 4
+# A scan copies what the backward pass needs into and out of stacked arrays: a quarter of a small model's step on a CPU,
+# a sixth of `base`'s on an H100. So stacks of up to so many layers are unrolled, as far as compiling them stays cheap.
+_UNROLLED = {"cpu": 4, "gpu": 24}
 
 
 def scan_blocks(step: Callable[..., Any], carry: Any, layers: Any, depth: int, remat: str) -> tuple[Any, Any]:
-    """`jax.lax.scan` over the layers of a stack under a policy of `REMAT_POLICIES`; CPUs unroll shallow ones."""
-    unroll = depth <= _UNROLLED and platform() == "cpu"
-    return jax.lax.scan(rematerialised(step, remat), carry, layers, unroll=unroll)
+    """`jax.lax.scan` over the layers of a stack under a policy of `REMAT_POLICIES`, unrolled where that is faster.
+
+    Never under a policy that saves memory: within a scan nothing can be kept that was to be made again.
+    """
+    unroll = remat == "none" and depth <= _UNROLLED.get(platform(), 1)
+    return jax.lax.scan(rematerialised(step, remat, prevent_cse=False), carry, layers, unroll=unroll)
 
 
-def rematerialised(step: Callable[..., Any], remat: str) -> Callable[..., Any]:
-    """The body of a scan over layers, under a policy of `REMAT_POLICIES`.
+def rematerialised(step: Callable[..., Any], remat: str, prevent_cse: bool = True) -> Callable[..., Any]:
+    """A layer under a policy of `REMAT_POLICIES`.
+
+    Args:
+      prevent_cse: as `jax.checkpoint` has it; not needed within a scan, and costs there.
 
     Raises:
       UserError: there is no such policy.
@@ -46,14 +52,15 @@ def rematerialised(step: Callable[..., Any], remat: str) -> Callable[..., Any]:
     if remat not in REMAT_POLICIES:
         raise UserError(f"model.remat={remat!r} is unknown.{nearest(remat, REMAT_POLICIES)}")
     policy = REMAT_POLICIES[remat]
-    return step if policy is None else jax.checkpoint(step, policy=policy, prevent_cse=False)
+    return step if policy is None else jax.checkpoint(step, policy=policy, prevent_cse=prevent_cse)
 
 
 def made_again(layer: Callable[[Float[Array, "*b d"]], Float[Array, "*b e"]], tokens: Float[Array, "*b d"]) -> Any:
     """What a layer makes of tokens, of which the backward pass keeps the tokens alone.
 
     For layers that cost little beside a matrix product, and would have a scan stack several arrays of their size. The
-    backward pass of a product needs what went into it, not the product, so no matrix product is made again.
+    backward pass of a product needs what went into it, not the product, so no matrix product is made again. Where a
+    stack is unrolled, XLA may keep it after all.
     """
     return jax.checkpoint(lambda tokens: layer(tokens), prevent_cse=False)(tokens)
 
@@ -108,16 +115,26 @@ class Attention(nnx.Module):
     ) -> Float[Array, "r s d"]:
         """Attends to `memory` (tokens, segments) where given, else to the row itself; of it only what is `asked`."""
         if memory is None:
-            query, key, value = jnp.moveaxis(self.query_key_value(tokens), -3, 0)
+            query, key, value = _each(self.query_key_value, tokens)
             key_segments = segments
         else:
             query = self.query(tokens)
-            key, value = jnp.moveaxis(self.key_value(memory[0]), -3, 0)
+            key, value = _each(self.key_value, memory[0])
             key_segments = memory[1]
         if asked is not None:
             query, segments = asked.of(query), asked.segments
         attended = attention(query, key, value, segments, key_segments, self.implementation, ranges, self.causal)
         return self.output(attended)
+
+
+def _each(layer: nnx.LinearGeneral, tokens: Float[Array, "r s d"]) -> list[Float[Array, "r s h k"]]:
+    """What a layer of several outputs makes of tokens, output by output.
+
+    One product of all of them would be cut apart for attention and its gradients put together again, every time a copy.
+    """
+    assert layer.bias is not None
+    kernel, bias, tokens = (jnp.asarray(each, layer.dtype) for each in (layer.kernel[...], layer.bias[...], tokens))
+    return [jnp.einsum("rsd,dhk->rshk", tokens, kernel[:, part]) + bias[part] for part in range(kernel.shape[1])]
 
 
 class FeedForward(nnx.Module):
