@@ -1,1 +1,1 @@
-"""Honest speed: contenders take turns in one process, and every figure stands beside the baselines of its own run."""
+"""Honest speed: contenders take turns on one machine, and every figure stands beside the baselines of its own run."""

@@ -1,4 +1,4 @@
-"""The one way speed is measured here: contenders take turns, A B C A B C, in one process.
+"""The one way speed is measured here: contenders take turns, A B C A B C, on one machine.
 
 Machines drift: clocks change, other work comes and goes. Contenders measured one after the other would each meet
 another machine; taking turns they meet the same one, and what disturbs one round disturbs all of it. Every contender
@@ -24,12 +24,14 @@ class Contender:
       name: unique among the contenders of a race.
       run: does the work of a round, which is complete when it returns; round 0 is the warm-up.
       prepare, finish: what a round needs before and after, not timed.
+      cpu_clock: processor seconds so far, of all threads of the process that does the work.
     """
 
     name: str
     run: Callable[[int], Any]
     prepare: Callable[[int], None] | None = None
     finish: Callable[[], None] | None = None
+    cpu_clock: Callable[[], float] = time.process_time
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,7 +40,7 @@ class Timings:
 
     Attributes:
       seconds: wall time.
-      cpu_seconds: of all threads of this process; other work on the machine disturbs it less.
+      cpu_seconds: of all threads of its process; other work on the machine disturbs it less.
       returned: what `run` returned, in the warm-up first.
     """
 
@@ -53,11 +55,14 @@ def race(
     budget: float = float("inf"),
     progress: Callable[[int, int], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    again: int = 0,
 ) -> dict[str, Timings]:
     """Times contenders in turns.
 
     Args:
       rounds: how often each is timed.
+      again: runs that are not timed at the beginning of every turn. While others had theirs, which may take minutes, a
+        virtual machine may have taken back the memory that a contender stands in.
       budget: seconds; no round is begun that would probably end later, but one is always run.
       progress: called with the runs done and the runs to do.
       clock: tells the seconds.
@@ -76,6 +81,8 @@ def race(
         if number > 1 and spent * number / (number - 1) > budget:
             break
         for place, contender in enumerate(contenders, start=1):
+            for _ in range(again):
+                _take_turn(contender, number, Timings(), clock)
             _take_turn(contender, number, timings[contender.name], clock)
             if progress:
                 progress((number - 1) * len(contenders) + place, rounds * len(contenders))
@@ -85,9 +92,10 @@ def race(
 def _take_turn(contender: Contender, number: int, timings: Timings, clock: Callable[[], float]) -> None:
     if contender.prepare:
         contender.prepare(number)
-    cpu, begun = time.process_time(), clock()
+    cpu, begun = contender.cpu_clock(), clock()
     returned = contender.run(number)
-    seconds, cpu = clock() - begun, time.process_time() - cpu
+    seconds = clock() - begun
+    cpu = contender.cpu_clock() - cpu
     if contender.finish:
         contender.finish()
     timings.returned.append(returned)

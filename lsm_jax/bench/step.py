@@ -9,10 +9,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-import multiprocessing
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,13 +74,13 @@ class _Entry:
     Attributes:
       keys: what tells it from the others in the report.
       visible: share of the tokens that were recorded.
-      peak_bytes: most memory of a step: parameters, optimizer, batch and temporaries.
+      peak_bytes: tells the most memory of a step: parameters, optimizer, batch and temporaries.
     """
 
     contender: Contender
     keys: dict[str, Any]
     visible: float
-    peak_bytes: int | None
+    peak_bytes: Callable[[], int | None]
     compile_seconds: float | None = None
     implementations: dict[str, str] = dataclasses.field(default_factory=dict)
 
@@ -105,7 +103,7 @@ def measure(
     entries = [entry for missing in settings.missing for entry in _entries(config, settings, missing)]
     products = {dtype: _matrix_product(dtype) for dtype in settings.dtypes}
     contenders = [entry.contender for entry in entries] + [product for product, _ in products.values()]
-    timings = race(contenders, settings.rounds, settings.budget, progress)
+    timings = race(contenders, settings.rounds, settings.budget, progress, again=1)
     gflops = {
         dtype: flops / spread(timings[product.name].seconds)["median"] / 1e9
         for dtype, (product, flops) in products.items()
@@ -190,7 +188,7 @@ def _jax_entry(
         + memory.temp_size_in_bytes
         - memory.alias_size_in_bytes
     )
-    return _Entry(Contender(_unique(keys), run), keys, visible, peak, seconds, implementations)
+    return _Entry(Contender(_unique(keys), run), keys, visible, lambda: peak, seconds, implementations)
 
 
 def _program(config: ConfigDict, objective: objectives.Objective) -> Program:
@@ -213,23 +211,23 @@ def _torch_entry(
         section.learning_rate, tuple(section.betas), section.epsilon, section.weight_decay, section.clip
     )
     recipe = torch_recipe(objective)
-    device = torch_device()
-    step = torch_step.Step(torch_step.Autoencoder(recipe), optimizer, keys["dtype"], device)
+    apart = torch_step.worker(recipe, optimizer, keys["dtype"], torch_device())
     hidden = jax.jit(objective.hidden)
     program = _program(config, objective)
     rng = jax.random.wrap_key_data(jax.jit(lambda: program.init().rng)())  # compiles no more of the state than this
-    ready: dict[str, Any] = {}
-
-    def arrays(number: int) -> dict[str, np.ndarray]:
-        batch = batches[number % len(batches)]
-        return torch_arrays(objective, batch, hidden(batch, jax.random.fold_in(rng, number)))
 
     def prepare(number: int) -> None:
-        ready.update(torch_step.on_device(arrays(number), device))
+        batch = batches[number % len(batches)]
+        arrays = torch_arrays(objective, batch, hidden(batch, jax.random.fold_in(rng, number)))
+        apart.submit(torch_step.give, arrays).result()
 
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as apart:
-        peak = apart.submit(torch_step.peak_bytes, recipe, optimizer, keys["dtype"], arrays(0), device).result()
-    return _Entry(Contender(_unique(keys), lambda _: {"loss": step(ready)}, prepare), keys, visible, peak)
+    contender = Contender(
+        _unique(keys),
+        run=lambda _: {"loss": apart.submit(torch_step.take).result()},
+        prepare=prepare,
+        cpu_clock=lambda: apart.submit(torch_step.cpu_seconds).result(),
+    )
+    return _Entry(contender, keys, visible, peak_bytes=lambda: apart.submit(torch_step.peak_bytes).result())
 
 
 def torch_recipe(objective: MaskedReconstruction) -> Recipe:
@@ -290,7 +288,7 @@ def _result(
         **keys,
         "visible": entry.visible,
         "windows_per_second": settings.batch_size / seconds["median"],
-        "peak_bytes": entry.peak_bytes,
+        "peak_bytes": entry.peak_bytes(),
         "spread": seconds,
         "cpu_seconds": float(np.median(timing.cpu_seconds)),
         "compile_seconds": entry.compile_seconds,

@@ -10,7 +10,10 @@ PyTorch is no dependency: only who measures against it imports this module.
 from __future__ import annotations
 
 import dataclasses
+import multiprocessing
+import time
 from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -161,19 +164,50 @@ class Step:
         return float(total)  # waits for all of it
 
 
-def peak_bytes(recipe: Recipe, settings: Optimizer, dtype: str, batch: Arrays, device: str = "cpu") -> int | None:
-    """The most memory a step takes, model and optimizer included; None where the system does not tell.
+class _Worker:
+    """A step with the batch it is to take: the state of the process that `worker` starts."""
 
-    To be called in a process of its own: it is the process's high-water mark, which never falls.
+    step: Step
+    batch: dict[str, Tensor]
+    before: int | None
+
+
+def worker(recipe: Recipe, settings: Optimizer, dtype: str, device: str) -> ProcessPoolExecutor:
+    """A process of PyTorch's own, for `give`, `take`, `cpu_seconds` and `peak_bytes`.
+
+    In one process with JAX its memory would be in the way of ours, and ours of its.
     """
-    before = _memory("VmRSS")
-    step, tensors = Step(Autoencoder(recipe), settings, dtype, device), on_device(batch, device)
-    step({name: part[:1] for name, part in tensors.items()})  # the optimizer makes its state in its first step
-    step(tensors)
-    if device == "cuda":
+    return ProcessPoolExecutor(
+        1, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(recipe, settings, dtype, device)
+    )
+
+
+def _begin(recipe: Recipe, settings: Optimizer, dtype: str, device: str) -> None:
+    _Worker.before = _memory("VmRSS")
+    _Worker.step = Step(Autoencoder(recipe), settings, dtype, device)
+
+
+def give(batch: Arrays) -> None:
+    """Hands a worker the batch of its next step."""
+    _Worker.batch = on_device(batch, _Worker.step.device)
+
+
+def take() -> float:
+    """Takes the step; the loss."""
+    return _Worker.step(_Worker.batch)
+
+
+def cpu_seconds() -> float:
+    """Processor seconds of all threads of a worker."""
+    return time.process_time()
+
+
+def peak_bytes() -> int | None:
+    """The most memory its steps took, model and optimizer included; None where the system does not tell."""
+    if _Worker.step.device == "cuda":
         return torch.cuda.max_memory_allocated()
     peak = _memory("VmHWM")
-    return None if before is None or peak is None else peak - before
+    return None if _Worker.before is None or peak is None else peak - _Worker.before
 
 
 def _memory(entry: str) -> int | None:

@@ -40,6 +40,21 @@ def test_contenders_take_turns_after_one_warm_up_each() -> None:
     assert all(len(timing.seconds) == len(timing.cpu_seconds) == 2 for timing in timings.values())
 
 
+def test_a_turn_may_begin_with_runs_that_are_not_timed() -> None:
+    clock, order = Clock(), []
+
+    def run(number: int) -> int:
+        clock.now += 2.0 if order and order[-1] == number else 9.0  # slow where another's turn came between
+        order.append(number)
+        return number
+
+    other = Contender("other", lambda number: order.append(None))
+    timing = race([Contender("a", run), other], rounds=2, clock=clock, again=1)["a"]
+    assert [number for number in order if number is not None] == [0, 1, 1, 2, 2]
+    assert timing.seconds == [2.0, 2.0]
+    assert timing.returned == [0, 1, 2]
+
+
 def test_only_the_run_is_timed_and_what_it_returns_is_kept() -> None:
     clock, prepared, finished = Clock(), [], []
 
