@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from lsm_jax.attention.platforms import interpretation
 from lsm_jax.attention.ranges import Blocks, Ranges, even_block, pad_slots
+from lsm_jax.errors import UserError
 
 _LANES = 128
 
@@ -22,6 +23,8 @@ def cudnn(
     ranges: Ranges | None,  # noqa: ARG001
 ) -> Float[Array, "r s h d"]:
     """cuDNN's flash attention. It is told of segments by a mask of all pairs, which it computes all of."""
+    if query.dtype == jnp.float32:
+        raise UserError("model.attention='cudnn' computes 16-bit types only: set model.dtype=bfloat16.")
     seen = query_segments[:, :, None] == key_segments[:, None]
     # In rows without any key it may put anything.
     out = jax.nn.dot_product_attention(query, key, value, mask=seen[:, None], implementation="cudnn")

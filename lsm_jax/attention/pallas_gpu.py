@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax.experimental import pallas as pl
-from jax.experimental.pallas import triton as plgpu
 from jaxtyping import Array, Float
 
 from lsm_jax.attention.blocked import Operands, with_gradient
@@ -21,11 +20,18 @@ from lsm_jax.attention.platforms import interpretation
 from lsm_jax.attention.ranges import Blocks, Ranges, pad_slots
 from lsm_jax.attention.reference import NEVER
 
+try:  # JAX 0.11 announces that it will go; everything else must work without it
+    from jax.experimental.pallas import triton as plgpu
+except ImportError:
+    plgpu = None  # type: ignore[assignment]
+
+PLATFORMS = frozenset({"gpu"} if plgpu else ())
+
 
 def blocks(query_slots: int, key_slots: int, head_size: int) -> Blocks:  # noqa: ARG001
     """Powers of two, which Triton wants, such that what a program holds fits its registers.
 
-    Larger blocks of queries are no faster on an H100 (docs/attention.md), and reach further over the ends of segments.
+    As measured on an H100; larger ones reach further over the ends of segments, and are no faster (docs/attention.md).
     """
     return Blocks(64, 64) if head_size <= 128 else Blocks(32, 32)
 

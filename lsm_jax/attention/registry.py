@@ -57,7 +57,7 @@ IMPLEMENTATIONS: Mapping[str, Implementation] = {
     "reference": Implementation(free_of_padding(_whole)),
     "blockwise": Implementation(blockwise.blockwise, blockwise.blocks, products=_ONE_GRADIENT, ranges=cut),
     "pallas_tpu": Implementation(pallas_tpu.pallas_tpu, pallas_tpu.blocks, frozenset({"tpu"}), _ONE_GRADIENT),
-    "pallas_gpu": Implementation(pallas_gpu.pallas_gpu, pallas_gpu.blocks, frozenset({"gpu"}), _TWO_GRADIENTS),
+    "pallas_gpu": Implementation(pallas_gpu.pallas_gpu, pallas_gpu.blocks, pallas_gpu.PLATFORMS, _TWO_GRADIENTS),
     "cudnn": Implementation(free_of_padding(library.cudnn), platforms=frozenset({"gpu"})),
     "splash": Implementation(free_of_padding(library.splash), library.splash_blocks, frozenset({"tpu"})),
 }
@@ -67,8 +67,10 @@ def resolved(name: str, query_slots: int, key_slots: int) -> str:
     """The implementation that `name` stands for on the platform at hand; UserError where there is no such."""
     here = platform()
     if name == AUTO:
-        short = here == "cpu" and query_slots * key_slots <= _DENSE_SCORES
-        return "reference" if short else _BY_PLATFORM.get(here, "blockwise")
+        if here == "cpu" and query_slots * key_slots <= _DENSE_SCORES:
+            return "reference"
+        kernel = _BY_PLATFORM.get(here, "blockwise")
+        return kernel if kernel in available() else "blockwise"
     if name not in IMPLEMENTATIONS:
         known = (AUTO, *IMPLEMENTATIONS)
         raise UserError(f"model.attention={name!r} is unknown.{nearest(name, known)} Known: {', '.join(known)}.")

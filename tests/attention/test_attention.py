@@ -1,15 +1,17 @@
 """Every implementation against the oracle, and the oracle against plain softmax, segment by segment."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, Case, compiled, heads, in_padding, row, segments
+from cases import CASES, Case, anywhere, compiled, heads, in_padding, row, segments
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental.pallas import tpu as pltpu
 
-from lsm_jax.attention import IMPLEMENTATIONS, attention, available, interpreted
+from lsm_jax.attention import IMPLEMENTATIONS, attention, available, interpreted, registry
 from lsm_jax.attention.ranges import Blocks, block_ranges
 from lsm_jax.errors import UserError
 
@@ -42,6 +44,8 @@ def test_the_oracle_is_plain_attention_of_each_segment_over_its_own_keys(seed, a
 def test_output_and_gradients_are_the_oracles(name, case, data):
     if name == "splash":
         case = case._replace(blocks=None)  # JAX's kernel takes blocks of whole vector registers only
+    if name == "cudnn":
+        case = case._replace(dtype="bfloat16")  # cuDNN's takes no other
     asking = data.draw(segments(case.rows, case.queries))
     known = asking if case.is_self else data.draw(segments(case.rows, case.keys))
     garbage = data.draw(st.sampled_from([0.0, np.nan, np.inf, 1e30]))
@@ -103,6 +107,20 @@ def test_memory_grows_with_the_row_and_not_with_its_square(slots):
         return program.memory_analysis().temp_size_in_bytes
 
     assert temporary("blockwise", 2 * slots) < 3 * temporary("blockwise", slots)
+
+
+def test_cudnn_says_which_types_it_takes():
+    heads = (jnp.zeros((1, 1, 1, 8)),) * 3
+    with anywhere("cudnn"), pytest.raises(UserError, match=r"model\.dtype=bfloat16"):
+        attention(*heads, *(jnp.ones((1, 1), jnp.int32),) * 2, "cudnn")
+
+
+def test_a_gpu_gets_blocks_in_plain_xla_where_jax_no_longer_has_what_compiles_the_kernels(monkeypatch):
+    gone = dataclasses.replace(IMPLEMENTATIONS["pallas_gpu"], platforms=frozenset())
+    monkeypatch.setattr(registry, "platform", lambda: "gpu")
+    assert registry.resolved("auto", 4096, 4096) == "pallas_gpu"
+    monkeypatch.setitem(IMPLEMENTATIONS, "pallas_gpu", gone)
+    assert registry.resolved("auto", 4096, 4096) == "blockwise"
 
 
 def test_an_unknown_implementation_is_named():
