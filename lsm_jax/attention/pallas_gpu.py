@@ -103,15 +103,15 @@ def _backward(
         kernel = functools.partial(kernel, size=size, width=query.shape[-1])
         return layout.call(kernel, held, operands, results, products, stages)
 
-    _, to_queries, to_keys = _stages(query.shape[-1])
+    _, of_queries, of_keys = _stages(query.shape[-1])
     like_query, like_key = (jax.ShapeDtypeStruct(part.shape, query.dtype) for part in (queries, keys))
     (to_query,) = call(
         _query_gradient_kernel, queries.shape[1] // size.query, (layout.held_queries, layout.all_keys),
-        (ranges.first_key, ranges.keys), [(like_query, layout.held_queries.heads)], 3, to_queries,
+        (ranges.first_key, ranges.keys), [(like_query, layout.held_queries.heads)], 3, of_queries,
     )  # fmt: skip
     to_key, to_value = call(
         _key_gradient_kernel, keys.shape[1] // size.key, (layout.all_queries, layout.held_keys),
-        (ranges.first_query, ranges.queries), [(like_key, layout.held_keys.heads)] * 2, 4, to_keys,
+        (ranges.first_query, ranges.queries), [(like_key, layout.held_keys.heads)] * 2, 4, of_keys,
     )  # fmt: skip
     return to_query[:, : query.shape[1]], to_key[:, : key.shape[1]], to_value[:, : key.shape[1]]
 

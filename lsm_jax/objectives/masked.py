@@ -54,6 +54,7 @@ class RowSettings:
       layout: `packed`, or the paper's forms `fixed_drop` and `dense` (one window to a row).
       windows_per_row: windows packed side by side.
       capacity, targets: slots of a row for visible and for decoded tokens.
+      decoded_share: of the hidden tokens, those that are decoded and scored, drawn one by one.
       dropped: D of `fixed_drop`, in tokens.
       inference: the most visible tokens of a window the encoder reads to reconstruct it after training; 0: all.
     """
@@ -63,6 +64,7 @@ class RowSettings:
     capacity: int
     targets: int
     dropped: int
+    decoded_share: float = 1.0
     inference: int = 0
 
     def __post_init__(self) -> None:
@@ -70,6 +72,8 @@ class RowSettings:
             raise UserError(f"rows.layout={self.layout!r} is unknown.{nearest(self.layout, LAYOUTS)}")
         if self.layout != "packed" and self.windows_per_row != 1:
             raise UserError(f"rows.layout={self.layout!r} holds one window to a row: set rows.windows_per_row=1.")
+        if not 0 < self.decoded_share <= 1:
+            raise UserError(f"rows.decoded_share={self.decoded_share}: give a share above 0 and at most 1.")
 
     def visible(self, keys: PRNGKeyArray, shown: Bool[Array, "b n"]) -> Rows:
         """The encoder's rows."""
@@ -191,11 +195,14 @@ class MaskedReconstruction:
                 f"{observed.shape[0]} windows do not fill rows of rows.windows_per_row={self.rows.windows_per_row}: "
                 "make train.batch_size / train.accumulate a multiple of it."
             )
-        hidden = self.hidden(batch, rng)
-        shown = observed & ~hidden
-        row_keys = _loss_keys(rng, batch)[:: self.rows.windows_per_row]
+        hidden, keys = self.hidden(batch, rng), _loss_keys(rng, batch)
+        shown, decoded = observed & ~hidden, observed & hidden
+        if self.rows.decoded_share < 1:
+            draw = functools.partial(jax.random.bernoulli, p=self.rows.decoded_share, shape=observed.shape[1:])
+            decoded &= jax.vmap(draw)(keys[:, 3])
+        row_keys = keys[:: self.rows.windows_per_row]
         visible = self.rows.visible(row_keys[:, 1], shown)
-        asked = rows_of.packed(row_keys[:, 2], observed & hidden, self.rows.windows_per_row, self.rows.targets)
+        asked = rows_of.packed(row_keys[:, 2], decoded, self.rows.windows_per_row, self.rows.targets)
         return shown, visible, self._stage(visible, asked, observed.shape[0]), asked
 
     def _stage(self, visible: Rows, asked: Rows, windows: int) -> Rows | None:
@@ -291,8 +298,8 @@ def _but_for_the_last(size: StackSize) -> tuple[StackSize, StackSize]:
 
 
 def _loss_keys(rng: PRNGKeyArray, batch: Mapping[str, Array]) -> PRNGKeyArray:
-    """Three keys per window: its artificial mask, its visible tokens, its targets."""
-    return jax.vmap(lambda key: jax.random.split(key, 3))(window_keys(rng, batch["example"]))
+    """Four keys per window: its artificial mask, its visible tokens, its targets, which of those are decoded."""
+    return jax.vmap(lambda key: jax.random.split(key, 4))(window_keys(rng, batch["example"]))
 
 
 def _row_settings(config: ConfigDict, grid: TokenGrid, mixture: Mixture, spec: DataSpec) -> RowSettings:
@@ -307,7 +314,8 @@ def _row_settings(config: ConfigDict, grid: TokenGrid, mixture: Mixture, spec: D
         layout=rows.layout,
         windows_per_row=windows,
         capacity=length(rows.capacity, lambda *drawn: 1 - hidden(*drawn)),
-        targets=length(rows.targets, hidden),
+        targets=length(rows.targets, lambda *drawn: rows.decoded_share * hidden(*drawn)),
         dropped=int(rows.dropped_share * grid.size),
+        decoded_share=rows.decoded_share,
         inference=rows.inference,
     )

@@ -165,6 +165,31 @@ def test_left_out_tokens_are_counted():
     assert float(seen + asked) == float(metrics["tokens_observed"]) == observed
 
 
+def test_a_share_of_the_hidden_tokens_stands_for_all_of_them():
+    everything, some = objective(), objective(rows__decoded_share=0.25)
+    params, data = trained_looking(everything), batch()
+    over_draws = lambda made: jax.jit(jax.vmap(lambda rng: made.loss(params, data, rng)))  # noqa: E731
+    rngs = jax.random.split(jax.random.key(0), 400)
+    (loss, metrics), (few_loss, few) = (over_draws(made)(rngs) for made in (everything, some))
+    np.testing.assert_array_equal(metrics["tokens_visible"], few["tokens_visible"])
+    for name in ("tokens_targets", "loss_weight"):
+        assert float(few[name].sum() / metrics[name].sum()) == pytest.approx(0.25, rel=0.05)
+    mean = lambda loss, weight: float((loss * weight).sum() / weight.sum())  # noqa: E731
+    assert mean(few_loss, few["loss_weight"]) == pytest.approx(mean(loss, metrics["loss_weight"]), rel=0.05)
+    assert few["useful_flops"].mean() < metrics["useful_flops"].mean()
+    assert len(np.unique(few["tokens_targets"])) > 10  # another quarter at every draw
+    assert not few["tokens_targets_left_out"].any()
+
+
+def test_rows_are_as_long_as_what_is_decoded():
+    sizes = {"rows__targets": 0, "rows__windows_per_row": 16, "train__batch_size": 16}
+    long, short = (objective(**sizes, rows__decoded_share=share).rows.targets for share in (1.0, 0.25))
+    assert 0.2 * long < short < 0.5 * long
+    for share in (0.0, 1.1):
+        with pytest.raises(UserError, match=r"rows\.decoded_share"):
+            objective(rows__decoded_share=share)
+
+
 def test_an_untrained_model_with_context_interpolates():
     """The blend starts from the line between neighbours: better than the mean on a slow signal."""
     made = objective()
