@@ -170,15 +170,18 @@ def test_counts_of_nothing_are_refused(half_hours: Path, tmp_path: Path, key: st
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
 def test_ctrl_c_and_a_lost_terminal_ask_to_stop(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-    with loop.StopRequest() as stop:
-        assert not stop.asked(0)
-        os.kill(os.getpid(), number)
-        assert stop.asked(1)
-        if number == signal.SIGINT:
-            with pytest.raises(KeyboardInterrupt):
-                os.kill(os.getpid(), number)
-    assert signal.getsignal(number) is before
+    outside = signal.signal(number, signal.SIG_DFL)  # the tests themselves may run under nohup
+    try:
+        with loop.StopRequest() as stop:
+            assert not stop.asked(0)
+            os.kill(os.getpid(), number)
+            assert stop.asked(1)
+            if number == signal.SIGINT:
+                with pytest.raises(KeyboardInterrupt):
+                    os.kill(os.getpid(), number)
+        assert signal.getsignal(number) is signal.SIG_DFL
+    finally:
+        signal.signal(number, outside)
 
 
 def test_nohup_is_respected() -> None:
