@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, Int, Shaped
 
 from lsm_jax.attention.blocked import Operands, with_gradient
 from lsm_jax.attention.pieces import Pieces
-from lsm_jax.attention.ranges import Blocks, even_block
+from lsm_jax.attention.ranges import Blocks, even_block, padded
 from lsm_jax.attention.reference import NEVER
 
 _LONG = 4096  # slots: more than one window of a day has tokens
@@ -28,7 +28,7 @@ def blocks(query_slots: int, key_slots: int, head_size: int) -> Blocks:  # noqa:
     segments in 6,528 slots the small ones are a quarter, and 160 slots are faster than 128, 144, 176 and 192.
     """
     if max(query_slots, key_slots) > _LONG:
-        return Blocks(*(even_block(slots, 16, 160, least=160) for slots in (query_slots, key_slots)))
+        return Blocks(*(min(160, padded(slots, 16)) for slots in (query_slots, key_slots)))
     return Blocks(even_block(query_slots, 16, 512), even_block(key_slots, 16, 288))
 
 

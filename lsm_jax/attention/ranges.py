@@ -59,14 +59,14 @@ class Ranges:
         return float(self.keys.sum()) / pairs, float(self.queries.sum()) / pairs
 
 
-def even_block(slots: int, step: int, limit: int, least: int = 0) -> int:
-    """The block from `least` (half of `limit` where not given) to `limit` slots that pads a row of `slots` least.
+def even_block(slots: int, step: int, limit: int) -> int:
+    """The block from half of `limit` to `limit` slots that pads a row of `slots` least.
 
     A multiple of `step`; of equals the largest. A row shorter than `limit` is one block.
     """
     if slots <= limit:
         return padded(slots, step)
-    sizes = range(limit - limit % step, (least or limit // 2) - 1, -step)
+    sizes = range(limit - limit % step, limit // 2 - 1, -step)
     return min(sizes, key=lambda block: padded(slots, block))
 
 
