@@ -32,6 +32,7 @@ from lsm_jax.windows import MINUTES_PER_DAY, Event, Window
 _EXACT_SPAN = 2**16 - 2  # codes 1 .. 65,535
 _LEVELS = 2**14 - 2
 _FINEST_STEP = np.float32(1e-30)  # its inverse is finite
+_LARGEST = np.float32(2.0**110)  # of an offset or step: with any code the value is finite
 _LONGEST_WINDOW = 366 * MINUTES_PER_DAY  # steps; longer ones are damage, not data
 
 
@@ -171,8 +172,8 @@ def parse_record(serialised: bytes, channel_count: int) -> Record:
         raise ValueError(f"{codes.size} cells do not fit {channel_count} channels")
     if offset.shape != (channel_count,) or step.shape != (channel_count,):
         raise ValueError(f"offset and step of {offset.size} and {step.size} channels, not {channel_count}")
-    if not (np.isfinite(offset).all() and np.isfinite(step).all()):
-        raise ValueError("an offset or step is not finite")
+    if not ((np.abs(offset) <= _LARGEST).all() and (np.abs(step) <= _LARGEST).all()):
+        raise ValueError(f"an offset or step is not a number of at most {_LARGEST:.0e}")
     record = Record(
         codes=codes.reshape(channel_count, -1),
         offset=offset,

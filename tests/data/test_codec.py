@@ -10,6 +10,7 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from tensorflow_datasets.proto import tf_example_pb2
 
 from lsm_jax.data.codec import RecordWriter, encode_cells, parse_record
 from lsm_jax.windows import Event, Window
@@ -107,6 +108,19 @@ def test_missing_cells_take_the_code_zero_and_no_other_cell_does() -> None:
 def test_bytes_that_are_no_record_are_a_value_error(garbage) -> None:
     with pytest.raises(ValueError, match=r"\w"):
         parse_record(garbage, 3)
+
+
+@given(st.sampled_from(("offset", "step")), st.floats(width=32) | st.floats(2.0**100, 2.0**127, width=32))
+def test_a_damaged_scale_is_a_value_error_or_gives_finite_values(part, damage) -> None:
+    window = window_of(np.arange(60.0).reshape(20, 3), np.ones((20, 3), bool))
+    example = tf_example_pb2.Example.FromString(RecordWriter(CHANNELS).record(window))
+    example.features.feature[part].float_list.value[1] = damage
+    try:
+        back = parse_record(example.SerializeToString(), 3).window(CHANNELS)
+    except ValueError:
+        assert not abs(damage) <= 2.0**110
+        return
+    assert np.isfinite(back.values).all()
 
 
 @given(st.data())
