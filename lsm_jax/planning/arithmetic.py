@@ -120,7 +120,13 @@ def written_bytes(program: Program, computation: Computation, instruction: Instr
         results = inner.operands(inner.root) if inner.root.opcode == "tuple" else [inner.root]
         if len(results) == len(instruction.shapes):
             pairs = zip(results, instruction.shapes, strict=True)
-            return sum(_kept_bytes(inner, result, shape) for result, shape in pairs)
+            # Of a sum that runs beside other work, the fusion at its end is counted.
+            beside = inner.root.opcode == "tuple"
+            return sum(
+                _kept_bytes(inner, result, shape)
+                for result, shape in pairs
+                if not (beside and result.opcode == "all-reduce")
+            )
     if len(instruction.shapes) == 1:
         return _kept_bytes(computation, instruction, instruction.shapes[0])
     return sum(shape.bytes for shape in instruction.shapes if not shape.fast)

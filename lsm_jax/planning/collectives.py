@@ -31,7 +31,8 @@ class Collective:
       bytes: payload of one run.
       group: devices that exchange with each other.
       hosts: hosts a group spans, where fast links end at hosts.
-      overlapped: whether it is asynchronous with something computed before it is waited for.
+      overlapped: whether it is asynchronous, and before it is waited for a matrix is multiplied or other work takes at
+        least as long as the links do.
       seconds: what one run takes on the links at the least.
     """
 
@@ -45,7 +46,11 @@ class Collective:
 
 
 def collectives(
-    program: Program, hosts: Sequence[int], chip: Chip, computes: Callable[[Computation, Instruction], bool]
+    program: Program,
+    hosts: Sequence[int],
+    chip: Chip,
+    computes: Callable[[Computation, Instruction], bool],
+    moving: Callable[[Computation, Instruction], float],
 ) -> list[Collective]:
     """Every collective of a program.
 
@@ -53,6 +58,7 @@ def collectives(
       hosts: the host of each device, in the mesh's order.
       chip: of one device.
       computes: whether an instruction multiplies matrices.
+      moving: seconds that an instruction's results take to and from memory.
     """
 
     def described(times: float, inside: Computation, instruction: Instruction, overlapped: bool) -> Collective:
@@ -71,15 +77,18 @@ def collectives(
                 overlapped = instruction.opcode.endswith("-start") and _hidden(computation, place, computes)
                 found.append(described(times, computation, instruction, overlapped))
         for parts in _fused(program, computation).values():
-            overlapped = any(computes(computation, fusion) for fusion, *_ in parts)
-            found.append(described(times, *parts[0][1:], overlapped))
+            # The start and the end, which are of the kind kCustom, are the collective's own work.
+            beside = [fusion for fusion, *_ in parts if fusion.attribute("kind") != "kCustom"]
+            exchange = described(times, *parts[0][1:], any(computes(computation, fusion) for fusion in beside))
+            long_enough = sum(moving(computation, fusion) for fusion in beside) >= exchange.seconds
+            found.append(dataclasses.replace(exchange, overlapped=exchange.overlapped or long_enough))
     return found
 
 
 def _fused(program: Program, computation: Computation) -> dict[str, list[tuple[Instruction, Computation, Instruction]]]:
     """Collectives that a TPU's compiler took apart and put into fusions, beside what is computed meanwhile.
 
-    A start, fusions with a matrix product each and an end name the same channel: together they are one collective.
+    A start, fusions with something to compute each and an end name the same channel: together they are one collective.
 
     Returns:
       By channel its parts: the fusion, the computation inside it and the collective there.

@@ -137,25 +137,46 @@ class Program:
 def read(text: str) -> Program:
     """Reads `compiled.as_text()`; ValueError where that is something else."""
     computations, entry = _computations(text)
-    loops = [each for all_ in computations.values() for each in all_.instructions if each.opcode == "while"]
-    counted = {loop.name: _trip_count(loop, computations, loop.called("condition")[0]) for loop in loops}
+    counted = {
+        loop.name: _trip_count(loop, inside, computations)
+        for inside in computations.values()
+        for loop in inside.instructions
+        if loop.opcode == "while"
+    }
     guessed = frozenset(name for name, trips in counted.items() if trips is None)
     trips = {name: 1 if count is None else count for name, count in counted.items()}
     return Program(computations, entry, trips, guessed)
 
 
-def _trip_count(loop: Instruction, computations: Mapping[str, Computation], condition: str) -> int | None:
-    """Iterations of a loop, as the compiler wrote them down, or the constant that its counter from 0 is held below."""
+def _trip_count(loop: Instruction, inside: Computation, computations: Mapping[str, Computation]) -> int | None:
+    """Iterations of a loop: as the compiler wrote them down, or from its counter's first value to its bound."""
     if known := _TRIPS.search(loop.attributes):
         return int(known[1])
-    tests = computations[condition]
+    tests = computations[loop.called("condition")[0]]
     compare = tests.root
     if compare.opcode == "fusion":
         compare = computations[compare.called("calls")[0]].root
     constants = [each for each in tests.instructions if each.opcode == "constant" and not each.shapes[0].dimensions]
     if compare.opcode != "compare" or compare.attribute("direction") != "LT" or len(constants) != 1:
         return None
-    value = re.match(r"constant\((\d+)\)", constants[0].attributes)
+    bound = _constant(constants[0])
+    return None if bound is None else bound - _first(loop, inside, tests)
+
+
+def _first(loop: Instruction, inside: Computation, tests: Computation) -> int:
+    """What a loop's counter begins at: 1 where an iteration was peeled off; 0 where the text does not tell."""
+    counters = [each for each in tests.instructions if each.opcode == "get-tuple-element"]
+    carried = inside.operands(loop)
+    if len(counters) != 1 or not carried or carried[0].opcode != "tuple":
+        return 0
+    counter = inside.by_name.get(carried[0].operands[int(counters[0].attribute("index"))])
+    while counter is not None and counter.opcode == "copy":
+        counter = next(iter(inside.operands(counter)), None)
+    return (counter and _constant(counter)) or 0
+
+
+def _constant(instruction: Instruction) -> int | None:
+    value = re.match(r"constant\((\d+)\)", instruction.attributes)
     return int(value[1]) if value else None
 
 

@@ -203,7 +203,8 @@ def costs(
     again = total(functools.partial(flops_of_scores_again, visits)) - products
     executed = total(kernel)
     computes = lambda inside, each: arithmetic.instruction_flops(program, inside, each, kernel) > 0  # noqa: E731
-    exchanged = collectives(program, hosts, chip, computes)
+    moving = lambda inside, each: 2 * arithmetic.written_bytes(program, inside, each) / chip.memory_bandwidth  # noqa: E731
+    exchanged = collectives(program, hosts, chip, computes, moving)
     moved = arithmetic.moved_bytes(program)
     parts = {
         "compute": executed / chip.peak,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-Options = dict[str, bool | int | str]
+Options = dict[str, bool | int | float | str]
 
 _OPTIONS: Mapping[str, Options] = {
     # Gradients are summed inside the backward scan, layer by layer; these let the sums travel while others compute.
@@ -16,6 +16,10 @@ _OPTIONS: Mapping[str, Options] = {
         "xla_tpu_enable_async_collective_fusion": True,
         "xla_tpu_enable_async_collective_fusion_fuse_all_reduce": True,
         "xla_tpu_overlap_compute_collective_tc": True,
+        "xla_tpu_enable_async_collective_fusion_fuse_kloop_fusions": True,
+        # Elementwise work hides a sum less surely than a matrix product: told that it hides nothing, the scheduler puts
+        # sums beside products, as far as there are any.
+        "xla_lhs_loop_fusion_latency_multiplier": 0.0,
     },
 }
 

@@ -62,10 +62,18 @@ def test_trip_counts_multiply(trips: int) -> None:
         assert not read.guessed
 
 
+def test_a_loop_that_begins_later_runs_less_often() -> None:
+    """A loop whose first iteration was peeled off counts from 1."""
+    peeled = PROGRAM.replace("%zero = s32[] constant(0)", "%one = s32[] constant(1)\n  %zero = s32[] copy(%one)")
+    read = hlo.read(peeled.format(limit=5, known=""))
+    assert read.trips == {"loop": 4}
+    assert not read.guessed
+
+
 def test_collectives_their_counts_groups_and_overlap() -> None:
     read = program(3)
     computes = lambda inside, each: arithmetic.product_flops(inside, each) > 0  # noqa: E731
-    found = {each.overlapped: each for each in collectives(read, [0] * 4, CHIPS[0], computes)}
+    found = {each.overlapped: each for each in collectives(read, [0] * 4, CHIPS[0], computes, NO_KERNELS)}
     assert (found[True].count, found[True].group, found[True].bytes) == (3, 4, 128)
     assert (found[False].count, found[False].group, found[False].bytes) == (1, 2, 128)
     assert found[False].seconds == pytest.approx(128 / CHIPS[0].link_bandwidth)
@@ -100,11 +108,14 @@ ENTRY %main (x: f32[8,4], y: f32[4,4]) -> f32[8,4] {
 def test_a_collective_taken_apart_into_fusions_is_one_and_overlapped() -> None:
     computes = lambda inside, each: arithmetic.instruction_flops(read, inside, each, NO_KERNELS) > 0  # noqa: E731
     read = hlo.read(FUSED)
-    (found,) = collectives(read, [0] * 4, CHIPS[0], computes)
+    (found,) = collectives(read, [0] * 4, CHIPS[0], computes, NO_KERNELS)
     assert (found.kind, found.count, found.bytes, found.group, found.overlapped) == ("all-reduce", 1, 128, 4, True)
+    # Other work counts if it takes as long as the links do; the start and the end are no such work.
     read = hlo.read(FUSED.replace("dot(%b, %c)", "add(%b, %c)"))
-    (found,) = collectives(read, [0] * 4, CHIPS[0], computes)
-    assert not found.overlapped
+    for share, overlapped in ((0.99, False), (1.0, True)):
+        moving = lambda _, each, taken=share * found.seconds: taken  # noqa: E731
+        (again,) = collectives(read, [0] * 4, CHIPS[0], computes, moving)
+        assert again.overlapped is overlapped
 
 
 def test_room_set_aside_is_no_traffic() -> None:
