@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lsm_jax.errors import UserError
+from lsm_jax.errors import UserError, nearest
 
 HELP = "turn days and people into embeddings, as Parquet"
 EXAMPLE = "lsm embed --workdir runs/lsm2 --data data/fitabase --out embeddings.parquet"
@@ -14,7 +14,8 @@ EXAMPLE = "lsm embed --workdir runs/lsm2 --data data/fitabase --out embeddings.p
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `lsm embed`."""
     parser.add_argument("--workdir", type=Path, required=True, metavar="W", help="the run's folder")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the dataset to embed, all its splits")
+    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the dataset to embed")
+    parser.add_argument("--split", metavar="SPLIT", help="train, validation or test; all of them where left out")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE.parquet", help="a row per day; FILE.people.parquet per person"
     )
@@ -29,15 +30,18 @@ def run(args: argparse.Namespace) -> int:
     if args.out.suffix != ".parquet":
         raise UserError(f"--out {args.out}: name a file that ends in .parquet.")
     from lsm_jax.cli.progress import progress_bar
-    from lsm_jax.data.store import open_dataset
+    from lsm_jax.data.store import SPLITS, open_dataset
     from lsm_jax.export.embed import write_embeddings
     from lsm_jax.training.loop import use_compile_cache
     from lsm_jax.training.run import load_run
 
+    if args.split not in (None, *SPLITS):
+        raise UserError(f"--split {args.split} is unknown.{nearest(args.split, SPLITS)} Known: {', '.join(SPLITS)}.")
+    splits = SPLITS if args.split is None else (args.split,)
     use_compile_cache()
     loaded, dataset = load_run(args.workdir, args.step), open_dataset(args.data)
     with progress_bar(f"embedding {dataset.name}: windows") as tell:
-        written = write_embeddings(loaded, dataset, args.out, batch_size=args.batch_size, progress=tell)
+        written = write_embeddings(loaded, dataset, args.out, splits=splits, batch_size=args.batch_size, progress=tell)
     print(f"{written.days_file}: {written.days} days, {written.width} numbers each ({written.empty} had no token)")
     print(f"{written.people_file}: {written.people} people")
     return 0

@@ -111,7 +111,7 @@ class _Filled:
 
 def _reconstructed(run: Run, windows: Windows, seed: int, batch_size: int) -> Iterator[_Filled]:
     objective = masked(run.objective)
-    for pairs in task_pairs(windows, SHOWN_TASKS, objective.tokens, seed, batch_size):
+    for pairs in task_pairs(windows, SHOWN_TASKS, objective.tokens, seed, batch_size, objective.most_read):
         visible, cells = scored_cells(windows, pairs, objective.tokens)
         batch, hidden = model_batch(windows, pairs, visible)
         model = np.asarray(objective.reconstruct(run.params, batch, hidden))[tuple(cells)]

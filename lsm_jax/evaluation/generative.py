@@ -62,7 +62,8 @@ def evaluate_generative(
       UserError: no window of `split` shares a recorded channel with the run, or the objective cannot reconstruct.
       RunError: the model's reconstructions are not finite.
     """
-    grid = masked(run.objective).tokens
+    objective = masked(run.objective)
+    grid = objective.tokens
     people = _number_people({name: dataset.held_out(split) for name, dataset in datasets.items()})
     scores = Scores.empty(tasks, sum(map(len, people.values())), run.spec.channels, run.spec.mean, run.spec.sd)
     total = sum(len(ByPerson(dataset.source(split), max_windows)) for dataset in datasets.values())
@@ -71,7 +72,7 @@ def evaluate_generative(
         cohort = training_cohort(dataset, run.spec)
         for windows in person_chunks(dataset.source(split), run.spec, people[name], max_windows):
             profile = person_profiles(windows.values, windows.observed, windows.bins, windows.person, cohort)
-            for pairs in task_pairs(windows, tasks, grid, seed, batch_size):
+            for pairs in task_pairs(windows, tasks, grid, seed, batch_size, objective.most_read):
                 score_pairs(scores, run, windows, pairs, profile, cohort)
             done[name] += len(windows.values)
             if progress:

@@ -120,11 +120,16 @@ def person_chunks(
         yield held
 
 
-def task_pairs(windows: Windows, tasks: Sequence[Task], grid: TokenGrid, seed: int, batch_size: int) -> Iterator[Pairs]:
+def task_pairs(
+    windows: Windows, tasks: Sequence[Task], grid: TokenGrid, seed: int, batch_size: int, most_read: int
+) -> Iterator[Pairs]:
     """Every pair of a window and a task that fits it, in batches of at most `batch_size`.
 
     A batch holds pairs of like numbers of visible and of hidden tokens, whatever their task: row lengths follow the
     fullest pair of a batch and every length is compiled, so mixed batches would compute, and compile, for nothing.
+
+    Args:
+      most_read: visible tokens of a window that the model reads at most; windows that have more are alike to it.
     """
     recorded = recorded_tokens(windows.observed, grid)
     by_size: dict[tuple[int, int], list[tuple[int, int, np.ndarray]]] = {}
@@ -133,7 +138,7 @@ def task_pairs(windows: Windows, tasks: Sequence[Task], grid: TokenGrid, seed: i
             hidden = hidden_tokens(task, tokens, grid.patch_minutes, window_rng(seed, task, windows, row))
             if hidden is not None:
                 count = int(hidden.sum())
-                size = _size_class(int(tokens.sum()) - count), _size_class(count)
+                size = _size_class(min(int(tokens.sum()) - count, most_read)), _size_class(count)
                 by_size.setdefault(size, []).append((row, number, hidden))
     for (seen, asked), pairs in sorted(_without_rare(by_size).items()):
         # Scores of all queries and keys are kept by plain attention: long rows come in smaller batches.

@@ -47,9 +47,15 @@ class Embedded:
 
 
 def write_embeddings(
-    run: Run, dataset: Dataset, out: Path, *, batch_size: int = 32, progress: Progress | None = None
+    run: Run,
+    dataset: Dataset,
+    out: Path,
+    *,
+    splits: Sequence[str] = SPLITS,
+    batch_size: int = 32,
+    progress: Progress | None = None,
 ) -> Embedded:
-    """Embeds every window of a dataset; memory holds one batch, and a sum per person.
+    """Embeds every window of a dataset's `splits`; memory holds one batch, and a sum per person.
 
     Writes `out`, a row per window: `participant` (hashed), `split`, `start` (UTC), `utc_offset_minutes`,
     `observed_share` (of the run's channels), a column per label of the dataset, `embedding` (float32 list). And
@@ -72,7 +78,7 @@ def write_embeddings(
     days = empty = width = 0
     partial = out.with_name(out.name + ".partial")
     with pyarrow.parquet.ParquetWriter(partial, _day_schema(labels)) as writer:
-        for rows in _day_rows(run, dataset, batch_size, labels, progress):
+        for rows in _day_rows(run, dataset, splits, batch_size, labels, progress):
             writer.write_table(pyarrow.Table.from_pylist(rows, schema=_day_schema(labels)))
             days += len(rows)
             for row in rows:
@@ -115,10 +121,15 @@ class _Person:
 
 
 def _day_rows(
-    run: Run, dataset: Dataset, batch_size: int, labels: Mapping[str, pyarrow.DataType], progress: Progress | None
+    run: Run,
+    dataset: Dataset,
+    splits: Sequence[str],
+    batch_size: int,
+    labels: Mapping[str, pyarrow.DataType],
+    progress: Progress | None,
 ) -> Iterator[list[dict[str, Any]]]:
-    total, done = sum(len(dataset.source(split)) for split in SPLITS), 0
-    for split in SPLITS:
+    total, done = sum(len(dataset.source(split)) for split in splits), 0
+    for split in splits:
         source = dataset.source(split)
         for batch, infos in evaluation_batches(source, run.spec, batch_size):
             vectors = np.asarray(masked(run.objective).embed(run.params, jax.tree.map(jnp.asarray, batch)), np.float32)[

@@ -43,6 +43,11 @@ class MaskedObjective(Objective, Protocol):
 
     tokens: TokenGrid
 
+    @property
+    def most_read(self) -> int:
+        """The most visible tokens of a window that the encoder reads to reconstruct it."""
+        ...
+
     def reconstruct(self, params: Params, batch: Batch, hidden: Bool[Array, "b n"]) -> Float[Array, "b t c"]:
         """Predictions (z-scored) at every cell of `hidden` tokens, the input elsewhere."""
         ...

@@ -150,6 +150,11 @@ class MaskedReconstruction:
         masked = lambda key, draw, seen: artificial_mask(key, draw, seen, self.tokens, self.mixture)  # noqa: E731
         return jax.vmap(masked)(keys, draws, observed)
 
+    @property
+    def most_read(self) -> int:
+        """The most visible tokens of a window that the encoder reads to reconstruct it."""
+        return self.rows.inference or self.tokens.size
+
     def reconstruct(
         self, params: Mapping[str, Any], batch: Mapping[str, Array], hidden: Bool[Array, "b n"]
     ) -> Float[Array, "b t c"]:
@@ -161,7 +166,7 @@ class MaskedReconstruction:
         """
         observed = self._tokens_observed(jnp.asarray(batch["observed"]))
         hidden = jnp.asarray(hidden)
-        read = min(longest(observed & ~hidden), self.rows.inference or self.tokens.size)
+        read = min(longest(observed & ~hidden), self.most_read)
         capacities = read, longest(hidden)
         return self._reconstruct(*capacities, params, batch["values"], batch["observed"], batch["example"], hidden)
 

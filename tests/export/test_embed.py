@@ -44,6 +44,15 @@ def test_a_row_per_day(written, days, dataset):
     assert days["embedding"].list.len().drop_nulls().unique().to_list() == [written.width] == [96]
 
 
+def test_one_split_alone(run, dataset, days, tmp_path):
+    alone = write_embeddings(run, dataset, tmp_path / "test.parquet", splits=("test",), batch_size=4)
+    expected = days.filter(pl.col("split") == "test")
+    found = pl.read_parquet(alone.days_file)
+    assert len(found) == alone.days == len(expected) > 0
+    assert found.drop("embedding").equals(expected.drop("embedding"))
+    assert {*pl.read_parquet(alone.people_file)["split"]} == {"test"}
+
+
 def test_a_day_without_a_token_has_no_embedding(written, days):
     empty = days.filter(pl.col("observed_share") == 0)
     assert len(empty) == written.empty == 6
