@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from lsm_jax.errors import UserError, nearest
+from lsm_jax.errors import UserError
 
 HELP = "turn days and people into embeddings, as Parquet"
 EXAMPLE = "lsm embed --workdir runs/lsm2 --data data/fitabase --out embeddings.parquet"
@@ -15,7 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `lsm embed`."""
     parser.add_argument("--workdir", type=Path, required=True, metavar="W", help="the run's folder")
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the dataset to embed")
-    parser.add_argument("--split", metavar="SPLIT", help="train, validation or test; all of them where left out")
+    parser.add_argument("--split", choices=("train", "validation", "test"), help="all of them where left out")
     parser.add_argument(
         "--out", type=Path, required=True, metavar="FILE.parquet", help="a row per day; FILE.people.parquet per person"
     )
@@ -35,9 +35,7 @@ def run(args: argparse.Namespace) -> int:
     from lsm_jax.training.loop import use_compile_cache
     from lsm_jax.training.run import load_run
 
-    if args.split not in (None, *SPLITS):
-        raise UserError(f"--split {args.split} is unknown.{nearest(args.split, SPLITS)} Known: {', '.join(SPLITS)}.")
-    splits = SPLITS if args.split is None else (args.split,)
+    splits = (args.split,) if args.split else SPLITS
     use_compile_cache()
     loaded, dataset = load_run(args.workdir, args.step), open_dataset(args.data)
     with progress_bar(f"embedding {dataset.name}: windows") as tell:

@@ -110,6 +110,9 @@ def test_a_collective_taken_apart_into_fusions_is_one_and_overlapped() -> None:
     read = hlo.read(FUSED)
     (found,) = collectives(read, [0] * 4, CHIPS[0], computes, NO_KERNELS)
     assert (found.kind, found.count, found.bytes, found.group, found.overlapped) == ("all-reduce", 1, 128, 4, True)
+    main = read.computations[read.entry]
+    # What the product writes; the sum's buffer is no traffic of the fusion that takes a piece of it further.
+    assert arithmetic.written_bytes(read, main, main.by_name["fusion.1"]) == 128
     # Other work counts if it takes as long as the links do; the start and the end are no such work.
     read = hlo.read(FUSED.replace("dot(%b, %c)", "add(%b, %c)"))
     for share, overlapped in ((0.99, False), (1.0, True)):
