@@ -40,7 +40,6 @@ def _forward(operands: Operands[Pieces]) -> tuple[Float[Array, "r s h d"], Float
     query, key, value, query_segments, key_segments, pieces = operands
     side = pieces.queries
     rows, slots, heads, width = query.shape
-    slots_of_keys = key.shape[1]
 
     def attend(row: Int[Array, ""], piece: Int[Array, ""], done: tuple[Array, Array]) -> tuple[Array, Array]:
         start, first = side.start[row, piece], side.first[row, piece]
@@ -51,7 +50,7 @@ def _forward(operands: Operands[Pieces]) -> tuple[Float[Array, "r s h d"], Float
             highest, total, attended = carry
             place = first + block * side.across
             scores = _scores(_heads(key, row, place, side.across), asked)
-            known = _segments(key_segments, row, place, side.across, slots_of_keys, _UNKNOWN)
+            known = _segments(key_segments, row, place, side.across, key.shape[1], _UNKNOWN)
             scores = jnp.where(known[:, None] == segments, scores, NEVER)
             # Held above `NEVER`, so that the weights of a query that has met no key yet are zero.
             higher = jnp.maximum(highest, scores.max(axis=1))
@@ -67,9 +66,10 @@ def _forward(operands: Operands[Pieces]) -> tuple[Float[Array, "r s h d"], Float
         )
         highest, total, attended = jax.lax.fori_loop(0, side.blocks[row, piece], visit, nothing)
         out, log_total = done
-        log_of_piece = jnp.where(total > 0, highest + jnp.log(jnp.where(total > 0, total, 1)), 0)
-        attended = jnp.moveaxis(attended / jnp.where(total > 0, total, 1)[:, None], 2, 0)
-        return _added(out, attended, 1, row, start), _added(log_total, log_of_piece, 2, row, start)
+        seeing = total > 0
+        total = jnp.where(seeing, total, 1)
+        out = _added(out, jnp.moveaxis(attended / total[:, None], 2, 0), 1, row, start)
+        return out, _added(log_total, jnp.where(seeing, highest + jnp.log(total), 0), 2, row, start)
 
     def attend_row(row: Int[Array, ""], done: tuple[Array, Array]) -> tuple[Array, Array]:
         return jax.lax.fori_loop(0, side.count[row], functools.partial(attend, row), done)

@@ -7,6 +7,7 @@ checkpoint has one array per kind of parameter. Rematerialisation is a named pol
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -27,11 +28,10 @@ REMAT_POLICIES: Mapping[str, Callable[..., bool] | None] = {
 }
 _KERNEL = nnx.initializers.xavier_uniform()
 # A scan copies what the backward pass needs into and out of stacked arrays: a quarter of a small model's step on a CPU,
-# a sixth of `base`'s on an H100. So stacks of up to so many layers are unrolled, as far as compiling them stays cheap.
-_UNROLLED = {"cpu": 4, "gpu": 24}
-# Unrolled layers have temporaries of their own, and on a CPU memory that is touched for the first time costs more than
-# those copies where layers are large: `base`'s decoder takes a quarter less time in a scan.
-_UNROLLED_BYTES = 8 * 2**20
+# a sixth of `base`'s on an H100. So stacks are unrolled up to so many layers, as far as compiling them stays cheap, and
+# so many bytes of tokens: unrolled layers have temporaries of their own, and on a CPU memory that is touched for the
+# first time costs more than those copies where it is much (`base`'s decoder).
+_UNROLLED = {"cpu": (4, 8 * 2**20), "gpu": (24, math.inf)}
 
 
 def scan_blocks(step: Callable[..., Any], carry: Any, layers: Any, depth: int, remat: str) -> tuple[Any, Any]:
@@ -39,8 +39,9 @@ def scan_blocks(step: Callable[..., Any], carry: Any, layers: Any, depth: int, r
 
     Never under a policy that saves memory: within a scan nothing can be kept that was to be made again.
     """
-    large = platform() == "cpu" and sum(leaf.nbytes for leaf in jax.tree.leaves(carry)) > _UNROLLED_BYTES
-    unroll = remat == "none" and depth <= _UNROLLED.get(platform(), 1) and not large
+    layers_at_most, bytes_at_most = _UNROLLED.get(platform(), (1, math.inf))
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(carry))
+    unroll = remat == "none" and depth <= layers_at_most and size <= bytes_at_most
     return jax.lax.scan(rematerialised(step, remat, prevent_cse=False), carry, layers, unroll=unroll)
 
 
