@@ -21,17 +21,18 @@ from lsm_jax.attention.ranges import Blocks, even_block
 from lsm_jax.attention.reference import NEVER
 
 _UNKNOWN, _UNASKED = 0, -1  # segments of a block's slots that are none of its own: no query there sees a key
-_LONG = 4096  # slots: more than one window of a day has tokens
+_ONE, _PACKED = 4096, 16384  # slots: no more than of one window of a day; no more than rows of visible tokens have
 _Gradients = tuple[Array, Array, Array]  # of queries, keys and values
 
 
 def blocks(query_slots: int, key_slots: int, head_size: int) -> Blocks:  # noqa: ARG001
-    """Blocks whose scores stay in a core's own cache, and small ones where long rows hold many segments.
+    """Blocks whose scores stay in a core's own cache, and small ones where a row holds many short segments.
 
     The last block of a segment is part empty. Of 3,744 slots of one segment the large ones are a tenth faster; of eight
-    segments in 6,144 slots the small ones are. Products are quickest in multiples of 64 queries.
+    segments in 6,144 slots the small ones are. The longest rows hold whole windows again: a decoder's over every
+    position. Products are quickest in multiples of 64 queries.
     """
-    if max(query_slots, key_slots) > _LONG:
+    if _ONE < max(query_slots, key_slots) <= _PACKED:
         return Blocks(min(128, query_slots), min(160, key_slots))
     return Blocks(min(even_block(query_slots, 64, 384), query_slots), min(even_block(key_slots, 16, 288), key_slots))
 

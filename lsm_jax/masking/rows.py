@@ -13,8 +13,9 @@ import functools
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PRNGKeyArray, Shaped
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
+from lsm_jax.masking.draws import chances, draw
 from lsm_jax.masking.selection import lowest, order_keys, places_of
 
 
@@ -81,14 +82,43 @@ def packed(keys: PRNGKeyArray, chosen: Bool[Array, "b n"], windows_per_row: int,
         chance = order_keys(jnp.where(wanted, drawn, jnp.inf))
         return places_of(lowest(chance, jnp.minimum(wanted.sum(), capacity)), capacity)
 
-    index = jax.vmap(held)(keys, wanted)
+    left_out = jnp.maximum(wanted.sum(axis=1, dtype=jnp.int32) - capacity, 0)
+    return _rows(jax.vmap(held)(keys, wanted), left_out, tokens, places)
+
+
+def drawn(
+    keys: PRNGKeyArray,
+    chosen: Bool[Array, "b n"],
+    odds: Float[Array, "b n"],
+    share: float,
+    windows_per_row: int,
+    capacity: int,
+) -> tuple[Rows, Float[Array, "b n"]]:
+    """Rows of a share of the chosen tokens, drawn by their odds, and the chance each had.
+
+    Sums over all chosen tokens are sums over the drawn ones of what is divided by its chance, but for chance.
+
+    Args:
+      keys: one per row.
+      odds: above 0; a token of twice another's is drawn twice as often, up to always.
+      share: of a row's chosen tokens, rounded up; what `capacity` does not hold is drawn less often, and counted.
+    """
+    rows, tokens = len(keys), chosen.shape[1]
+    places = windows_per_row * tokens
+    capacity = min(capacity, places)
+    wanted = chosen.reshape(rows, places)
+    total = jnp.ceil(share * wanted.sum(axis=1)).astype(jnp.int32)
+    count = jnp.minimum(total, capacity)
+    chance = jax.vmap(chances)(odds.reshape(rows, places), wanted, count)
+    index = jax.vmap(lambda *row: places_of(draw(*row), capacity))(keys, chance, count)
+    return _rows(index, total - count, tokens, places), chance.reshape(chosen.shape)
+
+
+def _rows(index: Int[Array, "r s"], left_out: Int[Array, " r"], tokens: int, places: int) -> Rows:
+    """Rows that hold the tokens at `index`, and nothing where it is `places`."""
     filled = index < places
-    return Rows(
-        token_index=jnp.where(filled, index, 0),
-        segment=jnp.where(filled, index // tokens + 1, 0),
-        left_out=jnp.maximum(wanted.sum(axis=1, dtype=jnp.int32) - capacity, 0),
-        places=places,
-    )
+    segment = jnp.where(filled, index // tokens + 1, 0)
+    return Rows(jnp.where(filled, index, 0), segment, left_out, places)
 
 
 def fixed_drop(chosen: Bool[Array, "b n"], dropped: int) -> Rows:

@@ -28,7 +28,7 @@ def learning_defaults() -> dict[str, ConfigDict]:
                 "windows_per_row": 1,
                 "capacity": 0,  # visible tokens of a row; 0: chosen from missingness and mask mixture
                 "targets": 0,  # decoded targets of a row; 0: likewise
-                "decoded_share": 1.0,  # of the hidden tokens those that are decoded and scored, drawn at random
+                "decoded_share": 1.0,  # of the hidden tokens those decoded, drawn by what they hold, to stand for all
                 "inference": 0,  # the most visible tokens the encoder reads to reconstruct after training; 0: all
                 "dropped_share": 0.5,  # D of the layout fixed_drop
             }

@@ -27,6 +27,7 @@ from lsm_jax.masking.rows import Rows
 from lsm_jax.masking.tokens import TokenGrid
 from lsm_jax.models.context_cost import context_flops
 from lsm_jax.models.masked_autoencoder import MaskedAutoencoder, ModelSettings
+from lsm_jax.models.neighbours import Cells
 from lsm_jax.models.sizes import StackSize, size
 from lsm_jax.objectives.shared import (
     Attended,
@@ -43,6 +44,7 @@ from lsm_jax.objectives.shared import (
 )
 
 LAYOUTS = ("packed", "fixed_drop", "dense")
+_LEAST_ODDS = 0.3  # of a target that holds its channel's mean, where one standard deviation away is 1.3
 _NO_WINDOW = 2**31  # windows are numbered below it
 
 
@@ -54,7 +56,7 @@ class RowSettings:
       layout: `packed`, or the paper's forms `fixed_drop` and `dense` (one window to a row).
       windows_per_row: windows packed side by side.
       capacity, targets: slots of a row for visible and for decoded tokens.
-      decoded_share: of the hidden tokens, those that are decoded and scored, drawn one by one.
+      decoded_share: of the hidden tokens, those that are decoded, drawn by what they hold and weighed to stand for all.
       dropped: D of `fixed_drop`, in tokens.
       inference: the most visible tokens of a window the encoder reads to reconstruct it after training; 0: all.
     """
@@ -120,18 +122,20 @@ class MaskedReconstruction:
         loss and its gradient are zero.
         """
         cells, observed = observed_cells(batch, self.tokens)
-        shown, visible, stage, asked = self._laid_out(batch, observed, rng)
+        shown, visible, stage, asked, chance = self._laid_out(cells, observed, batch, rng)
         predicted = nnx.merge(self._graph, nnx.State(params))(cells, shown, visible, stage, asked)
-        weight = (asked.take(cells.observed) & (asked.segment > 0)[:, :, None]).astype(jnp.float32)
-        errors = jnp.square(predicted.astype(jnp.float32) - asked.take(cells.values)) * weight
-        loss = errors.sum() / jnp.maximum(weight.sum(), 1.0)
+        scored = asked.take(cells.observed) & (asked.segment > 0)[:, :, None]
+        errors = jnp.square(predicted.astype(jnp.float32) - asked.take(cells.values))
+        # A token drawn with a chance of a quarter stands for four.
+        total = jnp.where(scored, errors / asked.take(jnp.where(chance > 0, chance, 1))[:, :, None], 0).sum()
+        hidden = (cells.observed & (chance > 0)[:, :, None]).sum().astype(jnp.float32)
         metrics = self._metrics(observed, visible, stage, asked)
-        # Micro-batches and validation batches are averaged by the cells they scored.
-        return loss, {**metrics, "loss_weight": weight.sum()}
+        # Micro-batches and validation batches are averaged by the cells they speak of.
+        return total / jnp.maximum(hidden, 1.0), {**metrics, "loss_weight": hidden}
 
     def attended(self, batch: Mapping[str, Array], rng: PRNGKeyArray) -> list[Attended]:
         """What `loss` attends to with this `rng`: of the encoder, then the decoder."""
-        _, visible, stage, asked = self._laid_out(batch, self._tokens_observed(batch["observed"]), rng)
+        _, visible, stage, asked, _ = self._laid_out(*observed_cells(batch, self.tokens), batch, rng)
         sizes = self.settings.size
         encoder = Attended(visible.segment, visible.segment, sizes.encoder)
         if stage is None:
@@ -192,23 +196,23 @@ class MaskedReconstruction:
         return self.tokens.tokens_observed(self.tokens.cells(observed))
 
     def _laid_out(
-        self, batch: Mapping[str, Array], observed: Bool[Array, "b n"], rng: PRNGKeyArray
-    ) -> tuple[Bool[Array, "b n"], Rows, Rows | None, Rows]:
-        """Which tokens are shown, and the rows of the encoder, of a self-attending decoder and of the targets."""
+        self, cells: Cells, observed: Bool[Array, "b n"], batch: Mapping[str, Array], rng: PRNGKeyArray
+    ) -> tuple[Bool[Array, "b n"], Rows, Rows | None, Rows, Float[Array, "b n"]]:
+        """Which tokens are shown, the rows of the encoder, of a self-attending decoder and of the targets, and the
+        chance of each hidden token to be a target."""
         if observed.shape[0] % self.rows.windows_per_row:
             raise UserError(
                 f"{observed.shape[0]} windows do not fill rows of rows.windows_per_row={self.rows.windows_per_row}: "
                 "make train.batch_size / train.accumulate a multiple of it."
             )
-        hidden, keys = self.hidden(batch, rng), _loss_keys(rng, batch)
-        shown, decoded = observed & ~hidden, observed & hidden
-        if self.rows.decoded_share < 1:
-            draw = functools.partial(jax.random.bernoulli, p=self.rows.decoded_share, shape=observed.shape[1:])
-            decoded &= jax.vmap(draw)(keys[:, 3])
-        row_keys = keys[:: self.rows.windows_per_row]
-        visible = self.rows.visible(row_keys[:, 1], shown)
-        asked = rows_of.packed(row_keys[:, 2], decoded, self.rows.windows_per_row, self.rows.targets)
-        return shown, visible, self._stage(visible, asked, observed.shape[0]), asked
+        hidden, rows = self.hidden(batch, rng), self.rows
+        shown = observed & ~hidden
+        keys = _loss_keys(rng, batch)[:: rows.windows_per_row]
+        visible = rows.visible(keys[:, 1], shown)
+        asked, chance = rows_of.drawn(
+            keys[:, 2], observed & hidden, _odds(cells), rows.decoded_share, rows.windows_per_row, rows.targets
+        )
+        return shown, visible, self._stage(visible, asked, observed.shape[0]), asked, chance
 
     def _stage(self, visible: Rows, asked: Rows, windows: int) -> Rows | None:
         """What a self-attending decoder works on: every position, or the tokens seen and asked for."""
@@ -302,9 +306,18 @@ def _but_for_the_last(size: StackSize) -> tuple[StackSize, StackSize]:
     return dataclasses.replace(size, depth=size.depth - 1), dataclasses.replace(size, depth=1)
 
 
+def _odds(cells: Cells) -> Float[Array, "b n"]:
+    """Of each token to be decoded where not all are: the root mean square of its z-scored values, and some for all.
+
+    The gradient of a squared error grows with the error, and most of it is of few tokens, in bursts: were all drawn
+    alike, now many of those would be, now none. Who draws knows what is hidden; the model is not told.
+    """
+    return jnp.sqrt(jnp.square(cells.values).mean(axis=-1)) + _LEAST_ODDS
+
+
 def _loss_keys(rng: PRNGKeyArray, batch: Mapping[str, Array]) -> PRNGKeyArray:
-    """Four keys per window: its artificial mask, its visible tokens, its targets, which of those are decoded."""
-    return jax.vmap(lambda key: jax.random.split(key, 4))(window_keys(rng, batch["example"]))
+    """Three keys per window: its artificial mask, its visible tokens, which of its hidden ones are targets."""
+    return jax.vmap(lambda key: jax.random.split(key, 3))(window_keys(rng, batch["example"]))
 
 
 def _row_settings(config: ConfigDict, grid: TokenGrid, mixture: Mixture, spec: DataSpec) -> RowSettings:
