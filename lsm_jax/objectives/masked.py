@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -86,6 +86,22 @@ class RowSettings:
         return rows_of.packed(keys, shown, self.windows_per_row, self.capacity)
 
 
+class _Layout(NamedTuple):
+    """What a step sees of a batch, and what it is asked for.
+
+    Attributes:
+      shown: the tokens that are neither missing nor hidden.
+      visible, stage, asked: rows of the encoder, of a self-attending decoder and of the targets.
+      chance: of each hidden token to be a target; 0 for all others.
+    """
+
+    shown: Bool[Array, "b n"]
+    visible: Rows
+    stage: Rows | None
+    asked: Rows
+    chance: Float[Array, "b n"]
+
+
 class MaskedReconstruction:
     """See `objectives.base.Objective`; adds `reconstruct` and `embed` for what comes after training.
 
@@ -118,25 +134,27 @@ class MaskedReconstruction:
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
         """Mean squared error (z-scored) over observed cells of artificially hidden tokens.
 
-        Finite for any bytes in unobserved cells and for batches with nothing to predict, where the
-        loss and its gradient are zero.
+        Where not all of them are decoded, those that are stand for all, each weighed by one over its chance. Finite
+        for any bytes in unobserved cells and for batches with nothing to predict, where the loss and its gradient are
+        zero.
         """
         cells, observed = observed_cells(batch, self.tokens)
-        shown, visible, stage, asked, chance = self._laid_out(cells, observed, batch, rng)
-        predicted = nnx.merge(self._graph, nnx.State(params))(cells, shown, visible, stage, asked)
+        laid = self._laid_out(cells, observed, batch, rng)
+        asked, chance = laid.asked, laid.chance
+        predicted = nnx.merge(self._graph, nnx.State(params))(cells, laid.shown, laid.visible, laid.stage, asked)
         scored = asked.take(cells.observed) & (asked.segment > 0)[:, :, None]
         errors = jnp.square(predicted.astype(jnp.float32) - asked.take(cells.values))
         # A token drawn with a chance of a quarter stands for four.
         total = jnp.where(scored, errors / asked.take(jnp.where(chance > 0, chance, 1))[:, :, None], 0).sum()
         hidden = (cells.observed & (chance > 0)[:, :, None]).sum().astype(jnp.float32)
-        metrics = self._metrics(observed, visible, stage, asked)
+        metrics = self._metrics(observed, laid.visible, laid.stage, asked)
         # Micro-batches and validation batches are averaged by the cells they speak of.
         return total / jnp.maximum(hidden, 1.0), {**metrics, "loss_weight": hidden}
 
     def attended(self, batch: Mapping[str, Array], rng: PRNGKeyArray) -> list[Attended]:
         """What `loss` attends to with this `rng`: of the encoder, then the decoder."""
-        _, visible, stage, asked, _ = self._laid_out(*observed_cells(batch, self.tokens), batch, rng)
-        sizes = self.settings.size
+        laid, sizes = self._laid_out(*observed_cells(batch, self.tokens), batch, rng), self.settings.size
+        visible, stage, asked = laid.visible, laid.stage, laid.asked
         encoder = Attended(visible.segment, visible.segment, sizes.encoder)
         if stage is None:
             return [encoder, Attended(asked.segment, visible.segment, sizes.decoder)]
@@ -197,9 +215,8 @@ class MaskedReconstruction:
 
     def _laid_out(
         self, cells: Cells, observed: Bool[Array, "b n"], batch: Mapping[str, Array], rng: PRNGKeyArray
-    ) -> tuple[Bool[Array, "b n"], Rows, Rows | None, Rows, Float[Array, "b n"]]:
-        """Which tokens are shown, the rows of the encoder, of a self-attending decoder and of the targets, and the
-        chance of each hidden token to be a target."""
+    ) -> _Layout:
+        """What of these windows, of these `cells`, is seen and asked for under the masks of this `rng`."""
         if observed.shape[0] % self.rows.windows_per_row:
             raise UserError(
                 f"{observed.shape[0]} windows do not fill rows of rows.windows_per_row={self.rows.windows_per_row}: "
@@ -212,7 +229,7 @@ class MaskedReconstruction:
         asked, chance = rows_of.drawn(
             keys[:, 2], observed & hidden, _odds(cells), rows.decoded_share, rows.windows_per_row, rows.targets
         )
-        return shown, visible, self._stage(visible, asked, observed.shape[0]), asked, chance
+        return _Layout(shown, visible, self._stage(visible, asked, observed.shape[0]), asked, chance)
 
     def _stage(self, visible: Rows, asked: Rows, windows: int) -> Rows | None:
         """What a self-attending decoder works on: every position, or the tokens seen and asked for."""
