@@ -88,7 +88,7 @@ def _open(config: ConfigDict) -> None:
 def _pod(config: ConfigDict, size: str) -> None:
     config.model.size = size
     config.rows.windows_per_row = 16  # windows differ widely: rows of few would be half empty (docs/planning.md)
-    config.rows.decoded_share = 0.25  # learns as much a step as all of them, and a step is shorter (docs/lsm2.md)
+    config.rows.decoded_share = 0.25  # nearly as much is learnt in a shorter step (docs/lsm2.md)
     config.model.remat = "none" if size == "base" else "dots"
     config.optimizer.learning_rate = 1e-3 if size == "base" else 3e-4
     config.train.batch_size = 4096

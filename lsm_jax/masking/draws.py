@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lsm_jax.masking.selection import lowest, order_keys
 
-_ROUNDS = 16  # each settles at least one chance of 1, and most settle many: on recordings four are enough
+_ROUNDS = 16  # each finds at least one more chance to be 1, most find many, until none is left to find
 
 
 def chances(odds: Float[Array, " n"], chosen: Bool[Array, " n"], count: Int[Array, ""]) -> Float[Array, " n"]:

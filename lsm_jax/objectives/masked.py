@@ -326,7 +326,7 @@ def _but_for_the_last(size: StackSize) -> tuple[StackSize, StackSize]:
 def _odds(cells: Cells) -> Float[Array, "b n"]:
     """Of each token to be decoded where not all are: the root mean square of its z-scored values, and some for all.
 
-    The gradient of a squared error grows with the error, and most of it is of few tokens, in bursts: were all drawn
+    The gradient of a squared error grows with the error, and much of it is of few tokens, in bursts: were all drawn
     alike, now many of those would be, now none. Who draws knows what is hidden; the model is not told.
     """
     return jnp.sqrt(jnp.square(cells.values).mean(axis=-1)) + _LEAST_ODDS
