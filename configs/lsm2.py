@@ -57,14 +57,14 @@ def _laptop(config: ConfigDict, stretches: float = 0.7) -> None:
     config.optimizer.learning_rate = 3e-3
     config.optimizer.betas = (0.9, 0.99)
     config.train.batch_size = 32
-    config.rows.inference = 512  # two cores; the context path reads every visible token all the same
+    config.rows.eval_max_tokens = 512  # two cores; the context path reads every visible token all the same
 
 
 def _quickstart(config: ConfigDict) -> None:
     _laptop(config)
-    config.rows.capacity = 128
-    config.rows.targets = 128
-    config.rows.inference = 256
+    config.rows.encoder_length = 128
+    config.rows.decoder_length = 128
+    config.rows.eval_max_tokens = 256
     config.train.batch_size = 16
     config.train.duration = "300 steps"
     config.train.log_every = "10 steps"
@@ -73,15 +73,15 @@ def _quickstart(config: ConfigDict) -> None:
 
 def _small(config: ConfigDict) -> None:
     _laptop(config, stretches=1.4)
-    config.rows.capacity = 128
-    config.rows.targets = 256
+    config.rows.encoder_length = 128
+    config.rows.decoder_length = 256
     config.train.duration = "2600 steps"
 
 
 def _open(config: ConfigDict) -> None:
     _laptop(config)
-    config.rows.capacity = 128
-    config.rows.targets = 128
+    config.rows.encoder_length = 128
+    config.rows.decoder_length = 128
     config.train.duration = "2900 steps"
 
 
@@ -101,9 +101,9 @@ def _paper(config: ConfigDict) -> None:
     config.model.decoder = "all"
     config.model.positions = "sincos"
     config.model.patch_input = "values"
-    config.model.compress = False
-    config.model.context_reach = 0
-    config.masking.pool = "grid"
+    config.model.asinh_inputs = False
+    config.model.num_neighbors = 0
+    config.masking.share_of = "grid"
     config.rows.layout = "fixed_drop"
     config.optimizer.learning_rate = 1e-4
     config.optimizer.betas = (0.9, 0.95)

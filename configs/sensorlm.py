@@ -36,12 +36,12 @@ def _small(config: ConfigDict) -> None:
     config.objective.name = "coca"
     config.model.size = "tiny"
     config.tokens.patch_channels = 26  # two cores: 144 tokens a day, ten minutes of all channels each
-    config.language.vocabulary = 1000
-    config.language.length = 96  # 3 captions of 1000 are longer, and cut
+    config.language.vocab_size = 1000
+    config.language.text_length = 96  # 3 captions of 1000 are longer, and cut
     # What makes a captioner look at the record within the hour, and not only speak well (docs/sensorlm.md).
     config.language.caption_queries = 0
     config.language.events = ("activity", "sleep")
-    config.language.excerpts = 0.7
+    config.language.event_crop_prob = 0.7
     config.optimizer.name = "muon"
     config.optimizer.learning_rate = 6e-3
     config.optimizer.betas = (0.9, 0.99)
@@ -61,9 +61,9 @@ def _base(config: ConfigDict) -> None:
     """SPEC section 4: the released model and its training; rsqrt's timescale is not published."""
     config.model.size = "b"
     config.tokens.patch_channels = 2
-    config.language.vocabulary = 32000
-    config.language.length = 256
-    config.language.embed = 768
+    config.language.vocab_size = 32000
+    config.language.text_length = 256
+    config.language.embed_dim = 768
     config.language.caption_queries = 64
     config.optimizer.learning_rate = 5e-4
     config.optimizer.schedule = "rsqrt"
@@ -84,5 +84,5 @@ def _coca(config: ConfigDict) -> None:
 def _xl(config: ConfigDict) -> None:
     _coca(config)
     config.model.size = "xl"
-    config.language.embed = 1024
+    config.language.embed_dim = 1024
     config.language.caption_queries = 256  # CoCa's

@@ -10,11 +10,12 @@ from tiny_run import CHANNELS, save_run, tiny_config, tiny_windows
 from lsm_jax import objectives
 from lsm_jax.captions.caption import Captioner
 from lsm_jax.captions.tokenizer import Tokenizer
+from lsm_jax.config import with_changes
 from lsm_jax.data.spec import data_spec
 from lsm_jax.data.store import open_dataset, write_dataset
 from lsm_jax.objectives.sensor_language import SensorLanguage
-from lsm_jax.training.run import Run
-from lsm_jax.training.workdir import TOKENIZER
+from lsm_jax.train.run import Run
+from lsm_jax.train.workdir import TOKENIZER
 from lsm_jax.windows import Event
 
 CLASSES = ("running", "stair climbing", "yoga")
@@ -50,12 +51,12 @@ def language_run(folder, objective="coca", levels="semantic", step=7):
     """An untrained run of size tiny on the dataset at `folder`."""
     captioner = Captioner(tuple(levels.split("+")))
     tokenizer = Tokenizer.train([captioner(window).text for window in logged_windows()], 400)
-    config = tiny_config(folder)
-    config.update_from_flattened_dict(
+    config = with_changes(
+        tiny_config(folder),
         {
-            "objective.name": objective, "language.levels": levels, "language.vocabulary": tokenizer.vocabulary,
-            "language.length": 96, "language.caption_queries": 2, "tokens.patch_channels": 3,
-        }
+            "objective.name": objective, "language.levels": levels, "language.vocab_size": tokenizer.vocabulary,
+            "language.text_length": 96, "language.caption_queries": 2, "tokens.patch_channels": 3,
+        },
     )  # fmt: skip
     spec = data_spec(config.data)
     objective = objectives.build(config, spec)
@@ -77,14 +78,14 @@ class Knowing(SensorLanguage):
         self.tokenizer, self.vector = run.tokenizer, vector
 
     def embed(self, params, batch):
-        texts = [self.texts[i] if i < len(self.texts) else "" for i in batch["example"]]
+        texts = [self.texts[i] if i < len(self.texts) else "" for i in batch["window_id"]]
         return np.stack([self.vector(text) for text in texts])
 
     def embed_text(self, params, ids):
         return np.stack([self.vector(text) for text in self.tokenizer.decode(ids)])
 
     def generate(self, params, batch, vocabulary, decoding=None, seed=0):
-        texts = [self.texts[i] if i < len(self.texts) else "" for i in batch["example"]]
+        texts = [self.texts[i] if i < len(self.texts) else "" for i in batch["window_id"]]
         return self.tokenizer.encode(texts, 400).ids
 
 

@@ -17,9 +17,9 @@ from tiny_run import MINUTES, tiny_dataset
 
 from lsm_jax.captions.caption import Captioner
 from lsm_jax.captions.tokenizer import Tokenizer
-from lsm_jax.config import defaults
-from lsm_jax.training.loop import train
-from lsm_jax.training.metrics import read_metrics
+from lsm_jax.config import Config, with_changes
+from lsm_jax.train.loop import train
+from lsm_jax.train.metrics import read_metrics
 
 GOLDEN = Path(__file__).with_name("golden.json")
 LEVELS = ("semantic", "structural", "statistical")
@@ -29,13 +29,13 @@ UNSTEADY = {"time", "windows_per_second", "mfu", "input_wait", "goodput"}
 
 def short_run(folder: Path, data: Path, **changes: object) -> list[dict[str, float]]:
     """The metrics of six steps on this dataset."""
-    config = defaults()
-    config.update_from_flattened_dict(
+    config = with_changes(
+        Config(),
         {
             "data.paths": (str(data),), "data.window_minutes": MINUTES, "train.batch_size": 8,
-            "train.duration": "6 steps", "train.log_every": "1 steps", "train.ema": 0.9, "train.peak_flops": 1e9,
+            "train.duration": "6 steps", "train.log_every": "1 steps", "train.ema_decay": 0.9, "train.peak_flops": 1e9,
             "checkpoint.every": "3 steps", "evaluate.every": "3 steps", "evaluate.batches": 1, **changes,
-        }
+        },
     )  # fmt: skip
     train(config, folder)
     return [{name: value for name, value in record.items() if name not in UNSTEADY} for record in read_metrics(folder)]
@@ -44,7 +44,7 @@ def short_run(folder: Path, data: Path, **changes: object) -> list[dict[str, flo
 def lsm2(folder: Path) -> list[dict[str, float]]:
     """LSM-2 with two windows to a row, micro-batches and half of the hidden tokens decoded."""
     tiny_dataset(folder / "data")
-    changes = {"rows.windows_per_row": 2, "rows.decoded_share": 0.5, "train.accumulate": 2}
+    changes = {"rows.windows_per_row": 2, "rows.decoded_share": 0.5, "train.grad_accum_steps": 2}
     return short_run(folder / "lsm2", folder / "data", **changes)
 
 
@@ -55,8 +55,8 @@ def sensorlm(folder: Path) -> list[dict[str, float]]:
     Tokenizer.train(texts, 400).save(folder / "tokenizer.json")
     changes = {
         "objective.name": "coca", "language.levels": "semantic", "language.tokenizer": str(folder / "tokenizer.json"),
-        "language.vocabulary": 400, "language.length": 64, "language.caption_queries": 0, "language.excerpts": 0.5,
-        "tokens.patch_channels": 3, "optimizer.name": "muon",
+        "language.vocab_size": 400, "language.text_length": 64, "language.caption_queries": 0,
+        "language.event_crop_prob": 0.5, "tokens.patch_channels": 3, "optimizer.name": "muon",
     }  # fmt: skip
     return short_run(folder / "sensorlm", folder / "data", **changes)
 

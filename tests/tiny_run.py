@@ -7,13 +7,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from lsm_jax import objectives
-from lsm_jax.config import defaults
+from lsm_jax.config import Config, DataConfig
 from lsm_jax.data.spec import data_spec
 from lsm_jax.data.store import open_dataset, write_dataset
-from lsm_jax.training.checkpoints import Checkpoints, Saved
-from lsm_jax.training.run import Run
-from lsm_jax.training.state import State
-from lsm_jax.training.workdir import write_config
+from lsm_jax.train.checkpoints import Checkpoints, Saved
+from lsm_jax.train.run import Run
+from lsm_jax.train.state import State
+from lsm_jax.train.workdir import write_config
 from lsm_jax.windows import checked_window, hash_participant
 
 CHANNELS = ("heart_rate", "steps", "skin_temperature")
@@ -51,10 +51,7 @@ def tiny_dataset(folder, name="tiny", **kwargs):
 
 def tiny_config(*folders):
     """A configuration of a very small model on these datasets."""
-    config = defaults()
-    config.data.paths = tuple(str(folder) for folder in folders)
-    config.data.window_minutes = MINUTES
-    return config
+    return Config(data=DataConfig(tuple(str(folder) for folder in folders), window_minutes=MINUTES))
 
 
 def tiny_run(*folders, step=7):

@@ -6,13 +6,13 @@ import dataclasses
 import hashlib
 
 import numpy as np
-from ml_collections import ConfigDict
 
 from lsm_jax.captions.facts import Fact
 from lsm_jax.captions.grammar import Statement, render
 from lsm_jax.captions.semantic import KINDS, semantic_statements
 from lsm_jax.captions.statistical import statistical_statements
 from lsm_jax.captions.structural import structural_statements
+from lsm_jax.config import LanguageConfig
 from lsm_jax.errors import UserError, nearest
 from lsm_jax.windows import Window
 
@@ -52,7 +52,7 @@ class Captioner:
     events: tuple[str, ...] = KINDS
 
     @classmethod
-    def from_config(cls, language: ConfigDict) -> Captioner:
+    def from_config(cls, language: LanguageConfig) -> Captioner:
         """That of the section `language`; UserError with the nearest names where a level or a kind is unknown."""
         for kind in language.events:
             if kind not in KINDS:

@@ -86,9 +86,9 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _attention(args: argparse.Namespace, out: Path) -> list[dict[str, Any]]:
-    from lsm_jax.bench.attention import Settings, measure
     from lsm_jax.cli.progress import progress_bar
-    from lsm_jax.training.cores import cores_for, use_cores
+    from lsm_jax.tools.bench.attention import Settings, measure
+    from lsm_jax.train.cores import cores_for, use_cores
 
     settings = Settings(**_given(args, "tokens", "visible", "heads", "head_size", "rows", "only", dtype="dtypes"))
     use_cores(cores_for(settings.heads))
@@ -99,14 +99,14 @@ def _attention(args: argparse.Namespace, out: Path) -> list[dict[str, Any]]:
 
 
 def _step(args: argparse.Namespace, out: Path) -> list[dict[str, Any]]:
-    from lsm_jax.bench.step import Settings, measure
     from lsm_jax.cli.progress import progress_bar
     from lsm_jax.config import load_config
-    from lsm_jax.training.cores import cores_for, use_cores
+    from lsm_jax.tools.bench.step import Settings, measure
+    from lsm_jax.train.cores import cores_for, use_cores
 
-    config = load_config(f"{args.config or 'configs/lsm2.py'}:{args.variant or 'base'}", args.overrides)
-    if args.decoder:
-        config.model.decoder = args.decoder
+    decoder = [f"--config.model.decoder={args.decoder}"] if args.decoder else []
+    location = f"{args.config or 'configs/lsm2.py'}:{args.variant or 'base'}"
+    config = load_config(location, [*args.overrides, *decoder])
     settings = Settings(**_given(args, "missing", "batch_size", "only", dtype="dtypes"))
     use_cores(cores_for(settings.batch_size))
     with progress_bar("step: runs") as tell:
@@ -117,8 +117,8 @@ def _step(args: argparse.Namespace, out: Path) -> list[dict[str, Any]]:
 
 
 def _input(args: argparse.Namespace, out: Path) -> list[dict[str, Any]]:
-    from lsm_jax.bench.input import Settings, measure
     from lsm_jax.cli.progress import progress_bar
+    from lsm_jax.tools.bench.input import Settings, measure
 
     settings = Settings(**_given(args, "workers", "batch_size", "batches"))
     with _dataset(args.data) as data, progress_bar("input: runs") as tell:

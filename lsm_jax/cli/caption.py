@@ -150,10 +150,10 @@ def _generated_lines(
 ) -> tuple[str, Iterator[dict[str, Any]]]:
     """The level that a run speaks at, and a line per window in its words."""
     from lsm_jax.captions.grammar import facts_of
-    from lsm_jax.evaluation.captioning import written
-    from lsm_jax.evaluation.findings import Settings
-    from lsm_jax.training.loop import use_compile_cache
-    from lsm_jax.training.run import load_run
+    from lsm_jax.evals.captioning import written
+    from lsm_jax.evals.findings import Settings
+    from lsm_jax.train.loop import use_compile_cache
+    from lsm_jax.train.run import load_run
 
     use_compile_cache()
     loaded = load_run(args.workdir, args.step)

@@ -32,8 +32,8 @@ def run(args: argparse.Namespace) -> int:
     from lsm_jax.cli.progress import progress_bar
     from lsm_jax.data.store import SPLITS, open_dataset
     from lsm_jax.export.embed import write_embeddings
-    from lsm_jax.training.loop import use_compile_cache
-    from lsm_jax.training.run import load_run
+    from lsm_jax.train.loop import use_compile_cache
+    from lsm_jax.train.run import load_run
 
     splits = (args.split,) if args.split else SPLITS
     use_compile_cache()

@@ -13,18 +13,18 @@ from lsm_jax.errors import UserError
 
 if TYPE_CHECKING:  # importing these takes seconds, and help must come at once
     from lsm_jax.data.store import Dataset
-    from lsm_jax.evaluation.results import Results
-    from lsm_jax.training.run import Run
+    from lsm_jax.evals.results import Results
+    from lsm_jax.train.run import Run
 
 HELP = "score a run on the papers' tasks against the baselines, on held-out people"
 EXAMPLE = "lsm evaluate --workdir runs/lsm2 --suite generative"
 
 # Of sensor-text runs; `fewshot` takes LSM-2 as well.
 WORD_SUITES = {
-    "zeroshot": "lsm_jax.evaluation.zeroshot",
-    "fewshot": "lsm_jax.evaluation.fewshot",
-    "retrieval": "lsm_jax.evaluation.retrieval",
-    "captioning": "lsm_jax.evaluation.captioning",
+    "zeroshot": "lsm_jax.evals.zeroshot",
+    "fewshot": "lsm_jax.evals.fewshot",
+    "retrieval": "lsm_jax.evals.retrieval",
+    "captioning": "lsm_jax.evals.captioning",
 }
 SUITES = ("generative", *WORD_SUITES)
 
@@ -61,10 +61,10 @@ def run(args: argparse.Namespace) -> int:
         raise UserError("--curve scores every checkpoint of the generative suite: leave out --step or --curve.")
     if args.suite in WORD_SUITES:
         return run_word_suite(args)
-    from lsm_jax.evaluation.figures import learning_curve, write_reconstructions
-    from lsm_jax.evaluation.results import totals
-    from lsm_jax.training.loop import use_compile_cache
-    from lsm_jax.training.run import load_run, whole_steps
+    from lsm_jax.evals.results import totals
+    from lsm_jax.report.figures import learning_curve, write_reconstructions
+    from lsm_jax.train.loop import use_compile_cache
+    from lsm_jax.train.run import load_run, whole_steps
 
     use_compile_cache()
     started = time.perf_counter()
@@ -93,9 +93,9 @@ def run(args: argparse.Namespace) -> int:
 def run_word_suite(args: argparse.Namespace) -> int:
     """One of the suites about words and classes: its table, and `SUITE.json` with `SUITE.md`."""
     from lsm_jax.cli.progress import progress_bar
-    from lsm_jax.evaluation.findings import Settings
-    from lsm_jax.training.loop import use_compile_cache
-    from lsm_jax.training.run import load_run
+    from lsm_jax.evals.findings import Settings
+    from lsm_jax.train.loop import use_compile_cache
+    from lsm_jax.train.run import load_run
 
     use_compile_cache()
     started = time.perf_counter()
@@ -121,7 +121,7 @@ def held_out_datasets(args: argparse.Namespace, loaded: Run) -> dict[str, Datase
     """The datasets to score on, by name; UserError where the run was trained on someone of the split."""
     from lsm_jax.data.spec import open_datasets
     from lsm_jax.data.store import open_dataset
-    from lsm_jax.evaluation.generative import named
+    from lsm_jax.evals.generative import named
 
     datasets = named([open_dataset(path) for path in args.data] if args.data else open_datasets(loaded.config.data))
     check_people(args.workdir, datasets.values(), args.split)
@@ -130,7 +130,7 @@ def held_out_datasets(args: argparse.Namespace, loaded: Run) -> dict[str, Datase
 
 def check_people(workdir: Path, datasets: Iterable[Dataset], split: str) -> None:
     """UserError where a run was trained on someone of a split; one line where its folder does not say on whom."""
-    from lsm_jax.evaluation.people import check_never_trained_on, trained_people
+    from lsm_jax.evals.people import check_never_trained_on, trained_people
 
     trained = trained_people(workdir)
     if not trained:
@@ -142,7 +142,7 @@ def check_people(workdir: Path, datasets: Iterable[Dataset], split: str) -> None
 def score(args: argparse.Namespace, loaded: Run, datasets: Mapping[str, Dataset]) -> Results:
     """One checkpoint's results."""
     from lsm_jax.cli.progress import progress_bar
-    from lsm_jax.evaluation.generative import evaluate_generative
+    from lsm_jax.evals.generative import evaluate_generative
 
     with progress_bar(f"{args.suite}, step {loaded.step}: windows") as tell:
         return evaluate_generative(

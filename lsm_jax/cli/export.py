@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     from lsm_jax.export.safetensors import export_safetensors
-    from lsm_jax.training.run import load_run
+    from lsm_jax.train.run import load_run
 
     out = export_safetensors(
         load_run(args.workdir, args.step), args.workdir, args.out or args.workdir / "export" / args.format

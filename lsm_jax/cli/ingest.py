@@ -19,8 +19,8 @@ from lsm_jax.errors import UserError
 
 if TYPE_CHECKING:
     from lsm_jax.data.card import DatasetSummary
-    from lsm_jax.readers.base import Reader
-    from lsm_jax.readers.report import IngestReport
+    from lsm_jax.ingest.base import Reader
+    from lsm_jax.ingest.report import IngestReport
 
 HELP = "turn real exports into a dataset; bad rows are counted, set aside and reported"
 TIME_ZONE_HELP = (
@@ -45,9 +45,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    from lsm_jax.readers.base import ReaderOptions, reader
-    from lsm_jax.readers.files import MIB, Limits
-    from lsm_jax.readers.report import IngestReport
+    from lsm_jax.ingest.base import ReaderOptions, reader
+    from lsm_jax.ingest.files import MIB, Limits
+    from lsm_jax.ingest.report import IngestReport
 
     started = time.perf_counter()
     if args.max_file_mib < 1:
@@ -79,7 +79,7 @@ def _write(
 ) -> DatasetSummary:
     """One person after another, in this process."""
     from lsm_jax.data.store import write_dataset
-    from lsm_jax.readers.pipeline import source_windows
+    from lsm_jax.ingest.pipeline import source_windows
 
     windows = source_windows(people, source, channels, args.salt or _kept_salt(args.out), report)
     with _progress(report) as progress:
@@ -97,7 +97,7 @@ def _write_on_beam(
     """The same people on the workers of a Beam runner."""
     try:
         from lsm_jax.data.beam import write_dataset_on_beam
-        from lsm_jax.readers.beam import windows_and_report
+        from lsm_jax.ingest.beam import windows_and_report
     except ImportError as error:
         raise UserError(f"--beam needs Apache Beam ({error}): pip install -e '.[beam]' in the checkout.") from None
     salt, report_file = args.salt or _kept_salt(args.out), scratch.resolve() / "report.json"

@@ -33,8 +33,8 @@ def run(args: argparse.Namespace) -> int:
     if args.days < 0:
         raise UserError(f"--days {args.days}: give 0 or more.")
 
-    from lsm_jax.data.page import card_page
     from lsm_jax.data.store import open_dataset
+    from lsm_jax.report.data_card import card_page
 
     dataset = open_dataset(args.dataset)
     page = args.html or args.dataset / "data_card.html"

@@ -46,8 +46,8 @@ def run(args: argparse.Namespace) -> int:
     from rich.console import Console
 
     from lsm_jax.config import load_config
-    from lsm_jax.planning.plan import make_plan, write_plan
-    from lsm_jax.planning.search import search
+    from lsm_jax.tools.plan.plan import make_plan, write_plan
+    from lsm_jax.tools.plan.search import search
 
     if args.keep:
         jax.config.update("jax_compilation_cache_dir", str(args.keep))

@@ -36,11 +36,11 @@ def run(args: argparse.Namespace) -> int:
         at_least_one(name, value)
     from lsm_jax.cli.progress import progress_bar
     from lsm_jax.data.store import open_dataset
-    from lsm_jax.evaluation.findings import Settings
-    from lsm_jax.evaluation.results import write_whole
-    from lsm_jax.evaluation.retrieval import search
-    from lsm_jax.training.loop import use_compile_cache
-    from lsm_jax.training.run import load_run
+    from lsm_jax.evals.findings import Settings
+    from lsm_jax.evals.results import write_whole
+    from lsm_jax.evals.retrieval import search
+    from lsm_jax.train.loop import use_compile_cache
+    from lsm_jax.train.run import load_run
 
     use_compile_cache()
     loaded, dataset = load_run(args.workdir, args.step), open_dataset(args.data)

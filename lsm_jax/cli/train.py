@@ -26,9 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trains, and prints what it does on standard error."""
     from lsm_jax.config import load_config
-    from lsm_jax.training import distributed
-    from lsm_jax.training.cores import devices_for, use_cores
-    from lsm_jax.training.loop import train
+    from lsm_jax.train import distributed
+    from lsm_jax.train.cores import devices_for, use_cores
+    from lsm_jax.train.loop import train
 
     config = load_config(args.config, args.overrides)
     # Before anything asks for a device: JAX cannot be joined to other processes later.

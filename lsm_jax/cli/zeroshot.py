@@ -28,10 +28,10 @@ def run(args: argparse.Namespace) -> int:
     at_least_one("--batch-size", args.batch_size)
     from lsm_jax.cli.progress import progress_bar
     from lsm_jax.data.store import open_dataset
-    from lsm_jax.evaluation.findings import Settings
-    from lsm_jax.evaluation.zeroshot import evaluate_zeroshot
-    from lsm_jax.training.loop import use_compile_cache
-    from lsm_jax.training.run import load_run
+    from lsm_jax.evals.findings import Settings
+    from lsm_jax.evals.zeroshot import evaluate_zeroshot
+    from lsm_jax.train.loop import use_compile_cache
+    from lsm_jax.train.run import load_run
 
     use_compile_cache()
     loaded, dataset = load_run(args.workdir, args.step), open_dataset(args.data)

@@ -11,13 +11,14 @@ import dataclasses
 
 import numpy as np
 from jaxtyping import Int, Real
-from ml_collections import ConfigDict
+
+from lsm_jax.config import Config
 
 _MOST_ROWS = 4  # balanced with each other: a host's share of a batch is seldom less, and has to be read whole
 
 
 @dataclasses.dataclass(frozen=True)
-class Balance:
+class RowBalancer:
     """How a batch is cut into groups, and the windows of each dealt to the rows that the step makes of them.
 
     Attributes:
@@ -31,12 +32,12 @@ class Balance:
     group: int
 
     @classmethod
-    def from_config(cls, config: ConfigDict) -> Balance:
+    def from_config(cls, config: Config) -> RowBalancer:
         """How a run deals the windows of its batches."""
-        return cls.of(config.train.batch_size, config.rows.windows_per_row, config.train.accumulate)
+        return cls.of(config.train.batch_size, config.rows.windows_per_row, config.train.grad_accum_steps)
 
     @classmethod
-    def of(cls, batch_size: int, windows_per_row: int, accumulate: int) -> Balance:
+    def of(cls, batch_size: int, windows_per_row: int, accumulate: int) -> RowBalancer:
         """Groups of a global batch, the same for any number of hosts; of single windows where rows hold one."""
         least = windows_per_row * accumulate
         if windows_per_row < 2 or accumulate < 1 or batch_size % least:
@@ -51,7 +52,7 @@ class Balance:
         return self.group // self.windows_per_row
 
     @property
-    def example(self) -> Int[np.ndarray, " n"]:
+    def window_ids(self) -> Int[np.ndarray, " n"]:
         """A number for each place of a group, one after the other along each of its rows."""
         by_row = np.arange(self.group).reshape(-1, self.accumulate, self.windows_per_row)
         return np.swapaxes(by_row, 1, 2).reshape(-1)

@@ -9,7 +9,7 @@ import scipy.stats
 from jaxtyping import Bool
 
 from lsm_jax.channels import channels as registered
-from lsm_jax.data.balance import Balance
+from lsm_jax.data.balance import RowBalancer
 from lsm_jax.data.loader import Batch, empty_batch
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError
@@ -25,7 +25,7 @@ def gappy_batches(
     batch_size: int,
     count: int,
     seed: int,
-    balance: Balance | None = None,
+    balance: RowBalancer | None = None,
 ) -> tuple[DataSpec, list[Batch]]:
     """`count` batches of z-scored noise with block gaps, and the specification a data card would give of them.
 
@@ -45,12 +45,12 @@ def gappy_batches(
     given = _CONCENTRATION * missing, _CONCENTRATION * (1 - missing)
     shares = random.permutation(scipy.stats.beta.ppf(spread, *given)) if missing else np.zeros(batch_size * count)
     observed = np.stack([block_gaps(random, channels, minutes, share) for share in shares])
-    example = np.arange(len(observed))
+    window_id = np.arange(len(observed))
     if balance:
-        groups = example.reshape(-1, balance.group)
+        groups = window_id.reshape(-1, balance.group)
         order = balance.order(observed.mean(axis=(1, 2)).reshape(groups.shape))
         observed = observed[(groups[:, :1] + order).reshape(-1)]
-        example = (groups[:, :1] + balance.example).reshape(-1)
+        window_id = (groups[:, :1] + balance.window_ids).reshape(-1)
     spec = DataSpec(
         channels=tuple(channels),
         mean=np.zeros(len(channels), np.float32),
@@ -60,7 +60,7 @@ def gappy_batches(
     )
     batches = []
     for first in range(0, len(observed), batch_size):
-        batch = empty_batch(batch_size, spec, example[first : first + batch_size])
+        batch = empty_batch(batch_size, spec, window_id[first : first + batch_size])
         batch["observed"][:] = observed[first : first + batch_size]
         batch["values"][:] = random.standard_normal(batch["values"].shape, np.float32) * batch["observed"]
         batches.append(batch)

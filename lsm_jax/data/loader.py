@@ -17,9 +17,9 @@ import grain
 import numpy as np
 from absl import flags
 from jaxtyping import Int
-from ml_collections import ConfigDict
 
-from lsm_jax.data.balance import Balance
+from lsm_jax.config import DataConfig
+from lsm_jax.data.balance import RowBalancer
 from lsm_jax.data.codec import Record
 from lsm_jax.data.excerpts import shown
 from lsm_jax.data.order import DataOrder
@@ -57,7 +57,7 @@ class Loader:
 
     def __init__(
         self,
-        config: ConfigDict,
+        config: DataConfig,
         spec: DataSpec,
         split: str,
         seed: int,
@@ -66,7 +66,7 @@ class Loader:
         process_index: int = 0,
         process_count: int = 1,
         captions: CaptionTokens | None = None,
-        balance: Balance | None = None,
+        balance: RowBalancer | None = None,
     ) -> None:
         if config.threads < 1 or config.prefetch < 1:
             raise UserError(f"data.threads={config.threads} and data.prefetch={config.prefetch} must be at least 1.")
@@ -84,7 +84,7 @@ class Loader:
         share = batch_size // process_count
         rows = slice(process_index * share, (process_index + 1) * share)
         layouts = [_Layout(source, spec) for source in sources]
-        self._batches = _Batches(layouts, spec, order, batch_size, rows, captions, balance or Balance.of(1, 1, 1))
+        self._batches = _Batches(layouts, spec, order, batch_size, rows, captions, balance or RowBalancer.of(1, 1, 1))
         self._workers, self._ahead = int(config.workers), int(config.prefetch)
         self._reading = grain.ReadOptions(int(config.threads), prefetch_buffer_size=self._ahead)
         self.restore(position)
@@ -147,7 +147,7 @@ def evaluation_batches(
 ) -> Iterator[tuple[Batch, list[WindowInfo]]]:
     """A source's windows once, in fixed order; the last batch is filled up with all-missing windows.
 
-    Windows longer than `spec.window_minutes` are cut into consecutive rows; a remainder is left out. `example` is the
+    Windows longer than `spec.window_minutes` are cut into consecutive rows; a remainder is left out. `window_id` is the
     row's place in this order.
 
     Args:
@@ -179,7 +179,7 @@ def evaluation_batches(
         yield batch, infos
 
 
-def empty_batch(batch_size: int, spec: DataSpec, example: Int[np.ndarray, " b"]) -> Batch:
+def empty_batch(batch_size: int, spec: DataSpec, window_id: Int[np.ndarray, " b"]) -> Batch:
     """A batch of all-missing windows with the keys, shapes and types of every batch (docs/architecture.md)."""
     cells = (batch_size, spec.window_minutes, len(spec.channels))
     return {
@@ -187,7 +187,7 @@ def empty_batch(batch_size: int, spec: DataSpec, example: Int[np.ndarray, " b"])
         "observed": np.zeros(cells, np.bool_),
         "start_minute": np.zeros(batch_size, np.int32),
         "weekday": np.zeros(batch_size, np.int32),
-        "example": (example % 2**31).astype(np.int32),
+        "window_id": (window_id % 2**31).astype(np.int32),
     }
 
 
@@ -265,11 +265,11 @@ class _Batches(grain.transforms.Map):
     batch_size: int
     rows: slice
     captions: CaptionTokens | None
-    balance: Balance
+    balance: RowBalancer
 
     def map(self, number: int) -> Batch:
-        drawn, example = self._balanced(number)
-        batch = empty_batch(len(drawn), self.spec, example)
+        drawn, window_id = self._balanced(number)
+        batch = empty_batch(len(drawn), self.spec, window_id)
         for row, each in enumerate(drawn):
             each.layout.place(each.record, each.offset, batch, row)
             if each.stretch:
@@ -296,9 +296,9 @@ class _Batches(grain.transforms.Map):
             recorded = np.array([each.recorded() for each in drawn]).reshape(-1, size)
             groups = np.arange(0, len(drawn), size)[:, None]
             drawn = [drawn[place] for place in (groups + self.balance.order(recorded)).reshape(-1)]
-        example = begin + np.arange(first, last, size)[:, None] + self.balance.example
+        window_id = begin + np.arange(first, last, size)[:, None] + self.balance.window_ids
         mine = slice(self.rows.start - first, self.rows.stop - first)
-        return drawn[mine], example.reshape(-1)[mine]
+        return drawn[mine], window_id.reshape(-1)[mine]
 
     def _drawn(self, positions: Int[np.ndarray, " n"]) -> list[_Drawn]:
         datasets, windows = self.order.lookup(positions)

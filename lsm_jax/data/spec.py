@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float
-from ml_collections import ConfigDict
 
 from lsm_jax.channels import REGISTRY
 from lsm_jax.channels import channel as registered
+from lsm_jax.config import DataConfig
 from lsm_jax.data.store import Dataset, open_dataset
 from lsm_jax.errors import UserError
 
@@ -79,7 +79,7 @@ class DataSpec:
         return spec
 
 
-def data_spec(config: ConfigDict) -> DataSpec:
+def data_spec(config: DataConfig) -> DataSpec:
     """The specification of a run's data.
 
     Args:
@@ -106,7 +106,7 @@ def data_spec(config: ConfigDict) -> DataSpec:
     )
 
 
-def open_datasets(config: ConfigDict) -> list[Dataset]:
+def open_datasets(config: DataConfig) -> list[Dataset]:
     """The datasets at `config.paths`; UserError where there is none."""
     paths = [config.paths] if isinstance(config.paths, str) else list(config.paths)
     if not paths:
@@ -114,14 +114,14 @@ def open_datasets(config: ConfigDict) -> list[Dataset]:
     return [open_dataset(path) for path in paths]
 
 
-def drawn_datasets(config: ConfigDict) -> list[Dataset]:
+def drawn_datasets(config: DataConfig) -> list[Dataset]:
     """The datasets that windows are drawn from: all but those of weight 0."""
     datasets = open_datasets(config)
     weights = mixture_weights(config, [len(dataset.source("train")) for dataset in datasets])
     return [dataset for dataset, weight in zip(datasets, weights, strict=True) if weight > 0]
 
 
-def mixture_weights(config: ConfigDict, windows: Sequence[int]) -> Float[np.ndarray, " d"]:
+def mixture_weights(config: DataConfig, windows: Sequence[int]) -> Float[np.ndarray, " d"]:
     """Each dataset's share of the windows drawn; `config.weights`, or its share of the windows where that is empty.
 
     Raises:

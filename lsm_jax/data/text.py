@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 from jaxtyping import Int
-from ml_collections import ConfigDict
 
 from lsm_jax.captions.caption import Captioner, stream
 from lsm_jax.captions.grammar import event_name
 from lsm_jax.captions.tokenizer import BEGIN, END, PAD, Tokenizer
+from lsm_jax.config import LanguageConfig
 from lsm_jax.data.excerpts import excerpt
 from lsm_jax.data.store import Dataset
 from lsm_jax.errors import UserError, nearest
@@ -36,7 +36,7 @@ class CaptionTokens:
     excerpts: float = 0.0
 
     @classmethod
-    def from_config(cls, language: ConfigDict, file: Path) -> CaptionTokens:
+    def from_config(cls, language: LanguageConfig, file: Path) -> CaptionTokens:
         """Those of the section `language`, with the tokenizer in `file`.
 
         Raises:
@@ -50,15 +50,23 @@ class CaptionTokens:
                 "Train one with `lsm caption --tokenizer FILE`."
             )
         tokenizer = Tokenizer.load(file)
-        if tokenizer.vocabulary > language.vocabulary:
+        if tokenizer.vocabulary > language.vocab_size:
             raise UserError(
-                f"{file} has {tokenizer.vocabulary} ids and the model a table of language.vocabulary="
-                f"{language.vocabulary}: use the tokenizer it was trained with, or for a new run set "
-                f"--config.language.vocabulary={tokenizer.vocabulary}."
+                f"{file} has {tokenizer.vocabulary} ids and the model a table of language.vocab_size="
+                f"{language.vocab_size}: use the tokenizer it was trained with, or for a new run set "
+                f"--config.language.vocab_size={tokenizer.vocabulary}."
             )
-        if not 0 <= language.excerpts <= 1:
-            raise UserError(f"language.excerpts={language.excerpts}: give a share of windows, from 0 to 1.")
-        return cls(captioner, tokenizer, language.length, tuple(language.leave_out), float(language.excerpts))
+        if not 0 <= language.event_crop_prob <= 1:
+            raise UserError(
+                f"language.event_crop_prob={language.event_crop_prob}: give a share of windows, from 0 to 1."
+            )
+        return cls(
+            captioner,
+            tokenizer,
+            language.text_length,
+            tuple(language.held_out_activities),
+            float(language.event_crop_prob),
+        )
 
     def stretch(self, window: Window, epoch: int) -> tuple[int, int] | None:
         """The stretch of the window that is shown in this epoch; None: all of it.
@@ -94,12 +102,12 @@ def activity_names(window: Window) -> set[str]:
 
 
 def check_left_out(names: Sequence[str], datasets: Sequence[Dataset]) -> None:
-    """UserError where no dataset's card knows one of `language.leave_out`; the nearest names are offered."""
+    """UserError where no dataset's card knows one of `language.held_out_activities`; the nearest names are offered."""
     logged = [dataset.card.get("events", {}).get(kind, {}) for dataset in datasets for kind in ("activity", "session")]
     known = {event_name(name) for names in logged for name in names}
     for name in names:
         if name not in known:
             raise UserError(
-                f"language.leave_out: no dataset has an activity {name!r}.{nearest(name, known)} "
+                f"language.held_out_activities: no dataset has an activity {name!r}.{nearest(name, known)} "
                 f"They have {', '.join(sorted(known)) or 'none'}."
             )

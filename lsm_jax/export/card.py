@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from ml_collections import ConfigDict
 
 import lsm_jax
 from lsm_jax.channels import channel
+from lsm_jax.config import Config
 from lsm_jax.data.spec import open_datasets
 from lsm_jax.errors import UserError
-from lsm_jax.training.metrics import read_metrics
-from lsm_jax.training.run import Run
+from lsm_jax.train.metrics import read_metrics
+from lsm_jax.train.run import Run
 
 _TERMS = (
     "These parameters were made from the data sets named above; whoever shares them answers to the terms of those "
@@ -27,7 +28,7 @@ _LIMITS = (
 )
 
 
-def card_of(run: Run, config: ConfigDict, tensors: Mapping[str, np.ndarray], workdir: Path) -> dict[str, Any]:
+def card_of(run: Run, config: Config, tensors: Mapping[str, np.ndarray], workdir: Path) -> dict[str, Any]:
     """The card's content, ready for JSON."""
     return {
         "format": "lsm_jax safetensors 1",
@@ -35,8 +36,8 @@ def card_of(run: Run, config: ConfigDict, tensors: Mapping[str, np.ndarray], wor
         "objective": config.objective.name,
         "step": int(run.step),
         "parameters": sum(tensor.size for tensor in tensors.values()),
-        "model": config.model.to_dict(),
-        "tokens": config.tokens.to_dict(),
+        "model": dataclasses.asdict(config.model),
+        "tokens": dataclasses.asdict(config.tokens),
         "window_minutes": int(run.spec.window_minutes),
         "channels": [
             {

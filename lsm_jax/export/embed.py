@@ -23,7 +23,7 @@ from lsm_jax.data.loader import Batch, WindowInfo, evaluation_batches
 from lsm_jax.data.store import SPLITS, Dataset, WindowSource
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.objectives import masked
-from lsm_jax.training.run import Run
+from lsm_jax.train.run import Run
 
 Progress = Callable[[int, int], None]
 

@@ -21,17 +21,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from ml_collections import ConfigDict
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from lsm_jax.config import Config, with_changes
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.export.card import card_of, markdown
 from lsm_jax.objectives import MaskedObjective, build, masked
-from lsm_jax.training.rules import named_parameters, path_name
-from lsm_jax.training.run import Run
-from lsm_jax.training.workdir import SPEC, read_config, write_config
+from lsm_jax.sharding import named_parameters, path_name
+from lsm_jax.train.run import Run
+from lsm_jax.train.workdir import SPEC, read_config, write_config
 
 _PROBE_WINDOWS = 4
 
@@ -124,17 +124,15 @@ def _probe(spec: DataSpec, objective: MaskedObjective) -> tuple[dict[str, jax.Ar
         "observed": observed,
         "start_minute": np.zeros(_PROBE_WINDOWS, np.int32),
         "weekday": np.arange(_PROBE_WINDOWS, dtype=np.int32),
-        "example": np.arange(_PROBE_WINDOWS, dtype=np.int32),
+        "window_id": np.arange(_PROBE_WINDOWS, dtype=np.int32),
     }
     hidden = rng.random((_PROBE_WINDOWS, objective.tokens.size)) < 1 / 3
     return jax.tree.map(jnp.asarray, batch), jnp.asarray(hidden)
 
 
-def _portable(config: ConfigDict) -> ConfigDict:
+def _portable(config: Config) -> Config:
     """The configuration without this machine's folders: data sets keep their names only."""
-    portable = ConfigDict(config.to_dict())
-    portable.data.paths = tuple(Path(path).name for path in config.data.paths)
-    return portable
+    return with_changes(config, {"data.paths": [Path(path).name for path in config.data.paths]})
 
 
 def _fitted(tensors: Mapping[str, np.ndarray], shapes: Any, file: Path) -> Any:

@@ -6,14 +6,14 @@ from collections.abc import Callable, Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
-from ml_collections import ConfigDict
 
+from lsm_jax.config import Config
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError, nearest
-from lsm_jax.masking.tokens import TokenGrid
 from lsm_jax.objectives.masked import MaskedReconstruction
 from lsm_jax.objectives.sensor_language import VARIANTS, SensorLanguage
-from lsm_jax.objectives.shared import Attended
+from lsm_jax.objectives.shared import AttentionShape
+from lsm_jax.tokens.grid import TokenGrid
 
 Params = Mapping[str, Any]
 Batch = Mapping[str, Array]
@@ -32,7 +32,7 @@ class Objective(Protocol):
         """Loss over the global batch, and metrics (see docs/architecture.md)."""
         ...
 
-    def attended(self, batch: Batch, rng: PRNGKeyArray) -> list[Attended]:
+    def attention_shapes(self, batch: Batch, rng: PRNGKeyArray) -> list[AttentionShape]:
         """What the stacks whose kernels skip blocks attend to in `loss` with this `rng`, for `lsm plan`."""
         ...
 
@@ -44,7 +44,7 @@ class MaskedObjective(Objective, Protocol):
     tokens: TokenGrid
 
     @property
-    def most_read(self) -> int:
+    def max_context_tokens(self) -> int:
         """The most visible tokens of a window that the encoder reads to reconstruct it."""
         ...
 
@@ -71,13 +71,13 @@ def sensor_language(objective: Objective) -> SensorLanguage:
     return objective
 
 
-OBJECTIVES: Mapping[str, Callable[[ConfigDict, DataSpec], Objective]] = {
+OBJECTIVES: Mapping[str, Callable[[Config, DataSpec], Objective]] = {
     "masked_reconstruction": MaskedReconstruction.from_config,
     **dict.fromkeys(VARIANTS, SensorLanguage.from_config),
 }
 
 
-def build(config: ConfigDict, spec: DataSpec) -> Objective:
+def build(config: Config, spec: DataSpec) -> Objective:
     """The objective a configuration names, for data of this spec.
 
     Raises:

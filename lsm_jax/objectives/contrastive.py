@@ -70,7 +70,7 @@ def sigmoid_loss(
     return _mean_over_pairs(local, (sensor, text, valid), (scale, bias), batch_axes)
 
 
-def partners_found(
+def in_batch_accuracy(
     sensor: Float[Array, "b d"], text: Float[Array, "b d"], valid: Bool[Array, " b"], batch_axes: tuple[str, ...] = ()
 ) -> Float[Array, ""]:
     """Share of windows whose partner scores highest among all valid ones, the mean of both directions. Not to train on.

@@ -15,25 +15,21 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
-from ml_collections import ConfigDict
 
-from lsm_jax.attention import resolved
-from lsm_jax.data.balance import Balance
+from lsm_jax.config import Config
+from lsm_jax.data.balance import RowBalancer
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError, nearest
-from lsm_jax.masking import rows as rows_of
-from lsm_jax.masking.policies import Mixture, artificial_mask, policy_draws
-from lsm_jax.masking.rows import Rows
-from lsm_jax.masking.tokens import TokenGrid
-from lsm_jax.models.context_cost import context_flops
-from lsm_jax.models.masked_autoencoder import MaskedAutoencoder, ModelSettings
-from lsm_jax.models.neighbours import Cells
-from lsm_jax.models.sizes import StackSize, size
+from lsm_jax.nn.attention import resolved
+from lsm_jax.nn.context_cost import context_flops
+from lsm_jax.nn.masked_autoencoder import MaskedAutoencoder, ModelSettings
+from lsm_jax.nn.neighbours import Cells
+from lsm_jax.nn.sizes import StackSize, size
 from lsm_jax.objectives.shared import (
-    Attended,
+    AttentionShape,
+    bucket_length,
     compute_dtype,
     expected_tokens,
-    longest,
     matrix_flops,
     observed_cells,
     rounded,
@@ -42,6 +38,10 @@ from lsm_jax.objectives.shared import (
     stack_flops,
     window_keys,
 )
+from lsm_jax.tokens import rows as rows_of
+from lsm_jax.tokens.grid import TokenGrid
+from lsm_jax.tokens.policies import Mixture, artificial_mask, policy_draws
+from lsm_jax.tokens.rows import Rows
 
 LAYOUTS = ("packed", "fixed_drop", "dense")
 _LEAST_ODDS = 0.3  # of a target that holds its channel's mean, where one standard deviation away is 1.3
@@ -55,19 +55,19 @@ class RowSettings:
     Attributes:
       layout: `packed`, or the paper's forms `fixed_drop` and `dense` (one window to a row).
       windows_per_row: windows packed side by side.
-      capacity, targets: slots of a row for visible and for decoded tokens.
+      encoder_length, decoder_length: slots of a row for visible and for decoded tokens.
       decoded_share: of the hidden tokens, those that are decoded, drawn by what they hold and weighed to stand for all.
       dropped: D of `fixed_drop`, in tokens.
-      inference: the most visible tokens of a window the encoder reads to reconstruct it after training; 0: all.
+      eval_max_tokens: the most visible tokens of a window the encoder reads to reconstruct it after training; 0: all.
     """
 
     layout: str
     windows_per_row: int
-    capacity: int
-    targets: int
+    encoder_length: int
+    decoder_length: int
     dropped: int
     decoded_share: float = 1.0
-    inference: int = 0
+    eval_max_tokens: int = 0
 
     def __post_init__(self) -> None:
         if self.layout not in LAYOUTS:
@@ -83,7 +83,7 @@ class RowSettings:
             return rows_of.dense(shown)
         if self.layout == "fixed_drop":
             return rows_of.fixed_drop(shown, self.dropped)
-        return rows_of.packed(keys, shown, self.windows_per_row, self.capacity)
+        return rows_of.packed(keys, shown, self.windows_per_row, self.encoder_length)
 
 
 class _Layout(NamedTuple):
@@ -117,12 +117,19 @@ class MaskedReconstruction:
         self._shapes = nnx.to_pure_dict(nnx.state(model, nnx.Param))
 
     @classmethod
-    def from_config(cls, config: ConfigDict, spec: DataSpec) -> MaskedReconstruction:
+    def from_config(cls, config: Config, spec: DataSpec) -> MaskedReconstruction:
         """Builds the objective from the sections `tokens`, `masking`, `rows`, `model` and `train`."""
-        grid = TokenGrid(channels=tuple(spec.channels), window_minutes=spec.window_minutes, **config.tokens)
-        mixture = Mixture(tuple(tuple(policy) for policy in config.masking.policies), config.masking.pool)
-        model = config.model.to_dict()
-        settings = ModelSettings(**{**model, "size": size(model["size"]), "dtype": compute_dtype(model["dtype"])})
+        grid = TokenGrid(
+            channels=tuple(spec.channels), window_minutes=spec.window_minutes, **dataclasses.asdict(config.tokens)
+        )
+        mixture = Mixture(config.masking.policies, config.masking.share_of)
+        settings = ModelSettings(
+            **{
+                **dataclasses.asdict(config.model),
+                "size": size(config.model.size),
+                "dtype": compute_dtype(config.model.dtype),
+            }
+        )
         return cls(grid, mixture, _row_settings(config, grid, mixture, spec), settings)
 
     def init(self, rng: PRNGKeyArray) -> Mapping[str, Any]:
@@ -151,31 +158,31 @@ class MaskedReconstruction:
         # Micro-batches and validation batches are averaged by the cells they speak of.
         return total / jnp.maximum(hidden, 1.0), {**metrics, "loss_weight": hidden}
 
-    def attended(self, batch: Mapping[str, Array], rng: PRNGKeyArray) -> list[Attended]:
+    def attention_shapes(self, batch: Mapping[str, Array], rng: PRNGKeyArray) -> list[AttentionShape]:
         """What `loss` attends to with this `rng`: of the encoder, then the decoder."""
         laid, sizes = self._laid_out(*observed_cells(batch, self.tokens), batch, rng), self.settings.size
         visible, stage, asked = laid.visible, laid.stage, laid.asked
-        encoder = Attended(visible.segment, visible.segment, sizes.encoder)
+        encoder = AttentionShape(visible.segment, visible.segment, sizes.encoder)
         if stage is None:
-            return [encoder, Attended(asked.segment, visible.segment, sizes.decoder)]
+            return [encoder, AttentionShape(asked.segment, visible.segment, sizes.decoder)]
         before, last = _but_for_the_last(sizes.decoder)
         return [
             encoder,
-            Attended(stage.segment, stage.segment, before),
-            Attended(asked.segment, stage.segment, last),
+            AttentionShape(stage.segment, stage.segment, before),
+            AttentionShape(asked.segment, stage.segment, last),
         ]
 
     def hidden(self, batch: Mapping[str, Array], rng: PRNGKeyArray) -> Bool[Array, "b n"]:
         """The artificial masks under which `loss` is taken of this batch with this `rng`."""
         keys, observed = _loss_keys(rng, batch)[:, 0], self._tokens_observed(batch["observed"])
-        draws = policy_draws(jax.random.fold_in(rng, _NO_WINDOW), batch["example"])
+        draws = policy_draws(jax.random.fold_in(rng, _NO_WINDOW), batch["window_id"])
         masked = lambda key, draw, seen: artificial_mask(key, draw, seen, self.tokens, self.mixture)  # noqa: E731
         return jax.vmap(masked)(keys, draws, observed)
 
     @property
-    def most_read(self) -> int:
+    def max_context_tokens(self) -> int:
         """The most visible tokens of a window that the encoder reads to reconstruct it."""
-        return self.rows.inference or self.tokens.size
+        return self.rows.eval_max_tokens or self.tokens.size
 
     def reconstruct(
         self, params: Mapping[str, Any], batch: Mapping[str, Array], hidden: Bool[Array, "b n"]
@@ -183,25 +190,27 @@ class MaskedReconstruction:
         """Predictions (z-scored) at every cell of `hidden` tokens, the input elsewhere.
 
         The model sees the recorded tokens that are not hidden; the encoder reads all of them, or as many as
-        `rows.inference` allows, drawn at random but always the same. Row lengths follow the batch, rounded
+        `rows.eval_max_tokens` allows, drawn at random but always the same. Row lengths follow the batch, rounded
         up so that few programs are compiled. Not to be traced itself.
         """
         observed = self._tokens_observed(jnp.asarray(batch["observed"]))
         hidden = jnp.asarray(hidden)
-        read = min(longest(observed & ~hidden), self.most_read)
-        capacities = read, longest(hidden)
-        return self._reconstruct(*capacities, params, batch["values"], batch["observed"], batch["example"], hidden)
+        read = min(bucket_length(observed & ~hidden), self.max_context_tokens)
+        capacities = read, bucket_length(hidden)
+        return self._reconstruct(*capacities, params, batch["values"], batch["observed"], batch["window_id"], hidden)
 
     def embed(self, params: Mapping[str, Any], batch: Mapping[str, Array]) -> Float[Array, "b d"]:
         """The mean of the encoder's output over every observed token; zeros for a window without any."""
         observed = self._tokens_observed(jnp.asarray(batch["observed"]))
-        return self._embed(longest(observed), params, batch["values"], batch["observed"], batch["example"])
+        return self._embed(bucket_length(observed), params, batch["values"], batch["observed"], batch["window_id"])
 
     def _attention(self) -> str:
         """The implementations chosen for the rows of encoder and decoder."""
         rows, places = self.rows, self.rows.windows_per_row * self.tokens.size
-        visible = {"packed": min(rows.capacity, places), "fixed_drop": places - rows.dropped}.get(rows.layout, places)
-        targets = min(rows.targets, places)
+        visible = {"packed": min(rows.encoder_length, places), "fixed_drop": places - rows.dropped}.get(
+            rows.layout, places
+        )
+        targets = min(rows.decoder_length, places)
         stages = {"cross": (targets, visible), "observed": (min(visible + targets, places),) * 2}
         encoder = resolved(self.settings.attention, visible, visible)
         decoder = resolved(self.settings.attention, *stages.get(self.settings.decoder, (places, places)))
@@ -220,14 +229,14 @@ class MaskedReconstruction:
         if observed.shape[0] % self.rows.windows_per_row:
             raise UserError(
                 f"{observed.shape[0]} windows do not fill rows of rows.windows_per_row={self.rows.windows_per_row}: "
-                "make train.batch_size / train.accumulate a multiple of it."
+                "make train.batch_size / train.grad_accum_steps a multiple of it."
             )
         hidden, rows = self.hidden(batch, rng), self.rows
         shown = observed & ~hidden
         keys = _loss_keys(rng, batch)[:: rows.windows_per_row]
         visible = rows.visible(keys[:, 1], shown)
         asked, chance = rows_of.drawn(
-            keys[:, 2], observed & hidden, _odds(cells), rows.decoded_share, rows.windows_per_row, rows.targets
+            keys[:, 2], observed & hidden, _odds(cells), rows.decoded_share, rows.windows_per_row, rows.decoder_length
         )
         return _Layout(shown, visible, self._stage(visible, asked, observed.shape[0]), asked, chance)
 
@@ -288,11 +297,11 @@ class MaskedReconstruction:
         params: Mapping[str, Any],
         values: Float[Array, "b t c"],
         recorded: Bool[Array, "b t c"],
-        example: Int[Array, " b"],
+        window_id: Int[Array, " b"],
         hidden: Bool[Array, "b n"],
     ) -> Float[Array, "b t c"]:
         cells, observed = observed_cells({"values": values, "observed": recorded}, self.tokens)
-        keys = window_keys(jax.random.key(0), example)
+        keys = window_keys(jax.random.key(0), window_id)
         shown = observed & ~hidden
         visible = rows_of.packed(keys, shown, 1, capacity)
         asked = rows_of.packed(keys, hidden, 1, asked_capacity)
@@ -309,10 +318,10 @@ class MaskedReconstruction:
         params: Mapping[str, Any],
         values: Float[Array, "b t c"],
         recorded: Bool[Array, "b t c"],
-        example: Int[Array, " b"],
+        window_id: Int[Array, " b"],
     ) -> Float[Array, "b d"]:
         cells, observed = observed_cells({"values": values, "observed": recorded}, self.tokens)
-        visible = rows_of.packed(window_keys(jax.random.key(0), example), observed, 1, capacity)
+        visible = rows_of.packed(window_keys(jax.random.key(0), window_id), observed, 1, capacity)
         encoded = nnx.merge(self._graph, nnx.State(params)).encoder(cells, visible).astype(jnp.float32)
         seen = (visible.segment > 0)[:, :, None]
         return jnp.where(seen, encoded, 0).sum(axis=1) / jnp.maximum(seen.sum(axis=1), 1)
@@ -334,13 +343,13 @@ def _odds(cells: Cells) -> Float[Array, "b n"]:
 
 def _loss_keys(rng: PRNGKeyArray, batch: Mapping[str, Array]) -> PRNGKeyArray:
     """Three keys per window: its artificial mask, its visible tokens, which of its hidden ones are targets."""
-    return jax.vmap(lambda key: jax.random.split(key, 3))(window_keys(rng, batch["example"]))
+    return jax.vmap(lambda key: jax.random.split(key, 3))(window_keys(rng, batch["window_id"]))
 
 
-def _row_settings(config: ConfigDict, grid: TokenGrid, mixture: Mixture, spec: DataSpec) -> RowSettings:
+def _row_settings(config: Config, grid: TokenGrid, mixture: Mixture, spec: DataSpec) -> RowSettings:
     """Row lengths: as given, or from the training split's missingness and the mask mixture."""
     rows, tokens = config.rows, expected_tokens(spec, grid)
-    windows, balance = rows.windows_per_row, Balance.from_config(config)
+    windows, balance = rows.windows_per_row, RowBalancer.from_config(config)
     hidden = functools.partial(mixture.hidden_shares, patches=grid.patches)
     length = lambda chosen, kept: (  # noqa: E731
         rounded(chosen, windows * grid.size) if chosen else row_length(tokens, windows, balance, grid, kept)
@@ -348,9 +357,9 @@ def _row_settings(config: ConfigDict, grid: TokenGrid, mixture: Mixture, spec: D
     return RowSettings(
         layout=rows.layout,
         windows_per_row=windows,
-        capacity=length(rows.capacity, lambda *drawn: 1 - hidden(*drawn)),
-        targets=length(rows.targets, lambda *drawn: rows.decoded_share * hidden(*drawn)),
+        encoder_length=length(rows.encoder_length, lambda *drawn: 1 - hidden(*drawn)),
+        decoder_length=length(rows.decoder_length, lambda *drawn: rows.decoded_share * hidden(*drawn)),
         dropped=int(rows.dropped_share * grid.size),
         decoded_share=rows.decoded_share,
-        inference=rows.inference,
+        eval_max_tokens=rows.eval_max_tokens,
     )

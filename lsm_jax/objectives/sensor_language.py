@@ -19,27 +19,23 @@ import optax
 from flax import nnx
 from jax.sharding import AxisType
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
-from ml_collections import ConfigDict
 
-from lsm_jax.attention.api import ROW_AXES
 from lsm_jax.captions.tokenizer import END, PAD
-from lsm_jax.data.balance import Balance
+from lsm_jax.config import Config
+from lsm_jax.data.balance import RowBalancer
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError
-from lsm_jax.masking import rows as rows_of
-from lsm_jax.masking.rows import Rows
-from lsm_jax.masking.tokens import TokenGrid
-from lsm_jax.models.generation import Decoding, write_captions
-from lsm_jax.models.masked_autoencoder import ModelSettings
-from lsm_jax.models.sensor_language import LanguageSettings, SensorLanguageModel
-from lsm_jax.models.sizes import StackSize, language_size
-from lsm_jax.models.text import asking_segments, real
+from lsm_jax.nn.generation import Decoding, write_captions
+from lsm_jax.nn.masked_autoencoder import ModelSettings
+from lsm_jax.nn.sensor_language import LanguageSettings, SensorLanguageModel
+from lsm_jax.nn.sizes import StackSize, language_size
+from lsm_jax.nn.text import asking_segments, real
 from lsm_jax.objectives import contrastive
 from lsm_jax.objectives.shared import (
-    Attended,
+    AttentionShape,
+    bucket_length,
     compute_dtype,
     expected_tokens,
-    longest,
     matrix_flops,
     observed_cells,
     row_length,
@@ -47,6 +43,10 @@ from lsm_jax.objectives.shared import (
     stack_flops,
     window_keys,
 )
+from lsm_jax.sharding import BATCH_AXES
+from lsm_jax.tokens import rows as rows_of
+from lsm_jax.tokens.grid import TokenGrid
+from lsm_jax.tokens.rows import Rows
 
 VARIANTS = ("clip", "siglip", "cap", "coca")
 
@@ -85,30 +85,32 @@ class SensorLanguage:
         self._patches = nnx.to_pure_dict(nnx.state(model.encoder.patches, nnx.Param))["projection"]["kernel"]
 
     @classmethod
-    def from_config(cls, config: ConfigDict, spec: DataSpec) -> SensorLanguage:
+    def from_config(cls, config: Config, spec: DataSpec) -> SensorLanguage:
         """Builds the objective from the sections `tokens`, `rows`, `model`, `language`, `objective` and `train`."""
         if not config.language.levels:
             raise UserError(
                 f"objective.name={config.objective.name!r} learns from captions, and language.levels is empty: set "
                 "--config.language.levels=semantic, or all."
             )
-        grid = TokenGrid(channels=tuple(spec.channels), window_minutes=spec.window_minutes, **config.tokens)
+        grid = TokenGrid(
+            channels=tuple(spec.channels), window_minutes=spec.window_minutes, **dataclasses.asdict(config.tokens)
+        )
         size, model, language = language_size(config.model.size), config.model, config.language
         windows = config.rows.windows_per_row
         settings = ModelSettings(
-            size, patch_input=model.patch_input, compress=model.compress, context_reach=0, positions=model.positions,
-            attention=model.attention, remat=model.remat, dtype=compute_dtype(model.dtype),
+            size, patch_input=model.patch_input, asinh_inputs=model.asinh_inputs, num_neighbors=0,
+            positions=model.positions, attention=model.attention, remat=model.remat, dtype=compute_dtype(model.dtype),
         )  # fmt: skip
         return cls(
             grid,
             settings,
             LanguageSettings(
-                size, config.objective.name, language.vocabulary, language.length, language.caption_queries,
-                language.embed, language.scale, language.bias,
+                size, config.objective.name, language.vocab_size, language.text_length, language.caption_queries,
+                language.embed_dim, language.init_logit_scale, language.init_logit_bias,
             ),
             windows_per_row=windows,
-            capacity=config.rows.capacity or row_length(
-                expected_tokens(spec, grid), windows, Balance.from_config(config), grid, None
+            capacity=config.rows.encoder_length or row_length(
+                expected_tokens(spec, grid), windows, RowBalancer.from_config(config), grid, None
             ),
             weights=(language.contrastive_weight, language.caption_weight),
             freeze_encoder=language.freeze_encoder,
@@ -149,13 +151,13 @@ class SensorLanguage:
             losses = {name: weighed[name] * value for name, value in losses.items()}
         return sum(losses.values(), jnp.zeros(())), metrics
 
-    def attended(self, batch: Batch, rng: PRNGKeyArray) -> list[Attended]:
+    def attention_shapes(self, batch: Batch, rng: PRNGKeyArray) -> list[AttentionShape]:
         """What is attended to in `loss` with this `rng`, but for texts to themselves: that computes every pair."""
         segment = self._rows(batch, observed_cells(batch, self.tokens)[1], rng).segment
-        attended = [Attended(segment, segment, self.language.size.encoder)]
+        attended = [AttentionShape(segment, segment, self.language.size.encoder)]
         if self.language.captions and not self.language.caption_queries:
             asking = asking_segments(real(batch["text"]), len(segment))
-            attended.append(Attended(asking, segment, self.language.size.decoder))
+            attended.append(AttentionShape(asking, segment, self.language.size.decoder))
         return attended
 
     def embed(self, params: Params, batch: Batch) -> Float[Array, "b e"]:
@@ -183,10 +185,10 @@ class SensorLanguage:
 
     def observed_capacity(self, batch: Batch) -> int:
         """A row length that holds every observed token of each window: 160 doubled, so that few are compiled."""
-        return longest(observed_cells(_sensor_part(batch), self.tokens)[1])
+        return bucket_length(observed_cells(_sensor_part(batch), self.tokens)[1])
 
     def _rows(self, batch: Batch, observed: Bool[Array, "b n"], rng: PRNGKeyArray) -> Rows:
-        keys = window_keys(rng, batch["example"])[:: self.windows_per_row]
+        keys = window_keys(rng, batch["window_id"])[:: self.windows_per_row]
         return rows_of.packed(keys, observed, self.windows_per_row, self.capacity)
 
     def _require(self, part: str, what: str) -> None:
@@ -207,7 +209,7 @@ class SensorLanguage:
     ) -> tuple[SensorLanguageModel, Float[Array, "b s d"], Rows]:
         """One window to a row of `capacity` slots, which leaves nothing out."""
         cells, observed = observed_cells(batch, self.tokens)
-        rows = rows_of.packed(window_keys(jax.random.key(0), batch["example"]), observed, 1, capacity)
+        rows = rows_of.packed(window_keys(jax.random.key(0), batch["window_id"]), observed, 1, capacity)
         model = self._restored(params)
         return model, model.encode(cells, rows), rows
 
@@ -241,7 +243,7 @@ class SensorLanguage:
             loss = contrastive.sigmoid_loss(sensor, text, valid, scale, model.contrast.bias[...], axes)
         else:
             loss = contrastive.softmax_loss(sensor, text, valid, scale, axes)
-        found = contrastive.partners_found(sensor, text, valid, axes)
+        found = contrastive.in_batch_accuracy(sensor, text, valid, axes)
         return loss, {"retrieval_accuracy": found, "scale": scale}
 
     def _metrics(self, observed: Bool[Array, "b n"], rows: Rows, ids: Int[Array, "b l"]) -> dict[str, Float[Array, ""]]:
@@ -277,7 +279,7 @@ class SensorLanguage:
             memory = jnp.full_like(words, queries) if queries else seen.reshape(words.shape)
             text += stack_flops(decoder, words, words) - _unseen_flops(decoder, words)
             text += stack_flops(dataclasses.replace(decoder, hidden=0), words, memory, width)
-            text += 2.0 * language.vocabulary * size.text.width * words.sum()
+            text += 2.0 * language.vocab_size * size.text.width * words.sum()
         # Data need no gradient.
         return (encoder + patches if self.frozen else 3.0 * encoder + 2.0 * patches) + 3.0 * text
 
@@ -303,7 +305,7 @@ def _said(ids: Int[Array, "b l"]) -> Bool[Array, " b"]:
 
 
 def _sensor_part(batch: Batch) -> dict[str, Array]:
-    return {name: jnp.asarray(batch[name]) for name in ("values", "observed", "example")}
+    return {name: jnp.asarray(batch[name]) for name in ("values", "observed", "window_id")}
 
 
 def _spread(windows: int) -> tuple[str, ...]:
@@ -311,5 +313,5 @@ def _spread(windows: int) -> tuple[str, ...]:
     mesh = jax.sharding.get_abstract_mesh()
     if mesh.empty or AxisType.Manual in mesh.axis_types:
         return ()
-    axes = tuple(axis for axis in ROW_AXES if mesh.shape.get(axis, 1) > 1)
+    axes = tuple(axis for axis in BATCH_AXES if mesh.shape.get(axis, 1) > 1)
     return axes if windows % math.prod(mesh.shape[axis] for axis in axes) == 0 else ()

@@ -13,12 +13,12 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from lsm_jax.data.balance import Balance
+from lsm_jax.data.balance import RowBalancer
 from lsm_jax.data.spec import DataSpec
-from lsm_jax.masking.rows import Rows
-from lsm_jax.masking.tokens import TokenGrid
-from lsm_jax.models.neighbours import Cells
-from lsm_jax.models.sizes import StackSize
+from lsm_jax.nn.neighbours import Cells
+from lsm_jax.nn.sizes import StackSize
+from lsm_jax.tokens.grid import TokenGrid
+from lsm_jax.tokens.rows import Rows
 
 _ROUND = 64  # row lengths are multiples of this, so that blocks and tiles come out even
 LEFT_OUT = 0.05  # share of tokens that rows whose length is not given may leave out
@@ -30,7 +30,7 @@ Shares = Float[np.ndarray, "n windows"]
 
 @functools.partial(jax.tree_util.register_dataclass, data_fields=["queries", "keys"], meta_fields=["size"])
 @dataclasses.dataclass(frozen=True)
-class Attended:
+class AttentionShape:
     """What one stack attends to, layer by layer; what kernels skip of it depends on these segments."""
 
     queries: Int[Array, "r s"]
@@ -52,9 +52,9 @@ def observed_cells(batch: Mapping[str, Array], grid: TokenGrid) -> tuple[Cells, 
     return cells, grid.tokens_observed(cells.observed)
 
 
-def window_keys(key: PRNGKeyArray, example: Int[Array, " b"]) -> PRNGKeyArray:
+def window_keys(key: PRNGKeyArray, window_id: Int[Array, " b"]) -> PRNGKeyArray:
     """A key per window, so that what is drawn for it depends on neither batch, host nor mesh."""
-    return jax.vmap(functools.partial(jax.random.fold_in, key))(example)
+    return jax.vmap(functools.partial(jax.random.fold_in, key))(window_id)
 
 
 def expected_tokens(spec: DataSpec, grid: TokenGrid) -> float:
@@ -66,7 +66,7 @@ def expected_tokens(spec: DataSpec, grid: TokenGrid) -> float:
 def row_length(
     tokens: float,
     windows: int,
-    balance: Balance,
+    balance: RowBalancer,
     grid: TokenGrid,
     kept: Callable[[np.random.Generator, tuple[int, ...]], Shares] | None,
 ) -> int:
@@ -88,7 +88,7 @@ def row_length(
     recorded = random.beta(_ALIKE * mean, _ALIKE * (1 - mean), shape) if mean < 1 else np.ones(shape)
     if balance.group > 1:
         recorded = np.take_along_axis(recorded, balance.order(recorded), axis=1)
-    rows = recorded[:, np.argsort(balance.example)] if balance.group > 1 else recorded
+    rows = recorded[:, np.argsort(balance.window_ids)] if balance.group > 1 else recorded
     drawn = grid.size * (rows if kept is None else rows * kept(random, shape)).reshape(-1, windows).sum(axis=1)
     limit, least = windows * grid.size, math.ceil(drawn.mean())
     lengths = sorted({rounded(length, limit) for length in range(least, limit + _ROUND, _ROUND)})
@@ -102,7 +102,7 @@ def rounded(tokens: int, limit: int) -> int:
     return min(math.ceil(max(tokens, 1) / step) * step, limit)
 
 
-def longest(chosen: Bool[Array, "b n"]) -> int:
+def bucket_length(chosen: Bool[Array, "b n"]) -> int:
     """A row length that holds the chosen tokens of every window: 160 doubled until it does.
 
     Coarse on purpose: every length is a program of its own, and compiling one takes seconds. From 160 on,

@@ -10,16 +10,15 @@ from typing import Any, TypeVar
 
 import jinja2
 from markupsafe import Markup
-from ml_collections import ConfigDict
 
 import lsm_jax
-from lsm_jax.config import to_json
+from lsm_jax.config import Config, to_json
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.data.store import open_dataset
 from lsm_jax.errors import UserError
 from lsm_jax.report.charts import goodput, interval_bar, learning_curves, png_address, throughput
-from lsm_jax.training.metrics import read_metrics
-from lsm_jax.training.workdir import SPEC, read_config
+from lsm_jax.train.metrics import read_metrics
+from lsm_jax.train.workdir import SPEC, read_config
 
 _Shown = TypeVar("_Shown")
 _TILES = (
@@ -94,7 +93,7 @@ def _template() -> jinja2.Template:
     return environment.get_template("page.html")
 
 
-def _subtitle(config: ConfigDict, spec: DataSpec, step: int) -> str:
+def _subtitle(config: Config, spec: DataSpec, step: int) -> str:
     tokens = config.tokens
     return (
         f"{config.objective.name.replace('_', ' ')} · size {config.model.size}, decoder {config.model.decoder} · "
@@ -242,7 +241,7 @@ def _curves(metrics: Sequence[Mapping[str, Any]], loss: str) -> dict[str, str | 
     }
 
 
-def _data(config: ConfigDict) -> tuple[list[dict[str, Any]], list[str]]:
+def _data(config: Config) -> tuple[list[dict[str, Any]], list[str]]:
     """A row per data set, and a sentence per data set that cannot be opened any more."""
     rows, missing = [], []
     for path in config.data.paths:

@@ -12,8 +12,8 @@ from lsm_jax.captions.grammar import read
 from lsm_jax.captions.tokenizer import Tokenizer
 from lsm_jax.channels import MINUTELY_26
 from lsm_jax.cli.main import main
-from lsm_jax.data.page import card_page
 from lsm_jax.data.store import open_dataset, write_dataset
+from lsm_jax.report.data_card import card_page
 from lsm_jax.synth.cohort import windows
 
 

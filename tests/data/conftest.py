@@ -8,12 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from ml_collections import ConfigDict
 
 from lsm_jax.captions.caption import Captioner
 from lsm_jax.captions.tokenizer import Tokenizer
 from lsm_jax.channels import channels as registered
-from lsm_jax.config import defaults
+from lsm_jax.config import DataConfig
 from lsm_jax.data.store import Dataset, open_dataset, write_dataset
 from lsm_jax.data.text import CaptionTokens
 from lsm_jax.windows import Event, Window, checked_window, hash_participant
@@ -76,14 +75,11 @@ def captions() -> CaptionTokens:
 
 
 @pytest.fixture(scope="session")
-def data_config() -> Callable[..., ConfigDict]:
+def data_config() -> Callable[..., DataConfig]:
     """`data_config(dataset, ..., **changes)`: the section `data` of a configuration."""
 
-    def make(*datasets: Dataset, **changes) -> ConfigDict:
-        section = defaults().data
-        section.paths = tuple(str(dataset.path) for dataset in datasets)
-        section.update(changes)
-        return section
+    def make(*datasets: Dataset, **changes) -> DataConfig:
+        return DataConfig(paths=tuple(str(dataset.path) for dataset in datasets), **changes)
 
     return make
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsm_jax.channels import MINUTELY_26
-from lsm_jax.data.balance import Balance
+from lsm_jax.data.balance import RowBalancer
 from lsm_jax.data.gappy import block_gaps, gappy_batches
 from lsm_jax.errors import UserError
 
@@ -35,13 +35,13 @@ def test_gaps_are_long_and_windows_differ() -> None:
     values = np.concatenate([batch["values"] for batch in batches])
     assert (values[~observed] == 0).all()
     assert abs(values[observed].std() - 1) < 0.01
-    assert len(np.unique(np.concatenate([batch["example"] for batch in batches]))) == 32
+    assert len(np.unique(np.concatenate([batch["window_id"] for batch in batches]))) == 32
 
 
 def test_balanced_batches_hold_the_same_windows_in_rows_alike() -> None:
     batches = functools.partial(gappy_batches, MINUTELY_26, 1440, 0.5, batch_size=8, count=4, seed=0)
     recorded = lambda balance: [batch["observed"].sum(axis=(1, 2)) for batch in batches(balance=balance)[1]]  # noqa: E731
-    plain, dealt = recorded(None), recorded(Balance.of(8, windows_per_row=4, accumulate=1))
+    plain, dealt = recorded(None), recorded(RowBalancer.of(8, windows_per_row=4, accumulate=1))
     for before, after in zip(plain, dealt, strict=True):
         assert sorted(before) == sorted(after)
     spread = lambda batches: np.ptp(np.reshape(batches, (4, 2, 4)).sum(axis=2), axis=1).mean()  # noqa: E731

@@ -12,9 +12,9 @@ import pytest
 
 from lsm_jax.channels import REGISTRY
 from lsm_jax.cli.main import main
-from lsm_jax.data.page import typical_windows
-from lsm_jax.data.pictures import day_picture
 from lsm_jax.data.store import write_dataset
+from lsm_jax.report.data_card import typical_windows
+from lsm_jax.report.pictures import day_picture
 from lsm_jax.windows import Event, checked_window
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import datetime as dt
 
 import numpy as np
@@ -10,7 +11,7 @@ from conftest import CHANNELS, person, random_windows
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsm_jax.data.balance import Balance
+from lsm_jax.data.balance import RowBalancer
 from lsm_jax.data.loader import Loader, evaluation_batches
 from lsm_jax.data.spec import data_spec, drawn_datasets
 from lsm_jax.data.store import open_dataset, write_dataset
@@ -36,8 +37,8 @@ def loader_of(dataset, other_dataset, data_config):
     loaders = []
 
     def make(workers: int = 0, **arguments) -> Loader:
-        config.workers = workers
-        loaders.append(Loader(config, spec, "train", **({"seed": 5, "batch_size": 8} | arguments)))
+        reading = dataclasses.replace(config, workers=workers)
+        loaders.append(Loader(reading, spec, "train", **({"seed": 5, "batch_size": 8} | arguments)))
         return loaders[-1]
 
     yield make
@@ -70,9 +71,9 @@ def test_a_batch_holds_the_windows_cells_z_scored(dataset, data_config) -> None:
         "observed": ("bool", (3, 1440, 3)),
         "start_minute": ("int32", (3,)),
         "weekday": ("int32", (3,)),
-        "example": ("int32", (3,)),
+        "window_id": ("int32", (3,)),
     }
-    assert batch["example"].tolist() == [0, 1, 2]
+    assert batch["window_id"].tolist() == [0, 1, 2]
 
 
 def test_a_channel_a_dataset_lacks_is_never_observed(loader_of) -> None:
@@ -109,7 +110,7 @@ def test_hosts_together_hold_the_global_batch(loader_of, hosts) -> None:
 
 @pytest.mark.parametrize("hosts", [1, 2, 4, 8])
 def test_balanced_rows_hold_the_same_windows_whatever_the_hosts(loader_of, hosts) -> None:
-    balance = Balance.of(16, windows_per_row=2, accumulate=2)
+    balance = RowBalancer.of(16, windows_per_row=2, accumulate=2)
     assert balance.group == 8, "more than a host's share of two"
     plain, whole = (take(loader_of(batch_size=16, balance=given), 3) for given in (None, balance))
     parts = [
@@ -118,7 +119,7 @@ def test_balanced_rows_hold_the_same_windows_whatever_the_hosts(loader_of, hosts
     for before, batch in zip(plain, whole, strict=True):
         shares = [next(part) for part in parts]
         assert_same({key: np.concatenate([share[key] for share in shares]) for key in batch}, batch)
-        assert sorted(batch["example"]) == sorted(before["example"])
+        assert sorted(batch["window_id"]) == sorted(before["window_id"])
         for group in range(2):
             cells = [each["observed"].sum(axis=(1, 2))[8 * group :][:8] for each in (before, batch)]
             assert sorted(cells[0]) == sorted(cells[1])

@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsm_jax.data.card import gap_lengths
-from lsm_jax.data.page import card_page
 from lsm_jax.data.spec import data_spec
 from lsm_jax.data.store import SPLITS, Dataset, assign_splits, open_dataset, write_dataset
 from lsm_jax.errors import UserError
+from lsm_jax.report.data_card import card_page
 
 
 def read_all(folder: Path) -> dict[str, list]:

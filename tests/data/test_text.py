@@ -7,11 +7,10 @@ import dataclasses
 import numpy as np
 import pytest
 from conftest import CHANNELS, random_windows
-from ml_collections import ConfigDict
 
 from lsm_jax.captions.caption import Captioner
 from lsm_jax.captions.tokenizer import BEGIN, END, PAD
-from lsm_jax.config import defaults
+from lsm_jax.config import LanguageConfig
 from lsm_jax.data.loader import Loader, evaluation_batches
 from lsm_jax.data.spec import data_spec
 from lsm_jax.data.store import open_dataset, write_dataset
@@ -41,8 +40,10 @@ def test_a_batch_has_the_caption_of_each_of_its_windows(dataset, data_config, ca
     halves = [texts(Loader(config, spec, "train", 1, 6, 0, host, 2, captions), captions, count=2) for host in range(2)]
     whole = texts(Loader(config, spec, "train", 1, 6, captions=captions), captions, count=2)
     assert [*halves[0][:3], *halves[1][:3], *halves[0][3:], *halves[1][3:]] == whole
-    config.workers = 1
-    assert texts(Loader(config, spec, "train", 1, 6, captions=captions), captions, count=2) == whole
+    assert (
+        texts(Loader(dataclasses.replace(config, workers=1), spec, "train", 1, 6, captions=captions), captions, count=2)
+        == whole
+    )
 
 
 def test_evaluation_has_captions_and_silent_filling(dataset, data_config, captions):
@@ -77,19 +78,18 @@ def test_a_crop_is_spoken_of_as_a_window_of_its_own():
 
 
 def test_a_tokenizer_that_does_not_fit_is_named(tmp_path, captions):
-    language = defaults().language
-    language.update(levels="semantic", vocabulary=300, length=64)
+    language = LanguageConfig(levels="semantic", vocab_size=300, text_length=64)
     captions.tokenizer.save(tmp_path / "large.json")
-    with pytest.raises(UserError, match=r"large\.json has \d+ ids .* language\.vocabulary=300"):
+    with pytest.raises(UserError, match=r"large\.json has \d+ ids .* language\.vocab_size=300"):
         CaptionTokens.from_config(language, tmp_path / "large.json")
     with pytest.raises(UserError, match=r"language\.tokenizer is empty"):
         CaptionTokens.from_config(language, type(tmp_path)(""))
     with pytest.raises(UserError, match="unknown caption level"):
-        CaptionTokens.from_config(ConfigDict({**language, "levels": "semantics"}), tmp_path / "large.json")
+        CaptionTokens.from_config(dataclasses.replace(language, levels="semantics"), tmp_path / "large.json")
     with pytest.raises(UserError, match=r"kind of event 'meals'.*meal"):
-        CaptionTokens.from_config(ConfigDict({**language, "events": ("meals",)}), tmp_path / "large.json")
-    with pytest.raises(UserError, match=r"language\.excerpts=1\.5"):
-        excessive = ConfigDict({**language, "vocabulary": 10000, "excerpts": 1.5})
+        CaptionTokens.from_config(dataclasses.replace(language, events=("meals",)), tmp_path / "large.json")
+    with pytest.raises(UserError, match=r"language\.event_crop_prob=1\.5"):
+        excessive = dataclasses.replace(language, vocab_size=10000, event_crop_prob=1.5)
         CaptionTokens.from_config(excessive, tmp_path / "large.json")
 
 

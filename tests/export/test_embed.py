@@ -68,7 +68,7 @@ def test_days_are_what_the_objective_embeds(run, days, dataset):
     batch = {
         "values": values[None].astype(np.float32),
         "observed": window.observed[None],
-        "example": np.zeros(1, np.int32),
+        "window_id": np.zeros(1, np.int32),
     }
     expected = np.asarray(run.objective.embed(run.params, batch))[0]
     found = days.filter((pl.col("participant") == window.participant) & (pl.col("start") == window.start))

@@ -87,21 +87,21 @@ def test_partners_found_counts_both_directions():
     sensor = normalised(jnp.eye(4))
     text = sensor[jnp.array([0, 1, 3, 2])]
     everyone = np.ones(4, bool)
-    assert float(contrastive.partners_found(sensor, sensor, everyone)) == 1.0
-    assert float(contrastive.partners_found(sensor, text, everyone)) == 0.5
+    assert float(contrastive.in_batch_accuracy(sensor, sensor, everyone)) == 1.0
+    assert float(contrastive.in_batch_accuracy(sensor, text, everyone)) == 0.5
     # Windows that do not count are neither sought nor in the way.
-    assert float(contrastive.partners_found(sensor, text, np.array([True, True, False, False]))) == 1.0
+    assert float(contrastive.in_batch_accuracy(sensor, text, np.array([True, True, False, False]))) == 1.0
 
 
 def test_partners_are_sought_in_float32_where_products_are_bfloat16_by_default():
     sensor = normalised(jax.random.normal(jax.random.key(0), (64, 128)))[jnp.arange(64) // 2]
     everyone = np.ones(64, bool)
     # Of two windows with the same text either is right.
-    assert float(contrastive.partners_found(sensor, sensor, everyone)) == 1.0
+    assert float(contrastive.in_batch_accuracy(sensor, sensor, everyone)) == 1.0
     # What such hardware would make of it: half of the partners score above themselves. CPUs know no other product.
     rounded = sensor.astype(jnp.bfloat16).astype(jnp.float32)
     assert 0.2 < ((rounded @ rounded.T).max(axis=1) > (sensor * sensor).sum(axis=1) + 1e-5).mean() < 0.8
-    program = jax.jit(contrastive.partners_found).lower(sensor, sensor, everyone).as_text()
+    program = jax.jit(contrastive.in_batch_accuracy).lower(sensor, sensor, everyone).as_text()
     assert program.count("dot_general") == program.count("precision = [HIGHEST, HIGHEST]") == 2
 
 

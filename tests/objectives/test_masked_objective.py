@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from lsm_jax.channels import MINUTELY_26
-from lsm_jax.config import defaults
+from lsm_jax.config import Config, with_changes
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError
-from lsm_jax.masking.policies import POLICIES
-from lsm_jax.models import sizes
-from lsm_jax.models.sizes import ModelSize, StackSize
+from lsm_jax.nn import sizes
+from lsm_jax.nn.sizes import ModelSize, StackSize
 from lsm_jax.objectives import build
+from lsm_jax.tokens.policies import POLICIES
 
 CHANNELS, MINUTES, WINDOWS = 4, 120, 4
-ROOMY = {"rows.capacity": 64, "rows.targets": 64}
+ROOMY = {"rows.encoder_length": 64, "rows.decoder_length": 64}
 
 
 @pytest.fixture(autouse=True)
@@ -27,9 +27,8 @@ def _smallest(monkeypatch):
 
 
 def objective(**changes):
-    config = defaults()
-    config.model.context_width = 16
-    config.update_from_flattened_dict(ROOMY | {key.replace("__", "."): value for key, value in changes.items()})
+    changes = {key.replace("__", "."): value for key, value in changes.items()}
+    config = with_changes(Config(), {"model.context_width": 16} | ROOMY | changes)
     spec = DataSpec(
         channels=MINUTELY_26[:CHANNELS],
         mean=np.zeros(CHANNELS, np.float32),
@@ -45,7 +44,7 @@ def batch(seed=0, density=0.5):
     blocks = generator.random((WINDOWS, MINUTES // 10, CHANNELS)) < density
     observed = np.repeat(blocks, 10, axis=1) & (generator.random((WINDOWS, MINUTES, CHANNELS)) < 0.9)
     values = np.where(observed, generator.normal(size=observed.shape), 0).astype(np.float32)
-    return {"values": values, "observed": observed, "example": np.arange(WINDOWS, dtype=np.int32)}
+    return {"values": values, "observed": observed, "window_id": np.arange(WINDOWS, dtype=np.int32)}
 
 
 @functools.cache
@@ -80,7 +79,7 @@ LAYOUTS = {
 def laid_out(decoder, layout=PACKED):
     # The share over the whole grid masks at least half of the tokens, as the fixed D = 50 % needs.
     return learner(
-        model__decoder=decoder, masking__pool="grid", rows__layout=layout[0], rows__windows_per_row=layout[1]
+        model__decoder=decoder, masking__share_of="grid", rows__layout=layout[0], rows__windows_per_row=layout[1]
     )
 
 
@@ -97,7 +96,7 @@ def test_rows_equal_dense_aim_equal_fixed_drop(decoder):
         close(results[0], other)
 
 
-@pytest.mark.parametrize("changes", [{}, {"model__decoder": "all", "model__context_reach": 0}])
+@pytest.mark.parametrize("changes", [{}, {"model__decoder": "all", "model__num_neighbors": 0}])
 @pytest.mark.parametrize("garbage", [np.nan, np.inf, 1e30])
 def test_what_was_not_recorded_is_never_looked_at(changes, garbage):
     made, step = learner(**changes)
@@ -156,7 +155,7 @@ def test_masks_follow_the_example_not_its_place_in_the_batch():
 
 
 def test_left_out_tokens_are_counted():
-    made = objective(rows__capacity=64, rows__targets=64, rows__windows_per_row=4)
+    made = objective(rows__encoder_length=64, rows__decoder_length=64, rows__windows_per_row=4)
     _, metrics = jax.jit(made.loss)(trained_looking(made), batch(density=1.0), jax.random.key(0))
     observed = 4 * CHANNELS * MINUTES / 10
     seen = metrics["tokens_visible"] + metrics["tokens_visible_left_out"]
@@ -193,7 +192,7 @@ def test_a_share_of_the_hidden_tokens_stands_for_all_of_them():
 
 def test_rows_are_as_long_as_what_is_decoded():
     sizes = {"rows__targets": 0, "rows__windows_per_row": 16, "train__batch_size": 16}
-    long, short = (objective(**sizes, rows__decoded_share=share).rows.targets for share in (1.0, 0.25))
+    long, short = (objective(**sizes, rows__decoded_share=share).rows.decoder_length for share in (1.0, 0.25))
     assert 0.2 * long < short < 0.5 * long
     for share in (0.0, 1.1):
         with pytest.raises(UserError, match=r"rows\.decoded_share"):
@@ -224,13 +223,13 @@ def test_embeddings_are_means_over_observed_tokens_of_each_window_alone():
 
 
 def test_embeddings_read_every_token_however_few_reconstructions_do():
-    made, few = learner()[0], objective(rows__inference=8)
+    made, few = learner()[0], objective(rows__eval_max_tokens=8)
     params, data = trained_looking(made), batch()
     hidden = np.zeros((WINDOWS, made.tokens.size), bool)
     hidden[:, ::7] = True
     assert np.asarray(few.reconstruct(params, data, hidden) != made.reconstruct(params, data, hidden)).any()
     np.testing.assert_array_equal(few.embed(params, data), made.embed(params, data))
-    elsewhere = data | {"example": data["example"] + 100}
+    elsewhere = data | {"window_id": data["window_id"] + 100}
     close(few.embed(params, elsewhere), few.embed(params, data))
 
 
@@ -239,7 +238,7 @@ def test_layers_around_the_stacks_are_counted_by_their_kernels():
     patches = {"values": 2 * 10 * 16, "values_and_mask": 2 * 20 * 16}
     for kind, flops in patches.items():
         assert objective(model__patch_input=kind)._ends_flops(seen, targets) == 2 * flops * seen
-    bare = objective(model__decoder="all", model__context_reach=0)._ends_flops(seen, targets)
+    bare = objective(model__decoder="all", model__num_neighbors=0)._ends_flops(seen, targets)
     assert bare == 2 * patches["values_and_mask"] * seen + 3 * 2 * 16 * 16 * seen + 3 * 2 * 16 * 10 * targets
 
 

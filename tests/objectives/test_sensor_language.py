@@ -10,15 +10,15 @@ import pytest
 
 from lsm_jax.captions.tokenizer import BEGIN, END, PAD, SPECIAL
 from lsm_jax.channels import MINUTELY_26
-from lsm_jax.config import defaults, load_config
+from lsm_jax.config import Config, load_config, with_changes
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError
-from lsm_jax.masking import rows as rows_of
-from lsm_jax.models.generation import Decoding
-from lsm_jax.models.sizes import LANGUAGE_SIZES, LanguageSize, StackSize
+from lsm_jax.nn.generation import Decoding
+from lsm_jax.nn.sizes import LANGUAGE_SIZES, LanguageSize, StackSize
 from lsm_jax.objectives import build
 from lsm_jax.objectives.sensor_language import VARIANTS, caption_loss
 from lsm_jax.objectives.shared import observed_cells
+from lsm_jax.tokens import rows as rows_of
 
 CHANNELS, MINUTES, WINDOWS, LENGTH, VOCABULARY = 4, 120, 4, 10, 300
 
@@ -31,11 +31,11 @@ def spec(channels=MINUTELY_26[:CHANNELS], minutes=MINUTES):
 @functools.cache
 def made(variant, queries=3, patch_input="values_and_mask", freeze=False):
     """A small objective of this variant, newborn parameters, and its loss and gradient."""
-    config = defaults()
-    config.objective.name = variant
-    config.update_from_flattened_dict(
-        {"language.levels": "semantic", "language.vocabulary": VOCABULARY, "language.length": LENGTH,
-         "language.embed": 8, "language.caption_queries": queries, "tokens.patch_channels": 2,
+    config = with_changes(
+        Config(),
+        {"objective.name": variant, "language.levels": "semantic", "language.vocab_size": VOCABULARY,
+         "language.text_length": LENGTH,
+         "language.embed_dim": 8, "language.caption_queries": queries, "tokens.patch_channels": 2,
          "model.patch_input": patch_input, "language.freeze_encoder": freeze}
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
@@ -56,7 +56,7 @@ def batch(seed=0, windows=WINDOWS):
     for row in range(windows - 1):
         words = random.integers(len(SPECIAL), VOCABULARY, 2 + row % (LENGTH - 4))
         text[row, : len(words) + 2] = [BEGIN, *words, END]
-    return {"values": values, "observed": observed, "example": np.arange(windows, dtype=np.int32), "text": text}
+    return {"values": values, "observed": observed, "window_id": np.arange(windows, dtype=np.int32), "text": text}
 
 
 def restored(objective, params, data):
@@ -217,9 +217,7 @@ def test_what_a_variant_cannot_do_is_said():
     with pytest.raises(UserError, match="use one of cap, coca"):
         made("clip")[0].generate(made("clip")[1], batch(), VOCABULARY)
     with pytest.raises(UserError, match=r"language\.levels"):
-        config = defaults()
-        config.objective.name = "clip"
-        build(config, spec())
+        build(with_changes(Config(), {"objective.name": "clip"}), spec())
     with pytest.raises(UserError, match="beams"):
         Decoding(beams=2, temperature=1.0)
 

@@ -39,10 +39,10 @@ def test_a_shipped_configuration_loads_and_its_gradient_traces(location: str) ->
     batch = {
         "values": jax.ShapeDtypeStruct(cells, np.float32),
         "observed": jax.ShapeDtypeStruct(cells, np.bool_),
-        "start_minute": whole, "weekday": whole, "example": whole,
+        "start_minute": whole, "weekday": whole, "window_id": whole,
     }  # fmt: skip
     if config.language.levels:
-        batch["text"] = jax.ShapeDtypeStruct((windows, config.language.length), np.int32)
+        batch["text"] = jax.ShapeDtypeStruct((windows, config.language.text_length), np.int32)
     params = jax.eval_shape(objective.init, jax.random.key(0))
     (loss, metrics), gradient = jax.eval_shape(
         jax.value_and_grad(objective.loss, has_aux=True), params, batch, jax.random.key(1)

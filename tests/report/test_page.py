@@ -6,11 +6,12 @@ from html.parser import HTMLParser
 import pytest
 from tiny_run import tiny_config, tiny_dataset
 
+from lsm_jax.config import with_changes
 from lsm_jax.data.spec import data_spec
 from lsm_jax.errors import UserError
 from lsm_jax.report.charts import interval_bar
 from lsm_jax.report.page import write_report
-from lsm_jax.training.workdir import write_config
+from lsm_jax.train.workdir import write_config
 
 PIXEL = base64.b64decode(
     "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
@@ -125,8 +126,8 @@ def test_losses_and_suites_are_those_of_the_objective(dataset, tmp_path):
         ("siglip", "sigmoid loss", ["zeroshot", "fewshot", "retrieval"]),
         ("cap", "captioning loss (nats / token)", ["captioning"]),
     ):
-        workdir, config = tmp_path / objective, tiny_config(dataset.path)
-        config.objective.name = objective
+        workdir = tmp_path / objective
+        config = with_changes(tiny_config(dataset.path), {"objective.name": objective})
         write_config(workdir, config, data_spec(config.data))
         trained(workdir)
         _, page = page_of(workdir)

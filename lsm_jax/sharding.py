@@ -1,0 +1,130 @@
+"""What every parameter is: one table from its path to the names of its axes.
+
+Sharding, weight decay and Muon all follow from it. `embed -> fused heads head` is a kernel that maps the axis left of
+the arrow to those on the right; without an arrow it is a bias, a scale or a table, which are not decayed. Parameters
+under `blocks` have one more axis in front, `layers`. A parameter that no rule covers is an error: silence would leave
+it unsharded on a pod.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+# Axes of the mesh. Every device but those of a tensor group has windows, and so rows, of its own.
+AXES = ("data", "fsdp", "tensor")
+BATCH_AXES = ("data", "fsdp")
+HEAD_AXIS = "tensor"
+
+# The first rule whose pattern ends the path decides. `*` stands for as many whole axes as there are.
+RULES: tuple[tuple[str, str], ...] = (
+    (r"(memory_)?attention/query_key_value/kernel", "embed -> fused heads head"),
+    (r"(memory_)?attention/query_key_value/bias", "fused heads head"),
+    (r"(memory_)?attention/key_value/kernel", "embed -> fused heads head"),
+    (r"(memory_)?attention/key_value/bias", "fused heads head"),
+    (r"(memory_)?attention/query/kernel", "embed -> heads head"),
+    (r"(memory_)?attention/query/bias", "heads head"),
+    (r"(memory_)?attention/output/kernel", "heads head -> embed"),
+    (r"feed_forward/expand/kernel", "embed -> hidden"),
+    (r"feed_forward/expand/bias", "hidden"),
+    (r"feed_forward/contract/kernel", "hidden -> embed"),
+    (r"(rows|sensor|time)", "rows embed"),  # tables
+    (r"token_table", "vocabulary embed"),
+    (r"(place_table|queries)", "rows embed"),
+    (r"beside", "rows cells embed"),
+    (r"across", "rows rows cells"),
+    (r"kernel", "embed -> width"),  # every other matrix
+    (r"mask_token", "*"),
+    (r"(bias|scale|log_scale)", "*"),
+)
+
+# Every other axis is whole on every device.
+MESH_AXES: Mapping[str, str] = {"embed": "fsdp", "hidden": "tensor", "heads": "tensor", "vocabulary": "tensor"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Axes:
+    """The named axes of a parameter.
+
+    Attributes:
+      names: one per axis.
+      inputs, outputs: places of the axes a kernel maps from and to; both empty for what is not a kernel.
+    """
+
+    names: tuple[str, ...]
+    inputs: tuple[int, ...] = ()
+    outputs: tuple[int, ...] = ()
+
+    @property
+    def is_kernel(self) -> bool:
+        return bool(self.inputs)
+
+
+def axes_of(path: str, shape: tuple[int, ...]) -> Axes:
+    """The axes of the parameter at `path`.
+
+    Raises:
+      ValueError: no rule covers it, or the rule is for another number of axes.
+    """
+    rule = next((rule for pattern, rule in RULES if re.search(rf"(^|/){pattern}$", path)), None)
+    if rule is None:
+        raise ValueError(f"no rule in sharding.py covers the parameter {path} of shape {shape}: add one.")
+    layers = ("layers",) if "/blocks/" in f"/{path}" else ()
+    left, _, right = rule.partition(" -> ")
+    inputs, outputs = left.split(), right.split()
+    if inputs == ["*"]:
+        return Axes(layers + ("whole",) * (len(shape) - len(layers)))
+    names = (*layers, *inputs, *outputs)
+    if len(names) != len(shape):
+        raise ValueError(f"the parameter {path} has shape {shape}, but its rule in sharding.py is {names}.")
+    if not outputs:
+        return Axes(names)
+    first = len(layers) + len(inputs)
+    written = [place for place, name in enumerate(names) if place >= first and name != "fused"]
+    return Axes(names, tuple(range(len(layers), first)), tuple(written))
+
+
+def named_parameters(tree: Any) -> Iterator[tuple[str, Any]]:
+    """(path, leaf) of every leaf: `encoder/stack/blocks/attention/query/kernel`."""
+    for keys, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        yield path_name(keys), leaf
+
+
+def path_name(keys: tuple[Any, ...]) -> str:
+    """A tree path as text."""
+    return jax.tree_util.keystr(keys, simple=True, separator="/")
+
+
+def parameter_shardings(mesh: Mesh, shapes: Any) -> Any:
+    """A sharding per parameter. An axis that its mesh axis does not divide stays whole."""
+
+    def sharding(keys: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        names = axes_of(path_name(keys), leaf.shape).names
+        spread = [MESH_AXES.get(name) for name in names]
+        fitting = [
+            axis if axis and size % mesh.shape[axis] == 0 else None
+            for axis, size in zip(spread, leaf.shape, strict=True)
+        ]
+        return NamedSharding(mesh, PartitionSpec(*fitting))
+
+    return jax.tree_util.tree_map_with_path(sharding, shapes)
+
+
+def mirrored_shardings(mesh: Mesh, shapes: Any, parameter_shapes: Any, shardings: Any) -> Any:
+    """Shardings for optimizer state: whatever mirrors a parameter lies as that parameter does, the rest everywhere."""
+    known = {
+        path: (leaf.shape, sharding)
+        for (path, leaf), sharding in zip(named_parameters(parameter_shapes), jax.tree.leaves(shardings), strict=True)
+    }
+
+    def sharding(keys: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
+        suffixes = (path_name(keys[first:]) for first in range(len(keys)))
+        matches = (known[suffix] for suffix in suffixes if suffix in known)
+        return next((found for shape, found in matches if shape == leaf.shape), NamedSharding(mesh, PartitionSpec()))
+
+    return jax.tree_util.tree_map_with_path(sharding, shapes)

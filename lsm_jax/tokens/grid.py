@@ -1,0 +1,86 @@
+"""From windows to tokens: patches of `patch_minutes x patch_channels` cells.
+
+LSM-2 uses 10 x 1, LSM-1 10 x 5, SensorLM 10 x 2 (SPEC sections 2 to 4).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from lsm_jax.errors import UserError
+
+
+@dataclasses.dataclass(frozen=True)
+class TokenGrid:
+    """The fixed grid of tokens of a window.
+
+    Attributes:
+      channels: canonical names of the C columns.
+      window_minutes: T, a multiple of `patch_minutes`.
+      patch_minutes: minutes of a patch.
+      patch_channels: channels of a patch; the last group is padded with cells never observed.
+      min_observed_share: share of a patch's cells that must be observed for it to be a token; 0: at least one. The
+        papers do not say; the default loses no recorded cell.
+    """
+
+    channels: tuple[str, ...]
+    window_minutes: int = 1440
+    patch_minutes: int = 10
+    patch_channels: int = 1
+    min_observed_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        if self.window_minutes % self.patch_minutes:
+            raise UserError(
+                f"data.window_minutes={self.window_minutes} is not a multiple of tokens.patch_minutes="
+                f"{self.patch_minutes}: choose a divisor."
+            )
+        if not 0 <= self.min_observed_share <= 1:
+            raise UserError(f"tokens.min_observed_share={self.min_observed_share}: give a share from 0 to 1.")
+
+    @property
+    def patches(self) -> int:
+        """Patches in time, P."""
+        return self.window_minutes // self.patch_minutes
+
+    @property
+    def groups(self) -> int:
+        """Channel groups, G."""
+        return math.ceil(len(self.channels) / self.patch_channels)
+
+    @property
+    def size(self) -> int:
+        """Tokens of a window, N = P x G; token n is patch n // G, group n % G."""
+        return self.patches * self.groups
+
+    @property
+    def cells_per_token(self) -> int:
+        """Cells of a token, K."""
+        return self.patch_minutes * self.patch_channels
+
+    def cells(self, grid: Float[Array, "b t c"] | Bool[Array, "b t c"]) -> Array:
+        """[B, T, C] laid out by token: [B, N, K], cells of a token minute-major."""
+        batch = grid.shape[0]
+        padding = self.groups * self.patch_channels - len(self.channels)
+        padded = jnp.pad(grid, ((0, 0), (0, 0), (0, padding)))
+        patches = padded.reshape(batch, self.patches, self.patch_minutes, self.groups, self.patch_channels)
+        return patches.transpose(0, 1, 3, 2, 4).reshape(batch, self.size, self.cells_per_token)
+
+    def windows(self, cells: Float[Array, "b n k"]) -> Float[Array, "b t c"]:
+        """The inverse of `cells`."""
+        batch = cells.shape[0]
+        patches = cells.reshape(batch, self.patches, self.groups, self.patch_minutes, self.patch_channels)
+        grid = patches.transpose(0, 1, 3, 2, 4).reshape(batch, self.window_minutes, self.groups * self.patch_channels)
+        return grid[:, :, : len(self.channels)]
+
+    def tokens_observed(self, observed_cells: Bool[Array, "b n k"]) -> Bool[Array, "b n"]:
+        """Which patches have enough observed cells to be tokens (`min_observed_share`)."""
+        if not self.min_observed_share:
+            return observed_cells.any(axis=-1)
+        # Padding cells of the last channel group cannot be observed and must not count against it.
+        real = self.cells(jnp.ones((1, self.window_minutes, len(self.channels)), bool)).sum(axis=-1)
+        return observed_cells.sum(axis=-1) >= jnp.ceil(self.min_observed_share * real)

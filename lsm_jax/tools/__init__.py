@@ -1,0 +1,1 @@
+"""Tools beside training: plans for pods nobody has here, and benchmarks."""

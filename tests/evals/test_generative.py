@@ -1,0 +1,251 @@
+import dataclasses
+import json
+import types
+
+import numpy as np
+import pytest
+from tiny_run import CHANNELS, MINUTES, tiny_dataset, tiny_run
+
+from lsm_jax.errors import RunError, UserError
+from lsm_jax.evals.baselines import BASELINES
+from lsm_jax.evals.generative import evaluate_generative, named
+from lsm_jax.evals.pairs import ByPerson, model_batch, person_chunks, scored_cells, task_pairs
+from lsm_jax.evals.scores import METHODS
+from lsm_jax.evals.tasks import GENERATIVE_TASKS, Task
+from lsm_jax.objectives import MaskedObjective
+from lsm_jax.report.figures import learning_curve, write_reconstructions
+
+TASKS = (
+    Task("random_imputation", share=0.5),
+    Task("temporal_extrapolation", minutes=60),
+    Task("sensor_imputation", share=0.5),
+)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    return tiny_dataset(tmp_path_factory.mktemp("data") / "tiny")
+
+
+@pytest.fixture(scope="module")
+def real_run(dataset):
+    return tiny_run(dataset.path)
+
+
+class Constant(MaskedObjective):
+    """An objective that answers everything with one number."""
+
+    max_context_tokens = 200
+
+    def __init__(self, tokens, answer):
+        self.tokens, self.answer = tokens, answer
+
+    def reconstruct(self, params, batch, hidden):
+        return np.full(batch["values"].shape, self.answer, np.float32)
+
+
+def with_answer(run, answer):
+    return dataclasses.replace(run, objective=Constant(run.objective.tokens, answer))
+
+
+def row(rows, **wanted):
+    found = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
+    assert len(found) == 1, (wanted, len(found))
+    return found[0]
+
+
+@pytest.fixture(scope="module")
+def results(real_run, dataset):
+    return evaluate_generative(with_answer(real_run, 0.1), {"tiny": dataset}, batch_size=8)
+
+
+def test_the_real_model_is_scored(real_run, dataset):
+    made = evaluate_generative(real_run, {"tiny": dataset}, tasks=TASKS[:1], batch_size=8)
+    whole = row(made.results, channel="all", method="model")
+    assert 0 < whole["mse"] < 5  # untrained, of z-scored values
+    assert whole["windows"] == len(dataset.source("test"))
+
+
+def test_rows_keep_the_contract(results, dataset):
+    first = results.results[0]
+    assert {"task", "setting", "channel", "method", "mse", "mae", "ci95", "windows", "people"} <= first.keys()
+    fitting = [task for task in GENERATIVE_TASKS if task.minutes < MINUTES]
+    assert {(r["task"], r["setting"]) for r in results.results} == {(task.name, task.setting) for task in fitting}
+    assert {r["channel"] for r in results.results} == {*CHANNELS, "all"}
+    assert {r["method"] for r in results.results} == {"model", *BASELINES} == {*METHODS}
+    held_out = dataset.source("test")
+    whole = row(results.results, task="random_imputation", setting="80%", channel="all", method="model")
+    assert whole["windows"] == len(held_out)
+    assert whole["people"] == len({*held_out.participants}) == 2
+    assert whole["ci95"][0] <= whole["mse"] <= whole["ci95"][1]
+
+
+def test_totals_are_sums_over_channels(results):
+    for method in METHODS:
+        rows = [
+            r for r in results.results if (r["task"], r["setting"], r["method"]) == ("sensor_imputation", "50%", method)
+        ]
+        parts, whole = [r for r in rows if r["channel"] != "all"], row(rows, channel="all")
+        assert sum(r["cells"] for r in parts) == whole["cells"]
+        np.testing.assert_allclose(sum(r["mse"] * r["cells"] for r in parts) / whole["cells"], whole["mse"])
+
+
+def test_written_whole_and_strict(results, tmp_path):
+    path = results.write(tmp_path / "eval")
+    content = json.loads(path.read_text(), parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    assert content["results"] == results.results
+    assert content["provenance"]["split"] == "test"
+    assert content["provenance"]["step"] == 7
+    table = path.with_suffix(".md").read_text()
+    assert "| random_imputation | 80% |" in table
+    assert "heart_rate" in table
+    assert sorted(file.name for file in path.parent.iterdir()) == ["generative.json", "generative.md"]
+
+
+def test_batch_size_changes_nothing(real_run, dataset):
+    constant = with_answer(real_run, 0.3)
+    small, large = (evaluate_generative(constant, {"tiny": dataset}, tasks=TASKS, batch_size=size) for size in (3, 32))
+    for one, other in zip(small.results, large.results, strict=True):
+        assert one["cells"] == other["cells"]
+        np.testing.assert_allclose(one["mse"], other["mse"], rtol=1e-9)
+
+
+def test_scores_are_those_of_a_plain_loop(real_run, dataset):
+    """Extrapolation: the last 60 minutes of the recorded span, model 0.3 everywhere, by hand."""
+    spec, errors, natural, last = real_run.spec, [], [], []
+    source = dataset.source("test")
+    for index in range(len(source)):
+        window = source[index]
+        patches = window.observed.reshape(-1, 10, 3).any(axis=(1, 2))
+        end = (int(np.flatnonzero(patches)[-1]) + 1) * 10
+        for column in range(3):
+            scaled = (window.values[:, column] - spec.mean[column]) / spec.sd[column]
+            hidden = np.flatnonzero(
+                window.observed[:, column] & (np.arange(MINUTES) >= end - 60) & (np.arange(MINUTES) < end)
+            )
+            seen = np.flatnonzero(window.observed[: end - 60, column])
+            errors += [(0.3 - scaled[minute]) ** 2 for minute in hidden]
+            last += [(scaled[seen[-1]] - scaled[minute]) ** 2 for minute in hidden]
+            if CHANNELS[column] == "steps":
+                guess = max(0.3 * spec.sd[column] + spec.mean[column], 0)
+                natural += [abs(guess - window.values[minute, column]) for minute in hidden]
+    made = evaluate_generative(with_answer(real_run, 0.3), {"tiny": dataset}, tasks=TASKS).results
+    chosen = {"task": "temporal_extrapolation", "setting": "60min"}
+    np.testing.assert_allclose(row(made, **chosen, channel="all", method="model")["mse"], np.mean(errors), rtol=1e-4)
+    np.testing.assert_allclose(row(made, **chosen, channel="all", method="last")["mse"], np.mean(last), rtol=1e-4)
+    steps = row(made, **chosen, channel="steps", method="model")
+    np.testing.assert_allclose(steps["mae_natural"], np.mean(natural), rtol=1e-4)
+    assert steps["unit"] == "steps/min"
+
+
+def test_predictions_below_zero_are_clipped_in_natural_units(real_run, dataset):
+    made = evaluate_generative(with_answer(real_run, -50.0), {"tiny": dataset}, tasks=TASKS).results
+    steps = row(made, task="sensor_imputation", setting="50%", channel="steps", method="model")
+    assert steps["mae_natural"] < 60
+    assert steps["mae"] > 45
+    heart = row(made, task="sensor_imputation", setting="50%", channel="heart_rate", method="model")
+    sd = real_run.spec.sd[CHANNELS.index("heart_rate")]
+    np.testing.assert_allclose(heart["mae_natural"], heart["mae"] * sd, rtol=1e-4)
+
+
+def test_the_model_is_never_shown_what_it_is_asked_for(real_run, dataset):
+    grid, number = real_run.objective.tokens, dict.fromkeys(dataset.source("test").participants, 0)
+    windows = next(iter(person_chunks(dataset.source("test"), real_run.spec, number, None)))
+    for pairs in task_pairs(windows, TASKS, grid, 0, 4, grid.size):
+        visible, cells = scored_cells(windows, pairs, grid)
+        batch, hidden = model_batch(windows, pairs, visible)
+        assert (batch["values"][tuple(cells)] == 0).all()
+        assert hidden.sum() == pairs.hidden.sum()
+        poisoned = dataclasses.replace(windows, values=windows.values.copy())
+        for place, row_of_window in enumerate(pairs.window):
+            here = cells.window == place
+            poisoned.values[row_of_window, cells.step[here], cells.channel[here]] = np.nan
+            alone = dataclasses.replace(pairs, window=pairs.window[[place]], hidden=pairs.hidden[[place]], rows=1)
+            again, _ = model_batch(poisoned, alone, visible[[place]])
+            assert (again["values"][0] == batch["values"][place]).all()
+            poisoned.values[row_of_window] = windows.values[row_of_window]
+
+
+def test_people_stay_whole_whatever_the_stack(dataset, real_run):
+    source = dataset.source("train")
+    number = {name: place for place, name in enumerate(sorted({*source.participants}))}
+    chunks = list(person_chunks(source, real_run.spec, number, None, size=4))
+    assert sum(len(chunk.values) for chunk in chunks) == len(source)
+    assert len(chunks) > 2
+    seen = [{*chunk.person.tolist()} for chunk in chunks]
+    assert sum(map(len, seen)) == len(set().union(*seen)) == len(number)
+
+
+def test_storage_order_changes_nothing(dataset, real_run):
+    class Shuffled(ByPerson):
+        """What a dataset written by Beam looks like: people in no order."""
+
+        def __init__(self, source):
+            super().__init__(source)
+            order = np.random.default_rng(0).permutation(len(source))
+            self._order = self._order[order]
+            self.participants = [self.participants[place] for place in order]
+            self.steps, self.start_seconds = self.steps[order], self.start_seconds[order]
+
+    source = dataset.source("train")
+    number = dict.fromkeys(source.participants, 0) | {source.participants[0]: 1}
+    stored, shuffled = (
+        list(person_chunks(one, real_run.spec, number, None, size=4)) for one in (source, Shuffled(source))
+    )
+    assert Shuffled(source).participants != source.participants
+    for one, other in zip(stored, shuffled, strict=True):
+        assert (one.values == other.values).all()
+        assert (one.identity == other.identity).all()
+
+
+def test_a_quick_look_takes_fewer(real_run, dataset):
+    made = evaluate_generative(with_answer(real_run, 0.0), {"tiny": dataset}, tasks=TASKS, max_windows=3)
+    assert max(r["windows"] for r in made.results) == 3
+    assert made.provenance["datasets"]["tiny"]["windows"] == 3
+
+
+@pytest.mark.parametrize(("limit", "kept"), [(1, "b"), (3, "bbb"), (4, "bbb"), (5, "bbbcc"), (None, "bbbccd")])
+def test_a_quick_look_takes_people_whole(limit, kept):
+    source = types.SimpleNamespace(
+        participants=list("cbbdbc"), start_seconds=np.arange(6), steps=np.ones(6), path=None, channels=()
+    )
+    assert "".join(ByPerson(source, limit).participants) == kept
+
+
+def test_two_datasets_are_told_apart(real_run, dataset, tmp_path):
+    other = tiny_dataset(tmp_path / "other", seed=5)
+    both = named([dataset, other])
+    made = evaluate_generative(with_answer(real_run, 0.0), both, tasks=TASKS)
+    assert {r["dataset"] for r in made.by_dataset} == {"tiny", "tiny-2"} == {*both}
+    parts = [r for r in made.by_dataset if r["task"] == "sensor_imputation"]
+    whole = row(made.comparisons, task="sensor_imputation", setting="50%", channel="all")
+    assert sum(r["people"] for r in parts) == whole["people"] == 4
+
+
+def test_improvement_is_against_the_best_baseline(results):
+    for compared in results.comparisons:
+        rows = [r for r in results.results if all(r[key] == compared[key] for key in ("task", "setting", "channel"))]
+        best = min((r for r in rows if r["method"] != "model"), key=lambda r: r["mse"])
+        assert compared["baseline"] == best["method"]
+        np.testing.assert_allclose(compared["improvement"], 1 - row(rows, method="model")["mse"] / best["mse"])
+
+
+def test_a_model_without_finite_answers_has_failed(real_run, dataset):
+    with pytest.raises(RunError, match="not finite"):
+        evaluate_generative(with_answer(real_run, np.nan), {"tiny": dataset}, tasks=TASKS)
+
+
+def test_an_objective_that_cannot_reconstruct_is_refused(real_run, dataset):
+    with pytest.raises(UserError, match="does not reconstruct"):
+        evaluate_generative(dataclasses.replace(real_run, objective=object()), {"tiny": dataset})
+
+
+def test_pictures(real_run, dataset, results, tmp_path):
+    (picture,) = write_reconstructions(with_answer(real_run, 0.1), {"tiny": dataset}, tmp_path, "test", 0)
+    assert picture.read_bytes()[:4] == b"\x89PNG"
+    later = dataclasses.replace(results, provenance={**results.provenance, "minutes": 10.0})
+    figure = learning_curve([dataclasses.replace(later, provenance={"minutes": 5.0}), later])
+    assert [axes.get_title() for axes in figure.axes] == [
+        "random imputation", "temporal interpolation", "temporal extrapolation", "sensor imputation",
+    ]  # fmt: skip
+    assert figure.axes[0].lines[0].get_xdata().tolist() == [5.0, 10.0]

@@ -1,0 +1,190 @@
+"""From records to days: the wall clock, repeats, disorder, several sensors, events."""
+
+import datetime as dt
+import itertools
+import zoneinfo
+
+import numpy as np
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lsm_jax.errors import UserError
+from lsm_jax.ingest.days import day_windows
+from lsm_jax.ingest.parse import ISO_FORMATS, epoch_seconds
+from lsm_jax.ingest.record import PersonRecord, RecordEvent, Series
+from lsm_jax.ingest.report import IngestReport
+from lsm_jax.ingest.sampling import minute_series
+
+BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
+
+
+def minute_of(year, month, day, hour=0, minute=0, zone=dt.UTC, fold=0):
+    return int(dt.datetime(year, month, day, hour, minute, tzinfo=zone, fold=fold).timestamp()) // 60
+
+
+def series(channel, minutes, values):
+    return Series(channel, np.array(minutes, np.int64), np.array(values, np.float32))
+
+
+def cut(*all_series, zone="UTC", events=(), channels=None):
+    report = IngestReport()
+    record = PersonRecord("anna", tuple(all_series), tuple(events), {"age": 40.0}, zone)
+    channels = channels or tuple(dict.fromkeys(each.channel for each in all_series))
+    return list(day_windows(record, channels, "salt", report)), report
+
+
+def test_a_person_of_one_minute_gives_one_day():
+    (window,), report = cut(series("steps", [minute_of(2024, 5, 1, 23, 59)], [7]))
+    assert window.observed.sum() == 1 and window.values[1439, 0] == 7
+    assert window.start == dt.datetime(2024, 5, 1, tzinfo=dt.UTC) and window.labels == {"age": 40.0}
+    assert window.participant != "anna" and len(window.participant) == 16
+    assert (report.people, report.days) == (1, 1)
+
+
+def test_the_skipped_hour_of_spring_is_unobserved():
+    start = minute_of(2024, 3, 31, zone=BERLIN)
+    (window,), _ = cut(series("heart_rate", range(start, start + 23 * 60), [60] * 1380), zone="Europe/Berlin")
+    hours = window.observed[:, 0].reshape(24, 60).all(axis=1)
+    assert hours.tolist() == [hour != 2 for hour in range(24)]
+    assert window.utc_offset_minutes == 60 and window.start == dt.datetime(2024, 3, 30, 23, tzinfo=dt.UTC)
+
+
+def test_of_the_repeated_hour_of_autumn_the_first_pass_is_kept():
+    start = minute_of(2024, 10, 27, zone=BERLIN)
+    values = np.repeat(np.arange(60, 85), 60)  # 60 bpm in the first hour of the day, 84 in its 25th
+    (window,), report = cut(series("heart_rate", range(start, start + 25 * 60), values), zone="Europe/Berlin")
+    assert window.observed.all() and window.utc_offset_minutes == 120
+    assert window.values[2 * 60, 0] == 62 and window.values[3 * 60, 0] == 64
+    assert report.repeated_hour_minutes == 60
+
+
+def test_wall_clock_text_knows_both_changes_of_the_clock():
+    text = ["2024-03-31 02:30:00", "2024-10-27 02:30:00", "2024-10-27T02:30:00+01:00", "1959-01-01 00:00", "?"]
+    seconds, reason = epoch_seconds(pl.Series(text), ISO_FORMATS, "Europe/Berlin")
+    first, second = (minute_of(2024, 10, 27, 2, 30, BERLIN, fold) * 60 for fold in (0, 1))
+    assert seconds.to_list() == [None, first, second, None, None]
+    assert "skipped" in reason[0] and "1990" in reason[3] and "not readable" in reason[4]
+
+
+def test_overlapping_sensors_average_levels_and_take_the_largest_burst():
+    day = minute_of(2024, 5, 1)
+    (window,), report = cut(
+        series("glucose", [day, day + 1], [5, 5]),
+        series("glucose", [day + 1, day + 2], [7, 7]),
+        series("steps", [day], [0]),
+        series("steps", [day], [90]),
+    )
+    assert window.values[:3, 0].tolist() == [5, 6, 7] and window.values[0, 1] == 90
+    assert report.overlaps == {"glucose": 1, "steps": 1}
+
+
+def test_an_impossible_value_spoils_no_mean():
+    day = minute_of(2024, 5, 1)
+    (window,), report = cut(series("glucose", [day, day + 1], [5, np.inf]), series("glucose", [day, day + 1], [500, 6]))
+    assert window.values[:2, 0].tolist() == [5, 6] and report.implausible == {"glucose": 2}
+
+
+def test_a_day_without_any_value_is_left_out_and_counted():
+    day = minute_of(2024, 5, 1)
+    windows, report = cut(series("heart_rate", [day, day + 1440, day + 2880], [60, np.nan, 999]))
+    assert len(windows) == 1 and report.days_without_data == 2
+    windows, report = cut(series("heart_rate", [day], [np.nan]))
+    assert windows == [] and report.people_without_data == 1
+
+
+def test_events_are_clipped_to_their_days():
+    day = minute_of(2024, 5, 1)
+    events = [
+        RecordEvent("sleep", "asleep", day + 1380, day + 1440 + 420),
+        RecordEvent("meal", "meal", day + 720, day + 720),
+        RecordEvent("meal", "meal", day + 9 * 1440, day + 9 * 1440 + 1),
+    ]
+    windows, _ = cut(series("steps", [day, day + 1440], [1, 1]), events=events)
+    spans = [[(event.kind, event.start, event.end) for event in window.events] for window in windows]
+    assert spans == [[("meal", 720, 720), ("sleep", 1380, 1440)], [("sleep", 0, 420)]]
+
+
+def test_an_unknown_channel_is_refused_by_name():
+    with pytest.raises(UserError, match="heart_rat"):
+        cut(series("heart_rat", [0], [1]))
+
+
+@given(st.lists(st.tuples(st.integers(0, 30), st.integers(40, 45)), min_size=1, max_size=60))
+def test_disorder_and_repeats_lose_no_minute(samples):
+    day = minute_of(2024, 5, 1)
+    minutes = [day + minute for minute, _ in samples]
+    (window,), report = cut(series("heart_rate", minutes, [value for _, value in samples]))
+    last = dict(samples)
+    assert {int(i): int(window.values[i, 0]) for i in np.flatnonzero(window.observed)} == last
+    assert report.duplicates["heart_rate"] + report.conflicts["heart_rate"] == len(samples) - len(last)
+    assert report.disordered == sum(a > b for a, b in itertools.pairwise(minutes))
+
+
+@given(
+    st.lists(st.integers(0, 400), min_size=1, max_size=30, unique=True),
+    st.integers(2, 20),
+)
+def test_slow_samples_fill_their_own_period_and_no_more(minutes, period):
+    report = IngestReport()
+    filled = minute_series(
+        "activity_count", np.array(minutes) * 60, np.array(minutes, np.float64), report, period_minutes=period
+    )
+    expected = {}
+    for minute in sorted(minutes):
+        expected.update(dict.fromkeys(range(minute, minute + period), minute))
+    assert dict(zip(filled.minute.tolist(), filled.value.tolist(), strict=True)) == expected
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 200), st.sampled_from([0, 24, 241, -np.inf, np.inf, 60, 62, 240])), max_size=40),
+    st.sampled_from(["mean", "max", "min", "last"]),
+)
+def test_an_impossible_sample_is_as_if_it_were_not_there(samples, aggregate):
+    def minutes(samples):
+        report = IngestReport()
+        second, value = np.array([*zip(*samples, strict=True)] or [[], []], float)
+        made = minute_series("heart_rate", second, value, report, aggregate=aggregate)
+        seen = ~np.isnan(made.value)
+        return dict(zip(made.minute[seen].tolist(), made.value[seen].tolist(), strict=True)), report
+
+    real = [(second, value) for second, value in samples if 25 <= value <= 240]
+    found, report = minutes(samples)
+    assert found == minutes(real)[0]
+    assert report.implausible["heart_rate"] == len(samples) - len(real)
+
+
+def test_samples_that_are_summed_are_parts_and_only_negative_ones_are_impossible():
+    report = IngestReport()
+    second = np.array([0, 20, 40])
+    parts = minute_series("met", second, np.array([0.4, 0.4, -5]), report, aggregate="sum")
+    assert parts.value.tolist() == pytest.approx([0.8]) and report.implausible == {"met": 1}
+    slopes = minute_series("skin_temperature_slope", second, np.array([1.0, -3, 0]), report, aggregate="sum")
+    assert slopes.value.tolist() == [-2]
+
+
+def test_samples_within_a_second_are_samples_of_their_own():
+    text = [f"2024-05-01 00:00:00.{millisecond:03d}" for millisecond in (0, 250, 500, 500, 750)]
+    report = IngestReport()
+    for cells, formats in (
+        (pl.Series(text), ISO_FORMATS),
+        (pl.Series(text).str.to_datetime(time_unit="ns"), ISO_FORMATS),
+        (pl.Series([1714521600.0, 1714521600.25, 1714521600.5, 1714521600.5, 1714521600.75]), ("unix_s",)),
+        (pl.Series([1714521600000, 1714521600250, 1714521600500, 1714521600500, 1714521600750]), ("unix_ms",)),
+    ):
+        second, reason = epoch_seconds(cells, formats, "Europe/Berlin" if cells.dtype == pl.String else "UTC")
+        assert reason.null_count() == 5
+        made = minute_series("heart_rate", second.to_numpy(), np.array([60.0, 62, 64, 66, 68]), report)
+        assert made.value.tolist() == [64] and made.minute.dtype == np.int64
+    assert report.conflicts == {"heart_rate": 4}
+
+
+@pytest.mark.parametrize(
+    ("aggregate", "expected"), [("mean", 2.0), ("sum", 6.0), ("max", 3.0), ("min", 1.0), ("last", 2.0)]
+)
+def test_seconds_become_minutes(aggregate, expected):
+    filled = minute_series(
+        "steps", np.array([0, 10, 59, 60]), np.array([1.0, 3, 2, 9]), IngestReport(), aggregate=aggregate
+    )
+    assert filled.minute.tolist() == [0, 1] and filled.value.tolist() == [expected, 9]

@@ -1,0 +1,141 @@
+"""Files of strangers: links, odd paths, bombs and damage are set aside, and the files beside them are read."""
+
+import gzip
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from lsm_jax.errors import UserError
+from lsm_jax.ingest.files import Limits, Refused, SourceFile, checked_workbook, opened, read_whole, source_files
+from lsm_jax.ingest.report import IngestReport
+
+
+@pytest.fixture
+def source(tmp_path):
+    folder = tmp_path / "source"
+    folder.mkdir()
+    (folder / "good.csv").write_text("a\n1\n")
+    return folder
+
+
+def labels(source, **limits):
+    report = IngestReport()
+    found = [file.label for file in source_files(source, report, Limits(**limits))]
+    return found, dict(line.split(": ", 1) for line in report.files_set_aside)
+
+
+def test_links_are_named_and_not_followed(source, tmp_path):
+    secret = tmp_path / "secret.csv"
+    secret.write_text("x\n")
+    (source / "link.csv").symlink_to(secret)
+    (source / "folder").symlink_to(tmp_path)
+    found, refused = labels(source)
+    assert found == ["good.csv"]
+    assert "symbolic link" in refused["link.csv"] and "symbolic link" in refused["folder"]
+
+
+def test_a_path_that_leaves_the_folder_is_refused(source, tmp_path):
+    (tmp_path / "outside.csv").write_text("x\n")
+    (source / "inner").symlink_to(tmp_path)
+    for path in ("../outside.csv", str(tmp_path / "outside.csv"), "inner/outside.csv"):
+        with pytest.raises(Refused, match="leaves"), opened(SourceFile(source, path)):
+            pass
+
+
+def test_a_named_pipe_is_refused_without_waiting(source):
+    os.mkfifo(source / "pipe.csv")
+    found, refused = labels(source)
+    assert found == ["good.csv"] and "not a plain file" in refused["pipe.csv"]
+
+
+def test_names_that_are_not_utf8_are_set_aside_and_can_be_printed(source):
+    try:
+        (source / os.fsdecode(b"caf\xe9")).mkdir()
+    except OSError:
+        pytest.skip("this file system takes only UTF-8 names")
+    for name in (b"\xff.csv", b"caf\xe9/lost.csv"):
+        (source / os.fsdecode(name)).write_text("a\n1\n")
+    (source / os.fsdecode(b"\xfe.csv")).symlink_to("good.csv")
+    found, refused = labels(source)
+    assert found == ["good.csv"] and len(refused) == 3
+    assert all("not UTF-8" in why for why in refused.values())
+    assert all(name.encode() for name in refused)
+
+
+def test_a_zip_whose_names_are_damaged_costs_only_itself(source):
+    with zipfile.ZipFile(source / "z.zip", "w") as archive:
+        archive.writestr("d\u00e9.csv", "a\n1\n")
+    content = (source / "z.zip").read_bytes()
+    (source / "z.zip").write_bytes(content.replace("d\u00e9".encode(), b"d\xff\xff"))
+    found, refused = labels(source)
+    assert found == ["good.csv"] and "damaged archive" in refused["z.zip"]
+
+
+def test_oversize_names_the_limit_and_the_flag(source):
+    (source / "huge.csv").write_text("a\n" * 3000)
+    found, refused = labels(source, file_bytes=1000)
+    assert found == ["good.csv"] and "--max-file-mib" in refused["huge.csv"]
+
+
+def test_zip_members_are_files_and_hostile_ones_are_refused(source):
+    with zipfile.ZipFile(source / "z.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("inside/data.csv", "a\n2\n")
+        archive.writestr("../escape.csv", "a\n")
+        archive.writestr("/root.csv", "a\n")
+        archive.writestr("nested.zip", "PK")
+        archive.writestr("bomb.csv", b"0" * (65 << 20))
+        link = zipfile.ZipInfo("link.csv")
+        link.external_attr = 0o120777 << 16
+        archive.writestr(link, "good.csv")
+    found, refused = labels(source)
+    assert found == ["good.csv", "z.zip!inside/data.csv"]
+    assert len(refused) == 5 and "times its packed size" in refused["z.zip!bomb.csv"]
+
+
+def test_a_member_larger_than_it_claims_is_cut_off(source):
+    with zipfile.ZipFile(source / "z.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("data.csv", b"1\n" * 5000)
+    content = (source / "z.zip").read_bytes()
+    claimed = (10_000).to_bytes(4, "little")
+    (source / "z.zip").write_bytes(content.replace(claimed, (10).to_bytes(4, "little")))
+    file = next(file for file in source_files(source, IngestReport()) if file.member)
+    with pytest.raises(Refused):
+        read_whole(file, Limits(file_bytes=100))
+
+
+def test_gzip_is_capped_as_well(source):
+    (source / "a.csv.gz").write_bytes(gzip.compress(b"1\n" * 5000))
+    file = next(file for file in source_files(source, IngestReport()) if file.name == "a.csv")
+    assert len(read_whole(file)) == 10_000
+    with pytest.raises(Refused, match="unfolds"):
+        read_whole(file, Limits(file_bytes=5000))
+
+
+@pytest.mark.parametrize("keep", [0, 10, 200])
+def test_a_truncated_zip_costs_only_itself(source, keep):
+    with zipfile.ZipFile(source / "z.zip", "w") as archive:
+        archive.writestr("data.csv", "a\n1\n" * 100)
+    content = (source / "z.zip").read_bytes()
+    (source / "z.zip").write_bytes(content[:keep])
+    found, refused = labels(source)
+    assert found == ["good.csv"] and "damaged archive" in refused["z.zip"]
+
+
+def test_a_workbook_that_is_none_is_refused(source):
+    (source / "a.xlsx").write_bytes(b"PK\x03\x04 no workbook")
+    with pytest.raises(Refused, match="Excel"):
+        checked_workbook(SourceFile(source, "a.xlsx"))
+    with zipfile.ZipFile(source / "b.xlsx", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("xl/worksheets/sheet1.xml", b"0" * 100_000)
+    with pytest.raises(Refused, match="unfolds"):
+        checked_workbook(SourceFile(source, "b.xlsx"), Limits(workbook_bytes=50_000))
+
+
+def test_sources_that_do_not_exist_or_never_end(source, tmp_path):
+    with pytest.raises(UserError, match="does not exist"):
+        list(source_files(tmp_path / "nowhere", IngestReport()))
+    with pytest.raises(UserError, match="more than 0 files"):
+        list(source_files(source, IngestReport(), Limits(files=0)))
+    assert [file.name for file in source_files(Path(source / "good.csv"), IngestReport())] == ["good.csv"]

@@ -1,0 +1,218 @@
+"""Rows of text, Parquet and workbooks: a bad line costs itself and is placed, its neighbours are read."""
+
+import contextlib
+import gzip
+import io
+import types
+import zipfile
+
+import polars as pl
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lsm_jax.ingest import rows as rows_module
+from lsm_jax.ingest.files import Limits, Refused, SourceFile, source_files
+from lsm_jax.ingest.report import IngestReport
+from lsm_jax.ingest.rows import LINE, header, rows
+
+
+def read(folder, content, name="t.csv", columns=("a", "b"), **limits):
+    (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
+    report = IngestReport()
+    frames = list(rows(SourceFile(folder, name), columns, report, Limits(**limits)))
+    return (pl.concat(frames) if frames else pl.DataFrame()), report
+
+
+def test_lines_keep_their_numbers_and_bad_ones_are_placed(tmp_path):
+    table, report = read(tmp_path, 'a,b\r\n1,2\r\n\r\n3\r\n"4,4",5\r\n"6,7\r\n8,9,10\r\n11,12')
+    assert table.rows() == [(2, "1", "2"), (5, "4,4", "5"), (8, "11", "12")]
+    assert report.rows_read == 6
+    assert report.quarantined["wrong number of fields"].rows == 3
+    assert sorted(report.quarantined["wrong number of fields"].samples) == ["t.csv:4", "t.csv:6", "t.csv:7"]
+
+
+@given(
+    st.lists(
+        st.one_of(
+            st.tuples(st.integers(0, 99), st.integers(0, 99)).map(lambda pair: b"%d,%d" % pair),
+            st.binary(max_size=12).map(lambda junk: junk.replace(b"\n", b"")),
+            st.sampled_from([b'"1', b"1,2,3", b'"7","8"', b"\xff\xfe,1", b",", b"\0,\0", b'x"a,"b']),
+        ),
+        max_size=40,
+    ),
+    st.integers(1, 64),
+)
+def test_no_junk_hides_a_good_line(tmp_path_factory, lines, block):
+    folder = tmp_path_factory.mktemp("rows")
+    keep = rows_module.BLOCK_BYTES
+    rows_module.BLOCK_BYTES = block
+    try:
+        table, report = read(folder, b"a,b\n" + b"\n".join(lines) + b"\n")
+    finally:
+        rows_module.BLOCK_BYTES = keep
+    pairs = [(2 + i, *line.split(b",")) for i, line in enumerate(lines) if line.count(b",") == 1]
+    good = {(i, a.decode(), b.decode()) for i, a, b in pairs if a.isdigit() and b.isdigit()}
+    assert good <= set(table.rows())
+    assert report.rows_read == len(table) + report.rows_quarantined
+
+
+def test_separator_byte_order_mark_and_repeated_names(tmp_path):
+    table, _ = read(tmp_path, b"\xef\xbb\xbfa;b;a\n1;2;3\n", columns=("a", "a#2"))
+    assert table.rows() == [(2, "1", "3")]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "empty"),
+        (b"\n\n", "empty"),
+        (b"a,b\r1,2\r", "old Mac"),
+        (b"a," + b"x" * 200_000 + b"\n", "no header"),
+        ("a,b\n".encode("utf-16"), "UTF-16"),
+        (b"\0\1\2\n", "not a text"),
+    ],
+)
+def test_files_without_a_header_are_refused(tmp_path, content, said):
+    (tmp_path / "t.csv").write_bytes(content)
+    with pytest.raises(Refused, match=said):
+        header(SourceFile(tmp_path, "t.csv"))
+
+
+def test_a_line_without_end_is_refused_and_what_stood_before_is_kept(tmp_path):
+    table, report = read(tmp_path, b"a,b\n1,2\n" + b"x" * 5000, line_bytes=1000)
+    assert table.rows() == [(2, "1", "2")]
+    assert "longer than 1000 bytes" in report.files_set_aside[0]
+
+
+def test_a_zip_damaged_inside_yields_what_stands_before_the_damage(tmp_path):
+    body = b"a,b\n" + b"".join(b"%d,%d\n" % (i, i * 7919 % 1000) for i in range(300_000))
+    with zipfile.ZipFile(tmp_path / "z.zip", "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("t.csv", body)
+    content = bytearray((tmp_path / "z.zip").read_bytes())
+    middle = len(content) // 2
+    content[middle : middle + 200] = bytes(200)
+    (tmp_path / "z.zip").write_bytes(content)
+    keep = rows_module.BLOCK_BYTES
+    rows_module.BLOCK_BYTES = 1 << 16
+    report = IngestReport()
+    try:
+        (file,) = source_files(tmp_path, report)
+        table = pl.concat(rows(file, ("a", "b"), report))
+    finally:
+        rows_module.BLOCK_BYTES = keep
+    assert 100_000 < len(table) < 300_000
+    assert "damaged after line" in report.files_set_aside[0]
+    assert table.row(50_000)[1:] == ("50000", str(50_000 * 7919 % 1000))
+
+
+def test_parquet_keeps_types_and_a_cut_one_is_refused(tmp_path):
+    frame = pl.DataFrame({"a": [1, 2], "b": [True, None]})
+    frame.write_parquet(tmp_path / "t.parquet")
+    report = IngestReport()
+    table = pl.concat(rows(SourceFile(tmp_path, "t.parquet"), ("b",), report))
+    assert table.schema == {LINE: pl.Int64, "b": pl.Boolean} and table[LINE].to_list() == [1, 2]
+    content = (tmp_path / "t.parquet").read_bytes()
+    (tmp_path / "t.parquet").write_bytes(content[:-20])
+    with pytest.raises(Refused, match="Parquet"):
+        header(SourceFile(tmp_path, "t.parquet"))
+
+
+def test_parquet_text_may_be_categories_or_bytes_and_nested_columns_are_refused(tmp_path):
+    words = pl.DataFrame({"a": ["x", "y", None], "b": [b"1", b"\xff", None]}).with_columns(
+        pl.col("a").cast(pl.Categorical), c=pl.col("a").cast(pl.Enum(["x", "y"])), d=pl.lit(None)
+    )
+    words.write_parquet(tmp_path / "t.parquet")
+    report = IngestReport()
+    table = pl.concat(rows(SourceFile(tmp_path, "t.parquet"), ("a", "b", "c", "d"), report))
+    assert set(table.dtypes[1:]) == {pl.String}
+    assert table.rows() == [(1, "x", "1", "x", None), (2, "y", "\ufffd", "y", None), (3, None, None, None, None)]
+    pl.DataFrame({"a": [[1], [2]], "b": [1, 2]}).write_parquet(tmp_path / "t.parquet")
+    assert list(rows(SourceFile(tmp_path, "t.parquet"), ("a", "b"), report)) == []
+    assert "column 'a' holds large_list" in report.files_set_aside[0]
+    assert len(list(rows(SourceFile(tmp_path, "t.parquet"), ("b",), report))) == 1
+
+
+def test_packed_parquet_is_unpacked_once_and_by_blocks(tmp_path, monkeypatch):
+    pl.DataFrame({"a": range(100_000), "b": range(100_000)}).write_parquet(tmp_path / "t.parquet")
+    with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
+        archive.write(tmp_path / "t.parquet", "t.parquet")
+    (tmp_path / "g.parquet.gz").write_bytes(gzip.compress((tmp_path / "t.parquet").read_bytes()))
+    sizes, opened = [], rows_module.opened
+
+    @contextlib.contextmanager
+    def watched(*arguments):
+        with opened(*arguments) as stream:
+            yield types.SimpleNamespace(read=lambda size=-1: sizes.append(size) or stream.read(size))
+
+    monkeypatch.setattr(rows_module, "opened", watched)
+    monkeypatch.setattr(rows_module, "BLOCK_BYTES", 1 << 16)
+    for file in (SourceFile(tmp_path, "z.zip", "t.parquet"), SourceFile(tmp_path, "g.parquet.gz")):
+        sizes.clear()
+        assert header(file).names == header(file).names == ("a", "b")
+        assert sum(map(len, rows(file, ("b",), IngestReport()))) == 100_000
+        assert set(sizes) == {1 << 16} and len(sizes) == -(-(tmp_path / "t.parquet").stat().st_size // (1 << 16)) + 1
+
+
+def test_a_packed_parquet_that_ends_early_is_refused(tmp_path, monkeypatch):
+    class Cut:
+        def read(self, size=-1):
+            raise EOFError  # what zipfile says, and nothing with it
+
+    (tmp_path / "z.zip").write_bytes(b"PK")
+    monkeypatch.setattr(rows_module, "opened", lambda *_: contextlib.nullcontext(Cut()))
+    with pytest.raises(Refused, match="EOFError"):
+        header(SourceFile(tmp_path, "z.zip", "t.parquet"))
+
+
+def test_a_line_the_parser_refuses_costs_itself(tmp_path):
+    table, report = read(tmp_path, 'a,b\n1,2\n"3",x\ry\n"' + "x" * 200_000 + '",5\n"6",7\n')
+    assert table.rows() == [(2, "1", "2"), (5, "6", "7")]
+    assert sorted(report.quarantined["wrong number of fields"].samples) == ["t.csv:3", "t.csv:4"]
+    assert report.rows_read == 4
+
+
+def workbook(*sheets: list[list[str]]) -> bytes:
+    """A minimal Excel workbook with text cells."""
+    bodies = [
+        "".join(
+            "<row>" + "".join(f'<c t="inlineStr"><is><t>{cell}</t></is></c>' for cell in row) + "</row>"
+            for row in cells
+        )
+        for cells in sheets
+    ]
+    numbers = range(1, len(sheets) + 1)
+    listed = "".join(f'<sheet name="s{i}" sheetId="{i}" r:id="r{i}"/>' for i in numbers)
+    main = "http://schemas.openxmlformats.org/spreadsheetml/2006/main"
+    office = "http://schemas.openxmlformats.org/officeDocument/2006/relationships"
+    package = "http://schemas.openxmlformats.org/package/2006"
+    parts = {
+        "[Content_Types].xml": f'<Types xmlns="{package}/content-types"><Default Extension="xml" ContentType="application/xml"/></Types>',  # noqa: E501
+        "_rels/.rels": f'<Relationships xmlns="{package}/relationships"><Relationship Id="r1" Type="{office}/officeDocument" Target="xl/workbook.xml"/></Relationships>',  # noqa: E501
+        "xl/workbook.xml": f'<workbook xmlns="{main}" xmlns:r="{office}"><sheets>{listed}</sheets></workbook>',
+        "xl/_rels/workbook.xml.rels": f'<Relationships xmlns="{package}/relationships">'
+        + "".join(
+            f'<Relationship Id="r{i}" Type="{office}/worksheet" Target="worksheets/sheet{i}.xml"/>' for i in numbers
+        )
+        + "</Relationships>",
+    } | {
+        f"xl/worksheets/sheet{i}.xml": f'<worksheet xmlns="{main}"><sheetData>{body}</sheetData></worksheet>'
+        for i, body in enumerate(bodies, 1)
+    }
+    content = io.BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        for name, text in parts.items():
+            archive.writestr(name, text)
+    return content.getvalue()
+
+
+def test_workbooks_are_read_and_damaged_ones_refused(tmp_path):
+    table, report = read(tmp_path, workbook([["a", "b"], ["1", "x"], ["2", "y"]]), name="t.xlsx")
+    assert table.rows() == [(2, "1", "x"), (3, "2", "y")] and report.rows_read == 2
+    assert report.notes == []
+    table, report = read(tmp_path, workbook([["a", "b"], ["1", "x"]], [["a"]], [["b"]]), name="t.xlsx")
+    assert table.rows() == [(2, "1", "x")]
+    assert report.notes == ["t.xlsx: 2 further sheets were not read; save each as a file of its own."]
+    broken = workbook([["a"]]).replace(b"<sheetData>", b"<sheetDatb>")
+    with pytest.raises(Refused):
+        read(tmp_path, broken, name="t.xlsx")

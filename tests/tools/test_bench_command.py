@@ -1,0 +1,125 @@
+"""`lsm bench` end to end at tiny sizes: what the files hold. Never how fast anything was."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+from tiny_run import tiny_dataset
+
+from lsm_jax.cli import main as command
+from lsm_jax.errors import RunError
+from lsm_jax.nn.attention import attention
+from lsm_jax.tools.bench import attention as bench_attention
+from lsm_jax.tools.bench.report import no_torch
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "lsm2.py"
+
+
+def bench(folder: Path, kind: str, *options: str) -> dict:
+    assert command.main(["bench", kind, "--out", str(folder), "--repeats", "2", *options]) == 0
+    report = json.loads((folder / f"{kind}.json").read_text())
+    assert {"cpu", "cores", "memory_bytes", "load_average"} <= set(report["machine"])
+    assert {"python", "jax", "jaxlib"} <= set(report["versions"])
+    assert report["settings"]["rounds"] == 2
+    for result in report["results"]:
+        assert result["spread"]["rounds"] == 2
+        assert all(math.isfinite(value) for value in result.values() if isinstance(value, float))
+    return report
+
+
+def test_attention(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    names = ["reference", "jax", *(["torch"] if not no_torch() else [])]
+    report = bench(
+        tmp_path, "attention", "--tokens", "24,32", "--visible", "1,0.25", "--heads", "2", "--head-size", "8",
+        "--dtype", "float32", "--only", ",".join(names),
+    )  # fmt: skip
+    assert "times faster than" in capsys.readouterr().out
+    seen = [(r["tokens"], r["visible"], r["direction"], r["name"]) for r in report["results"]]
+    assert seen == [
+        (tokens, visible, direction, name)
+        for tokens in (24, 32)
+        for visible in (1.0, 0.25)
+        for direction in ("forward", "forward_backward")
+        for name in names
+    ]
+    for result in report["results"]:
+        count = result["tokens"] * result["visible"]
+        products = {"forward": 2, "forward_backward": 6}[result["direction"]]
+        assert result["gflops"] * 1e9 * result["seconds"] == pytest.approx(products * 2 * 2 * 8 * count**2)
+        assert set(result["times_faster_than"]) == {*names} - {result["name"]}
+        assert (result["peak_bytes"] or 0) > 0 or result["name"] == "torch"
+
+
+def test_a_contender_that_computes_something_else_is_not_timed(monkeypatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(bench_attention, "attention", lambda *arguments: 1.01 * attention(*arguments))
+    settings = bench_attention.Settings(tokens=(16,), visible=(0.5,), only=("jax", "reference"), rounds=1)
+    with pytest.raises(RunError, match=r"reference .* differs from jax"):
+        bench_attention.measure(settings, tmp_path / "attention.json")
+    assert not (tmp_path / "attention.json").exists()
+
+
+def test_step(tmp_path: Path) -> None:
+    report = bench(
+        tmp_path, "step", "--config", str(CONFIGS), "--variant", "paper", "--missing", "0,0.5", "--batch-size", "2",
+        "--config.model.size=tiny", "--config.rows.decoder_length=36", "--config.data.window_minutes=60",
+        "--config.data.channels=heart_rate,steps,rmssd,skin_temperature,altitude_sd,sdnn",
+    )  # fmt: skip
+    expected = [("ours", 0.0), ("ours", 0.5), ("dense", 0.5), *([("torch", 0.5)] if not no_torch() else [])]
+    results = {(result["name"], result["missing"]): result for result in report["results"]}
+    assert sorted(results) == sorted(expected)
+    assert report["matrix_product_gflops"]["float32"] > 0
+    for result in results.values():
+        assert result["windows_per_second"] == pytest.approx(2 / result["spread"]["median"])
+        assert result["peak_bytes"] > 0
+    assert results["ours", 0.0]["visible"] == 1
+    assert 0.4 < results["ours", 0.5]["visible"] < 0.8
+    assert set(results["ours", 0.5]["times_faster_than"]) == {"missing 0", *(name for name, _ in expected[2:])}
+    # The same model on the same batch under the same masks, with and without the positions in between.
+    assert results["dense", 0.5]["first_loss"] == pytest.approx(results["ours", 0.5]["first_loss"], rel=1e-5)
+    assert results["ours", 0.5]["left_out_share"] == 0
+
+
+def test_input(tmp_path: Path) -> None:
+    tiny_dataset(tmp_path / "data")
+    options = "--data", str(tmp_path / "data"), "--workers", "0", "--batch-size", "4", "--batches", "3"
+    report = bench(tmp_path, "input", *options)
+    assert [(result["name"], result["workers"]) for result in report["results"]] == [
+        ("loader", 0),
+        ("raw", None),
+        ("copy", None),
+    ]
+    for result in report["results"]:
+        assert result["windows_per_second"] == pytest.approx(4 * 3 / result["spread"]["median"])
+        assert result["bytes_per_second"] > 0
+        assert result["windows_per_cpu_second"] > 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["attention", "--missing", "0.5"], "--missing is for `lsm bench step`, not attention."),
+        (["input", "--dtype", "float32"], "--dtype is for `lsm bench attention or step`, not input."),
+        (["attention", "--config.seed=1"], "only `lsm bench step` reads a configuration"),
+        (["attention", "--only", "referense"], "'reference'"),
+        (["step", "--variant", "bose", "--config", str(CONFIGS)], "'base'"),
+        (["step", "--only", "pytorch", "--config", str(CONFIGS)], "'torch'"),
+        (["input", "--data", "nowhere"], "nowhere"),
+    ],
+)
+def test_what_does_not_fit_is_refused_with_the_fix(arguments, sentence, tmp_path, capsys) -> None:
+    assert command.main(["bench", *arguments, "--out", str(tmp_path)]) == 2
+    assert sentence in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("option", "text"), [("--visible", "1.5"), ("--tokens", "0"), ("--dtype", "float64"), ("--workers", "-1")]
+)
+def test_values_out_of_range_are_refused(option: str, text: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        command.main(["bench", "attention", f"{option}={text}"])
+    assert end.value.code == 2
+    assert repr(text) in capsys.readouterr().err

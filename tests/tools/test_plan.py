@@ -1,0 +1,171 @@
+"""A plan from end to end: a small step compiled for chips nobody has here; and what is made of trials and kernels."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+
+from lsm_jax import objectives
+from lsm_jax.config import Config, with_changes
+from lsm_jax.data.gappy import gappy_batches
+from lsm_jax.errors import UserError
+from lsm_jax.nn import sizes
+from lsm_jax.nn.attention import IMPLEMENTATIONS
+from lsm_jax.nn.attention.registry import blocks_of
+from lsm_jax.nn.sizes import ModelSize, StackSize
+from lsm_jax.objectives.shared import AttentionShape
+from lsm_jax.tools.plan import plan as planning
+from lsm_jax.tools.plan import search as searching
+from lsm_jax.tools.plan.hlo import Computation, Instruction, Shape
+from lsm_jax.tools.plan.topologies import installed, split_name
+from lsm_jax.tools.plan.visits import flops_of_scores_again, kernel_flops, visited
+from lsm_jax.train.duration import Schedule
+from lsm_jax.train.mesh import make_mesh, to_devices
+from lsm_jax.train.state import batch_shapes, make_program
+
+CAPACITY, TARGETS = 192, 320
+SCHEMA = {
+    "topology", "devices", "mesh", "batch_size", "remat", "fits", "bytes_per_device", "hbm_bytes", "useful_flops",
+    "executed_flops", "executed_per_useful", "collectives", "step_seconds_bound", "windows_per_second_per_chip_bound",
+    "mfu_bound", "compile_seconds", "compile_cpu_seconds", "kernels", "tokens",
+}  # fmt: skip
+
+
+def small_config(**changes):
+    return with_changes(
+        Config(),
+        {
+            "data.window_minutes": 120,
+            "rows.windows_per_row": 2,
+            "rows.encoder_length": CAPACITY,
+            "rows.decoder_length": TARGETS,
+        }
+        | {"model.context_width": 16, "train.batch_size": 8, "train.duration": "100 steps"}
+        | {key.replace("__", "."): value for key, value in changes.items()},
+    )
+
+
+@pytest.fixture
+def kept(tmp_path):
+    """A folder that compiled programs are kept in, as `lsm plan --keep` and `lsm train` say."""
+    before = jax.config.values["jax_compilation_cache_dir"]
+    compilation_cache.reset_cache()
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "kept"))
+    yield tmp_path / "kept"
+    compilation_cache.reset_cache()
+    jax.config.update("jax_compilation_cache_dir", before)
+
+
+@pytest.mark.parametrize("topology", ["v5e:2x2", "h100:1x2"])
+def test_a_small_step_is_planned(topology, monkeypatch, kept):
+    if not installed(split_name(topology)[0]):
+        pytest.skip(f"what compiles for {topology} is not installed (launch/test --pods installs it)")
+    smallest = ModelSize(StackSize(2, 64, 1, 128), StackSize(1, 32, 1, 64))
+    monkeypatch.setattr(sizes, "SIZES", {**sizes.SIZES, "tiny": smallest})
+    texts, read = [], planning.hlo.read
+    monkeypatch.setattr(planning.hlo, "read", lambda text: texts.append(text) or read(text))
+    plan = planning.make_plan(small_config(), topology)
+    assert plan.keys() >= SCHEMA
+    assert plan["fits"]
+    assert not plan["loops_counted_once"]
+    assert 0 < sum(plan["bytes_per_device"].values()) < plan["hbm_bytes"]
+    assert plan["executed_flops"] > plan["useful_flops"] > 0
+    assert 0 < plan["mfu_bound"] < 1
+    assert any("all-reduce" in each["kind"] for each in plan["collectives"])
+    products = IMPLEMENTATIONS["pallas_gpu" if topology.startswith("h100") else "pallas_tpu"].products
+    # Two layers of the encoder, one of the decoder.
+    assert plan["kernels"] == {f"segment_attention_{name}": 3 for name in products}
+    # Blocks of other windows, and of padding, are not visited.
+    assert 0 < plan["executed_flops_of_kernels"] < plan["executed_flops"]
+    for scores in (f"{CAPACITY},{CAPACITY}]", f"{TARGETS},{CAPACITY}]", f"{CAPACITY},{TARGETS}]"):
+        assert scores not in texts[0]
+    assert [file.name.partition("-")[0] for file in kept.iterdir() if "step" in file.name] == ["jit__step"]
+
+
+def test_what_is_planned_is_what_is_trained():
+    """A kept program is found by the text it was compiled from, learning rates and all."""
+    config = small_config(optimizer__warmup="10 steps")
+    spec = planning.assumed_spec(120)
+    mesh = make_mesh(config.mesh, jax.devices()[:1])
+    program = make_program(config, objectives.build(config, spec), mesh, Schedule.of(config, epoch=800))
+    _, (batch,) = gappy_batches(spec.channels, 120, 0.5, 8, 1, seed=0)
+    planned = program.step.lower(program.shapes, batch_shapes(mesh, batch, 8))
+    trained = program.step.lower(program.init(), to_devices(mesh, batch, 8))
+    assert planned.as_text() == trained.as_text()
+    longer = Schedule.of(small_config(train__duration="200 steps"), epoch=800)
+    other = make_program(config, objectives.build(config, spec), mesh, longer)
+    assert other.step.lower(program.shapes, batch_shapes(mesh, batch, 8)).as_text() != planned.as_text()
+
+
+def test_rows_must_divide_among_devices():
+    if not installed("v5e"):
+        pytest.skip("what compiles for v5e is not installed (launch/test --pods installs it)")
+    with pytest.raises(UserError, match="multiple of 8"):
+        planning.make_plan(small_config(train__batch_size=4), "v5e:2x2")
+
+
+@pytest.mark.parametrize(("implementation", "backward"), [("pallas_gpu", 7), ("pallas_tpu", 5)])
+def test_kernels_count_the_blocks_they_visit(implementation, backward):
+    size = StackSize(1, 128, 2, 256)
+    queries = np.repeat(np.arange(1, 9), 96)[None]
+    keys = np.repeat(np.arange(1, 9), 64)[None]
+    known = visited([AttentionShape(jnp.asarray(queries), jnp.asarray(keys), size)], implementation)
+    size = blocks_of(implementation, 768, 512, 64)
+    asking, told = (
+        [{*block} for block in part.reshape(-1, size)] for part, size in ((queries, size.query), (keys, size.key))
+    )
+    pairs = sum(bool(ours & theirs) for ours in asking for theirs in told)
+    product, every = 2 * size.query * size.key * 2 * 64, len(asking) * len(told)
+    shapes = Shape("bf16", (1, 768, 2, 64)), Shape("bf16", (1, 512, 2, 64))
+    given = [Instruction(f"part.{place}", "parameter", (shape,), (), "", False) for place, shape in enumerate(shapes)]
+
+    operands = tuple(each.name for each in given)
+
+    def counted(count, how):
+        """FLOPs of the kernels and of scores made again, the kernels written as `how` does."""
+        calls = {
+            name: Instruction(*how(f"segment_attention_{name}", products * product * every), True)
+            for name, products in IMPLEMENTATIONS[implementation].products.items()
+        }
+        inside = Computation((*given, *calls.values()))
+        return {name: count(inside, each) for name, each in calls.items()}
+
+    on_tpu = lambda name, stated: (f"{name}.1", "custom-call", (), operands, f'"flops": "{stated}"')  # noqa: E731
+    on_gpu = lambda name, _: ("pallas_call.7", "custom-call", (), operands, f'backend_config={{name = "{name}"}}')  # noqa: E731
+    for how in (on_tpu, on_gpu):
+        executed = counted(functools.partial(kernel_flops, known), how)
+        assert executed["forward"] == pytest.approx(2 * product * pairs)
+        assert sum(executed.values()) - executed["forward"] == pytest.approx(backward * product * pairs)
+        again = counted(functools.partial(flops_of_scores_again, known), how)
+        assert sum(again.values()) == pytest.approx(product * pairs)
+    # Of kernels for other rows nothing is known.
+    assert counted(functools.partial(kernel_flops, []), on_tpu)["forward"] == 2 * product * every
+
+
+def test_the_search_keeps_the_fastest_that_fits(monkeypatch):
+    tried = []
+
+    def make_plan(config, topology):
+        batch_size, remat = config.train.batch_size, config.model.remat
+        tried.append((config.mesh.fsdp, batch_size, remat))
+        needed = batch_size * {"none": 4, "dots": 2, "full": 1}[remat]
+        speed = batch_size / {"none": 1, "dots": 1.5, "full": 2}[remat] / config.mesh.fsdp
+        return {
+            "mesh": {"data": 4 // config.mesh.fsdp, "fsdp": config.mesh.fsdp},
+            "batch_size": batch_size, "remat": remat, "fits": needed <= 64, "bytes_per_device": {"all": needed},
+            "windows_per_second_per_chip_bound": speed,
+        }  # fmt: skip
+
+    monkeypatch.setattr(searching, "make_plan", make_plan)
+    monkeypatch.setattr(searching, "topology_devices", lambda _: [None] * 4)
+    best, trials = searching.search(small_config(train__batch_size=16), "v5e:2x2", 60.0, lambda _: None)
+    assert (best["batch_size"], best["remat"], best["mesh"]["fsdp"]) == (32, "dots", 1)
+    assert trials[0]["batch_size"] == 32
+    assert len(tried) == len(set(tried)) == len(trials)
+    # What fits without recomputing is not tried with it.
+    assert not any(size <= 16 and remat != "none" for _, size, remat in tried)
+    _, trials = searching.search(small_config(train__batch_size=16), "v5e:2x2", 0.0, lambda _: None)
+    assert len(trials) == 1

@@ -1,0 +1,116 @@
+"""Runs that learn from captions: begun from LSM-2's encoder, frozen or not, and gone on with their own tokenizer."""
+
+from __future__ import annotations
+
+import jax
+import numpy as np
+import pytest
+from small_training import small_dataset
+from tiny_run import MINUTES, save_run, tiny_dataset, tiny_run, tiny_windows
+
+from lsm_jax import objectives
+from lsm_jax.captions.caption import Captioner
+from lsm_jax.captions.tokenizer import Tokenizer
+from lsm_jax.config import Config, with_changes
+from lsm_jax.data.loader import Loader
+from lsm_jax.data.spec import data_spec
+from lsm_jax.errors import UserError
+from lsm_jax.train.duration import Schedule
+from lsm_jax.train.loop import train
+from lsm_jax.train.mesh import make_mesh, to_devices
+from lsm_jax.train.run import load_run
+from lsm_jax.train.state import make_program
+from lsm_jax.train.warm_start import normalised_as_before, with_encoder_of
+from lsm_jax.train.workdir import TOKENIZER, run_captions
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A dataset, a tokenizer of its captions, and an untrained run of LSM-2 on it."""
+    folder = tmp_path_factory.mktemp("language")
+    tiny_dataset(folder / "data")
+    captioner = Captioner(("statistical",))
+    Tokenizer.train([captioner(window).text for window in tiny_windows()], 300).save(folder / "tokenizer.json")
+    save_run(tiny_run(folder / "data"), folder / "lsm2")
+    return folder
+
+
+def configured(folder, **changes):
+    return with_changes(
+        Config(),
+        {
+            "data.paths": (str(folder / "data"),), "data.window_minutes": MINUTES, "objective.name": "coca",
+            "language.levels": "statistical", "language.tokenizer": str(folder / "tokenizer.json"),
+            "language.vocab_size": 300, "language.text_length": 48, "language.caption_queries": 2,
+            "train.batch_size": 4, "train.duration": "2 steps", "train.log_every": "1 steps", "train.peak_flops": 1e9,
+            "evaluate.batches": 1, "optimizer.warmup": "0 steps", "optimizer.schedule": "constant", **changes,
+        },
+    )  # fmt: skip
+
+
+def program_of(config):
+    spec = data_spec(config.data)
+    return make_program(config, objectives.build(config, spec), make_mesh(config.mesh), Schedule(4, 24, 2)), spec
+
+
+def test_a_frozen_encoder_is_lsm2s_and_stays_so(folder, tmp_path):
+    config = configured(folder, **{"language.encoder_from": str(folder / "lsm2"), "language.freeze_encoder": True})
+    train(config, tmp_path / "run")
+    before, after = load_run(folder / "lsm2"), load_run(tmp_path / "run")
+    jax.tree.map(np.testing.assert_array_equal, after.params["encoder"], before.params["encoder"])
+    newborn = objectives.build(config, after.spec).init(jax.random.split(jax.random.key(config.seed))[0])
+    assert np.abs(after.params["decoder"]["norm"]["scale"] - newborn["decoder"]["norm"]["scale"]).max() > 0
+    assert after.tokenizer is not None and after.tokenizer.vocabulary == 300
+    # What it began with may be gone.
+    config = with_changes(config, {"train.duration": "3 steps"})
+    (folder / "lsm2").rename(folder / "moved")
+    try:
+        assert train(config, tmp_path / "run") == 3
+    finally:
+        (folder / "moved").rename(folder / "lsm2")
+
+
+def test_an_encoder_that_is_not_frozen_learns(folder):
+    config = configured(folder)
+    program, spec = program_of(config)
+    state = with_encoder_of(program.init(), str(folder / "lsm2"))
+    encoder = jax.device_get(state.params["encoder"])
+    loader = Loader(config.data, spec, "train", 0, 4, captions=run_captions(folder, config))
+    state, metrics = program.step(state, to_devices(program.mesh, next(loader), 4))
+    loader.close()
+    moved = jax.tree.map(lambda a, b: np.abs(a - b).max() > 0, encoder, jax.device_get(state.params["encoder"]))
+    assert moved["stack"]["norm"]["scale"] and float(metrics["text_share"]) == 1.0
+
+
+def test_an_encoder_of_other_shapes_is_refused_by_name(folder):
+    program, _ = program_of(configured(folder, **{"tokens.patch_channels": 3}))
+    with pytest.raises(UserError, match=r"encoder_from=.*has \(20, 96\) at patches/projection/kernel.*\(60, 96\)"):
+        with_encoder_of(program.init(), str(folder / "lsm2"))
+
+
+def test_values_are_normalised_as_the_encoder_knew_them(folder, tmp_path):
+    small_dataset(tmp_path / "data")
+    config = configured(
+        folder, **{"language.encoder_from": str(folder / "lsm2"), "data.paths": (str(tmp_path / "data"),)}
+    )
+    own, known = data_spec(config.data), load_run(folder / "lsm2").spec
+    taken = normalised_as_before(own, tmp_path, config)
+    assert taken.channels == own.channels == known.channels
+    np.testing.assert_array_equal(taken.mean, known.mean)
+    assert np.abs(taken.mean - own.mean).max() > 0
+    np.testing.assert_array_equal(taken.observed_share, own.observed_share)
+
+
+def test_gradients_of_comparisons_are_not_accumulated(folder):
+    with pytest.raises(UserError, match=r"train\.grad_accum_steps=2: objective coca compares"):
+        program_of(configured(folder, **{"train.grad_accum_steps": 2}))
+    program_of(configured(folder, **{"train.grad_accum_steps": 2, "objective.name": "cap"}))
+
+
+def test_a_run_keeps_to_its_tokenizer(folder, tmp_path):
+    config = configured(folder)
+    captioner = Captioner(("semantic", "statistical"), 9)
+    Tokenizer.train([captioner(window).text for window in tiny_windows(seed=3)], 290).save(tmp_path / TOKENIZER)
+    with pytest.raises(UserError, match="is another tokenizer than"):
+        run_captions(tmp_path, config)
+    assert run_captions(tmp_path, with_changes(config, {"language.levels": ""})) is None

@@ -1,0 +1,96 @@
+"""Several processes as one run."""
+
+from __future__ import annotations
+
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import small_training
+from small_training import small_config
+
+from lsm_jax.errors import UserError
+from lsm_jax.train import distributed
+from lsm_jax.train.distributed import several_processes
+from lsm_jax.train.loop import train
+from lsm_jax.train.metrics import read_metrics
+from lsm_jax.train.run import load_run
+
+
+@pytest.mark.parametrize(
+    ("environment", "several"),
+    [
+        ({}, False),
+        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4"}, False),  # an interactive allocation, not a step of it
+        (
+            {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4", "SLURM_STEP_NODELIST": "n[1-4]", "SLURM_PROCID": "2"},
+            True,
+        ),
+        ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "1", "SLURM_STEP_NODELIST": "n1", "SLURM_PROCID": "0"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
+        ({"TPU_WORKER_HOSTNAMES": "t1,t2,t3,t4"}, True),
+        ({"TPU_WORKER_HOSTNAMES": "t1", "MEGASCALE_NUM_SLICES": "2"}, True),
+        ({"TPU_PROCESS_ADDRESSES": "t1:8476,t2:8476"}, True),
+        # What JAX sets on a Cloud TPU VM, where only the metadata server knows the other hosts.
+        ({"TPU_ML_PLATFORM": "JAX"}, True),
+        ({"TPU_ML_PLATFORM": "JAX", "TPU_SKIP_MDS_QUERY": "1"}, False),
+        ({"TPU_SKIP_MDS_QUERY": "1"}, False),
+    ],
+)
+def test_schedulers_are_recognised(environment: dict[str, str], several: bool) -> None:
+    assert several_processes(environment) is several
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        (("host:1", None, None), "need --process-id, --process-count"),
+        ((None, 0, 2), "need --coordinator"),
+        (("host", 0, 2), "HOST:PORT"),
+        (("host:1", 2, 2), "below --process-count"),
+    ],
+)
+def test_faulty_flags_are_refused(flags: tuple[str | None, int | None, int | None], words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        distributed.initialise(*flags)
+
+
+def start_two(dataset: Path, workdir: Path, *overrides: str) -> list[subprocess.Popen[str]]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    command = [sys.executable, small_training.__file__, str(dataset), str(workdir)]
+    both = [f"--coordinator={address}", "--process-count=2", *(f"--config.{override}" for override in overrides)]
+    return [
+        subprocess.Popen([*command, *both, f"--process-id={number}"], stderr=subprocess.PIPE, text=True)
+        for number in range(2)
+    ]
+
+
+def test_two_processes_train_as_one_stop_together_and_one_goes_on(half_hours: Path, tmp_path: Path) -> None:
+    changes = ["train.grad_accum_steps=1", "optimizer.schedule=constant", "optimizer.warmup=0 steps"]
+    changes += ["checkpoint.every=1000000 steps"]
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    train(small_config(half_hours, *changes), alone)
+    ours = read_metrics(alone)
+    processes = start_two(half_hours, shared, *changes, "mesh.slices=2", "train.duration=1000000 steps")
+    while len(read_metrics(shared)) < len(ours) and all(process.poll() is None for process in processes):
+        time.sleep(0.05)
+    processes[1].send_signal(signal.SIGTERM)
+    for process in processes:
+        _, errors = process.communicate(timeout=240)
+        assert process.returncode == 0, errors[-3000:]
+    for one, other in zip(ours, read_metrics(shared), strict=False):
+        assert one["step"] == other["step"]
+        for name in {"loss", "validation_loss", "gradient_norm", "hidden_share", "loss_weight"} & {*one}:
+            # The order of sums across processes is all that may differ.
+            np.testing.assert_allclose(one[name], other[name], rtol=2e-5, err_msg=f"{name} at {one['step']}")
+    stopped = load_run(shared).step
+    assert train(small_config(half_hours, *changes, f"train.duration={stopped + 2} steps"), shared) == stopped + 2
+    records = read_metrics(shared)
+    assert [record["step"] for record in records if "loss" in record] == list(range(1, stopped + 3))
