@@ -11,7 +11,7 @@ from lsm_jax import objectives
 from lsm_jax.captions.caption import Captioner
 from lsm_jax.captions.tokenizer import Tokenizer
 from lsm_jax.config import with_changes
-from lsm_jax.data.spec import data_spec
+from lsm_jax.data.spec import data_spec, open_datasets
 from lsm_jax.data.store import open_dataset, write_dataset
 from lsm_jax.objectives.sensor_language import SensorLanguage
 from lsm_jax.train.run import Run
@@ -58,7 +58,7 @@ def language_run(folder, objective="coca", levels="semantic", step=7):
             "language.text_length": 96, "language.caption_queries": 2, "tokens.patch_channels": 3,
         },
     )  # fmt: skip
-    spec = data_spec(config.data)
+    spec = data_spec(config.data, open_datasets(config.data))
     objective = objectives.build(config, spec)
     return Run(config, spec, objective, jax.jit(objective.init)(jax.random.key(0)), step, tokenizer=tokenizer)
 

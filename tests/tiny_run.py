@@ -8,7 +8,7 @@ import numpy as np
 
 from lsm_jax import objectives
 from lsm_jax.config import Config, DataConfig
-from lsm_jax.data.spec import data_spec
+from lsm_jax.data.spec import data_spec, open_datasets
 from lsm_jax.data.store import open_dataset, write_dataset
 from lsm_jax.train.checkpoints import Checkpoints, Saved
 from lsm_jax.train.run import Run
@@ -57,7 +57,7 @@ def tiny_config(*folders):
 def tiny_run(*folders, step=7):
     """An untrained run."""
     config = tiny_config(*folders)
-    spec = data_spec(config.data)
+    spec = data_spec(config.data, open_datasets(config.data))
     objective = objectives.build(config, spec)
     return Run(config, spec, objective, jax.jit(objective.init)(jax.random.key(0)), step)
 

@@ -188,10 +188,13 @@ class MeshConfig(Strict):
 
 @dataclasses.dataclass(frozen=True)
 class EvaluateConfig(Strict):
-    """Validation during training."""
+    """Validation and evaluation suites during training."""
 
     every: str = key("5 percent", 'how often the validation loss is taken; "0 steps": never')
     batches: int = key(16, "batches of the validation split, at most")
+    suites: tuple[str, ...] = key((), "suites of `lsm evaluate --suite` that are also run during training")
+    suites_every: str = key("0 steps", 'how often they are run; "0 steps": never')
+    suite_windows: int = key(64, "windows each of them takes, at most")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -210,4 +213,4 @@ class Config(Strict):
     train: TrainConfig = section(TrainConfig, "batches, length and logging")
     checkpoint: CheckpointConfig = section(CheckpointConfig, "when checkpoints are saved")
     mesh: MeshConfig = section(MeshConfig, "devices along each mesh axis")
-    evaluate: EvaluateConfig = section(EvaluateConfig, "validation during training")
+    evaluate: EvaluateConfig = section(EvaluateConfig, "validation and evaluation suites during training")

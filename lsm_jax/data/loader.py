@@ -23,8 +23,8 @@ from lsm_jax.data.balance import RowBalancer
 from lsm_jax.data.codec import Record
 from lsm_jax.data.excerpts import shown
 from lsm_jax.data.order import DataOrder
-from lsm_jax.data.spec import DataSpec, mixture_weights, open_datasets
-from lsm_jax.data.store import WindowSource
+from lsm_jax.data.spec import DataSpec, mixture_weights
+from lsm_jax.data.store import Dataset, WindowSource
 from lsm_jax.data.text import CaptionTokens
 from lsm_jax.errors import UserError
 from lsm_jax.windows import MINUTES_PER_DAY, Window, crop
@@ -43,8 +43,9 @@ class Loader:
     """The endless stream of a split's batches, this host's rows of each.
 
     Args:
-      config: the section `data`: `paths`, `weights`, `workers` (processes; 0: threads of this one), `threads` of
+      config: the section `data`: `weights`, `workers` (processes; 0: threads of this one), `threads` of
         each, `prefetch` (batches ahead).
+      datasets: those at `config.paths`, in that order.
       spec: channels, normalisation and window length of the batches.
       batch_size: rows of the global batch; `process_count` must divide it.
       position: global batches taken before, as `loader.position` said.
@@ -58,6 +59,7 @@ class Loader:
     def __init__(
         self,
         config: DataConfig,
+        datasets: Sequence[Dataset],
         spec: DataSpec,
         split: str,
         seed: int,
@@ -72,7 +74,6 @@ class Loader:
             raise UserError(f"data.threads={config.threads} and data.prefetch={config.prefetch} must be at least 1.")
         if batch_size < 1 or batch_size % process_count:
             raise UserError(f"batch size {batch_size} does not divide among {process_count} processes.")
-        datasets = open_datasets(config)
         drawn = config.weights or (1.0,) * len(datasets)
         # Of a dataset of weight 0 nothing is drawn, and it may have nobody in this split.
         sources = [

@@ -79,20 +79,20 @@ class DataSpec:
         return spec
 
 
-def data_spec(config: DataConfig) -> DataSpec:
+def data_spec(config: DataConfig, datasets: Sequence[Dataset]) -> DataSpec:
     """The specification of a run's data.
 
     Args:
-      config: the section `data`: `paths`, `weights`, `channels` (empty: all the datasets have, in the registry's
-        order), `window_minutes`.
+      config: the section `data`: `weights`, `channels` (empty: all the datasets have, in the registry's order),
+        `window_minutes`.
+      datasets: those at `config.paths`, from `open_datasets`.
 
     Moments of several datasets are pooled by their counts; a channel no training window has takes the registry's.
     The observed share follows the mixture, since it says what a batch will look like.
 
     Raises:
-      UserError: a dataset is missing or damaged, a channel unknown, weights do not fit the paths.
+      UserError: a channel is unknown, or weights do not fit the datasets.
     """
-    datasets = open_datasets(config)
     present = {name for dataset in datasets for name in dataset.channels}
     channels = tuple(config.channels) or tuple(name for name in REGISTRY if name in present)
     weights = mixture_weights(config, [len(dataset.source("train")) for dataset in datasets])
@@ -107,16 +107,15 @@ def data_spec(config: DataConfig) -> DataSpec:
 
 
 def open_datasets(config: DataConfig) -> list[Dataset]:
-    """The datasets at `config.paths`; UserError where there is none."""
+    """The datasets at `config.paths`; UserError for no path, or a missing or damaged dataset."""
     paths = [config.paths] if isinstance(config.paths, str) else list(config.paths)
     if not paths:
         raise UserError("data.paths is empty: name at least one dataset folder, as in --config.data.paths=DIR,DIR.")
     return [open_dataset(path) for path in paths]
 
 
-def drawn_datasets(config: DataConfig) -> list[Dataset]:
-    """The datasets that windows are drawn from: all but those of weight 0."""
-    datasets = open_datasets(config)
+def datasets_with_weight(config: DataConfig, datasets: Sequence[Dataset]) -> list[Dataset]:
+    """The datasets that windows are sampled from: all but those of weight 0."""
     weights = mixture_weights(config, [len(dataset.source("train")) for dataset in datasets])
     return [dataset for dataset, weight in zip(datasets, weights, strict=True) if weight > 0]
 

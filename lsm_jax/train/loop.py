@@ -13,7 +13,7 @@ import math
 import os
 import signal
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -26,7 +26,8 @@ from lsm_jax import objectives
 from lsm_jax.config import Config
 from lsm_jax.data.balance import RowBalancer
 from lsm_jax.data.loader import Loader
-from lsm_jax.data.spec import DataSpec, data_spec, drawn_datasets, open_datasets
+from lsm_jax.data.spec import DataSpec, data_spec, datasets_with_weight, open_datasets
+from lsm_jax.data.store import Dataset
 from lsm_jax.data.text import CaptionTokens, check_left_out
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.objectives import Objective
@@ -68,18 +69,19 @@ def train(config: Config, workdir: Path | str) -> int:
     clock, workdir, first = Clock(), Path(workdir), jax.process_index() == 0
     check_same(workdir, config)
     use_compile_cache()
-    spec = data_spec(config.data)
+    datasets = open_datasets(config.data)
+    spec = data_spec(config.data, datasets)
     if config.language.encoder_from:
         spec = normalised_as_before(spec, workdir, config)
     check_same_data(workdir, spec)
     objective = objectives.build(config, spec)
     captions = run_captions(workdir, config)
-    check_left_out(config.language.held_out_activities, open_datasets(config.data))
-    plan = Plan.of(config)
+    check_left_out(config.language.held_out_activities, datasets)
+    plan = Plan.of(config, datasets)
     program = make_program(config, objective, make_mesh(config.mesh), plan.schedule)
     if first:
         write_config(workdir, config, spec, captions)
-        write_trained_on(workdir, drawn_datasets(config.data))
+        write_trained_on(workdir, datasets_with_weight(config.data, datasets))
 
     with contextlib.ExitStack() as ending:
         terminal = Terminal(plan.total, speaks=first)
@@ -90,7 +92,7 @@ def train(config: Config, workdir: Path | str) -> int:
         restored = checkpoints.restore_latest(program.shapes)
         state, position = begin(config, program, restored, workdir, clock, terminal)
         step = start = int(state.step)
-        data = ending.enter_context(contextlib.closing(Data(config, spec, program, plan, position, captions)))
+        data = ending.enter_context(contextlib.closing(Data(config, datasets, spec, program, plan, position, captions)))
         step_once, evaluate = Compiled(program.step, clock), Compiled(program.evaluate, clock)
         log = MetricsLog(workdir, start if restored else -1) if first else None
         records = ending.enter_context(Records(config, clock, plan, log, terminal, skipped=float(state.skipped)))
@@ -143,10 +145,10 @@ class Plan:
     validation_batches: int
 
     @classmethod
-    def of(cls, config: Config) -> Plan:
+    def of(cls, config: Config, datasets: Sequence[Dataset]) -> Plan:
         """Reads the durations of a configuration; UserError where one is none."""
         check_sizes(config)
-        datasets = drawn_datasets(config.data)
+        datasets = datasets_with_weight(config.data, datasets)
         epoch, held_out = (sum(len(dataset.source(split)) for dataset in datasets) for split in ("train", "validation"))
         schedule = Schedule.of(config, epoch)
         return cls(
@@ -197,6 +199,7 @@ class Data:
     def __init__(
         self,
         config: Config,
+        datasets: Sequence[Dataset],
         spec: DataSpec,
         program: Program,
         plan: Plan,
@@ -205,7 +208,7 @@ class Data:
     ) -> None:
         self._mesh, self._size = program.mesh, config.train.batch_size
         self._share = loader_share(self._mesh, self._size)
-        self._loader = functools.partial(Loader, config.data, spec, seed=config.seed)
+        self._loader = functools.partial(Loader, config.data, datasets, spec, seed=config.seed)
         # Whole days, all of them, are what a run is judged on, however it learns.
         whole = captions and dataclasses.replace(captions, excerpts=0.0, leave_out=())
         self._captions = {"train": captions, "validation": whole}

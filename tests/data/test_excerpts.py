@@ -66,9 +66,9 @@ def test_lengths_are_of_every_scale():
 
 def test_batches_show_what_their_captions_speak_of(dataset, data_config, captions):
     config = data_config(dataset)
-    spec, size = data_spec(config), len(dataset.source("train"))
+    spec, size = data_spec(config, [dataset]), len(dataset.source("train"))
     partly = dataclasses.replace(captions, excerpts=0.5)
-    loaders = [Loader(config, spec, "train", 1, size, captions=each) for each in (captions, partly)]
+    loaders = [Loader(config, [dataset], spec, "train", 1, size, captions=each) for each in (captions, partly)]
     whole, batch = (next(loader) for loader in loaders)
     for loader in loaders:
         loader.close()

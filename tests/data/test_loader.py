@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from lsm_jax.data.balance import RowBalancer
 from lsm_jax.data.loader import Loader, evaluation_batches
-from lsm_jax.data.spec import data_spec, drawn_datasets
+from lsm_jax.data.spec import data_spec, datasets_with_weight, open_datasets
 from lsm_jax.data.store import open_dataset, write_dataset
 from lsm_jax.errors import UserError
 from lsm_jax.windows import checked_window
@@ -33,12 +33,14 @@ def assert_same(left: dict[str, np.ndarray], right: dict[str, np.ndarray]) -> No
 def loader_of(dataset, other_dataset, data_config):
     """`loader_of(**arguments)`: a loader of both datasets in crops of 300 minutes."""
     config = data_config(dataset, other_dataset, weights=(1.0, 2.0), window_minutes=300)
-    spec = data_spec(config)
+    datasets = [dataset, other_dataset]
+    spec = data_spec(config, datasets)
     loaders = []
 
     def make(workers: int = 0, **arguments) -> Loader:
         reading = dataclasses.replace(config, workers=workers)
-        loaders.append(Loader(reading, spec, "train", **({"seed": 5, "batch_size": 8} | arguments)))
+        arguments = {"seed": 5, "batch_size": 8} | arguments
+        loaders.append(Loader(reading, datasets, spec, "train", **arguments))
         return loaders[-1]
 
     yield make
@@ -48,9 +50,9 @@ def loader_of(dataset, other_dataset, data_config):
 
 def test_a_batch_holds_the_windows_cells_z_scored(dataset, data_config) -> None:
     config = data_config(dataset)
-    spec = data_spec(config)
+    spec = data_spec(config, [dataset])
     windows = {window.start: window for window in dataset.source("validation")}
-    loader = Loader(config, spec, "validation", seed=0, batch_size=len(windows))
+    loader = Loader(config, [dataset], spec, "validation", seed=0, batch_size=len(windows))
     batch = next(loader)
     loader.close()
     seen = set()
@@ -129,8 +131,9 @@ def test_balanced_rows_hold_the_same_windows_whatever_the_hosts(loader_of, hosts
 
 def test_a_dataset_of_weight_nought_is_neither_drawn_nor_counted(dataset, other_dataset, data_config) -> None:
     config = data_config(dataset, other_dataset, weights=(1.0, 0.0))
-    assert [each.path for each in drawn_datasets(config)] == [dataset.path]
-    loader = Loader(config, data_spec(config), "train", seed=0, batch_size=12)
+    datasets = [dataset, other_dataset]
+    assert datasets_with_weight(config, datasets) == [dataset]
+    loader = Loader(config, datasets, data_spec(config, datasets), "train", seed=0, batch_size=12)
     glucose = next(loader)["observed"][:, :, 3]
     loader.close()
     assert not glucose.any(), "a channel that the other dataset alone has"
@@ -154,8 +157,8 @@ def test_crops_move_within_the_day_and_know_their_time(loader_of) -> None:
 
 def test_a_crop_is_cut_where_it_says(dataset, data_config) -> None:
     config = data_config(dataset, window_minutes=300)
-    spec = data_spec(config)
-    loader = Loader(config, spec, "validation", seed=0, batch_size=6)
+    spec = data_spec(config, [dataset])
+    loader = Loader(config, [dataset], spec, "validation", seed=0, batch_size=6)
     batch = next(loader)
     loader.close()
     days = {(window.start + dt.timedelta(hours=2)).weekday(): window for window in dataset.source("validation")}
@@ -167,7 +170,8 @@ def test_a_crop_is_cut_where_it_says(dataset, data_config) -> None:
 def test_windows_shorter_than_the_batch_are_unobserved_at_their_end(tmp_path, data_config) -> None:
     write_dataset(tmp_path / "short", "short", CHANNELS, random_windows(3, 1, steps=100))
     config = data_config(open_dataset(tmp_path / "short"), window_minutes=240)
-    loader = Loader(config, data_spec(config), "train", seed=0, batch_size=2)
+    datasets = open_datasets(config)
+    loader = Loader(config, datasets, data_spec(config, datasets), "train", seed=0, batch_size=2)
     batch = next(loader)
     loader.close()
     assert batch["observed"][:, :100].any()
@@ -182,7 +186,8 @@ def test_a_dataset_on_a_coarser_grid_is_refused(tmp_path, data_config) -> None:
     ]
     write_dataset(tmp_path / "coarse", "coarse", ["glucose"], windows)
     config = data_config(open_dataset(tmp_path / "coarse"))
-    loader = Loader(config, data_spec(config), "train", seed=0, batch_size=1)
+    datasets = open_datasets(config)
+    loader = Loader(config, datasets, data_spec(config, datasets), "train", seed=0, batch_size=1)
     with pytest.raises(UserError, match="5 minutes per step"):
         next(loader)
     loader.close()
@@ -195,7 +200,7 @@ def test_a_batch_that_hosts_cannot_share_is_refused(loader_of) -> None:
 
 @given(st.integers(1, 13), st.sampled_from([1440, 700, 300]), st.sampled_from([None, 1, 4, 100]))
 def test_evaluation_takes_every_row_once_in_order(dataset, data_config, batch_size, minutes, limit) -> None:
-    spec = data_spec(data_config(dataset, window_minutes=minutes))
+    spec = data_spec(data_config(dataset, window_minutes=minutes), [dataset])
     source = dataset.source("test")
     seen = []
     for batch, infos in evaluation_batches(source, spec, batch_size, limit):

@@ -172,7 +172,7 @@ def use(folder: Path, config) -> None:
     dataset = open_dataset(folder)
     for split in SPLITS:
         list(dataset.source(split))
-    data_spec(config(dataset))
+    data_spec(config(dataset), [dataset])
     card_page(dataset, 0)
 
 

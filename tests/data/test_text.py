@@ -27,27 +27,34 @@ def texts(loader, captions, count=1):
 
 def test_a_batch_has_the_caption_of_each_of_its_windows(dataset, data_config, captions):
     config = data_config(dataset)
-    spec = data_spec(config)
+    spec = data_spec(config, [dataset])
     source = dataset.source("train")
     epoch = len(source)
-    first = texts(Loader(config, spec, "train", 1, epoch, captions=captions), captions)
+    first = texts(Loader(config, [dataset], spec, "train", 1, epoch, captions=captions), captions)
     written = [captions.captioner(source[place]).text for place in range(epoch)]
     assert sorted(first) == sorted(written)
-    again = texts(Loader(config, spec, "train", 1, epoch, position=1, captions=captions), captions)
+    again = texts(Loader(config, [dataset], spec, "train", 1, epoch, position=1, captions=captions), captions)
     assert sorted(again) == sorted(captions.captioner(source[place], 1).text for place in range(epoch))
     assert sorted(again) != sorted(written)
     # Two hosts read what one reads, and processes what threads do.
-    halves = [texts(Loader(config, spec, "train", 1, 6, 0, host, 2, captions), captions, count=2) for host in range(2)]
-    whole = texts(Loader(config, spec, "train", 1, 6, captions=captions), captions, count=2)
+    halves = [
+        texts(Loader(config, [dataset], spec, "train", 1, 6, 0, host, 2, captions), captions, count=2)
+        for host in range(2)
+    ]
+    whole = texts(Loader(config, [dataset], spec, "train", 1, 6, captions=captions), captions, count=2)
     assert [*halves[0][:3], *halves[1][:3], *halves[0][3:], *halves[1][3:]] == whole
     assert (
-        texts(Loader(dataclasses.replace(config, workers=1), spec, "train", 1, 6, captions=captions), captions, count=2)
+        texts(
+            Loader(dataclasses.replace(config, workers=1), [dataset], spec, "train", 1, 6, captions=captions),
+            captions,
+            count=2,
+        )
         == whole
     )
 
 
 def test_evaluation_has_captions_and_silent_filling(dataset, data_config, captions):
-    source, spec = dataset.source("test"), data_spec(data_config(dataset))
+    source, spec = dataset.source("test"), data_spec(data_config(dataset), [dataset])
     batches = list(evaluation_batches(source, spec, 4, captions=captions))
     rows = np.concatenate([batch["text"] for batch, _ in batches])
     written = captions.tokenizer.decode(rows[: len(source)])

@@ -7,7 +7,7 @@ import pytest
 from tiny_run import tiny_config, tiny_dataset
 
 from lsm_jax.config import with_changes
-from lsm_jax.data.spec import data_spec
+from lsm_jax.data.spec import data_spec, open_datasets
 from lsm_jax.errors import UserError
 from lsm_jax.report.charts import interval_bar
 from lsm_jax.report.page import write_report
@@ -26,7 +26,7 @@ def dataset(tmp_path_factory):
 @pytest.fixture
 def workdir(dataset, tmp_path):
     config = tiny_config(dataset.path)
-    write_config(tmp_path / "run", config, data_spec(config.data))
+    write_config(tmp_path / "run", config, data_spec(config.data, open_datasets(config.data)))
     return tmp_path / "run"
 
 
@@ -128,7 +128,7 @@ def test_losses_and_suites_are_those_of_the_objective(dataset, tmp_path):
     ):
         workdir = tmp_path / objective
         config = with_changes(tiny_config(dataset.path), {"objective.name": objective})
-        write_config(workdir, config, data_spec(config.data))
+        write_config(workdir, config, data_spec(config.data, open_datasets(config.data)))
         trained(workdir)
         _, page = page_of(workdir)
         assert re.findall(r"--suite (\w+)", page.text) == suites

@@ -13,7 +13,7 @@ from lsm_jax.captions.caption import Captioner
 from lsm_jax.captions.tokenizer import Tokenizer
 from lsm_jax.config import Config, with_changes
 from lsm_jax.data.loader import Loader
-from lsm_jax.data.spec import data_spec
+from lsm_jax.data.spec import data_spec, open_datasets
 from lsm_jax.errors import UserError
 from lsm_jax.train.duration import Schedule
 from lsm_jax.train.loop import train
@@ -49,7 +49,7 @@ def configured(folder, **changes):
 
 
 def program_of(config):
-    spec = data_spec(config.data)
+    spec = data_spec(config.data, open_datasets(config.data))
     return make_program(config, objectives.build(config, spec), make_mesh(config.mesh), Schedule(4, 24, 2)), spec
 
 
@@ -75,7 +75,7 @@ def test_an_encoder_that_is_not_frozen_learns(folder):
     program, spec = program_of(config)
     state = with_encoder_of(program.init(), str(folder / "lsm2"))
     encoder = jax.device_get(state.params["encoder"])
-    loader = Loader(config.data, spec, "train", 0, 4, captions=run_captions(folder, config))
+    loader = Loader(config.data, open_datasets(config.data), spec, "train", 0, 4, captions=run_captions(folder, config))
     state, metrics = program.step(state, to_devices(program.mesh, next(loader), 4))
     loader.close()
     moved = jax.tree.map(lambda a, b: np.abs(a - b).max() > 0, encoder, jax.device_get(state.params["encoder"]))
@@ -93,7 +93,7 @@ def test_values_are_normalised_as_the_encoder_knew_them(folder, tmp_path):
     config = configured(
         folder, **{"language.encoder_from": str(folder / "lsm2"), "data.paths": (str(tmp_path / "data"),)}
     )
-    own, known = data_spec(config.data), load_run(folder / "lsm2").spec
+    own, known = data_spec(config.data, open_datasets(config.data)), load_run(folder / "lsm2").spec
     taken = normalised_as_before(own, tmp_path, config)
     assert taken.channels == own.channels == known.channels
     np.testing.assert_array_equal(taken.mean, known.mean)

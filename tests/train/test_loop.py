@@ -23,7 +23,7 @@ from lsm_jax import objectives
 from lsm_jax.cli.main import main
 from lsm_jax.config import from_json
 from lsm_jax.data.loader import Loader
-from lsm_jax.data.spec import data_spec
+from lsm_jax.data.spec import data_spec, open_datasets
 from lsm_jax.data.store import open_dataset
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.train import loop
@@ -196,7 +196,7 @@ def test_nohup_is_respected() -> None:
 
 def test_steps_skipped_before_a_restart_are_not_counted_again(half_hours: Path, tmp_path: Path) -> None:
     config = small_config(half_hours, "train.max_nonfinite_steps=1")
-    plan, log = loop.Plan.of(config), MetricsLog(tmp_path, -1)
+    plan, log = loop.Plan.of(config, open_datasets(config.data)), MetricsLog(tmp_path, -1)
     with loop.Records(config, Clock(), plan, log, Terminal(1, speaks=False), skipped=3.0) as records:
         records.write_late(4, {"skipped": np.float32(3), "loss": np.float32(1)})
         records.write_pending()
@@ -208,11 +208,24 @@ def test_steps_skipped_before_a_restart_are_not_counted_again(half_hours: Path, 
 def test_validation_fills_rows_as_evaluation_takes_them(half_hours: Path) -> None:
     """A micro-batch takes every other window, an evaluation neighbours."""
     config = small_config(half_hours, "rows.windows_per_row=2", "train.grad_accum_steps=2", "data.weights=1,")
-    plan = loop.Plan.of(config)
+    plan = loop.Plan.of(config, open_datasets(config.data))
     program = make_program(
-        config, objectives.build(config, data_spec(config.data)), make_mesh(config.mesh), plan.schedule
+        config,
+        objectives.build(config, data_spec(config.data, open_datasets(config.data))),
+        make_mesh(config.mesh),
+        plan.schedule,
     )
-    with contextlib.closing(loop.Data(config, data_spec(config.data), program, plan, 0, None)) as data:
+    with contextlib.closing(
+        loop.Data(
+            config,
+            open_datasets(config.data),
+            data_spec(config.data, open_datasets(config.data)),
+            program,
+            plan,
+            0,
+            None,
+        )
+    ) as data:
         (batch,) = data.validation()
         rows = np.asarray(batch["window_id"]).reshape(-1, 2)
         assert (np.diff(rows, axis=1) == 1).all()

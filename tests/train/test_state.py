@@ -15,7 +15,7 @@ from small_training import Regression, small_config
 
 from lsm_jax import objectives
 from lsm_jax.data.loader import Loader
-from lsm_jax.data.spec import DataSpec, data_spec
+from lsm_jax.data.spec import DataSpec, data_spec, open_datasets
 from lsm_jax.errors import UserError
 from lsm_jax.sharding import axes_of, named_parameters
 from lsm_jax.train.duration import Schedule
@@ -26,9 +26,9 @@ from lsm_jax.train.state import gradient_of, make_program
 def program_and_batches(dataset: Path, *overrides: str) -> tuple[Any, list[Any]]:
     config = small_config(dataset, *overrides)
     mesh = make_mesh(config.mesh)
-    spec = data_spec(config.data)
+    spec = data_spec(config.data, open_datasets(config.data))
     program = make_program(config, Regression(config, spec), mesh, Schedule(8, 34, 12))
-    loader = Loader(config.data, spec, "train", 0, 8)
+    loader = Loader(config.data, open_datasets(config.data), spec, "train", 0, 8)
     batches = [to_devices(mesh, batch, 8) for batch in itertools.islice(loader, 3)]
     loader.close()
     return program, batches
@@ -36,10 +36,10 @@ def program_and_batches(dataset: Path, *overrides: str) -> tuple[Any, list[Any]]
 
 def test_accumulated_gradients_are_those_of_the_whole_batch(half_hours: Path) -> None:
     config = small_config(half_hours)
-    spec = data_spec(config.data)
+    spec = data_spec(config.data, open_datasets(config.data))
     objective = Regression(config, spec)
     params = objective.init(jax.random.key(1))
-    loader = Loader(config.data, spec, "train", 0, 8)
+    loader = Loader(config.data, open_datasets(config.data), spec, "train", 0, 8)
     batch = {name: jnp.asarray(part) for name, part in next(loader).items()}
     loader.close()
     # Parts of very different weight: the mean of their means is not the mean.

@@ -19,7 +19,7 @@ from lsm_jax.config import DataConfig
 from lsm_jax.data.loader import Loader
 from lsm_jax.data.order import DataOrder
 from lsm_jax.data.shards import list_shards, read_info
-from lsm_jax.data.spec import data_spec
+from lsm_jax.data.spec import data_spec, open_datasets
 from lsm_jax.tools.bench.harness import Contender, race, spread
 from lsm_jax.tools.bench.report import machine, write_report
 
@@ -96,7 +96,8 @@ class _Loaded:
     def __init__(self, config: DataConfig, settings: Settings, workers: int) -> None:
         self._config = dataclasses.replace(config, workers=workers)
         self._settings = settings
-        self._spec = data_spec(self._config)
+        self._datasets = open_datasets(self._config)
+        self._spec = data_spec(self._config, self._datasets)
         self._loader: Loader | None = None
 
     def first_batch(self) -> dict[str, np.ndarray]:
@@ -109,7 +110,9 @@ class _Loaded:
     def prepare(self, number: int) -> None:
         settings = self._settings
         position = number * settings.batches
-        self._loader = Loader(self._config, self._spec, _SPLIT, settings.seed, settings.batch_size, position)
+        self._loader = Loader(
+            self._config, self._datasets, self._spec, _SPLIT, settings.seed, settings.batch_size, position
+        )
         for _ in range(_AHEAD):
             next(self._loader)
 

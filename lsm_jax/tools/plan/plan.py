@@ -23,7 +23,7 @@ from lsm_jax.channels import MINUTELY_26, channels
 from lsm_jax.config import Config, with_changes
 from lsm_jax.data.balance import RowBalancer
 from lsm_jax.data.gappy import gappy_batches
-from lsm_jax.data.spec import DataSpec, data_spec, drawn_datasets
+from lsm_jax.data.spec import DataSpec, data_spec, datasets_with_weight, open_datasets
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.objectives import Objective
 from lsm_jax.objectives.shared import AttentionShape
@@ -76,7 +76,10 @@ class Case:
             check_batch(mesh, config)
         except UserError as error:
             raise UserError(f"{topology}: {error}") from None
-        spec = data_spec(config.data) if config.data.paths else assumed_spec(config.data.window_minutes)
+        if config.data.paths:
+            spec = data_spec(config.data, open_datasets(config.data))
+        else:
+            spec = assumed_spec(config.data.window_minutes)
         platform = "gpu" if kind in GPU_EXAMPLES else "tpu"
         return cls(config, topology, devices, mesh, chip_named(kind).per_device(), platform, spec)
 
@@ -134,7 +137,8 @@ def _epoch(config: Config) -> int:
     """Windows of the training split; many where there is no data yet."""
     if not config.data.paths:
         return 10**9
-    return sum(len(dataset.source("train")) for dataset in drawn_datasets(config.data))
+    datasets = datasets_with_weight(config.data, open_datasets(config.data))
+    return sum(len(dataset.source("train")) for dataset in datasets)
 
 
 def assumed_spec(window_minutes: int) -> DataSpec:
