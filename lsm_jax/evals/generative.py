@@ -25,8 +25,8 @@ from lsm_jax.evals.pairs import (
 from lsm_jax.evals.profiles import cohort_profile, person_profiles, time_bins
 from lsm_jax.evals.results import Results, provenance
 from lsm_jax.evals.scores import Scores
-from lsm_jax.evals.tasks import GENERATIVE_TASKS, Task
 from lsm_jax.objectives import masked
+from lsm_jax.tokens.tasks import GENERATIVE_TASKS, Task
 from lsm_jax.train.run import Run
 
 # A profile by time of day is settled long before this many windows; more would only take longer.

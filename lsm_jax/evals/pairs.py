@@ -17,8 +17,8 @@ from lsm_jax.data.spec import DataSpec
 from lsm_jax.data.store import WindowSource
 from lsm_jax.evals.baselines import Cells
 from lsm_jax.evals.profiles import time_bins
-from lsm_jax.evals.tasks import Task, hidden_tokens
 from lsm_jax.tokens.grid import TokenGrid
+from lsm_jax.tokens.tasks import Task, hidden_tokens
 
 _RARE = 24
 _MOST_SCORES = 2**24  # of one head; 64 MiB in float32, times heads and what a layer keeps of them
@@ -131,7 +131,8 @@ def task_pairs(
     Args:
       max_context_tokens: visible tokens of a window that the model reads at most; windows with more are alike.
     """
-    recorded = recorded_tokens(windows.observed, grid)
+    # A token with any recorded cell, whatever rule the model has for partly recorded ones.
+    recorded = grid.cells(windows.observed).any(axis=-1).reshape(-1, grid.patches, grid.groups)
     by_size: dict[tuple[int, int], list[tuple[int, int, np.ndarray]]] = {}
     for number, task in enumerate(tasks):
         for row, tokens in enumerate(recorded):
@@ -171,23 +172,11 @@ def window_rng(seed: int, task: Task, windows: Windows, row: int) -> np.random.G
     return np.random.default_rng([seed, named, int(windows.identity[row])])
 
 
-def recorded_tokens(observed: Bool[np.ndarray, "b t c"], grid: TokenGrid) -> Bool[np.ndarray, "b p g"]:
-    """Tokens with at least one recorded cell, whatever rule the model has for partly recorded ones."""
-    batch, _, channels = observed.shape
-    padded = np.pad(observed, ((0, 0), (0, 0), (0, grid.groups * grid.patch_channels - channels)))
-    by_patch = padded.reshape(batch, grid.patches, grid.patch_minutes, grid.groups, grid.patch_channels)
-    return np.any(by_patch, axis=(2, 4))
-
-
-def token_cells(tokens: Bool[np.ndarray, "b p g"], grid: TokenGrid, channels: int) -> Bool[np.ndarray, "b t c"]:
-    """The cells of tokens."""
-    return tokens.repeat(grid.patch_minutes, axis=1).repeat(grid.patch_channels, axis=2)[:, :, :channels]
-
-
 def scored_cells(windows: Windows, pairs: Pairs, grid: TokenGrid) -> tuple[Bool[np.ndarray, "b t c"], Cells]:
     """What stays visible in each pair, and every recorded cell of its hidden tokens, to be scored."""
     observed = windows.observed[pairs.window]
-    covered = token_cells(pairs.hidden, grid, observed.shape[2])
+    hidden = pairs.hidden.reshape(len(observed), grid.size, 1)
+    covered = grid.windows(hidden.repeat(grid.cells_per_token, axis=2))
     return observed & ~covered, Cells(*np.nonzero(observed & covered))
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from lsm_jax.channels import CLIPPED_AT_ZERO, REGISTRY
 from lsm_jax.evals.baselines import BASELINES, Cells
 from lsm_jax.evals.statistics import person_draws, pooled_mean_interval, relative_improvement_interval
-from lsm_jax.evals.tasks import Task
+from lsm_jax.tokens.tasks import Task
 
 METHODS: tuple[str, ...] = ("model", *BASELINES)
 _MEASURES = ("mse", "mae", "mse_natural", "mae_natural")

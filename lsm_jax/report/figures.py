@@ -22,8 +22,8 @@ from lsm_jax.evals.pairs import (
     task_pairs,
 )
 from lsm_jax.evals.results import Results
-from lsm_jax.evals.tasks import Task
 from lsm_jax.objectives import masked
+from lsm_jax.tokens.tasks import Task
 from lsm_jax.train.run import Run
 
 SHOWN_TASKS: tuple[Task, ...] = (

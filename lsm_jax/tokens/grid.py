@@ -7,11 +7,15 @@ from __future__ import annotations
 
 import dataclasses
 import math
+from typing import TypeVar
 
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+import jax
+import numpy as np
+from jaxtyping import Bool, Shaped
 
 from lsm_jax.errors import UserError
+
+ArrayT = TypeVar("ArrayT", jax.Array, np.ndarray)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,25 +66,26 @@ class TokenGrid:
         """Cells of a token, K."""
         return self.patch_minutes * self.patch_channels
 
-    def cells(self, grid: Float[Array, "b t c"] | Bool[Array, "b t c"]) -> Array:
-        """[B, T, C] laid out by token: [B, N, K], cells of a token minute-major."""
+    def cells(self, grid: Shaped[ArrayT, "b t c"]) -> Shaped[ArrayT, "b n k"]:
+        """The cells of every token, minute-major; JAX or NumPy arrays."""
         batch = grid.shape[0]
         padding = self.groups * self.patch_channels - len(self.channels)
-        padded = jnp.pad(grid, ((0, 0), (0, 0), (0, padding)))
+        padded = grid.__array_namespace__().pad(grid, ((0, 0), (0, 0), (0, padding)))
         patches = padded.reshape(batch, self.patches, self.patch_minutes, self.groups, self.patch_channels)
         return patches.transpose(0, 1, 3, 2, 4).reshape(batch, self.size, self.cells_per_token)
 
-    def windows(self, cells: Float[Array, "b n k"]) -> Float[Array, "b t c"]:
+    def windows(self, cells: Shaped[ArrayT, "b n k"]) -> Shaped[ArrayT, "b t c"]:
         """The inverse of `cells`."""
         batch = cells.shape[0]
         patches = cells.reshape(batch, self.patches, self.groups, self.patch_minutes, self.patch_channels)
         grid = patches.transpose(0, 1, 3, 2, 4).reshape(batch, self.window_minutes, self.groups * self.patch_channels)
         return grid[:, :, : len(self.channels)]
 
-    def tokens_observed(self, observed_cells: Bool[Array, "b n k"]) -> Bool[Array, "b n"]:
+    def tokens_observed(self, observed_cells: Bool[ArrayT, "b n k"]) -> Bool[ArrayT, "b n"]:
         """Which patches have enough observed cells to be tokens (`min_observed_share`)."""
         if not self.min_observed_share:
-            return observed_cells.any(axis=-1)
-        # Padding cells of the last channel group cannot be observed and must not count against it.
-        real = self.cells(jnp.ones((1, self.window_minutes, len(self.channels)), bool)).sum(axis=-1)
-        return observed_cells.sum(axis=-1) >= jnp.ceil(self.min_observed_share * real)
+            return observed_cells.any(axis=-1)  # type: ignore[return-value]  # NumPy's stubs say: a scalar, perhaps.
+        # The padding cells of the last channel group cannot be observed and must not count against it.
+        cells = self.cells(np.ones((1, self.window_minutes, len(self.channels)), np.float32)).sum(axis=-1)
+        needed = np.ceil(np.float32(self.min_observed_share) * cells)
+        return observed_cells.sum(axis=-1) >= needed

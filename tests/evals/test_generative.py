@@ -11,9 +11,9 @@ from lsm_jax.evals.baselines import BASELINES
 from lsm_jax.evals.generative import evaluate_generative, named
 from lsm_jax.evals.pairs import ByPerson, model_batch, person_chunks, scored_cells, task_pairs
 from lsm_jax.evals.scores import METHODS
-from lsm_jax.evals.tasks import GENERATIVE_TASKS, Task
 from lsm_jax.objectives import MaskedObjective
 from lsm_jax.report.figures import learning_curve, write_reconstructions
+from lsm_jax.tokens.tasks import GENERATIVE_TASKS, Task
 
 TASKS = (
     Task("random_imputation", share=0.5),

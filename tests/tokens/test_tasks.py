@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsm_jax.evals.tasks import GENERATIVE_TASKS, Task, hidden_tokens
+from lsm_jax.tokens.tasks import GENERATIVE_TASKS, Task, hidden_tokens
 
 PATCHES, GROUPS = 24, 5
 
