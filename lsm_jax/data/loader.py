@@ -126,17 +126,24 @@ class Loader:
 
 @dataclasses.dataclass(frozen=True)
 class WindowInfo:
-    """Where a row of an evaluation batch comes from.
+    """The window in a row of an evaluation batch.
 
     Attributes:
-      index: place of the window in its source.
+      index: position of the stored window in its source.
       participant: hashed id.
-      offset: first step of the row within the window; not 0 where windows are longer than the batch's.
+      offset: first step of the row within the stored window; not 0 where windows are longer than the batch's.
     """
 
     index: int
     participant: str
     offset: int
+    _record: Record
+    _layout: _Layout
+
+    @property
+    def window(self) -> Window:
+        """The row as a window in natural units, from the record that was read for the batch."""
+        return self._layout.window(self._record, self.offset)
 
 
 def evaluation_batches(
@@ -145,38 +152,41 @@ def evaluation_batches(
     batch_size: int,
     limit: int | None = None,
     captions: CaptionTokens | None = None,
+    order: Sequence[int] | None = None,
 ) -> Iterator[tuple[Batch, list[WindowInfo]]]:
     """A source's windows once, in fixed order; the last batch is filled up with all-missing windows.
 
     Windows longer than `spec.window_minutes` are cut into consecutive rows; a remainder is left out. `window_id` is the
-    row's place in this order.
+    row's position in this order. Each stored window is read from disk once per row, never for `WindowInfo.window`.
 
     Args:
       limit: at most this many rows, spread evenly over the source; None takes all.
       captions: adds `text`, worded as in epoch 0.
+      order: positions of the windows to take, in this order; None takes all as they are stored.
 
     Yields:
       (batch, infos): `infos` has an entry for every row that is a window, none for filling.
     """
-    participants = source.participants
+    participants, steps = source.participants, source.steps
     rows = [
-        WindowInfo(index, participants[index], part * spec.window_minutes)
-        for index, steps in enumerate(source.steps)
-        for part in range(max(int(steps) // spec.window_minutes, 1))
+        (int(index), part * spec.window_minutes)
+        for index in (range(len(source)) if order is None else order)
+        for part in range(max(int(steps[index]) // spec.window_minutes, 1))
     ]
     if limit is not None and limit < len(rows):
-        rows = [rows[place] for place in np.linspace(0, len(rows) - 1, limit).round().astype(int)]
+        rows = [rows[position] for position in np.linspace(0, len(rows) - 1, limit).round().astype(int)]
     layout = _Layout(source, spec)
     for first in range(0, len(rows), batch_size):
-        infos = rows[first : first + batch_size]
+        infos = [
+            WindowInfo(index, participants[index], offset, source.record(index), layout)
+            for index, offset in rows[first : first + batch_size]
+        ]
         batch = empty_batch(batch_size, spec, first + np.arange(batch_size))
-        records = [source.record(info.index) for info in infos]
-        for row, (info, record) in enumerate(zip(infos, records, strict=True)):
-            layout.place(record, info.offset, batch, row)
+        for row, info in enumerate(infos):
+            layout.place(info._record, info.offset, batch, row)
         if captions:
-            windows = [layout.window(record, info.offset) for info, record in zip(infos, records, strict=True)]
             batch["text"] = np.zeros((batch_size, captions.length), np.int32)
-            batch["text"][: len(infos)] = captions(windows, [0] * len(infos))
+            batch["text"][: len(infos)] = captions([info.window for info in infos], [0] * len(infos))
         yield batch, infos
 
 

@@ -23,7 +23,7 @@ from lsm_jax.evals.ranking import numbered
 from lsm_jax.objectives import masked, sensor_language
 from lsm_jax.objectives.sensor_language import SensorLanguage
 from lsm_jax.train.run import Run
-from lsm_jax.windows import Window, crop
+from lsm_jax.windows import Window
 
 QUANTILES = (1, 5, 25, 50, 75, 95, 99)
 
@@ -104,10 +104,9 @@ def batches(
     spec: DataSpec, source: WindowSource, settings: Settings
 ) -> Iterator[tuple[Batch, list[WindowInfo], list[Window]]]:
     """Batches with the windows they show, on the channels of the run."""
-    columns = [source.channels.index(name) for name in spec.channels if name in source.channels]
     total, done = min(settings.max_windows or len(source), len(source)), 0
     for batch, infos in evaluation_batches(source, spec, settings.batch_size, settings.max_windows):
-        yield batch, infos, [crop(source[info.index], info.offset, spec.window_minutes, columns) for info in infos]
+        yield batch, infos, [info.window for info in infos]
         done += len(infos)
         if settings.progress:
             settings.progress(done, max(total, done))

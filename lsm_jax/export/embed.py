@@ -7,7 +7,6 @@ imputed, and whatever bytes stand in missing cells change nothing. A person's is
 from __future__ import annotations
 
 import dataclasses
-import datetime as dt
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import pyarrow.parquet
 from jaxtyping import Float
 
 from lsm_jax.data.loader import Batch, WindowInfo, evaluation_batches
-from lsm_jax.data.store import SPLITS, Dataset, WindowSource
+from lsm_jax.data.store import SPLITS, Dataset
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.objectives import masked
 from lsm_jax.train.run import Run
@@ -137,14 +136,13 @@ def _day_rows(
             ]
             if not np.isfinite(vectors).all():
                 raise RunError(f"the model of step {run.step} gives embeddings that are not finite.")
-            yield _rows(source, split, batch, infos, vectors, labels)
+            yield _rows(split, batch, infos, vectors, labels)
             done += len(infos)
             if progress:
                 progress(done, max(total, done))
 
 
 def _rows(
-    source: WindowSource,
     split: str,
     batch: Batch,
     infos: Sequence[WindowInfo],
@@ -153,12 +151,12 @@ def _rows(
 ) -> list[dict[str, Any]]:
     rows = []
     for observed, info, vector in zip(batch["observed"], infos, vectors, strict=False):
-        window = source[info.index]
+        window = info.window
         rows.append(
             {
                 "participant": info.participant,
                 "split": split,
-                "start": window.start + dt.timedelta(minutes=info.offset),
+                "start": window.start,
                 "utc_offset_minutes": window.utc_offset_minutes,
                 "observed_share": float(observed.mean()),
                 **{name: _label(window.labels.get(name.removeprefix("label_")), kind) for name, kind in labels.items()},

@@ -211,7 +211,21 @@ def test_evaluation_takes_every_row_once_in_order(dataset, data_config, batch_si
             assert info.participant == window.participant
             expected = window.observed[info.offset : info.offset + minutes]
             np.testing.assert_array_equal(batch["observed"][row], expected)
+            np.testing.assert_array_equal(info.window.observed, expected)
+            scaled = np.where(expected, (info.window.values - spec.mean) / spec.sd, 0)
+            np.testing.assert_allclose(batch["values"][row], scaled, rtol=1e-4, atol=1e-4)
         seen += [(info.index, info.offset) for info in infos]
     rows = [(index, part * minutes) for index in range(len(source)) for part in range(1440 // minutes)]
     assert seen == (rows if limit is None or limit >= len(rows) else [row for row in rows if row in seen])
     assert len(seen) == min(len(rows), limit or len(rows))
+
+
+def test_evaluation_reads_each_window_once_in_the_order_given(dataset, data_config, monkeypatch):
+    source, reads = dataset.source("test"), []
+    record = source.record
+    monkeypatch.setattr(source, "record", lambda position: reads.append(position) or record(position))
+    order = list(range(len(source)))[::-1][:3]
+    batches = list(evaluation_batches(source, data_spec(data_config(dataset)), 2, order=order))
+    infos = [info for _, infos in batches for info in infos]
+    assert [info.window.participant for info in infos] == [source.participants[position] for position in order]
+    assert reads == order
