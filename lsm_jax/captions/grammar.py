@@ -1,9 +1,9 @@
 """Statements to sentences and back.
 
-A statement is what one sentence says: the four statistics of a channel, a trend, a peak, an event. `render` words it
-with a template drawn at random; `read` finds the facts of a text again. Reading is strict: a sentence counts only
-where wording its facts with the same template gives that very sentence, so a number without its decimals, a wrong
-unit or a time such as 25:10 is not quietly taken for something near it but reported as unread.
+A statement is the content of one sentence: the four statistics of a channel, a trend, a peak or an event. `render` puts
+it into words with a random template, and `parse_caption` recovers the facts of a text. Parsing is strict: a sentence
+counts only if filling its template with the parsed facts gives the same sentence again. A number without its decimals,
+a wrong unit or a time such as 25:10 is therefore reported as unparsed, not taken for something similar.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class Statement:
 
 
 @dataclasses.dataclass(frozen=True)
-class Reading:
+class ParsedCaption:
     """What a text says: the facts of the sentences understood, and the sentences that were not."""
 
     facts: tuple[Fact, ...]
-    unread: tuple[str, ...]
+    unparsed: tuple[str, ...]
 
 
 def render(statement: Statement, random: np.random.Generator) -> str:
@@ -66,17 +66,17 @@ def wording(statement: Statement, template: str, verb: str = "") -> str:
     return sentence[0].upper() + sentence[1:] if "a" <= sentence[0] <= "z" else sentence
 
 
-def read(text: str) -> Reading:
+def parse_caption(text: str) -> ParsedCaption:
     """The facts of a text in our wording, sentence by sentence."""
     facts: list[Fact] = []
-    unread = []
+    unparsed = []
     for sentence in sentences(text):
-        statement = read_sentence(sentence)
+        statement = parse_sentence(sentence)
         if statement:
             facts += statement.facts
         else:
-            unread.append(sentence)
-    return Reading(tuple(facts), tuple(unread))
+            unparsed.append(sentence)
+    return ParsedCaption(tuple(facts), tuple(unparsed))
 
 
 def sentences(text: str) -> list[str]:
@@ -85,11 +85,11 @@ def sentences(text: str) -> list[str]:
 
 
 def facts_of(text: str) -> tuple[Fact, ...]:
-    """The facts of a text in our wording; sentences in other words add none (`read` tells them)."""
-    return read(text).facts
+    """The facts of a text in our wording; sentences in other words add none (`parse_caption` tells them)."""
+    return parse_caption(text).facts
 
 
-def read_sentence(sentence: str) -> Statement | None:
+def parse_sentence(sentence: str) -> Statement | None:
     """The statement a sentence makes, None where it is not one of ours."""
     for form, template, pattern in _patterns():
         match = pattern.fullmatch(sentence)

@@ -31,7 +31,7 @@ _MOST = {"activity": 8, "sleep": 2, "meal": 8, "session": 8}
 
 def semantic_statements(window: Window, kinds: Sequence[str] = KINDS) -> list[Statement]:
     """One statement per event kept, in order of start."""
-    events = spoken_events(window, kinds)
+    events = captioned_events(window, kinds)
     kept = [event for event in events if event.kind == "mood" or _is_mark(event)]
     for kind, most in _MOST.items():
         same = [event for event in events if event.kind == kind and not _is_mark(event)]
@@ -41,10 +41,10 @@ def semantic_statements(window: Window, kinds: Sequence[str] = KINDS) -> list[St
 
 def event_facts(window: Window) -> tuple[Fact, ...]:
     """Every fact the semantic level could state of a window, its limits on their number aside."""
-    return tuple(fact for each in _statements(spoken_events(window), Clock(window)) for fact in each.facts)
+    return tuple(fact for each in _statements(captioned_events(window), Clock(window)) for fact in each.facts)
 
 
-def spoken_events(window: Window, kinds: Sequence[str] = KINDS) -> list[Event]:
+def captioned_events(window: Window, kinds: Sequence[str] = KINDS) -> list[Event]:
     """The events of a window that may be spoken of, however many: named as sentences name them, meals joined."""
     if not window.events:
         return []

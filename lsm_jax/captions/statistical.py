@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from jaxtyping import Bool, Float
 
-from lsm_jax.captions.choice import choose_channels
+from lsm_jax.captions.channel_choice import choose_channels
 from lsm_jax.captions.facts import STATISTICS, Fact
 from lsm_jax.captions.grammar import Statement
 from lsm_jax.captions.phrases import spoken

@@ -17,7 +17,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy.signal import find_peaks
 
-from lsm_jax.captions.choice import choose_channels
+from lsm_jax.captions.channel_choice import choose_channels
 from lsm_jax.captions.facts import Clock, Fact
 from lsm_jax.captions.grammar import Statement
 from lsm_jax.captions.phrases import spoken

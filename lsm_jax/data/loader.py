@@ -19,9 +19,8 @@ from absl import flags
 from jaxtyping import Int
 
 from lsm_jax.config import DataConfig
-from lsm_jax.data.balance import RowBalancer
 from lsm_jax.data.codec import Record
-from lsm_jax.data.excerpts import shown
+from lsm_jax.data.event_crops import mask_outside
 from lsm_jax.data.order import DataOrder
 from lsm_jax.data.spec import DataSpec, mixture_weights
 from lsm_jax.data.store import Dataset, WindowSource
@@ -85,7 +84,9 @@ class Loader:
         share = batch_size // process_count
         rows = slice(process_index * share, (process_index + 1) * share)
         layouts = [_Layout(source, spec) for source in sources]
-        self._batches = _Batches(layouts, spec, order, batch_size, rows, captions, balance or RowBalancer.of(1, 1, 1))
+        self._batches = _Batches(
+            layouts, spec, order, batch_size, rows, captions, balance or RowBalancer.for_batch(1, 1, 1)
+        )
         self._workers, self._ahead = int(config.workers), int(config.prefetch)
         self._reading = grain.ReadOptions(int(config.threads), prefetch_buffer_size=self._ahead)
         self.restore(position)
@@ -287,7 +288,7 @@ class _Batches(grain.transforms.Map):
                 _hide_all_but(batch, row, *each.stretch)
         if self.captions:
             spoken_of = [
-                shown(each.window, *each.stretch) if each.stretch else each.window
+                mask_outside(each.window, *each.stretch) if each.stretch else each.window
                 for each in drawn
                 if each.window is not None
             ]
@@ -299,14 +300,14 @@ class _Batches(grain.transforms.Map):
 
         Groups that lie partly on this host are read whole, so that rows are the same whatever the number of hosts.
         """
-        size = self.balance.group
+        size = self.balance.group_size
         first, last = self.rows.start // size * size, -(-self.rows.stop // size) * size
         begin = number * self.batch_size
         drawn = self._drawn(begin + np.arange(first, last))
         if size > 1:
             recorded = np.array([each.recorded() for each in drawn]).reshape(-1, size)
             groups = np.arange(0, len(drawn), size)[:, None]
-            drawn = [drawn[place] for place in (groups + self.balance.order(recorded)).reshape(-1)]
+            drawn = [drawn[place] for place in (groups + self.balance.assign(recorded)).reshape(-1)]
         window_id = begin + np.arange(first, last, size)[:, None] + self.balance.window_ids
         mine = slice(self.rows.start - first, self.rows.stop - first)
         return drawn[mine], window_id.reshape(-1)[mine]
@@ -324,7 +325,7 @@ class _Batches(grain.transforms.Map):
         if not self.captions:
             return _Drawn(layout, record, offset, epoch, window=None, stretch=None)
         window = layout.window(record, offset)
-        return _Drawn(layout, record, offset, epoch, window, self.captions.stretch(window, epoch))
+        return _Drawn(layout, record, offset, epoch, window, self.captions.event_crop(window, epoch))
 
 
 def _hide_all_but(batch: Batch, row: int, first: int, last: int) -> None:

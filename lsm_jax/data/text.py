@@ -13,7 +13,7 @@ from lsm_jax.captions.caption import Captioner, stream
 from lsm_jax.captions.grammar import event_name
 from lsm_jax.captions.tokenizer import BEGIN, END, PAD, Tokenizer
 from lsm_jax.config import LanguageConfig
-from lsm_jax.data.excerpts import excerpt
+from lsm_jax.data.event_crops import event_crop
 from lsm_jax.data.store import Dataset
 from lsm_jax.errors import UserError, nearest
 from lsm_jax.windows import Window
@@ -32,8 +32,8 @@ class CaptionTokens:
     captioner: Captioner
     tokenizer: Tokenizer
     length: int
-    leave_out: tuple[str, ...] = ()
-    excerpts: float = 0.0
+    held_out_activities: tuple[str, ...] = ()
+    event_crop_prob: float = 0.0
 
     @classmethod
     def from_config(cls, language: LanguageConfig, file: Path) -> CaptionTokens:
@@ -68,15 +68,15 @@ class CaptionTokens:
             float(language.event_crop_prob),
         )
 
-    def stretch(self, window: Window, epoch: int) -> tuple[int, int] | None:
+    def event_crop(self, window: Window, epoch: int) -> tuple[int, int] | None:
         """The stretch of the window that is shown in this epoch; None: all of it.
 
         Of a day that stays unseen no part is shown by itself: a stretch without what is left out would be spoken of.
         """
-        if not self.excerpts or self._unseen(window):
+        if not self.event_crop_prob or self._unseen(window):
             return None
         random = stream(f"excerpt {self.captioner.seed} {epoch}", window)
-        return excerpt(window, random, self.captioner.events) if random.random() < self.excerpts else None
+        return event_crop(window, random, self.captioner.events) if random.random() < self.event_crop_prob else None
 
     def __call__(self, windows: Sequence[Window], epochs: Sequence[int]) -> Int[np.ndarray, "b l"]:
         """A row per window: begin, its caption in that epoch, end, padding; all padding where nothing may be learnt."""
@@ -89,7 +89,7 @@ class CaptionTokens:
         return ids
 
     def _unseen(self, window: Window) -> bool:
-        return not activity_names(window).isdisjoint(self.leave_out)
+        return not activity_names(window).isdisjoint(self.held_out_activities)
 
 
 def activity_names(window: Window) -> set[str]:
@@ -101,7 +101,7 @@ def activity_names(window: Window) -> set[str]:
     }
 
 
-def check_left_out(names: Sequence[str], datasets: Sequence[Dataset]) -> None:
+def check_held_out_activities(names: Sequence[str], datasets: Sequence[Dataset]) -> None:
     """UserError where no dataset's card knows one of `language.held_out_activities`; the nearest names are offered."""
     logged = [dataset.card.get("events", {}).get(kind, {}) for dataset in datasets for kind in ("activity", "session")]
     known = {event_name(name) for names in logged for name in names}

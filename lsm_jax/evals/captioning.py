@@ -1,7 +1,7 @@
 """The captioning suite: do a model's captions read like ours, and are they true of the day?
 
 Overlap with reference captions comes from well-kept libraries: BLEU and chrF (sacrebleu) and ROUGE-L (rouge-score),
-each against three wordings of the same day. Truth is what `captions.truth` finds when the text is read back to facts:
+each against three wordings of the same day. Truth is what `fact_check` finds when the text is read back to facts:
 events count as found where name and kind agree and both times are within 15 minutes, each event once.
 """
 
@@ -16,10 +16,10 @@ from jaxtyping import Float
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
+from lsm_jax.captions.fact_check import FactChecker, Tolerance, Verdict, same_event
 from lsm_jax.captions.facts import STATISTICS, Fact
-from lsm_jax.captions.grammar import facts_of, read_sentence, sentences
+from lsm_jax.captions.grammar import facts_of, parse_sentence, sentences
 from lsm_jax.captions.semantic import event_facts
-from lsm_jax.captions.truth import Judge, Tolerance, Verdict, same_event
 from lsm_jax.data.loader import Batch, WindowInfo
 from lsm_jax.data.store import Dataset, WindowSource
 from lsm_jax.errors import UserError, nearest
@@ -135,8 +135,8 @@ def truths(
 
 def judged(text: str, window: Window) -> Counts:
     """What of a text is true of a window, as (how many, of how many)."""
-    judge, said = Judge(window), sentences(text)
-    statements = [statement for statement in map(read_sentence, said) if statement]
+    judge, said = FactChecker(window), sentences(text)
+    statements = [statement for statement in map(parse_sentence, said) if statement]
     verdicts = [[(fact, judge(fact)) for fact in statement.facts] for statement in statements]
     unrecorded = sum(any(verdict is Verdict.UNRECORDED for _, verdict in facts) for facts in verdicts)
     every = [pair for facts in verdicts for pair in facts]

@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 
 from lsm_jax.captions.caption import Captioner
-from lsm_jax.captions.semantic import spoken_events
+from lsm_jax.captions.semantic import captioned_events
 from lsm_jax.data.loader import Batch, WindowInfo, evaluation_batches
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.data.store import WindowSource
@@ -83,7 +83,7 @@ def read_days(
     for batch, infos, windows in batches(run.spec, source, settings):
         seen = batch["observed"][: len(infos)].any(axis=(1, 2))
         for info, window in zip(np.array(infos, object)[seen], np.array(windows, object)[seen], strict=True):
-            names = {event.name for event in spoken_events(window)} & activity_names(window)
+            names = {event.name for event in captioned_events(window)} & activity_names(window)
             text = say(window).text if say else ""
             rows.append((info.index, info.participant, window.start.isoformat(), names, activity_names(window), text))
         if embed:

@@ -22,7 +22,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lsm_jax.captions.tokenizer import END, PAD
 from lsm_jax.config import Config
-from lsm_jax.data.balance import RowBalancer
+from lsm_jax.data.row_balance import RowBalancer
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError
 from lsm_jax.nn.generation import Decoding, write_captions

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from lsm_jax.data.balance import RowBalancer
+from lsm_jax.data.row_balance import RowBalancer
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.nn.neighbours import Cells
 from lsm_jax.nn.sizes import StackSize
@@ -83,12 +83,12 @@ def row_length(
     random, mean = np.random.default_rng(0), min(tokens / grid.size, 1.0)
     if mean <= 0:
         return rounded(1, windows * grid.size)
-    together = max(balance.group, windows)
+    together = max(balance.group_size, windows)
     shape = (_DRAWS * windows // together, together)
     recorded = random.beta(_ALIKE * mean, _ALIKE * (1 - mean), shape) if mean < 1 else np.ones(shape)
-    if balance.group > 1:
-        recorded = np.take_along_axis(recorded, balance.order(recorded), axis=1)
-    rows = recorded[:, np.argsort(balance.window_ids)] if balance.group > 1 else recorded
+    if balance.group_size > 1:
+        recorded = np.take_along_axis(recorded, balance.assign(recorded), axis=1)
+    rows = recorded[:, np.argsort(balance.window_ids)] if balance.group_size > 1 else recorded
     drawn = grid.size * (rows if kept is None else rows * kept(random, shape)).reshape(-1, windows).sum(axis=1)
     limit, least = windows * grid.size, math.ceil(drawn.mean())
     lengths = sorted({rounded(length, limit) for length in range(least, limit + _ROUND, _ROUND)})

@@ -24,11 +24,10 @@ from jax.experimental import multihost_utils
 
 from lsm_jax import objectives
 from lsm_jax.config import Config
-from lsm_jax.data.balance import RowBalancer
 from lsm_jax.data.loader import Loader
 from lsm_jax.data.spec import DataSpec, data_spec, datasets_with_weight, open_datasets
 from lsm_jax.data.store import Dataset
-from lsm_jax.data.text import CaptionTokens, check_left_out
+from lsm_jax.data.text import CaptionTokens, check_held_out_activities
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.objectives import Objective
 from lsm_jax.train.checkpoints import Checkpoints, Saved
@@ -76,7 +75,7 @@ def train(config: Config, workdir: Path | str) -> int:
     check_same_data(workdir, spec)
     objective = objectives.build(config, spec)
     captions = run_captions(workdir, config)
-    check_left_out(config.language.held_out_activities, datasets)
+    check_held_out_activities(config.language.held_out_activities, datasets)
     plan = Plan.of(config, datasets)
     program = make_program(config, objective, make_mesh(config.mesh), plan.schedule)
     if first:
@@ -210,10 +209,10 @@ class Data:
         self._share = loader_share(self._mesh, self._size)
         self._loader = functools.partial(Loader, config.data, datasets, spec, seed=config.seed)
         # Whole days, all of them, are what a run is judged on, however it learns.
-        whole = captions and dataclasses.replace(captions, excerpts=0.0, leave_out=())
+        whole = captions and dataclasses.replace(captions, event_crop_prob=0.0, held_out_activities=())
         self._captions = {"train": captions, "validation": whole}
         # An evaluation takes its batch at once, whatever training does.
-        at_once = RowBalancer.of(self._size, config.rows.windows_per_row, accumulate=1)
+        at_once = RowBalancer.for_batch(self._size, config.rows.windows_per_row, grad_accum_steps=1)
         self._balance = {"train": RowBalancer.from_config(config), "validation": at_once}
         self._training = self._load("train", position)
         self._validation: Loader | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lsm_jax.captions.caption import Captioner
-from lsm_jax.captions.grammar import read
+from lsm_jax.captions.grammar import parse_caption
 from lsm_jax.captions.tokenizer import Tokenizer
 from lsm_jax.channels import MINUTELY_26
 from lsm_jax.cli.main import main
@@ -47,7 +47,7 @@ def test_the_file_has_a_line_per_window(cohort: Path, tmp_path: Path, capsys: py
     assert [line["start"] for line in lines] == [source[place].start.isoformat() for place in range(len(source))]
 
     summary = json.loads((tmp_path / "new" / "captions.summary.json").read_text())
-    facts = [fact for line in lines for fact in read(line["text"]).facts]
+    facts = [fact for line in lines for fact in parse_caption(line["text"]).facts]
     assert sum(summary["facts"].values()) == len(facts) > 0
     assert (summary["windows"], summary["epoch"], summary["seed"]) == (len(lines), 2, 1)
     assert "3 windows" in capsys.readouterr().out

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import strategies as st
 
 from lsm_jax.captions.facts import STATISTICS, Fact, clock_minutes
-from lsm_jax.captions.grammar import Statement, event_name, facts_of, read, read_sentence, wording
+from lsm_jax.captions.grammar import Statement, event_name, facts_of, parse_caption, parse_sentence, wording
 from lsm_jax.captions.phrases import CHANNEL_OF, PHRASES, spoken
 from lsm_jax.captions.templates import FORMS, MOVED, TURNED
 from lsm_jax.channels import REGISTRY
@@ -53,7 +53,7 @@ def test_every_template_is_read_back(form: str) -> None:
         verbs = VERBS[form][statement.facts[0].kind] if form in VERBS else ("",)
         sentences = [wording(statement, template, verb) for template in FORMS[form] for verb in verbs]
         assert len({*sentences}) == len(sentences)
-        assert [read_sentence(sentence) for sentence in sentences] == [statement] * len(sentences)
+        assert [parse_sentence(sentence) for sentence in sentences] == [statement] * len(sentences)
         assert facts_of(" ".join(sentences)) == statement.facts * len(sentences)
 
     check()
@@ -87,9 +87,9 @@ def test_phrases_name_one_channel_each() -> None:
     ],
 )
 def test_what_is_not_ours_stays_unread(sentence: str) -> None:
-    reading = read(f"Mood at 08:15: calm. {sentence}")
+    reading = parse_caption(f"Mood at 08:15: calm. {sentence}")
     assert reading.facts == (Fact("mood", "calm", None, 495, 495),)
-    assert reading.unread == (sentence,)
+    assert reading.unparsed == (sentence,)
 
 
 def test_a_duration_that_contradicts_its_times_is_read_as_said() -> None:
@@ -99,7 +99,7 @@ def test_a_duration_that_contradicts_its_times_is_read_as_said() -> None:
 
 @hypothesis.given(st.text(max_size=300))
 def test_reading_takes_any_text(text: str) -> None:
-    assert read(text).facts == ()
+    assert parse_caption(text).facts == ()
 
 
 def test_names_keep_to_their_sentence() -> None:

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import strategies as st
 
 from lsm_jax.captions.caption import LEVELS, Captioner, parse_levels
+from lsm_jax.captions.fact_check import FactChecker, Verdict
 from lsm_jax.captions.facts import STATISTICS, TRENDS, Clock, Fact
-from lsm_jax.captions.grammar import read
+from lsm_jax.captions.grammar import parse_caption
 from lsm_jax.captions.semantic import event_facts
 from lsm_jax.captions.structural import BIN_MINUTES
-from lsm_jax.captions.truth import Judge, Verdict
 from lsm_jax.errors import UserError
 from lsm_jax.windows import Event
 
@@ -37,10 +37,10 @@ def minutes(first: int, last: int, value: float = 70.0) -> np.ndarray:
 def test_every_caption_is_read_back_and_true(random_day, seed: int, start_minute: int, shape: tuple[int, int]) -> None:
     window = random_day(seed, shape[0], start_minute, shape[1])
     caption = ALL(window, epoch=seed)
-    reading = read(caption.text)
-    assert reading.unread == ()
+    reading = parse_caption(caption.text)
+    assert reading.unparsed == ()
     assert reading.facts == caption.facts
-    judge = Judge(window)
+    judge = FactChecker(window)
     assert [fact for fact in caption.facts if judge(fact) is not Verdict.TRUE] == []
 
 

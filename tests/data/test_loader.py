@@ -7,11 +7,10 @@ import datetime as dt
 
 import numpy as np
 import pytest
-from conftest import CHANNELS, person, random_windows
 from hypothesis import given
 from hypothesis import strategies as st
+from random_windows import CHANNELS, person, random_windows
 
-from lsm_jax.data.balance import RowBalancer
 from lsm_jax.data.loader import Loader, evaluation_batches
 from lsm_jax.data.spec import data_spec, datasets_with_weight, open_datasets
 from lsm_jax.data.store import open_dataset, write_dataset
@@ -112,8 +111,8 @@ def test_hosts_together_hold_the_global_batch(loader_of, hosts) -> None:
 
 @pytest.mark.parametrize("hosts", [1, 2, 4, 8])
 def test_balanced_rows_hold_the_same_windows_whatever_the_hosts(loader_of, hosts) -> None:
-    balance = RowBalancer.of(16, windows_per_row=2, accumulate=2)
-    assert balance.group == 8, "more than a host's share of two"
+    balance = RowBalancer.for_batch(16, windows_per_row=2, grad_accum_steps=2)
+    assert balance.group_size == 8, "more than a host's share of two"
     plain, whole = (take(loader_of(batch_size=16, balance=given), 3) for given in (None, balance))
     parts = [
         loader_of(batch_size=16, balance=balance, process_index=host, process_count=hosts) for host in range(hosts)

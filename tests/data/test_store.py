@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import CHANNELS, person, random_windows
 from hypothesis import given
 from hypothesis import strategies as st
+from random_windows import CHANNELS, person, random_windows
 
 from lsm_jax.data.card import gap_lengths
 from lsm_jax.data.spec import data_spec

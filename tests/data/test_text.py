@@ -6,7 +6,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from conftest import CHANNELS, random_windows
+from random_windows import CHANNELS, random_windows
 
 from lsm_jax.captions.caption import Captioner
 from lsm_jax.captions.tokenizer import BEGIN, END, PAD
@@ -14,7 +14,7 @@ from lsm_jax.config import LanguageConfig
 from lsm_jax.data.loader import Loader, evaluation_batches
 from lsm_jax.data.spec import data_spec
 from lsm_jax.data.store import open_dataset, write_dataset
-from lsm_jax.data.text import CaptionTokens, activity_names, check_left_out
+from lsm_jax.data.text import CaptionTokens, activity_names, check_held_out_activities
 from lsm_jax.errors import UserError
 from lsm_jax.windows import Event, crop
 
@@ -105,7 +105,7 @@ def test_nothing_is_said_of_days_that_hold_an_activity_left_out(captions):
     events = (Event("activity", "Stair climbing!", 50, 100), Event("session", "tag", 5, 6), Event("sleep", "run", 0, 9))
     held, other = dataclasses.replace(window, events=events), dataclasses.replace(window, events=events[1:])
     assert activity_names(held) == {"stair climbing"} and activity_names(other) == set()
-    without = dataclasses.replace(captions, leave_out=("stair climbing", "run"))
+    without = dataclasses.replace(captions, held_out_activities=("stair climbing", "run"))
     said = without([held, other], [0, 0])
     assert (said[0] == PAD).all()
     np.testing.assert_array_equal(said[1], captions([other], [0])[0])
@@ -124,6 +124,6 @@ def test_an_activity_left_out_must_be_in_the_data(tmp_path):
     window = dataclasses.replace(next(random_windows(1, 1)), events=(Event("activity", "Rowing", 50, 100),))
     write_dataset(tmp_path / "data", "rows", CHANNELS, [window])
     dataset = open_dataset(tmp_path / "data")
-    check_left_out(("rowing",), [dataset])
+    check_held_out_activities(("rowing",), [dataset])
     with pytest.raises(UserError, match=r"no dataset has an activity 'roving'\. Did you mean 'rowing'\?"):
-        check_left_out(("rowing", "roving"), [dataset])
+        check_held_out_activities(("rowing", "roving"), [dataset])

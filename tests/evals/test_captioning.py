@@ -8,7 +8,7 @@ from language_run import by_letters, knowing, language_dataset, language_run
 
 from lsm_jax.captions.caption import Captioner
 from lsm_jax.captions.facts import STATISTICS, Fact
-from lsm_jax.captions.grammar import facts_of, read
+from lsm_jax.captions.grammar import facts_of, parse_caption
 from lsm_jax.errors import UserError
 from lsm_jax.evals.captioning import evaluate_captioning, events_found, judged, overlaps, written
 from lsm_jax.evals.findings import Settings
@@ -111,5 +111,5 @@ def test_typical_days_are_those_of_the_clock():
     assert facts_of(usual_activity(days)) == (activity,)
     assert usual_activity([()]) == mean_day([()]) == ""
     numbers = [Fact(kind, "heart_rate", value) for kind, value in zip(STATISTICS, (70, 90, 60, 5), strict=True)]
-    said = read(mean_day([numbers, [dataclasses.replace(fact, value=fact.value + 1) for fact in numbers]]))
-    assert [fact.value for fact in said.facts] == [70.5, 90.5, 60.5, 5.5] and not said.unread
+    said = parse_caption(mean_day([numbers, [dataclasses.replace(fact, value=fact.value + 1) for fact in numbers]]))
+    assert [fact.value for fact in said.facts] == [70.5, 90.5, 60.5, 5.5] and not said.unparsed

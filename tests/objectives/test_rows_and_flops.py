@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lsm_jax.channels import MINUTELY_26
-from lsm_jax.data.balance import RowBalancer
+from lsm_jax.data.row_balance import RowBalancer
 from lsm_jax.nn.context_cost import context_flops
 from lsm_jax.objectives.shared import LEFT_OUT, row_length
 from lsm_jax.tokens.grid import TokenGrid
@@ -19,7 +19,7 @@ GRID = TokenGrid(tuple(MINUTELY_26))
 def test_rows_hold_the_mean_and_leave_little_out(windows, share):
     mixture, random = Mixture(), np.random.default_rng(1)
     hidden = lambda generator, shape: mixture.hidden_shares(generator, shape, GRID.patches)  # noqa: E731
-    length = row_length(share * GRID.size, windows, RowBalancer.of(windows, windows, 1), GRID, hidden)
+    length = row_length(share * GRID.size, windows, RowBalancer.for_batch(windows, windows, 1), GRID, hidden)
     recorded = random.beta(4 * share, 4 * (1 - share), (20_000, windows)) if share < 1 else np.ones((20_000, windows))
     drawn = GRID.size * (-np.sort(-recorded) * hidden(random, (20_000, windows))).sum(axis=1)
     assert drawn.mean() <= 1.01 * length
@@ -30,13 +30,15 @@ def test_rows_hold_the_mean_and_leave_little_out(windows, share):
 
 def test_balanced_rows_are_shorter():
     hidden = lambda generator, shape: Mixture().hidden_shares(generator, shape, GRID.patches)  # noqa: E731
-    alone, balanced = (row_length(0.51 * GRID.size, 4, RowBalancer.of(size, 4, 1), GRID, hidden) for size in (4, 64))
+    alone, balanced = (
+        row_length(0.51 * GRID.size, 4, RowBalancer.for_batch(size, 4, 1), GRID, hidden) for size in (4, 64)
+    )
     assert 0.51 * 0.6 * 4 * GRID.size < balanced < 0.95 * alone
 
 
 def test_rows_of_windows_without_gaps_hold_them_whole_and_none_are_empty():
-    assert row_length(GRID.size, 2, RowBalancer.of(8, 2, 2), GRID, None) == 2 * GRID.size
-    assert row_length(0.0, 1, RowBalancer.of(1, 1, 1), GRID, None) == 64
+    assert row_length(GRID.size, 2, RowBalancer.for_batch(8, 2, 2), GRID, None) == 2 * GRID.size
+    assert row_length(0.0, 1, RowBalancer.for_batch(1, 1, 1), GRID, None) == 64
 
 
 def test_shares_hidden_are_those_of_the_masks():

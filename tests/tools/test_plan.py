@@ -10,7 +10,7 @@ from jax.experimental.compilation_cache import compilation_cache
 
 from lsm_jax import objectives
 from lsm_jax.config import Config, with_changes
-from lsm_jax.data.gappy import gappy_batches
+from lsm_jax.data.random_batches import random_batches_with_gaps
 from lsm_jax.errors import UserError
 from lsm_jax.nn import sizes
 from lsm_jax.nn.attention import IMPLEMENTATIONS
@@ -91,7 +91,7 @@ def test_what_is_planned_is_what_is_trained():
     spec = planning.assumed_spec(120)
     mesh = make_mesh(config.mesh, jax.devices()[:1])
     program = make_program(config, objectives.build(config, spec), mesh, Schedule.of(config, epoch=800))
-    _, (batch,) = gappy_batches(spec.channels, 120, 0.5, 8, 1, seed=0)
+    _, (batch,) = random_batches_with_gaps(spec.channels, 120, 0.5, 8, 1, seed=0)
     planned = program.step.lower(program.shapes, batch_shapes(mesh, batch, 8))
     trained = program.step.lower(program.init(), to_devices(mesh, batch, 8))
     assert planned.as_text() == trained.as_text()

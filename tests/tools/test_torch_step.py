@@ -11,7 +11,7 @@ import pytest
 from lsm_jax import objectives
 from lsm_jax.channels import MINUTELY_26
 from lsm_jax.config import load_config
-from lsm_jax.data.gappy import gappy_batches
+from lsm_jax.data.random_batches import random_batches_with_gaps
 from lsm_jax.tools.bench.step import torch_arrays, torch_recipe
 
 torch = pytest.importorskip("torch")
@@ -22,7 +22,7 @@ CHANNELS = ("heart_rate", "steps", "skin_temperature", "rmssd")
 
 
 def paper_objective(channels=CHANNELS, minutes=60, *overrides):
-    spec, [batch] = gappy_batches(channels, minutes, 0.3, batch_size=3, count=1, seed=1)
+    spec, [batch] = random_batches_with_gaps(channels, minutes, 0.3, batch_size=3, count=1, seed=1)
     config = load_config(PAPER, [f"--config.{override}" for override in overrides])
     return objectives.build(config, spec), batch
 

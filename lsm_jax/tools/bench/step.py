@@ -23,9 +23,9 @@ from jaxtyping import Array, Bool
 from lsm_jax import objectives
 from lsm_jax.channels import MINUTELY_26
 from lsm_jax.config import Config, with_changes
-from lsm_jax.data.balance import RowBalancer
-from lsm_jax.data.gappy import gappy_batches
 from lsm_jax.data.loader import Batch
+from lsm_jax.data.random_batches import random_batches_with_gaps
+from lsm_jax.data.row_balance import RowBalancer
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError, nearest
 from lsm_jax.nn.positions import Positions
@@ -120,7 +120,7 @@ def measure(
 
 def _entries(config: Config, settings: Settings, missing: float) -> Iterator[_Entry]:
     """The contenders at one share of missing cells."""
-    spec, batches = gappy_batches(
+    spec, batches = random_batches_with_gaps(
         tuple(config.data.channels) or MINUTELY_26, config.data.window_minutes, missing, settings.batch_size,
         settings.batches, settings.seed, RowBalancer.from_config(_configured(config, settings.batch_size, "auto")),
     )  # fmt: skip

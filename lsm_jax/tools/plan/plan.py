@@ -21,8 +21,8 @@ from jax.sharding import Mesh
 from lsm_jax import objectives
 from lsm_jax.channels import MINUTELY_26, channels
 from lsm_jax.config import Config, with_changes
-from lsm_jax.data.balance import RowBalancer
-from lsm_jax.data.gappy import gappy_batches
+from lsm_jax.data.random_batches import random_batches_with_gaps
+from lsm_jax.data.row_balance import RowBalancer
 from lsm_jax.data.spec import DataSpec, data_spec, datasets_with_weight, open_datasets
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.objectives import Objective
@@ -152,8 +152,10 @@ def drawn_batch(case: Case, windows: int) -> dict[str, np.ndarray]:
     """Windows with gaps as days have them, and captions as long as they may be where texts are learned from."""
     spec, language = case.spec, case.config.language
     missing = 1 - float(np.mean(spec.observed_share))
-    balance = RowBalancer.of(windows, case.config.rows.windows_per_row, accumulate=1)
-    _, (batch,) = gappy_batches(spec.channels, spec.window_minutes, missing, windows, 1, seed=0, balance=balance)
+    balance = RowBalancer.for_batch(windows, case.config.rows.windows_per_row, grad_accum_steps=1)
+    _, (batch,) = random_batches_with_gaps(
+        spec.channels, spec.window_minutes, missing, windows, 1, seed=0, balance=balance
+    )
     return batch | ({"text": np.ones((windows, language.text_length), np.int32)} if language.levels else {})
 
 

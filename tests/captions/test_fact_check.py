@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lsm_jax.captions.fact_check import FactChecker, Tolerance, Verdict
 from lsm_jax.captions.facts import Fact
-from lsm_jax.captions.truth import Judge, Tolerance, Verdict
 from lsm_jax.windows import Event
 
 
 @pytest.fixture(scope="module")
-def judge(make_window) -> Judge:
+def judge(make_window) -> FactChecker:
     """Heart rate that rises from 08:00 to 16:00 with a peak at 20:20, recorded until 22:00; running and a mood."""
     heart = np.concatenate([np.full(480, 60.0), np.linspace(60, 90, 480), np.full(480, 75.0)])
     heart[1200:1240] = 130
     heart[1320:] = np.nan
     events = [Event("activity", "running", 600, 660), Event("mood", "calm", 700, 701), Event("session", "tag", 30, 31)]
-    return Judge(make_window({"heart_rate": heart, "glucose": np.full(1440, np.nan)}, events))
+    return FactChecker(make_window({"heart_rate": heart, "glucose": np.full(1440, np.nan)}, events))
 
 
 @pytest.mark.parametrize(
@@ -51,13 +51,13 @@ def judge(make_window) -> Judge:
         (Fact("mark", "tag", 2.0, 30, 30), "false"),
     ],
 )
-def test_verdicts(judge: Judge, fact: Fact, verdict: str) -> None:
+def test_verdicts(judge: FactChecker, fact: Fact, verdict: str) -> None:
     assert judge(fact) is Verdict(verdict)
 
 
 def test_a_tighter_tolerance_accepts_less(make_window) -> None:
     window = make_window({"heart_rate": np.full(1440, 60.0)}, [Event("activity", "running", 600, 660)])
-    strict = Judge(window, Tolerance(spreads=0.001, minutes=2))
+    strict = FactChecker(window, Tolerance(spreads=0.001, minutes=2))
     assert strict(Fact("mean", "heart_rate", 61.0)) is Verdict.FALSE
-    assert Judge(window)(Fact("mean", "heart_rate", 61.0)) is Verdict.TRUE
+    assert FactChecker(window)(Fact("mean", "heart_rate", 61.0)) is Verdict.TRUE
     assert strict(Fact("activity", "running", 60.0, 605, 660)) is Verdict.FALSE

@@ -11,14 +11,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lsm_jax.captions.semantic import KINDS, spoken_events
+from lsm_jax.captions.semantic import KINDS, captioned_events
 from lsm_jax.windows import Window
 
 SHORTEST = 60  # minutes
 _MARGIN = 30  # minutes at most around an event, so that the end of the record does not tell where it ends
 
 
-def excerpt(window: Window, random: np.random.Generator, kinds: Sequence[str] = KINDS) -> tuple[int, int]:
+def event_crop(window: Window, random: np.random.Generator, kinds: Sequence[str] = KINDS) -> tuple[int, int]:
     """First minute and the one after the last of a stretch that holds an event and cuts none.
 
     Its length is log-uniform from `SHORTEST` to the window's, and grows until every event that a caption could speak of
@@ -32,7 +32,7 @@ def excerpt(window: Window, random: np.random.Generator, kinds: Sequence[str] = 
     shortest = min(SHORTEST, steps)
     length = round(shortest * (steps / shortest) ** random.random())
     margin = int(random.integers(1, _MARGIN + 1))
-    spoken = spoken_events(window, kinds)
+    spoken = captioned_events(window, kinds)
     events = [(max(event.start - margin, 0), min(event.end + margin, steps)) for event in spoken]
     if events:
         kind = random.choice(sorted({event.kind for event in spoken}))
@@ -50,7 +50,7 @@ def excerpt(window: Window, random: np.random.Generator, kinds: Sequence[str] = 
         stretch = grown
 
 
-def shown(window: Window, first: int, last: int) -> Window:
+def mask_outside(window: Window, first: int, last: int) -> Window:
     """The window as if nothing had been recorded, or logged, outside of a stretch."""
     within = np.zeros(len(window.observed), bool)
     within[first:last] = True

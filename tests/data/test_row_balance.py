@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from jaxtyping import Shaped
 
-from lsm_jax.data.balance import RowBalancer
+from lsm_jax.data.row_balance import RowBalancer
 
 
 def rows_of(batch: Shaped[np.ndarray, " b"], windows: int, accumulate: int) -> Shaped[np.ndarray, "rows w"]:
@@ -24,12 +24,12 @@ def rows_of(batch: Shaped[np.ndarray, " b"], windows: int, accumulate: int) -> S
     ties=st.booleans(),
 )
 def test_every_window_stands_once_and_rows_of_a_group_hold_alike(windows, accumulate, blocks, seed, ties) -> None:
-    balance = RowBalancer.of(windows * accumulate * blocks, windows, accumulate)
-    groups = windows * accumulate * blocks // balance.group
+    balance = RowBalancer.for_batch(windows * accumulate * blocks, windows, accumulate)
+    groups = windows * accumulate * blocks // balance.group_size
     random = np.random.default_rng(seed)
-    sizes = random.integers(0, 3 if ties else 4000, (groups, balance.group))
-    order = balance.order(sizes)
-    assert (np.sort(order, axis=1) == np.arange(balance.group)).all()
+    sizes = random.integers(0, 3 if ties else 4000, (groups, balance.group_size))
+    order = balance.assign(sizes)
+    assert (np.sort(order, axis=1) == np.arange(balance.group_size)).all()
     for group in range(groups):
         rows = rows_of(sizes[group][order[group]], windows, accumulate)
         held = rows.sum(axis=1)
@@ -40,23 +40,23 @@ def test_every_window_stands_once_and_rows_of_a_group_hold_alike(windows, accumu
 
 @given(windows=st.integers(2, 8), accumulate=st.integers(1, 4), blocks=st.integers(1, 4))
 def test_numbers_run_along_the_rows(windows, accumulate, blocks) -> None:
-    balance = RowBalancer.of(windows * accumulate * blocks, windows, accumulate)
+    balance = RowBalancer.for_batch(windows * accumulate * blocks, windows, accumulate)
     rows = rows_of(balance.window_ids, windows, accumulate)
     assert (np.diff(rows, axis=1) == 1).all()
-    assert sorted(rows.flat) == list(range(balance.group))
+    assert sorted(rows.flat) == list(range(balance.group_size))
 
 
 def test_rows_of_days_differ_less_than_as_they_come() -> None:
     sizes = np.random.default_rng(0).beta(2, 2, (500, 64))
-    balance = RowBalancer.of(4096, 16, 1)
-    dealt = np.take_along_axis(sizes, balance.order(sizes), axis=1)
+    balance = RowBalancer.for_batch(4096, 16, 1)
+    dealt = np.take_along_axis(sizes, balance.assign(sizes), axis=1)
     spread = lambda sizes: sizes.reshape(500, 4, 16).sum(axis=2).std(axis=1).mean()  # noqa: E731
     assert spread(dealt) < 0.05 * spread(sizes)
 
 
 @pytest.mark.parametrize(("batch_size", "windows", "accumulate"), [(7, 1, 1), (6, 4, 1)])
 def test_single_windows_and_uneven_batches_stay_as_they_come(batch_size, windows, accumulate) -> None:
-    balance = RowBalancer.of(batch_size, windows, accumulate)
-    assert balance.group == 1
-    assert balance.order(np.ones((batch_size, 1))).tolist() == [[0]] * batch_size
+    balance = RowBalancer.for_batch(batch_size, windows, accumulate)
+    assert balance.group_size == 1
+    assert balance.assign(np.ones((batch_size, 1))).tolist() == [[0]] * batch_size
     assert balance.window_ids.tolist() == [0]

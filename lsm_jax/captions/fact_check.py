@@ -42,7 +42,7 @@ class Tolerance:
     minutes: int = 15
 
 
-class Judge:
+class FactChecker:
     """Judges facts about one window.
 
     Raises:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import dataclasses
 
 import numpy as np
-from conftest import random_windows
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from random_windows import random_windows
 
-from lsm_jax.captions.semantic import event_facts, spoken_events
-from lsm_jax.data.excerpts import SHORTEST, excerpt, shown
+from lsm_jax.captions.semantic import captioned_events, event_facts
+from lsm_jax.data.event_crops import SHORTEST, event_crop, mask_outside
 from lsm_jax.data.loader import Loader
 from lsm_jax.data.spec import data_spec
 from lsm_jax.windows import Event
@@ -32,21 +32,21 @@ def logged_windows(draw):
 @settings(max_examples=50, deadline=None)
 @given(logged_windows(), st.integers(0, 2**32))
 def test_a_stretch_holds_an_event_and_cuts_none(window, seed):
-    first, last = excerpt(window, np.random.default_rng(seed))
-    steps, events = len(window.observed), spoken_events(window)
+    first, last = event_crop(window, np.random.default_rng(seed))
+    steps, events = len(window.observed), captioned_events(window)
     assert 0 <= first < last <= steps and last - first >= min(SHORTEST, steps)
     within = [event for event in events if first <= event.start and event.end <= last]
     outside = [event for event in events if event.end <= first or last <= event.start]
     assert len(within) + len(outside) == len(events)
     assert within or not events
-    assert (first, last) == excerpt(window, np.random.default_rng(seed))
+    assert (first, last) == event_crop(window, np.random.default_rng(seed))
 
 
 @settings(max_examples=25, deadline=None)
 @given(logged_windows(), st.integers(0, 2**32))
 def test_what_is_shown_is_the_stretch_and_nothing_else(window, seed):
-    first, last = excerpt(window, np.random.default_rng(seed))
-    part = shown(window, first, last)
+    first, last = event_crop(window, np.random.default_rng(seed))
+    part = mask_outside(window, first, last)
     np.testing.assert_array_equal(part.observed[first:last], window.observed[first:last])
     np.testing.assert_array_equal(part.values[first:last], window.values[first:last])
     assert not part.observed[:first].any() and not part.observed[last:].any()
@@ -57,7 +57,7 @@ def test_what_is_shown_is_the_stretch_and_nothing_else(window, seed):
 
 def test_lengths_are_of_every_scale():
     random, quiet = np.random.default_rng(0), dataclasses.replace(WINDOWS[0], events=())
-    lengths = np.array([last - first for first, last in (excerpt(quiet, random) for _ in range(400))])
+    lengths = np.array([last - first for first, last in (event_crop(quiet, random) for _ in range(400))])
     steps = len(quiet.observed)
     middle = np.sqrt(min(SHORTEST, steps) * steps)
     assert 0.4 < (lengths < middle).mean() < 0.6
@@ -67,7 +67,7 @@ def test_lengths_are_of_every_scale():
 def test_batches_show_what_their_captions_speak_of(dataset, data_config, captions):
     config = data_config(dataset)
     spec, size = data_spec(config, [dataset]), len(dataset.source("train"))
-    partly = dataclasses.replace(captions, excerpts=0.5)
+    partly = dataclasses.replace(captions, event_crop_prob=0.5)
     loaders = [Loader(config, [dataset], spec, "train", 1, size, captions=each) for each in (captions, partly)]
     whole, batch = (next(loader) for loader in loaders)
     for loader in loaders:
@@ -88,12 +88,12 @@ def test_batches_show_what_their_captions_speak_of(dataset, data_config, caption
 def test_of_a_day_left_out_no_stretch_is_spoken_of(captions):
     events = (Event("activity", "running", 100, 160), Event("activity", "yoga", 900, 960))
     day = dataclasses.replace(WINDOWS[0], events=events)
-    partly = dataclasses.replace(captions, excerpts=1.0)
-    without = dataclasses.replace(partly, leave_out=("yoga",))
-    stretches = [partly.stretch(day, epoch) for epoch in range(20)]
+    partly = dataclasses.replace(captions, event_crop_prob=1.0)
+    without = dataclasses.replace(partly, held_out_activities=("yoga",))
+    stretches = [partly.event_crop(day, epoch) for epoch in range(20)]
     assert any(last <= 900 for _, last in stretches)
-    assert [without.stretch(day, epoch) for epoch in range(20)] == [None] * 20
+    assert [without.event_crop(day, epoch) for epoch in range(20)] == [None] * 20
     running = dataclasses.replace(day, events=events[:1])
-    assert [without.stretch(running, epoch) for epoch in range(20)] == [
-        partly.stretch(running, epoch) for epoch in range(20)
+    assert [without.event_crop(running, epoch) for epoch in range(20)] == [
+        partly.event_crop(running, epoch) for epoch in range(20)
     ]

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsm_jax.channels import MINUTELY_26
-from lsm_jax.data.balance import RowBalancer
-from lsm_jax.data.gappy import block_gaps, gappy_batches
+from lsm_jax.data.random_batches import block_gaps, random_batches_with_gaps
+from lsm_jax.data.row_balance import RowBalancer
 from lsm_jax.errors import UserError
 
 
@@ -24,7 +24,7 @@ def test_exactly_the_share_is_missing(missing: float, minutes: int, seed: int) -
 
 
 def test_gaps_are_long_and_windows_differ() -> None:
-    spec, batches = gappy_batches(MINUTELY_26, 1440, 0.5, batch_size=8, count=4, seed=0)
+    spec, batches = random_batches_with_gaps(MINUTELY_26, 1440, 0.5, batch_size=8, count=4, seed=0)
     observed = np.concatenate([batch["observed"] for batch in batches])
     shares = 1 - observed.mean(axis=(1, 2))
     assert abs(shares.mean() - 0.5) < 0.01
@@ -39,9 +39,9 @@ def test_gaps_are_long_and_windows_differ() -> None:
 
 
 def test_balanced_batches_hold_the_same_windows_in_rows_alike() -> None:
-    batches = functools.partial(gappy_batches, MINUTELY_26, 1440, 0.5, batch_size=8, count=4, seed=0)
+    batches = functools.partial(random_batches_with_gaps, MINUTELY_26, 1440, 0.5, batch_size=8, count=4, seed=0)
     recorded = lambda balance: [batch["observed"].sum(axis=(1, 2)) for batch in batches(balance=balance)[1]]  # noqa: E731
-    plain, dealt = recorded(None), recorded(RowBalancer.of(8, windows_per_row=4, accumulate=1))
+    plain, dealt = recorded(None), recorded(RowBalancer.for_batch(8, windows_per_row=4, grad_accum_steps=1))
     for before, after in zip(plain, dealt, strict=True):
         assert sorted(before) == sorted(after)
     spread = lambda batches: np.ptp(np.reshape(batches, (4, 2, 4)).sum(axis=2), axis=1).mean()  # noqa: E731
@@ -49,7 +49,7 @@ def test_balanced_batches_hold_the_same_windows_in_rows_alike() -> None:
 
 
 def test_nothing_missing_and_a_share_out_of_range() -> None:
-    _, [batch] = gappy_batches(("steps",), 60, 0.0, batch_size=2, count=1, seed=0)
+    _, [batch] = random_batches_with_gaps(("steps",), 60, 0.0, batch_size=2, count=1, seed=0)
     assert batch["observed"].all()
     with pytest.raises(UserError, match="--missing 1"):
-        gappy_batches(("steps",), 60, 1.0, batch_size=2, count=1, seed=0)
+        random_batches_with_gaps(("steps",), 60, 1.0, batch_size=2, count=1, seed=0)

@@ -9,8 +9,8 @@ import scipy.stats
 from jaxtyping import Bool
 
 from lsm_jax.channels import channels as registered
-from lsm_jax.data.balance import RowBalancer
 from lsm_jax.data.loader import Batch, empty_batch
+from lsm_jax.data.row_balance import RowBalancer
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError
 
@@ -18,7 +18,7 @@ _MEAN_SPELL = 180.0  # minutes
 _CONCENTRATION = 4.0  # of the share missing among windows: as days of the synthetic cohort differ (sd 0.23 at 0.49)
 
 
-def gappy_batches(
+def random_batches_with_gaps(
     channels: Sequence[str],
     minutes: int,
     missing: float,
@@ -47,8 +47,8 @@ def gappy_batches(
     observed = np.stack([block_gaps(random, channels, minutes, share) for share in shares])
     window_id = np.arange(len(observed))
     if balance:
-        groups = window_id.reshape(-1, balance.group)
-        order = balance.order(observed.mean(axis=(1, 2)).reshape(groups.shape))
+        groups = window_id.reshape(-1, balance.group_size)
+        order = balance.assign(observed.mean(axis=(1, 2)).reshape(groups.shape))
         observed = observed[(groups[:, :1] + order).reshape(-1)]
         window_id = (groups[:, :1] + balance.window_ids).reshape(-1)
     spec = DataSpec(
