@@ -22,6 +22,7 @@ from lsm_jax.config import DataConfig
 from lsm_jax.data.codec import Record
 from lsm_jax.data.event_crops import mask_outside
 from lsm_jax.data.order import DataOrder
+from lsm_jax.data.row_balance import RowBalancer
 from lsm_jax.data.spec import DataSpec, mixture_weights
 from lsm_jax.data.store import Dataset, WindowSource
 from lsm_jax.data.text import CaptionTokens

@@ -25,6 +25,7 @@ from jax.experimental import multihost_utils
 from lsm_jax import objectives
 from lsm_jax.config import Config
 from lsm_jax.data.loader import Loader
+from lsm_jax.data.row_balance import RowBalancer
 from lsm_jax.data.spec import DataSpec, data_spec, datasets_with_weight, open_datasets
 from lsm_jax.data.store import Dataset
 from lsm_jax.data.text import CaptionTokens, check_held_out_activities
