@@ -10,7 +10,7 @@ from lsm_jax import objectives
 from lsm_jax.config import Config, DataConfig
 from lsm_jax.data.spec import data_spec, open_datasets
 from lsm_jax.data.store import open_dataset, write_dataset
-from lsm_jax.train.checkpoints import Checkpoints, Saved
+from lsm_jax.train.checkpoints import Checkpoints, CheckpointState
 from lsm_jax.train.run import Run
 from lsm_jax.train.state import State
 from lsm_jax.train.workdir import write_config
@@ -67,5 +67,5 @@ def save_run(run, workdir):
     write_config(workdir, run.config, run.spec)
     state = State(jnp.int32(run.step), jnp.int32(0), run.params, (), {}, jax.random.key_data(jax.random.key(0)))
     checkpoints = Checkpoints(workdir / "checkpoints", 2, print)
-    checkpoints.save(Saved(state, 0, {"step": 1.0}))
+    checkpoints.save(CheckpointState(state, 0, {"step": 1.0}))
     checkpoints.close()

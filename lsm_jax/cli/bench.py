@@ -88,7 +88,7 @@ def run(args: argparse.Namespace) -> int:
 def _attention(args: argparse.Namespace, out: Path) -> list[dict[str, Any]]:
     from lsm_jax.cli.progress import progress_bar
     from lsm_jax.tools.bench.attention import Settings, measure
-    from lsm_jax.train.cores import cores_for, use_cores
+    from lsm_jax.train.mesh import cores_for, use_cores
 
     settings = Settings(**_given(args, "tokens", "visible", "heads", "head_size", "rows", "only", dtype="dtypes"))
     use_cores(cores_for(settings.heads))
@@ -102,7 +102,7 @@ def _step(args: argparse.Namespace, out: Path) -> list[dict[str, Any]]:
     from lsm_jax.cli.progress import progress_bar
     from lsm_jax.config import load_config
     from lsm_jax.tools.bench.step import Settings, measure
-    from lsm_jax.train.cores import cores_for, use_cores
+    from lsm_jax.train.mesh import cores_for, use_cores
 
     decoder = [f"--config.model.decoder={args.decoder}"] if args.decoder else []
     location = f"{args.config or 'configs/lsm2.py'}:{args.variant or 'base'}"

@@ -26,13 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trains, and prints what it does on standard error."""
     from lsm_jax.config import load_config
-    from lsm_jax.train import distributed
-    from lsm_jax.train.cores import devices_for, use_cores
+    from lsm_jax.train import processes
     from lsm_jax.train.loop import train
+    from lsm_jax.train.mesh import cpu_devices_for, use_cores
 
     config = load_config(args.config, args.overrides)
-    # Before anything asks for a device: JAX cannot be joined to other processes later.
-    distributed.initialise(args.coordinator, args.process_id, args.process_count)
-    use_cores(devices_for(config))
+    # Both must come before anything asks for a device.
+    processes.initialise(args.coordinator, args.process_id, args.process_count)
+    use_cores(cpu_devices_for(config))
     train(config, args.workdir)
     return 0

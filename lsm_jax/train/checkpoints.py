@@ -1,9 +1,8 @@
-"""Checkpoints: written by Orbax beside the running step, committed whole, verified before anyone trusts them.
+"""Checkpoints: written by Orbax in the background, committed whole, verified before they are used.
 
-A checkpoint is one item, folder `checkpoints/STEP`, with everything that must survive: the state, the data position,
-the clock. Its manifest is written inside the folder before Orbax renames it into place, so that either all of it is
-there or none. The manifest has the checksum of every file and the shape and type of every array. What fails its
-checksums is skipped with a sentence, and the one before it is taken.
+A checkpoint is one folder, `checkpoints/STEP`, with the state, the data position and the clock. Its manifest has the
+checksum of every file and the shape and type of every array. The manifest is written before Orbax renames the folder
+into place, so that a checkpoint is complete or absent. A damaged one is reported and the one before it is used.
 """
 
 from __future__ import annotations
@@ -24,24 +23,22 @@ from jax.experimental import multihost_utils
 
 from lsm_jax.errors import UserError
 from lsm_jax.sharding import named_parameters
-from lsm_jax.train.clock import BUCKETS
 from lsm_jax.train.state import State
+from lsm_jax.train.timing import BUCKETS
 
 MANIFEST = "manifest.json"
-_FEWEST_KEPT = 2
-_STAMP = "_CHECKPOINT_METADATA"  # Orbax adds the time of commit to it last, and does not need it to restore
-_PARTIAL = ".orbax-checkpoint-tmp"
-
-Tell = Callable[[str], None]
+_MIN_KEPT = 2
+_COMMIT_TIME = "_CHECKPOINT_METADATA"  # Orbax writes it after the manifest, and restores without it
+_UNFINISHED = ".orbax-checkpoint-tmp"
 
 
 @dataclasses.dataclass(frozen=True)
-class Saved:
-    """What a checkpoint holds.
+class CheckpointState:
+    """The content of a checkpoint.
 
     Attributes:
       state: on the devices.
-      position: of the training loader.
+      position: training batches taken.
       seconds: of the clock, by bucket.
     """
 
@@ -51,99 +48,102 @@ class Saved:
 
 
 class Checkpoints:
-    """The checkpoints of a run that trains. All processes call all methods; the first one decides and deletes.
+    """Saves and restores the checkpoints of a training run. All processes call all methods; the first one deletes.
 
     Args:
       folder: `WORKDIR/checkpoints`.
       keep: verified checkpoints to keep, at least 2.
-      tell: where sentences about damage go.
+      report: called with sentences about damage.
     """
 
-    def __init__(self, folder: Path, keep: int, tell: Tell) -> None:
-        self._folder, self._keep, self._tell = folder.absolute(), max(keep, _FEWEST_KEPT), tell
+    def __init__(self, folder: Path, keep: int, report: Callable[[str], None]) -> None:
+        self._folder, self._keep, self._report = folder.absolute(), max(keep, _MIN_KEPT), report
         self._handler = _ManifestHandler()
         self._saver = ocp.AsyncCheckpointer(self._handler)
         self._verified: set[int] = set()
-        # Reading back what was just written must not hold up the loop.
-        self._behind = concurrent.futures.ThreadPoolExecutor(1)
+        # Verifying a checkpoint reads all of it, which must not block training.
+        self._background = concurrent.futures.ThreadPoolExecutor(1)
         self._pruning: concurrent.futures.Future[None] | None = None
         self._closed = False
         if jax.process_index() == 0:
             self._folder.mkdir(parents=True, exist_ok=True)
-            for partial in self._folder.glob(f"*{_PARTIAL}*"):
-                tell(f"checkpoint {partial.name.partition('.')[0]} was never finished; it is removed.")
-                shutil.rmtree(partial, ignore_errors=True)
+            for unfinished in self._folder.glob(f"*{_UNFINISHED}*"):
+                report(f"checkpoint {unfinished.name.partition('.')[0]} was never finished; it is removed.")
+                shutil.rmtree(unfinished, ignore_errors=True)
 
-    def save(self, saved: Saved) -> None:
-        """Copies everything off the devices and writes it in the background; waits for an earlier save first."""
-        self._finish()
-        item = _item(saved.state, np.int64(saved.position), saved.seconds)
+    def save(self, content: CheckpointState) -> None:
+        """Waits for an earlier save, copies everything off the devices, and writes it in the background."""
+        self._finish_saving()
+        item = _item(content.state, np.int64(content.position), content.seconds)
         self._handler.tree = _tree(item)
-        self._saver.save(self._folder / str(int(saved.state.step)), args=_Save(item))
+        self._saver.save(self._folder / str(int(content.state.step)), args=_Save(item))
 
-    def restore_latest(self, shapes: State) -> Saved | None:
-        """The newest whole checkpoint, laid out as `shapes` say, on however many devices and hosts there are now.
+    def restore_latest(self, shapes: State) -> CheckpointState | None:
+        """The newest undamaged checkpoint, None if there is none. Damaged ones are renamed and reported.
 
-        Damaged ones are set aside and told. None where there is no whole one.
+        Args:
+          shapes: shapes and shardings for the devices there are now, which may differ from those that saved it.
 
         Raises:
-          UserError: the checkpoint is of other parameters or another optimizer.
+          UserError: the checkpoint has other parameters or another optimizer.
         """
         step = -1
         if jax.process_index() == 0:
-            step = max(steps(self._folder), default=-1)
-            while step >= 0 and (fault := damage(self._folder / str(step))):
-                self._tell(f"checkpoint {step} is damaged ({fault}); it is set aside and the one before it is taken.")
+            step = max(saved_steps(self._folder), default=-1)
+            while step >= 0 and (fault := verify(self._folder / str(step))):
+                self._report(f"checkpoint {step} is damaged ({fault}); it is set aside and the one before it is taken.")
                 _set_aside(self._folder / str(step))
-                step = max(steps(self._folder), default=-1)
+                step = max(saved_steps(self._folder), default=-1)
         step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
         if step < 0:
             return None
         self._verified.add(step)
-        return restore(self._folder / str(step), shapes)
+        checkpoint, item = self._folder / str(step), _item(shapes, np.int64(0), {})
+        _check_tree(checkpoint, _read_manifest(checkpoint)["tree"], _tree(item))
+        content = _read(checkpoint, item, partial=False)
+        return CheckpointState(State(**content["state"]), int(content["position"]), _seconds(content))
 
     def close(self) -> None:
-        """Waits for the last save and tidies up; once closed, does nothing."""
+        """Waits for the last save and deletes old checkpoints. A second call does nothing."""
         if self._closed:
             return
         self._closed = True
-        self._finish()
-        self._behind.shutdown()
+        self._finish_saving()
+        self._background.shutdown()
         if self._pruning:
             self._pruning.result()
         self._saver.close()
 
-    def _finish(self) -> None:
+    def _finish_saving(self) -> None:
         self._saver.wait_until_finished()
         if jax.process_index() == 0:
             if self._pruning:
                 self._pruning.result()
-            self._pruning = self._behind.submit(self._prune)
+            self._pruning = self._background.submit(self._prune)
 
     def _prune(self) -> None:
-        """Deletes the oldest, but only while enough newer ones have been read back and are whole."""
-        whole = 0
-        for step in sorted(steps(self._folder), reverse=True):
+        """Deletes checkpoints older than `keep` verified ones."""
+        verified = 0
+        for step in sorted(saved_steps(self._folder), reverse=True):
             folder = self._folder / str(step)
-            if whole >= self._keep:
+            if verified >= self._keep:
                 shutil.rmtree(folder)
-            elif step in self._verified or not (fault := damage(folder)):
+            elif step in self._verified or not (fault := verify(folder)):
                 self._verified.add(step)
-                whole += 1
+                verified += 1
             else:
-                self._tell(f"checkpoint {step} did not survive being written ({fault}); older ones are kept.")
+                self._report(f"checkpoint {step} did not survive being written ({fault}); older ones are kept.")
 
 
-def steps(folder: Path) -> list[int]:
-    """Steps with a committed checkpoint, whole or damaged, in no order."""
+def saved_steps(folder: Path) -> list[int]:
+    """Steps with a committed checkpoint, damaged or not, in any order."""
     return [int(entry.name) for entry in folder.glob("*") if entry.name.isdecimal() and entry.is_dir()]
 
 
-def damage(checkpoint: Path) -> str | None:
-    """What is wrong with a checkpoint's files, in words; None for a whole one."""
+def verify(checkpoint: Path) -> str | None:
+    """Compares a checkpoint's files with its manifest; returns the first fault in words, None if there is none."""
     try:
-        manifest = _manifest(checkpoint)
-        for name, (size, checksum) in manifest["files"].items():
+        for name, (size, checksum) in _read_manifest(checkpoint)["files"].items():
             file = checkpoint / name
             if not file.is_file():
                 return f"{name} is missing"
@@ -158,17 +158,13 @@ def damage(checkpoint: Path) -> str | None:
     return None
 
 
-def restore(checkpoint: Path, shapes: State) -> Saved:
-    """Everything in a checkpoint; UserError where its arrays are not those of `shapes`."""
-    item = _item(shapes, np.int64(0), {})
-    _check_tree(checkpoint, _manifest(checkpoint)["tree"], _tree(item))
-    content = _read(checkpoint, item, partial=False)
-    return Saved(State(**content["state"]), int(content["position"]), _seconds(content))
-
-
 def restore_parameters(checkpoint: Path, shapes: Any) -> Any:
-    """The parameters that leave a run, averaged ones where the run keeps them, as `shapes` say."""
-    tree = _manifest(checkpoint)["tree"]
+    """The parameters alone, averaged ones where the run keeps averages, with the shardings of `shapes`.
+
+    Raises:
+      UserError: the checkpoint has other parameters.
+    """
+    tree = _read_manifest(checkpoint)["tree"]
     name = "ema" if any(path.startswith("state/ema/") for path in tree) else "params"
     item = {"state": {name: shapes}}
     found = {path: kind for path, kind in tree.items() if path.startswith(f"state/{name}/")}
@@ -177,11 +173,11 @@ def restore_parameters(checkpoint: Path, shapes: Any) -> Any:
 
 
 def restore_clock(checkpoint: Path) -> dict[str, float]:
-    """Seconds by bucket that the run had taken when it saved this."""
+    """Seconds by bucket that the run had taken when the checkpoint was saved."""
     return _seconds(_read(checkpoint, {"clock": dict.fromkeys(BUCKETS, np.float64(0))}, partial=True))
 
 
-# Replicas share the writing of an array; cutting small ones up takes longer than writing them.
+# Replicas share the writing of an array. For small arrays that would take longer than writing them whole.
 _TYPES = ocp.type_handlers.create_type_handler_registry(
     (jax.Array, ocp.type_handlers.ArrayHandler(min_slice_bytes_for_replica_parallel=2**20)),
     (np.ndarray, ocp.type_handlers.NumpyHandler()),
@@ -191,7 +187,7 @@ _TYPES = ocp.type_handlers.create_type_handler_registry(
 
 
 class _ManifestHandler(ocp.PyTreeCheckpointHandler):
-    """Adds the manifest as the last file before the folder is committed."""
+    """Adds the manifest as the last file before Orbax commits the folder."""
 
     tree: dict[str, list[Any]]
 
@@ -201,7 +197,7 @@ class _ManifestHandler(ocp.PyTreeCheckpointHandler):
     def finalize(self, directory: Any) -> None:
         super().finalize(directory)
         folder = Path(directory)
-        files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != _STAMP]
+        files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != _COMMIT_TIME]
         content = {
             "files": {str(file.relative_to(folder)): [file.stat().st_size, _checksum(file)] for file in files},
             "tree": self.tree,
@@ -209,7 +205,7 @@ class _ManifestHandler(ocp.PyTreeCheckpointHandler):
         (folder / MANIFEST).write_text(json.dumps({"checksum": _digest(content), "content": content}))
 
 
-# Orbax finds what a handler takes by the classes registered for it.
+# Orbax finds the arguments of a handler by the classes registered for it.
 @ocp.args.register_with_handler(_ManifestHandler, for_save=True)
 class _Save(ocp.args.PyTreeSave):
     pass
@@ -220,7 +216,7 @@ class _Restore(ocp.args.PyTreeRestore):
     pass
 
 
-def _manifest(checkpoint: Path) -> Any:
+def _read_manifest(checkpoint: Path) -> Any:
     manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
     if _digest(manifest["content"]) != manifest["checksum"]:
         raise ValueError("the manifest does not match its own checksum")
@@ -237,6 +233,7 @@ def _checksum(file: Path) -> str:
 
 
 def _item(state: State, position: Any, seconds: Mapping[str, float]) -> dict[str, Any]:
+    """A checkpoint's content as the tree of arrays that Orbax stores."""
     fields = {field.name: getattr(state, field.name) for field in dataclasses.fields(state)}
     clock = {bucket: np.float64(seconds.get(bucket, 0.0)) for bucket in BUCKETS}
     return {"state": fields, "position": position, "clock": clock}
@@ -247,20 +244,21 @@ def _seconds(content: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _tree(item: Any) -> dict[str, list[Any]]:
+    """Shape and type by path."""
     return {path: [list(leaf.shape), str(leaf.dtype)] for path, leaf in named_parameters(item)}
 
 
-def _check_tree(checkpoint: Path, found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-    for path in sorted({*found, *wanted}):
-        if found.get(path) != wanted.get(path):
+def _check_tree(checkpoint: Path, found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
+    for path in sorted({*found, *expected}):
+        if found.get(path) != expected.get(path):
             raise UserError(
                 f"{checkpoint} has {found.get(path, 'nothing')} at {path}, but the configuration makes "
-                f"{wanted.get(path, 'nothing')}: it belongs to another model or optimizer. Use another --workdir."
+                f"{expected.get(path, 'nothing')}: it belongs to another model or optimizer. Use another --workdir."
             )
 
 
 def _read(checkpoint: Path, item: Any, partial: bool) -> Any:
-    arguments = jax.tree.map(
+    restore_args = jax.tree.map(
         lambda leaf: (
             ocp.ArrayRestoreArgs(sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype)
             if isinstance(leaf, jax.ShapeDtypeStruct)
@@ -269,12 +267,12 @@ def _read(checkpoint: Path, item: Any, partial: bool) -> Any:
         item,
     )
     with ocp.Checkpointer(_ManifestHandler()) as reader:
-        wanted = _Restore(item, restore_args=arguments, partial_restore=partial)
-        return reader.restore(checkpoint.absolute(), args=wanted)
+        args = _Restore(item, restore_args=restore_args, partial_restore=partial)
+        return reader.restore(checkpoint.absolute(), args=args)
 
 
 def _set_aside(checkpoint: Path) -> None:
-    """Renames a damaged checkpoint, so that its step can be saved again and a person can look at it."""
+    """Renames a damaged checkpoint: its step can be saved again, and its files can still be examined."""
     number = 0
     while (target := checkpoint.with_name(f"damaged-{checkpoint.name}-{number}")).exists():
         number += 1

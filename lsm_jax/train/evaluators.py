@@ -1,4 +1,4 @@
-"""What the training loop and `lsm evaluate` ask of an evaluator. Room `evals` implements it; the loop only calls it."""
+"""The evaluator protocol, which `lsm_jax.evals` implements and the training loop and `lsm evaluate` call."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lsm_jax.train.run import Run
 
 
 class EvaluatorResult(Protocol):
-    """What one evaluation of a run found."""
+    """The result of evaluating a run."""
 
     def scalars(self) -> Mapping[str, float]:
         """The headline numbers by name. The loop writes each to `metrics.jsonl` as `EVALUATOR/NAME`."""
@@ -40,3 +40,21 @@ class Evaluator(Protocol):
           datasets: opened datasets to evaluate on, in the order of `data.paths` during training.
         """
         ...
+
+
+def run_evaluators(
+    evaluators: Sequence[Evaluator], run: Run, datasets: Sequence[Dataset], folder: Path | None
+) -> dict[str, float]:
+    """Runs evaluators one after the other, writes their results into `folder` unless it is None.
+
+    Returns:
+      Their scalars, as `EVALUATOR/NAME`.
+    """
+    scalars: dict[str, float] = {}
+    for evaluator in evaluators:
+        result = evaluator.run(run, datasets)
+        if folder:
+            folder.mkdir(parents=True, exist_ok=True)
+            result.write(folder)
+        scalars |= {f"{evaluator.name}/{name}": float(value) for name, value in result.scalars().items()}
+    return scalars

@@ -1,55 +1,61 @@
-"""Metrics to a file, to TensorBoard and to the terminal."""
+"""Metrics of a run: fetched from the devices, written to `metrics.jsonl` and TensorBoard, shown on the terminal."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
-from lsm_jax.train.workdir import METRICS, REACHED, TENSORBOARD
+from lsm_jax.config import Config
+from lsm_jax.errors import RunError
+from lsm_jax.train.hardware import total_peak
+from lsm_jax.train.schedule import TrainSchedule
+from lsm_jax.train.timing import Clock
+from lsm_jax.train.workdir import METRICS, TENSORBOARD, WALL_SECONDS_FILE, replace_text
 
 
 class MetricsLog:
-    """What the first process writes: `metrics.jsonl`, one line a record, and TensorBoard events of the same numbers.
+    """Writes `metrics.jsonl`, one line per record, and the same numbers as TensorBoard events. Lead host only.
 
-    A record has `step`, then either training metrics and `time` (see docs/training.md) or `validation_*` metrics.
+    A record has `step`, and training metrics with `time` (docs/training.md), `validation_*` metrics, or `SUITE/NAME`
+    results of evaluators.
 
     Args:
-      resumed_at: step of the checkpoint training goes on from. Later records are removed, for those steps are made
-        again: an interrupted run leaves the same records as one that was not.
+      resumed_at: step of the restored checkpoint, -1 for a new run. Later records are removed, because those steps run
+        again: an interrupted run leaves the same records as an uninterrupted one.
     """
 
     def __init__(self, workdir: Path, resumed_at: int) -> None:
-        file, reached = workdir / METRICS, workdir / REACHED
-        reached.with_name(f"{REACHED}.new").write_text(json.dumps(seconds_reached(workdir)), encoding="utf-8")
-        reached.with_name(f"{REACHED}.new").replace(reached)
+        # Removed records still count in the wall time of the run.
+        replace_text(workdir / WALL_SECONDS_FILE, json.dumps(wall_seconds(workdir)))
         kept = [record for record in read_metrics(workdir) if record["step"] <= resumed_at]
-        rewritten = file.with_name(f"{METRICS}.new")
-        rewritten.write_text("".join(_line(record) for record in kept), encoding="utf-8")
-        rewritten.replace(file)
-        self._file = file.open("a", encoding="utf-8")
+        replace_text(workdir / METRICS, "".join(map(_line, kept)))
+        self._file = (workdir / METRICS).open("a", encoding="utf-8")
         self._events = SummaryWriter(str(workdir / TENSORBOARD), purge_step=resumed_at + 1, write_to_disk=True)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Adds a record."""
+        """Appends a record."""
         self._file.write(_line({"step": step, **metrics}))
         self._file.flush()
         for name, value in _flat(metrics):
             self._events.add_scalar(name, value, step)
 
     def close(self) -> None:
+        """Closes both files."""
         self._file.close()
         self._events.close()
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
-    """The records of `metrics.jsonl`; a last line that a crash cut short is left out."""
+    """The records of `metrics.jsonl`, without lines that a crash cut short."""
     file = workdir / METRICS
     if not file.is_file():
         return []
@@ -64,38 +70,125 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     return records
 
 
-def seconds_reached(workdir: Path) -> float:
-    """The wall time of a run over all its starts, as far as it was written down; also that of records since removed."""
+def wall_seconds(workdir: Path) -> float:
+    """Wall time of a run over all its starts up to its last record, removed records included."""
     times = [record["time"] for record in read_metrics(workdir) if isinstance(record.get("time"), dict)]
     try:
-        before = float((workdir / REACHED).read_text(encoding="utf-8"))
+        before = float((workdir / WALL_SECONDS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         before = 0.0
     return max([before, *(sum(time.values()) for time in times)])
 
 
-class Terminal:
-    """A progress bar where a person looks on, plain sentences everywhere; silent on all processes but the first."""
+class ProgressReporter:
+    """A progress bar on a terminal, or lines in a log file; silent unless `enabled`."""
 
-    def __init__(self, total: int, speaks: bool, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, quiet=not speaks, soft_wrap=True, highlight=False)
+    def __init__(self, total: int, enabled: bool, console: Console | None = None) -> None:
+        self._console = console or Console(stderr=True, quiet=not enabled, soft_wrap=True, highlight=False)
         columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        self._progress = Progress(*columns, console=self._console, disable=not (speaks and self._console.is_terminal))
+        self._progress = Progress(*columns, console=self._console, disable=not (enabled and self._console.is_terminal))
         self._task = self._progress.add_task("training", total=total)
         self._progress.start()
 
-    def say(self, text: str) -> None:
-        """Prints a sentence above the bar."""
+    def message(self, text: str) -> None:
+        """Prints a sentence, above the bar if there is one."""
         self._console.print(text, markup=False)
 
-    def show(self, step: int, text: str) -> None:
-        """Moves the bar; in a log, where there is none, a line."""
+    def update(self, step: int, text: str) -> None:
+        """Moves the bar, or prints a line where there is none."""
         if self._progress.disable:
-            self.say(f"step {step}: {text}")
+            self.message(f"step {step}: {text}")
         self._progress.update(self._task, completed=step, description=text)
 
     def close(self) -> None:
+        """Removes the bar."""
         self._progress.stop()
+
+
+class MetricsRecorder(contextlib.AbstractContextManager["MetricsRecorder"]):
+    """Fetches training metrics one step late, so that the device never waits, and writes them when they are due.
+
+    Args:
+      log: None on processes that write nothing.
+      skipped: steps skipped before this start.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        clock: Clock,
+        schedule: TrainSchedule,
+        log: MetricsLog | None,
+        reporter: ProgressReporter,
+        skipped: float = 0.0,
+    ) -> None:
+        self._clock, self._schedule, self._log, self._reporter = clock, schedule, log, reporter
+        self._max_nonfinite_steps = config.train.max_nonfinite_steps
+        self._peak, origin = total_peak(config.train.peak_flops)
+        reporter.message(f"peak for MFU: {self._peak / 1e12:.3g} TFLOP/s ({origin})")
+        self._pending: tuple[int, Any] | None = None
+        self._skipped, self._skipped_in_row = skipped, 0
+        self._start_interval()
+
+    def write_late(self, step: int, metrics: Any) -> None:
+        """Takes the metrics of `step`, which may still be running, and writes those of the step before."""
+        self.write_pending()
+        self._pending = (step, metrics)
+
+    def write_pending(self) -> None:
+        """Waits for the last step given to `write_late`, and writes its metrics if they are due.
+
+        Raises:
+          RunError: loss or gradient was not finite for `train.max_nonfinite_steps` steps in a row.
+        """
+        if self._pending is None:
+            return
+        (step, metrics), self._pending = self._pending, None
+        with self._clock.measure("step"):
+            fetched = {name: float(value) for name, value in jax.device_get(metrics).items()}
+        self._steps += 1
+        self._useful_flops += fetched.get("useful_flops", 0.0)
+        self._check_finite(step, fetched["skipped"])
+        if self._schedule.logs(step):
+            record = fetched | self._rates()
+            self.write(step, record | {"time": self._clock.seconds()})
+            speed = f"{record['windows_per_second']:.3g} windows/s, MFU {record['mfu']:.1%}"
+            self._reporter.update(step, f"loss {record['loss']:.4f}, {speed}")
+            self._start_interval()
+
+    def write(self, step: int, metrics: Mapping[str, Any]) -> None:
+        """Writes a record now."""
+        if self._log:
+            self._log.write(step, metrics)
+
+    def __exit__(self, *_: object) -> None:
+        if self._log:
+            self._log.close()
+
+    def _check_finite(self, step: int, skipped: float) -> None:
+        self._skipped_in_row = self._skipped_in_row + 1 if skipped > self._skipped else 0
+        self._skipped = skipped
+        if self._skipped_in_row >= self._max_nonfinite_steps > 0:
+            raise RunError(
+                f"step {step}: loss or gradient has not been finite for {self._skipped_in_row} steps in a row. Lower "
+                "optimizer.learning_rate or optimizer.clip_norm, or look for impossible values with `lsm inspect`; the "
+                "last checkpoint is from before."
+            )
+
+    def _start_interval(self) -> None:
+        self._steps, self._useful_flops, self._interval_start = 0, 0.0, self._clock.seconds()
+
+    def _rates(self) -> dict[str, float]:
+        """Speed since the last record, without the time of evaluations, checkpoints and compilation."""
+        now = self._clock.seconds()
+        spent = {bucket: now[bucket] - self._interval_start[bucket] for bucket in ("step", "input", "other")}
+        seconds = max(sum(spent.values()), 1e-9)
+        return {
+            "windows_per_second": self._steps * self._schedule.batch_size / seconds,
+            "mfu": self._useful_flops / seconds / self._peak,
+            "input_wait": spent["input"] / seconds,
+            "goodput": now["step"] / max(sum(now.values()), 1e-9),
+        }
 
 
 def _line(record: Mapping[str, Any]) -> str:
@@ -103,7 +196,7 @@ def _line(record: Mapping[str, Any]) -> str:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN: a number that is none is null."""
+    """JSON has no NaN or infinity: they become null."""
     if isinstance(value, Mapping):
         return {name: _finite(part) for name, part in value.items()}
     return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,4 +1,4 @@
-"""A run on disk, opened for what comes after training."""
+"""A run opened from its folder: for evaluation, embedding and export, and as the start of another run."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 
 from lsm_jax import objectives
 from lsm_jax.captions.tokenizer import Tokenizer
@@ -14,21 +16,25 @@ from lsm_jax.config import Config
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError
 from lsm_jax.objectives import Objective
-from lsm_jax.train.checkpoints import damage, restore_clock, restore_parameters, steps
+from lsm_jax.sharding import named_parameters
+from lsm_jax.train.checkpoints import restore_clock, restore_parameters, saved_steps, verify
+from lsm_jax.train.state import State
 from lsm_jax.train.workdir import CHECKPOINTS, SPEC, read_config, run_captions
+
+_ENCODER = "encoder"
 
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """A finished or unfinished run.
+    """A run at one step.
 
     Attributes:
-      config, spec: what was trained, and on which channels with which normalisation.
+      config, spec: what was trained, on which channels, with which normalisation.
       objective: as in training.
-      params: float32 parameters on this machine's first device, averaged ones (EMA) where the run keeps them.
-      step: of the checkpoint they are from.
-      tokenizer: what the run's texts are made of; None for a run without texts.
-      minutes: that the run had taken by then, compilation and evaluation included; an export does not say.
+      params: float32, on this process's first device; averaged (EMA) where the run keeps averages.
+      step: training steps behind the parameters.
+      minutes: wall time up to that step, compilation and evaluation included; 0 for an export.
+      tokenizer: of captions; None for a run without text.
     """
 
     config: Config
@@ -41,7 +47,7 @@ class Run:
 
     @property
     def words(self) -> Tokenizer:
-        """The tokenizer; UserError for a run without texts."""
+        """The tokenizer; UserError for a run without text."""
         if self.tokenizer is None:
             raise UserError(
                 f"a run of objective {self.config.objective.name!r} knows no text; use one of configs/sensorlm.py."
@@ -50,10 +56,10 @@ class Run:
 
 
 def load_run(workdir: Path | str, step: int | None = None, objective: Objective | None = None) -> Run:
-    """Opens a run at a checkpoint, the newest whole one by default. Changes nothing on disk.
+    """Opens a run at a checkpoint, by default the newest undamaged one. Changes nothing on disk.
 
     Args:
-      objective: of another checkpoint of the same run: what it compiled serves again.
+      objective: of the same run at another step, to reuse what it has compiled.
 
     Raises:
       UserError: not a run, or no such checkpoint, or it is damaged.
@@ -62,43 +68,76 @@ def load_run(workdir: Path | str, step: int | None = None, objective: Objective 
     config = read_config(workdir)
     spec = DataSpec.load(workdir / SPEC)
     objective = objective or objectives.build(config, spec)
-    folder = workdir / CHECKPOINTS
-    chosen = _choose(folder, step)
-    here = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    step = _find_step(workdir / CHECKPOINTS, step)
+    checkpoint = workdir / CHECKPOINTS / str(step)
+    first_device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     shapes = jax.tree.map(
-        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here),
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=first_device),
         jax.eval_shape(objective.init, jax.random.key(0)),
     )
-    checkpoint = folder / str(chosen)
     params = restore_parameters(checkpoint, shapes)
     captions = run_captions(workdir, config)
     minutes = sum(restore_clock(checkpoint).values()) / 60
-    return Run(config, spec, objective, params, chosen, minutes, captions.tokenizer if captions else None)
+    return Run(config, spec, objective, params, step, minutes, captions.tokenizer if captions else None)
 
 
 def whole_steps(workdir: Path | str) -> list[int]:
-    """Steps of the checkpoints of a run that can be restored, in order.
-
-    Raises:
-      UserError: there is none.
-    """
+    """Steps of the undamaged checkpoints of a run, in order; UserError if there is none."""
     folder = Path(workdir) / CHECKPOINTS
-    found = [step for step in sorted(steps(folder)) if damage(folder / str(step)) is None]
+    found = [step for step in sorted(saved_steps(folder)) if verify(folder / str(step)) is None]
     if not found:
         raise UserError(f"{folder} has no whole checkpoint.")
     return found
 
 
-def _choose(folder: Path, step: int | None) -> int:
-    saved = sorted(steps(folder), reverse=True)
+def _find_step(folder: Path, step: int | None) -> int:
+    """The step asked for, or the newest; UserError if it is missing or damaged."""
+    saved = sorted(saved_steps(folder), reverse=True)
     if step is not None and step not in saved:
         listed = ", ".join(map(str, saved[::-1])) or "none"
         raise UserError(f"{folder} has no checkpoint of step {step}; it has {listed}.")
-    wanted = saved if step is None else [step]
     faults = []
-    for candidate in wanted:
-        fault = damage(folder / str(candidate))
+    for candidate in saved if step is None else [step]:
+        fault = verify(folder / str(candidate))
         if fault is None:
             return candidate
         faults.append(f"{candidate} is damaged ({fault})")
     raise UserError(f"{folder} has no whole checkpoint" + (f": {'; '.join(faults)}." if faults else " yet."))
+
+
+def keep_normalisation(spec: DataSpec, workdir: Path, config: Config) -> DataSpec:
+    """The spec with the moments that the pre-trained encoder saw, for the channels it was trained on.
+
+    They are read from `workdir` if it holds a run already, otherwise from `language.encoder_from`, which may be gone
+    when the run resumes.
+    """
+    own = workdir / SPEC
+    origin = DataSpec.load(own if own.is_file() else Path(config.language.encoder_from) / SPEC)
+    column_of = {name: column for column, name in enumerate(origin.channels)}
+    shared = [name in column_of for name in spec.channels]
+    columns = [column_of.get(name, 0) for name in spec.channels]
+    return dataclasses.replace(
+        spec, mean=np.where(shared, origin.mean[columns], spec.mean), sd=np.where(shared, origin.sd[columns], spec.sd)
+    )
+
+
+def with_encoder_of(state: State, workdir: str) -> State:
+    """The state with the encoder of the run in `workdir` in place of its own.
+
+    Raises:
+      UserError: no such run, or its encoder has other shapes; names the first parameter that differs.
+    """
+    loaded = load_run(workdir).params.get(_ENCODER, {})
+    ours, theirs = (dict(named_parameters(tree)) for tree in (state.params[_ENCODER], loaded))
+    for path in sorted({*ours, *theirs}):
+        shapes = [str(tree[path].shape) if path in tree else "nothing" for tree in (ours, theirs)]
+        if shapes[0] != shapes[1]:
+            raise UserError(
+                f"language.encoder_from={workdir!r}: its encoder has {shapes[1]} at {path}, this model {shapes[0]}. "
+                "Choose the same model.size of encoder, model.patch_input, model.positions and tokens as that run."
+            )
+    encoder = jax.tree.map(
+        lambda old, new: jax.device_put(np.asarray(new), old.sharding), state.params[_ENCODER], loaded
+    )
+    ema = {**state.ema, _ENCODER: jax.tree.map(jnp.copy, encoder)} if state.ema else {}
+    return dataclasses.replace(state, params={**state.params, _ENCODER: encoder}, ema=ema)

@@ -22,8 +22,8 @@ from lsm_jax.tools.plan import search as searching
 from lsm_jax.tools.plan.hlo import Computation, Instruction, Shape
 from lsm_jax.tools.plan.topologies import installed, split_name
 from lsm_jax.tools.plan.visits import flops_of_scores_again, kernel_flops, visited
-from lsm_jax.train.duration import Schedule
 from lsm_jax.train.mesh import make_mesh, to_devices
+from lsm_jax.train.schedule import TrainSchedule
 from lsm_jax.train.state import batch_shapes, make_program
 
 CAPACITY, TARGETS = 192, 320
@@ -90,12 +90,12 @@ def test_what_is_planned_is_what_is_trained():
     config = small_config(optimizer__warmup="10 steps")
     spec = planning.assumed_spec(120)
     mesh = make_mesh(config.mesh, jax.devices()[:1])
-    program = make_program(config, objectives.build(config, spec), mesh, Schedule.of(config, epoch=800))
+    program = make_program(config, objectives.build(config, spec), mesh, TrainSchedule.from_config(config, epoch=800))
     _, (batch,) = random_batches_with_gaps(spec.channels, 120, 0.5, 8, 1, seed=0)
     planned = program.step.lower(program.shapes, batch_shapes(mesh, batch, 8))
     trained = program.step.lower(program.init(), to_devices(mesh, batch, 8))
     assert planned.as_text() == trained.as_text()
-    longer = Schedule.of(small_config(train__duration="200 steps"), epoch=800)
+    longer = TrainSchedule.from_config(small_config(train__duration="200 steps"), epoch=800)
     other = make_program(config, objectives.build(config, spec), mesh, longer)
     assert other.step.lower(program.shapes, batch_shapes(mesh, batch, 8)).as_text() != planned.as_text()
 

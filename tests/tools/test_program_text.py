@@ -9,7 +9,7 @@ from lsm_jax.errors import UserError
 from lsm_jax.tools.plan import arithmetic, hlo
 from lsm_jax.tools.plan.collectives import collectives, replica_groups
 from lsm_jax.tools.plan.topologies import split_name
-from lsm_jax.train.chips import CHIPS, chip_of
+from lsm_jax.train.hardware import CHIPS, chip_of
 
 PROGRAM = """HloModule step, is_scheduled=true
 

@@ -16,10 +16,10 @@ from small_training import Regression, small_config, small_dataset
 
 from lsm_jax.data.loader import Loader
 from lsm_jax.data.spec import data_spec, open_datasets
-from lsm_jax.train.duration import Schedule
 from lsm_jax.train.loop import train
 from lsm_jax.train.mesh import make_mesh, to_devices
 from lsm_jax.train.metrics import read_metrics
+from lsm_jax.train.schedule import TrainSchedule
 from lsm_jax.train.state import make_program
 
 FEW, MANY = 200, 2200
@@ -29,7 +29,7 @@ def bare(dataset: Path) -> float:
     """Main-thread CPU milliseconds per step: the compiled step alone, its metrics fetched."""
     config = small_config(dataset)
     mesh, spec = make_mesh(config.mesh), data_spec(config.data, open_datasets(config.data))
-    program = make_program(config, Regression(config, spec), mesh, Schedule(8, 34, MANY))
+    program = make_program(config, Regression(config, spec), mesh, TrainSchedule(8, 34, MANY))
     batch = to_devices(mesh, next(Loader(config.data, open_datasets(config.data), spec, "train", 0, 8)), 8)
     state, _ = program.step(program.init(), batch)
     begin = time.thread_time()

@@ -22,7 +22,7 @@ from lsm_jax.config import Config, defaults, load_config
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.data.store import write_dataset
 from lsm_jax.objectives.base import OBJECTIVES
-from lsm_jax.train import distributed
+from lsm_jax.train import processes
 from lsm_jax.train.loop import train
 from lsm_jax.windows import Window, checked_window, hash_participant
 
@@ -134,7 +134,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--process-id", type=int)
     parser.add_argument("--process-count", type=int)
     args, overrides = parser.parse_known_args(arguments)
-    distributed.initialise(args.coordinator, args.process_id, args.process_count)
+    processes.initialise(args.coordinator, args.process_id, args.process_count)
     train(load_config(__file__, [f"--config.data.paths={args.dataset}", *overrides]), args.workdir)
 
 

@@ -21,7 +21,7 @@ from jax.sharding import SingleDeviceSharding
 from small_training import small_config
 
 from lsm_jax.errors import UserError
-from lsm_jax.train.checkpoints import Checkpoints, Saved, damage, steps
+from lsm_jax.train.checkpoints import Checkpoints, CheckpointState, saved_steps, verify
 from lsm_jax.train.loop import train
 from lsm_jax.train.run import load_run, whole_steps
 from lsm_jax.train.state import State
@@ -48,12 +48,12 @@ def save(folder: Path, *at: int, keep: int = 2) -> list[str]:
     told: list[str] = []
     checkpoints = Checkpoints(folder, keep, told.append)
     for step in at:
-        checkpoints.save(Saved(state_at(step), 10 * step, {"step": 1.5 * step}))
+        checkpoints.save(CheckpointState(state_at(step), 10 * step, {"step": 1.5 * step}))
     checkpoints.close()
     return told
 
 
-def latest(folder: Path) -> tuple[Saved | None, list[str]]:
+def latest(folder: Path) -> tuple[CheckpointState | None, list[str]]:
     told: list[str] = []
     checkpoints = Checkpoints(folder, 2, told.append)
     saved = checkpoints.restore_latest(shapes_of(state_at(0)))
@@ -61,7 +61,7 @@ def latest(folder: Path) -> tuple[Saved | None, list[str]]:
     return saved, told
 
 
-def assert_is(saved: Saved | None, step: int) -> None:
+def assert_is(saved: CheckpointState | None, step: int) -> None:
     assert saved is not None
     assert (saved.position, saved.seconds["step"]) == (10 * step, 1.5 * step)
     jax.tree.map(np.testing.assert_array_equal, saved.state, state_at(step))
@@ -83,19 +83,19 @@ def test_what_is_saved_comes_back(three: Path) -> None:
 
 def test_the_newest_verified_are_kept(tmp_path: Path) -> None:
     save(tmp_path, 1, 2, 3, 4)
-    assert sorted(steps(tmp_path)) == [3, 4]
+    assert sorted(saved_steps(tmp_path)) == [3, 4]
     save(tmp_path, 5, keep=0)
-    assert sorted(steps(tmp_path)) == [4, 5]
+    assert sorted(saved_steps(tmp_path)) == [4, 5]
 
 
 def test_nothing_is_deleted_for_the_sake_of_a_damaged_one(tmp_path: Path) -> None:
     save(tmp_path, 1, 2)
     (tmp_path / "2" / "_METADATA").write_text("{}")
     told = save(tmp_path, 3)
-    assert sorted(steps(tmp_path)) == [1, 2, 3]
+    assert sorted(saved_steps(tmp_path)) == [1, 2, 3]
     assert "checkpoint 2 did not survive" in told[0]
     save(tmp_path, 4)
-    assert sorted(steps(tmp_path)) == [3, 4]
+    assert sorted(saved_steps(tmp_path)) == [3, 4]
 
 
 def files_of(checkpoint: Path) -> list[Path]:
@@ -153,7 +153,7 @@ def test_all_damaged_means_none(tmp_path: Path) -> None:
 def test_hostile_manifests_are_damage(tmp_path: Path, text: str) -> None:
     save(tmp_path, 1)
     (tmp_path / "1" / "manifest.json").write_text(text)
-    assert damage(tmp_path / "1") == "manifest.json cannot be read"
+    assert verify(tmp_path / "1") == "manifest.json cannot be read"
 
 
 def test_another_model_is_refused_by_parameter(three: Path) -> None:
@@ -167,10 +167,10 @@ _SAVES_UNTIL_KILLED = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_checkpoints import Checkpoints, Saved, state_at
+from test_checkpoints import Checkpoints, CheckpointState, state_at
 checkpoints = Checkpoints(Path(sys.argv[1]), 2, print)
 for step in range(1, 10**6):
-    checkpoints.save(Saved(state_at(step), 10 * step, {"step": 1.5 * step}))
+    checkpoints.save(CheckpointState(state_at(step), 10 * step, {"step": 1.5 * step}))
 """
 
 
@@ -179,13 +179,13 @@ def test_a_kill_in_the_middle_of_saving_leaves_a_whole_checkpoint(tmp_path: Path
     moments = np.random.default_rng(0).uniform(0.0, 0.3, 2)
     for moment in moments:
         process = subprocess.Popen([sys.executable, "-c", _SAVES_UNTIL_KILLED, str(tmp_path), here])
-        begun = set(steps(tmp_path))
-        while process.poll() is None and not set(steps(tmp_path)) - begun:
+        begun = set(saved_steps(tmp_path))
+        while process.poll() is None and not set(saved_steps(tmp_path)) - begun:
             time.sleep(0.005)
         time.sleep(moment)
         process.kill()
         process.wait()
-        newest = max(steps(tmp_path))
+        newest = max(saved_steps(tmp_path))
         saved, told = latest(tmp_path)
         assert all("never finished" in sentence for sentence in told)
         assert_is(saved, newest)

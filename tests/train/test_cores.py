@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsm_jax.config import Config, MeshConfig, RowsConfig, TrainConfig
-from lsm_jax.train import cores
+from lsm_jax.train import mesh
 
 sizes = st.sampled_from([1, 2, 3, 4])
 
@@ -22,8 +22,8 @@ def test_the_devices_fit_the_mesh_and_share_the_rows_evenly(rows, number, fsdp, 
         train=TrainConfig(batch_size=rows * fsdp * per_row * accumulate, grad_accum_steps=accumulate),
     )
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cores, "cores", lambda: number)
-        devices = cores.devices_for(config)
+        patch.setattr(mesh, "cores", lambda: number)
+        devices = mesh.cpu_devices_for(config)
     assert devices % fsdp == 0 and fsdp <= devices <= max(number, fsdp)
     assert rows * fsdp % devices == 0
     more = range(devices + fsdp, number + 1, fsdp)
@@ -31,7 +31,7 @@ def test_the_devices_fit_the_mesh_and_share_the_rows_evenly(rows, number, fsdp, 
 
 
 def test_a_mesh_without_a_free_axis_says_itself_how_many():
-    assert cores.devices_for(Config(mesh=MeshConfig(data=2, fsdp=3, tensor=1))) == 6
+    assert mesh.cpu_devices_for(Config(mesh=MeshConfig(data=2, fsdp=3, tensor=1))) == 6
 
 
 @pytest.mark.parametrize(
@@ -40,7 +40,7 @@ def test_a_mesh_without_a_free_axis_says_itself_how_many():
 )
 def test_what_the_user_chose_stays(chosen, expected):
     program = (
-        "import jax; from lsm_jax.train.cores import use_cores\n"
+        "import jax; from lsm_jax.train.mesh import use_cores\n"
         "use_cores(3); print(len(jax.devices())); use_cores(5); print(len(jax.devices()))"
     )
     environment = {name: value for name, value in os.environ.items() if name != "JAX_NUM_CPU_DEVICES"}

@@ -15,12 +15,11 @@ from lsm_jax.config import Config, with_changes
 from lsm_jax.data.loader import Loader
 from lsm_jax.data.spec import data_spec, open_datasets
 from lsm_jax.errors import UserError
-from lsm_jax.train.duration import Schedule
 from lsm_jax.train.loop import train
 from lsm_jax.train.mesh import make_mesh, to_devices
-from lsm_jax.train.run import load_run
+from lsm_jax.train.run import keep_normalisation, load_run, with_encoder_of
+from lsm_jax.train.schedule import TrainSchedule
 from lsm_jax.train.state import make_program
-from lsm_jax.train.warm_start import normalised_as_before, with_encoder_of
 from lsm_jax.train.workdir import TOKENIZER, run_captions
 
 
@@ -50,7 +49,7 @@ def configured(folder, **changes):
 
 def program_of(config):
     spec = data_spec(config.data, open_datasets(config.data))
-    return make_program(config, objectives.build(config, spec), make_mesh(config.mesh), Schedule(4, 24, 2)), spec
+    return make_program(config, objectives.build(config, spec), make_mesh(config.mesh), TrainSchedule(4, 24, 2)), spec
 
 
 def test_a_frozen_encoder_is_lsm2s_and_stays_so(folder, tmp_path):
@@ -94,7 +93,7 @@ def test_values_are_normalised_as_the_encoder_knew_them(folder, tmp_path):
         folder, **{"language.encoder_from": str(folder / "lsm2"), "data.paths": (str(tmp_path / "data"),)}
     )
     own, known = data_spec(config.data, open_datasets(config.data)), load_run(folder / "lsm2").spec
-    taken = normalised_as_before(own, tmp_path, config)
+    taken = keep_normalisation(own, tmp_path, config)
     assert taken.channels == own.channels == known.channels
     np.testing.assert_array_equal(taken.mean, known.mean)
     assert np.abs(taken.mean - own.mean).max() > 0

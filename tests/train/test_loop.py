@@ -26,14 +26,15 @@ from lsm_jax.data.loader import Loader
 from lsm_jax.data.spec import data_spec, open_datasets
 from lsm_jax.data.store import open_dataset
 from lsm_jax.errors import RunError, UserError
-from lsm_jax.train import loop
-from lsm_jax.train.checkpoints import Checkpoints, steps
-from lsm_jax.train.clock import BUCKETS, Clock
+from lsm_jax.train import loop, timing
+from lsm_jax.train.checkpoints import Checkpoints, saved_steps
 from lsm_jax.train.loop import train
 from lsm_jax.train.mesh import make_mesh
-from lsm_jax.train.metrics import MetricsLog, Terminal, read_metrics
+from lsm_jax.train.metrics import MetricsLog, MetricsRecorder, ProgressReporter, read_metrics
+from lsm_jax.train.processes import PreemptionHandler
 from lsm_jax.train.run import load_run
 from lsm_jax.train.state import make_program
+from lsm_jax.train.timing import BUCKETS, Clock
 from lsm_jax.train.workdir import CHECKPOINTS, read_trained_on
 
 _TIMING = {"time", "windows_per_second", "mfu", "input_wait", "goodput"}
@@ -121,7 +122,7 @@ def start(arguments: Sequence[str]) -> subprocess.Popen[str]:
 
 def test_killed_and_resumed_is_bit_identical(half_hours: Path, whole_run: Path, tmp_path: Path) -> None:
     process = start([str(half_hours), str(tmp_path)])
-    while process.poll() is None and not steps(tmp_path / CHECKPOINTS):
+    while process.poll() is None and not saved_steps(tmp_path / CHECKPOINTS):
         time.sleep(0.01)
     process.kill()
     process.communicate()
@@ -172,10 +173,10 @@ def test_counts_of_nothing_are_refused(half_hours: Path, tmp_path: Path, key: st
 def test_ctrl_c_and_a_lost_terminal_ask_to_stop(number: signal.Signals) -> None:
     outside = signal.signal(number, signal.SIG_DFL)  # the tests themselves may run under nohup
     try:
-        with loop.StopRequest() as stop:
-            assert not stop.asked(0)
+        with PreemptionHandler() as stop:
+            assert not stop.should_stop(0)
             os.kill(os.getpid(), number)
-            assert stop.asked(1)
+            assert stop.should_stop(1)
             if number == signal.SIGINT:
                 with pytest.raises(KeyboardInterrupt):
                     os.kill(os.getpid(), number)
@@ -187,17 +188,17 @@ def test_ctrl_c_and_a_lost_terminal_ask_to_stop(number: signal.Signals) -> None:
 def test_nohup_is_respected() -> None:
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
-        with loop.StopRequest() as stop:
+        with PreemptionHandler() as stop:
             os.kill(os.getpid(), signal.SIGHUP)
-            assert not stop.asked(0)
+            assert not stop.should_stop(0)
     finally:
         signal.signal(signal.SIGHUP, before)
 
 
 def test_steps_skipped_before_a_restart_are_not_counted_again(half_hours: Path, tmp_path: Path) -> None:
     config = small_config(half_hours, "train.max_nonfinite_steps=1")
-    plan, log = loop.Plan.of(config, open_datasets(config.data)), MetricsLog(tmp_path, -1)
-    with loop.Records(config, Clock(), plan, log, Terminal(1, speaks=False), skipped=3.0) as records:
+    plan, log = loop.make_schedule(config, open_datasets(config.data)), MetricsLog(tmp_path, -1)
+    with MetricsRecorder(config, Clock(), plan, log, ProgressReporter(1, enabled=False), skipped=3.0) as records:
         records.write_late(4, {"skipped": np.float32(3), "loss": np.float32(1)})
         records.write_pending()
         records.write_late(5, {"skipped": np.float32(4), "loss": np.float32(1)})
@@ -208,15 +209,15 @@ def test_steps_skipped_before_a_restart_are_not_counted_again(half_hours: Path, 
 def test_validation_fills_rows_as_evaluation_takes_them(half_hours: Path) -> None:
     """A micro-batch takes every other window, an evaluation neighbours."""
     config = small_config(half_hours, "rows.windows_per_row=2", "train.grad_accum_steps=2", "data.weights=1,")
-    plan = loop.Plan.of(config, open_datasets(config.data))
+    plan = loop.make_schedule(config, open_datasets(config.data))
     program = make_program(
         config,
         objectives.build(config, data_spec(config.data, open_datasets(config.data))),
         make_mesh(config.mesh),
-        plan.schedule,
+        plan,
     )
     with contextlib.closing(
-        loop.Data(
+        loop.DeviceBatches(
             config,
             open_datasets(config.data),
             data_spec(config.data, open_datasets(config.data)),
@@ -257,7 +258,7 @@ def test_order_is_evaluate_save_then_fetch(half_hours: Path, tmp_path: Path, mon
 
     note(loop, "validate", "evaluate")
     note(Checkpoints, "save", "save")
-    note(loop.Data, "next_training", "fetch")
+    note(loop.DeviceBatches, "next_training", "fetch")
     note(MetricsLog, "write", "write")
     changes = ("train.duration=2 steps", "evaluate.every=1 steps", "checkpoint.every=1 steps")
     train(small_config(half_hours, *changes), tmp_path)
@@ -267,8 +268,8 @@ def test_order_is_evaluate_save_then_fetch(half_hours: Path, tmp_path: Path, mon
 
 def test_metrics_are_written_one_step_late(half_hours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
-    original = loop.Compiled.__call__
-    monkeypatch.setattr(loop.Compiled, "__call__", lambda *args: events.append("step") or original(*args))
+    original = timing.TimedJit.__call__
+    monkeypatch.setattr(timing.TimedJit, "__call__", lambda *args: events.append("step") or original(*args))
     write = MetricsLog.write
     monkeypatch.setattr(
         MetricsLog, "write", lambda self, step, metrics: events.append(f"write {step}") or write(self, step, metrics)

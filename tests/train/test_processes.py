@@ -15,10 +15,10 @@ import small_training
 from small_training import small_config
 
 from lsm_jax.errors import UserError
-from lsm_jax.train import distributed
-from lsm_jax.train.distributed import several_processes
+from lsm_jax.train import processes
 from lsm_jax.train.loop import train
 from lsm_jax.train.metrics import read_metrics
+from lsm_jax.train.processes import several_processes
 from lsm_jax.train.run import load_run
 
 
@@ -57,7 +57,7 @@ def test_schedulers_are_recognised(environment: dict[str, str], several: bool) -
 )
 def test_faulty_flags_are_refused(flags: tuple[str | None, int | None, int | None], words: str) -> None:
     with pytest.raises(UserError, match=words):
-        distributed.initialise(*flags)
+        processes.initialise(*flags)
 
 
 def start_two(dataset: Path, workdir: Path, *overrides: str) -> list[subprocess.Popen[str]]:

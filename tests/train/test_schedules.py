@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from lsm_jax.config import Config, OptimizerConfig, with_changes
 from lsm_jax.errors import UserError
-from lsm_jax.train.duration import Schedule
-from lsm_jax.train.optimizer import decayed, make_learning_rate, make_optimizer
+from lsm_jax.train.optimizer import kernel_mask, make_learning_rate, make_optimizer
+from lsm_jax.train.schedule import TrainSchedule
 
-_SCHEDULE = Schedule(batch_size=10, epoch=1000, total=200)
+_SCHEDULE = TrainSchedule(batch_size=10, epoch=1000, total=200)
 
 
 @pytest.mark.parametrize(
@@ -37,7 +37,7 @@ def test_what_is_no_duration_is_refused(text: str) -> None:
 
 def test_percent_needs_a_whole() -> None:
     with pytest.raises(UserError, match="steps, epochs, examples"):
-        Schedule(10, 1000).steps("train.duration", "5 percent")
+        TrainSchedule(10, 1000).steps("train.duration", "5 percent")
 
 
 @given(st.text(alphabet="0123456789._e% stepochxam", max_size=14))
@@ -89,11 +89,10 @@ def parameters() -> dict[str, object]:
 
 
 def test_only_kernels_are_decayed() -> None:
-    chosen = {
-        jax.tree_util.keystr(path) for path, yes in jax.tree_util.tree_leaves_with_path(decayed(parameters())) if yes
-    }
-    assert all(path.endswith("['kernel']") for path in chosen)
-    assert len(chosen) == 3
+    paths = jax.tree_util.tree_leaves_with_path(kernel_mask(parameters()))
+    decayed = {jax.tree_util.keystr(path) for path, chosen in paths if chosen}
+    assert all(path.endswith("['kernel']") for path in decayed)
+    assert len(decayed) == 3
 
 
 def update(config: OptimizerConfig, params: object, gradient: object) -> object:

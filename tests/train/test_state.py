@@ -18,8 +18,8 @@ from lsm_jax.data.loader import Loader
 from lsm_jax.data.spec import DataSpec, data_spec, open_datasets
 from lsm_jax.errors import UserError
 from lsm_jax.sharding import axes_of, named_parameters
-from lsm_jax.train.duration import Schedule
 from lsm_jax.train.mesh import make_mesh, to_devices
+from lsm_jax.train.schedule import TrainSchedule
 from lsm_jax.train.state import gradient_of, make_program
 
 
@@ -27,7 +27,7 @@ def program_and_batches(dataset: Path, *overrides: str) -> tuple[Any, list[Any]]
     config = small_config(dataset, *overrides)
     mesh = make_mesh(config.mesh)
     spec = data_spec(config.data, open_datasets(config.data))
-    program = make_program(config, Regression(config, spec), mesh, Schedule(8, 34, 12))
+    program = make_program(config, Regression(config, spec), mesh, TrainSchedule(8, 34, 12))
     loader = Loader(config.data, open_datasets(config.data), spec, "train", 0, 8)
     batches = [to_devices(mesh, batch, 8) for batch in itertools.islice(loader, 3)]
     loader.close()

@@ -7,14 +7,14 @@ import io
 import pytest
 from rich.console import Console
 
-from lsm_jax.train.metrics import Terminal
+from lsm_jax.train.metrics import ProgressReporter
 
 
 @pytest.mark.parametrize(("speaks", "printed"), [(True, "begun\nstep 10: loss 0.5\n"), (False, "")])
 def test_a_log_gets_a_line_per_record_from_the_first_process_only(speaks: bool, printed: str) -> None:
     log = io.StringIO()
-    terminal = Terminal(total=20, speaks=speaks, console=Console(file=log, quiet=not speaks, soft_wrap=True))
-    terminal.say("begun")
-    terminal.show(10, "loss 0.5")
+    terminal = ProgressReporter(total=20, enabled=speaks, console=Console(file=log, quiet=not speaks, soft_wrap=True))
+    terminal.message("begun")
+    terminal.update(10, "loss 0.5")
     terminal.close()
     assert log.getvalue() == printed

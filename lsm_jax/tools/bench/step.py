@@ -33,8 +33,8 @@ from lsm_jax.nn.sizes import ModelSize
 from lsm_jax.objectives.masked import MaskedReconstruction
 from lsm_jax.tools.bench.harness import Contender, Timings, against, race, spread
 from lsm_jax.tools.bench.report import machine, no_torch, torch_device, write_report
-from lsm_jax.train.duration import Schedule
 from lsm_jax.train.mesh import make_mesh, to_devices
+from lsm_jax.train.schedule import TrainSchedule
 from lsm_jax.train.state import Program, make_program
 
 if TYPE_CHECKING:
@@ -188,7 +188,7 @@ def _jax_entry(
 
 
 def _program(config: Config, objective: objectives.Objective) -> Program:
-    schedule = Schedule(config.train.batch_size, epoch=config.train.batch_size, total=1000)
+    schedule = TrainSchedule(config.train.batch_size, epoch=config.train.batch_size, total=1000)
     return make_program(config, objective, make_mesh(config.mesh), schedule)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Int
 
 from lsm_jax.tools.plan.hlo import Computation, Instruction, Program
-from lsm_jax.train.chips import Chip
+from lsm_jax.train.hardware import Chip
 
 # What each member of a group of n must send, as a share of the payload that the whole group has at the end or had.
 _SENT: Mapping[str, Callable[[int], float]] = {

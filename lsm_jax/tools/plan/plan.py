@@ -31,10 +31,9 @@ from lsm_jax.tools.plan import arithmetic, hlo
 from lsm_jax.tools.plan.collectives import Collective, collectives
 from lsm_jax.tools.plan.topologies import GPU_EXAMPLES, chip_named, split_name, topology_devices
 from lsm_jax.tools.plan.visits import Visited, flops_of_scores_again, kernel_flops, kernel_name, visited
-from lsm_jax.train.chips import Chip
-from lsm_jax.train.compiler_options import compiler_options
-from lsm_jax.train.duration import Schedule
+from lsm_jax.train.hardware import Chip, compiler_options
 from lsm_jax.train.mesh import check_batch, make_mesh
+from lsm_jax.train.schedule import TrainSchedule
 from lsm_jax.train.state import Program, batch_shapes, is_sum, make_program
 
 # Without a dataset: the papers' 26 minutely features, of which 51 % are recorded (arXiv 2506.05321).
@@ -111,7 +110,9 @@ def make_plan(config: Config, topology: str) -> dict[str, Any]:
     wall, cpu = time.perf_counter(), time.process_time()
     with jax.sharding.use_abstract_mesh(case.mesh.abstract_mesh):
         # The learning rates are constants of the program, which a run can take over if it is the same to the bit.
-        program = make_program(case.config, case.objective(), case.mesh, Schedule.of(case.config, _epoch(case.config)))
+        program = make_program(
+            case.config, case.objective(), case.mesh, TrainSchedule.from_config(case.config, _epoch(case.config))
+        )
     warnings.filterwarnings("ignore", message="Error reading persistent compilation cache")  # nothing here can run it
     lowered = program.step.lower(program.shapes, batch_shapes(case.mesh, drawn_batch(case, 1), batch_size))
     try:

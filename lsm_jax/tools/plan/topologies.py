@@ -15,7 +15,7 @@ import jax
 from jax.experimental import topologies
 
 from lsm_jax.errors import UserError, nearest
-from lsm_jax.train.chips import CHIPS, Chip
+from lsm_jax.train.hardware import CHIPS, Chip
 
 # What a slice of each kind may look like, smallest and largest; libtpu decides on those between.
 TPU_EXAMPLES: Mapping[str, tuple[str, ...]] = {

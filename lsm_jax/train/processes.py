@@ -1,0 +1,97 @@
+"""Start and end of the processes of a run: how several become one, and how signals stop them together."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Mapping
+from types import FrameType
+from typing import Any
+
+import jax
+from jax.experimental import multihost_utils
+
+from lsm_jax.errors import RunError, UserError
+
+
+def initialise(coordinator: str | None = None, process_id: int | None = None, process_count: int | None = None) -> None:
+    """Joins the other processes of this run, if there are any. Call it before anything touches a device.
+
+    Args:
+      coordinator: host:port of process 0. It needs the other two arguments as well. Without arguments a TPU pod or
+        SLURM step is recognised by its environment.
+
+    Raises:
+      UserError: some of the flags are missing or wrong.
+      RunError: the other processes could not be reached.
+    """
+    flags = {"--coordinator": coordinator, "--process-id": process_id, "--process-count": process_count}
+    given = [flag for flag, value in flags.items() if value is not None]
+    if given and len(given) < len(flags):
+        missing = ", ".join(flag for flag in flags if flag not in given)
+        raise UserError(f"{', '.join(given)} need {missing} as well.")
+    if coordinator and ":" not in coordinator:
+        raise UserError(f"--coordinator {coordinator}: write HOST:PORT.")
+    if process_count is not None and not 0 <= (process_id or 0) < process_count:
+        raise UserError(f"--process-id {process_id} must be at least 0 and below --process-count {process_count}.")
+    if not given and not several_processes(os.environ):
+        return
+    jax.config.update("jax_cpu_collectives_implementation", "gloo")
+    try:
+        jax.distributed.initialize(coordinator, process_count, process_id)
+    except (RuntimeError, ValueError, OSError) as error:
+        hint = "" if given else " If this is the only host, set TPU_SKIP_MDS_QUERY=1; else use --coordinator."
+        raise RunError(f"the processes of this run did not find each other: {error}.{hint}") from error
+
+
+def several_processes(environment: Mapping[str, str]) -> bool:
+    """Whether the environment says that this process is one of several, which JAX then finds by itself.
+
+    That is a SLURM step of several tasks, or a Cloud TPU VM, whose metadata server knows the other hosts. On import
+    JAX sets `TPU_ML_PLATFORM` where it finds TPU chips and `TPU_SKIP_MDS_QUERY` where it finds none.
+    """
+    in_step = all(name in environment for name in ("SLURM_JOB_ID", "SLURM_STEP_NODELIST", "SLURM_PROCID"))
+    if in_step and environment.get("SLURM_NTASKS", "1") != "1":
+        return True
+    if int(environment.get("MEGASCALE_NUM_SLICES") or 1) > 1:
+        return True
+    if hosts := environment.get("TPU_PROCESS_ADDRESSES") or environment.get("TPU_WORKER_HOSTNAMES"):
+        return "," in hosts
+    return "TPU_ML_PLATFORM" in environment and "TPU_SKIP_MDS_QUERY" not in environment
+
+
+class PreemptionHandler(contextlib.AbstractContextManager["PreemptionHandler"]):
+    """Turns SIGTERM, Ctrl-C and a lost terminal into a stop between two steps. A second Ctrl-C stops at once.
+
+    Several processes must stop at the same step. JAX's coordination service agrees on it and listens for SIGTERM, so
+    the other two signals are passed on as SIGTERM.
+    """
+
+    def __init__(self) -> None:
+        self._received = False
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> PreemptionHandler:
+        if threading.current_thread() is threading.main_thread():
+            signals = {signal.SIGINT} if jax.process_count() > 1 else {signal.SIGINT, signal.SIGTERM}
+            if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # nohup ignores it
+                signals.add(signal.SIGHUP)
+            self._previous = {number: signal.signal(number, self._receive) for number in signals}
+        return self
+
+    def should_stop(self, step: int) -> bool:
+        """Whether to stop before this step; the same answer on all processes."""
+        return multihost_utils.reached_preemption_sync_point(step) if jax.process_count() > 1 else self._received
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _receive(self, number: int, _: FrameType | None) -> None:
+        if self._received and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._received = True
+        if jax.process_count() > 1:
+            os.kill(os.getpid(), signal.SIGTERM)
