@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes both files and says how much is in them."""
+    """Writes both files and prints how much is in them."""
     if args.batch_size < 1:
         raise UserError(f"--batch-size {args.batch_size}: give a whole number of at least 1.")
     if args.out.suffix != ".parquet":
@@ -38,8 +38,10 @@ def run(args: argparse.Namespace) -> int:
     splits = (args.split,) if args.split else SPLITS
     use_compile_cache()
     loaded, dataset = load_run(args.workdir, args.step), open_dataset(args.data)
-    with progress_bar(f"embedding {dataset.name}: windows") as tell:
-        written = write_embeddings(loaded, dataset, args.out, splits=splits, batch_size=args.batch_size, progress=tell)
-    print(f"{written.days_file}: {written.days} days, {written.width} numbers each ({written.empty} had no token)")
+    with progress_bar(f"embedding {dataset.name}: windows") as progress:
+        written = write_embeddings(
+            loaded, dataset, args.out, splits=splits, batch_size=args.batch_size, progress=progress
+        )
+    print(f"{written.days_file}: {written.days} days, {written.width} numbers each ({written.empty_days} had no token)")
     print(f"{written.people_file}: {written.people} people")
     return 0

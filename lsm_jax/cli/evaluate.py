@@ -62,7 +62,8 @@ def run(args: argparse.Namespace) -> int:
     if args.suite in WORD_SUITES:
         return run_word_suite(args)
     from lsm_jax.evals.results import totals
-    from lsm_jax.report.figures import learning_curve, write_reconstructions
+    from lsm_jax.report.charts import error_over_minutes
+    from lsm_jax.report.reconstructions import PNG, write_reconstructions
     from lsm_jax.train.loop import use_compile_cache
     from lsm_jax.train.run import load_run, whole_steps
 
@@ -77,7 +78,7 @@ def run(args: argparse.Namespace) -> int:
             points.append(score(args, loaded, datasets))
             points[-1].write(out / f"step-{step}")
         path = out / "learning_curve.png"
-        learning_curve(points).savefig(path, dpi=130, facecolor="white")
+        error_over_minutes(points).savefig(path, **PNG)
         print(f"{path} and step-*/ beside it, in {time.perf_counter() - started:.0f} s")
         return 0
     loaded = load_run(args.workdir, args.step)

@@ -1,4 +1,4 @@
-"""`lsm export`: a run leaves the framework, checked on the way out."""
+"""`lsm export`: a run in files that others can use, checked while they are written."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the folder and says what was checked."""
+    """Writes the folder and prints what was checked."""
     import json
 
     from lsm_jax.export.safetensors import export_safetensors
+    from lsm_jax.report.model_card import model_card
     from lsm_jax.train.run import load_run
 
-    out = export_safetensors(
-        load_run(args.workdir, args.step), args.workdir, args.out or args.workdir / "export" / args.format
-    )
+    out = args.out or args.workdir / "export" / args.format
+    export_safetensors(load_run(args.workdir, args.step), args.workdir, out, model_card)
     card = json.loads((out / "card.json").read_text(encoding="utf-8"))
     print(f"{out}: {card['parameters'] / 1e6:.2f}M parameters of step {card['step']}, card in README.md")
     print("\n".join(f"checked: {check}" for check in card["checked"]))

@@ -1,9 +1,9 @@
-"""`lsm inspect`: what is in a dataset, on the terminal and as a page; and the channels this framework knows."""
+"""`lsm inspect`: what is in a dataset, in the terminal and as a page; or the channel registry."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +14,17 @@ EXAMPLE = "lsm inspect data/cohort"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The verb's arguments."""
+    """The arguments of `lsm inspect`."""
     parser.add_argument("dataset", nargs="?", type=Path, metavar="DIR", help="dataset folder; the page goes there too")
     parser.add_argument("--channels", action="store_true", help="list the channel registry, nothing else")
     parser.add_argument(
         "--days", type=int, default=6, metavar="N", help="days to draw, of different people (%(default)s)"
     )
-    parser.add_argument("--html", type=Path, metavar="FILE", help="the page's place (DIR/data_card.html)")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="the page to write (DIR/data_card.html)")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Prints the card and writes `data_card.html` beside `data_card.json`; or lists the channels."""
+    """Prints the data card and writes `data_card.html` beside `data_card.json`; or lists the channels."""
     if args.channels:
         _print_channels()
         return 0
@@ -34,11 +34,11 @@ def run(args: argparse.Namespace) -> int:
         raise UserError(f"--days {args.days}: give 0 or more.")
 
     from lsm_jax.data.store import open_dataset
-    from lsm_jax.report.data_card import card_page
+    from lsm_jax.report.data_card import data_card_page
 
     dataset = open_dataset(args.dataset)
     page = args.html or args.dataset / "data_card.html"
-    content = card_page(dataset, args.days)
+    content = data_card_page(dataset, args.days)
     try:
         page.write_text(content, encoding="utf-8")
     except OSError as error:
@@ -49,62 +49,42 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _print_card(card: Mapping[str, Any]) -> None:
-    from rich import box
-    from rich.console import Console
+    from rich import print as rich_print
     from rich.markup import escape
-    from rich.table import Table
 
-    console = Console()
     people, windows = card["people_by_split"], card["windows_by_split"]
-    console.print(f"[bold]{escape(card['name'])}[/bold]  {escape(card['description'])}", highlight=False)
-    splits = Table("", *people, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    splits.add_row("people", *[f"{count:,}" for count in people.values()])
-    splits.add_row("windows", *[f"{windows[split]:,}" for split in people])
-    console.print(splits)
-    console.print(
-        f"{card['days']:,} person-days, {100 * card['missing_share']:.1f} % of cells missing", highlight=False
-    )
-    values = Table(
-        "channel",
-        "unit",
-        "recorded",
-        "least",
-        "mean",
-        "sd",
-        "most",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    for name, entry in card["values"].items():
-        numbers = ["-" if entry[key] is None else f"{entry[key]:.4g}" for key in ("min", "mean", "sd", "max")]
-        values.add_row(name, entry["unit"], f"{100 * (1 - entry['missing_share']):.1f} %", *numbers)
-    console.print(values)
+    rich_print(f"[bold]{escape(card['name'])}[/bold]  {escape(card['description'])}")
+    counts = [
+        [name, *(f"{by[split]:,}" for split in people)] for name, by in (("people", people), ("windows", windows))
+    ]
+    _print_table(["", *people], counts)
+    print(f"{card['days']:,} person-days, {card['missing_share']:.1%} of cells missing")
+    values = [
+        [name, entry["unit"], f"{1 - entry['missing_share']:.1%}"]
+        + ["-" if entry[key] is None else f"{entry[key]:.4g}" for key in ("min", "mean", "sd", "max")]
+        for name, entry in card["values"].items()
+    ]
+    _print_table(["channel", "unit", "recorded", "least", "mean", "sd", "most"], values)
     for warning in card["warnings"]:
-        console.print(f"[yellow]warning:[/yellow] {escape(warning)}", highlight=False)
+        rich_print(f"[yellow]warning:[/yellow] {escape(warning)}")
 
 
 def _print_channels() -> None:
+    from lsm_jax.channels import REGISTRY
+
+    rows = [
+        [c.name, c.sensor, c.unit, f"{c.low:g} to {c.high:g}", f"{c.mean:g}", f"{c.sd:g}", c.source]
+        for c in REGISTRY.values()
+    ]
+    _print_table(["channel", "sensor", "unit", "plausible", "mean", "sd", "source"], rows)
+
+
+def _print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     from rich import box
     from rich.console import Console
     from rich.table import Table
 
-    from lsm_jax.channels import REGISTRY
-
-    table = Table(
-        "channel",
-        "sensor",
-        "unit",
-        "plausible",
-        "mean",
-        "sd",
-        "source",
-        box=box.SIMPLE_HEAD,
-        pad_edge=False,
-        collapse_padding=True,
-    )
-    for channel in REGISTRY.values():
-        plausible = f"{channel.low:g} to {channel.high:g}"
-        moments = (f"{channel.mean:g}", f"{channel.sd:g}")
-        table.add_row(channel.name, channel.sensor, channel.unit, plausible, *moments, channel.source)
+    table = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for row in rows:
+        table.add_row(*row)
     Console().print(table)

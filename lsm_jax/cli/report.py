@@ -16,8 +16,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the page and says where it is."""
-    from lsm_jax.report.page import write_report
+    """Writes the page and prints its path."""
+    from lsm_jax.report.run_report import write_report
 
     print(write_report(args.workdir, args.out or args.workdir / "report.html"))
     return 0

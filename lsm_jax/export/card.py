@@ -1,4 +1,4 @@
-"""The card of an export: what is trained, on what, for which channels, how well."""
+"""The content of a model card: what was trained, on which data and channels, and how good it is."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LIMITS = (
 
 
 def card_of(run: Run, config: Config, tensors: Mapping[str, np.ndarray], workdir: Path) -> dict[str, Any]:
-    """The card's content, ready for JSON."""
+    """The card as a dictionary for JSON; `tensors` are the exported parameters."""
     return {
         "format": "lsm_jax safetensors 1",
         "made_with": f"lsm_jax {lsm_jax.__version__}",
@@ -57,57 +57,8 @@ def card_of(run: Run, config: Config, tensors: Mapping[str, np.ndarray], workdir
     }
 
 
-def markdown(card: Mapping[str, Any]) -> str:
-    """The card as a README."""
-    lines = [
-        f"# {card['objective']}, {card['model'].get('size', '')} ({card['parameters'] / 1e6:.2f}M parameters)",
-        "",
-        f"Trained for {card['step']} steps with {card['made_with']}. A window is {card['window_minutes']} minutes on",
-        f"{len(card['channels'])} channels; a token is {card['tokens']['patch_minutes']} x "
-        f"{card['tokens']['patch_channels']} (minutes x channels). Values go in as `(value - mean) / sd`.",
-        "",
-        "## Use",
-        "",
-        "```python",
-        "from lsm_jax.export.safetensors import load_exported",
-        "",
-        'run = load_exported("FOLDER")  # run.objective.embed(run.params, batch), run.objective.reconstruct(...)',
-        "```",
-        "",
-        "## Channels",
-        "",
-        "| channel | unit | mean | sd | observed in training |",
-        "|---|---|---:|---:|---:|",
-        *(
-            f"| {c['name']} | {c['unit']} | {c['mean']:.6g} | {c['sd']:.6g} | {c['observed_share']:.1%} |"
-            for c in card["channels"]
-        ),
-        "",
-        "## Trained on",
-        "",
-        *(_dataset_line(one) for one in card["training_data"]),
-        "",
-        "## How well",
-        "",
-        *_evaluation_lines(card["evaluation"]),
-        "",
-        "## Checked on the way out",
-        "",
-        *(f"- {check}" for check in card["checked"]),
-        f"- SHA-256 of `model.safetensors`: `{card['sha256']['model.safetensors']}`",
-        "",
-        "## Limits and terms",
-        "",
-        card["limits"],
-        "",
-        card["terms"],
-        "",
-    ]
-    return "\n".join(lines)
-
-
 def _training_data(run: Run) -> list[dict[str, Any]]:
-    """People and windows of the training splits; the names alone where the data sets have moved."""
+    """People and windows of the training splits, or only the names of datasets that cannot be opened any more."""
     try:
         return [
             {
@@ -123,7 +74,7 @@ def _training_data(run: Run) -> list[dict[str, Any]]:
 
 
 def _last_metrics(workdir: Path, step: int) -> dict[str, float]:
-    """The newest value of every loss up to `step`."""
+    """The last value of every loss up to `step`."""
     return {
         name: value
         for record in read_metrics(workdir)
@@ -134,7 +85,7 @@ def _last_metrics(workdir: Path, step: int) -> dict[str, float]:
 
 
 def _evaluation(file: Path) -> dict[str, Any] | None:
-    """The totals of the generative evaluation, if it was run."""
+    """The rows over all channels of the generative evaluation; None if it was not run."""
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         return {
@@ -146,29 +97,3 @@ def _evaluation(file: Path) -> dict[str, Any] | None:
         return None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file}: damaged ({error!r}); run `lsm evaluate` again.") from None
-
-
-def _dataset_line(dataset: Mapping[str, Any]) -> str:
-    if "people" not in dataset:
-        return f"- {dataset['name']}"
-    channels = ", ".join(dataset["channels"])
-    return f"- {dataset['name']}: {dataset['people']} people, {dataset['windows']} windows ({channels})"
-
-
-def _evaluation_lines(evaluation: Mapping[str, Any] | None) -> list[str]:
-    if evaluation is None:
-        return ["`lsm evaluate` had not been run when this was exported."]
-    lines = [
-        f"Split `{evaluation['split']}`, step {evaluation['step']}; mean squared error of z-scored values on people "
-        "never trained on.",
-        "",
-        "| task | setting | model | best baseline | its error | ahead (95 % interval over people) |",
-        "|---|---|---:|---|---:|---:|",
-    ]
-    for row in evaluation["against_best_baseline"]:
-        interval = f" ({row['ci95'][0]:+.1%} to {row['ci95'][1]:+.1%})" if row["ci95"] else ""
-        lines.append(
-            f"| {row['task']} | {row['setting']} | {row['model_mse']:.3f} | {row['baseline']} "
-            f"| {row['baseline_mse']:.3f} | {row['improvement']:+.1%}{interval} |"
-        )
-    return lines

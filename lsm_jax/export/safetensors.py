@@ -1,11 +1,11 @@
 """A run as a folder that needs no framework to read: parameters, configuration, normalisation, a card.
 
-    model.safetensors   every parameter, float32, named by its path ("encoder/blocks/attention/query/kernel")
-    config.json         the run's configuration
-    spec.json           channels, normalisation, window length
-    card.json, README.md  what is trained, on what, for which channels, how well
+    model.safetensors     every parameter, float32, named by its path ("encoder/blocks/attention/query/kernel")
+    config.json           the run's configuration
+    spec.json             channels, normalisation, window length
+    card.json, README.md  the model card: what was trained, on which data and channels, and how good it is
 
-What is written is read back and must reconstruct and embed a probe batch bit for bit as the run does.
+The written files are read back. Their model must reconstruct and embed a probe batch bit for bit as the run does.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from safetensors.numpy import load_file, save_file
 from lsm_jax.config import Config, with_changes
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import RunError, UserError
-from lsm_jax.export.card import card_of, markdown
+from lsm_jax.export.card import card_of
 from lsm_jax.objectives import MaskedObjective, build, masked
 from lsm_jax.sharding import named_parameters, path_name
 from lsm_jax.train.run import Run
@@ -36,17 +36,18 @@ from lsm_jax.train.workdir import SPEC, read_config, write_config
 _PROBE_WINDOWS = 4
 
 
-def export_safetensors(run: Run, workdir: Path, out: Path) -> Path:
+def export_safetensors(run: Run, workdir: Path, out: Path, write_card: Callable[[Mapping[str, Any]], str]) -> Path:
     """Writes a run to the folder `out`, whole or not at all, and returns it.
 
     Args:
       run: from `load_run`.
       workdir: the run's folder; its evaluation, if any, goes into the card.
-      out: must not exist, or be an earlier export.
+      out: must not exist, or be empty or an earlier export.
+      write_card: makes the README of the card's content.
 
     Raises:
       UserError: `out` is in the way.
-      RunError: what was written does not give back the run's outputs.
+      RunError: the written model does not give the run's outputs.
     """
     if out.exists() and not (out / "model.safetensors").is_file() and any(out.iterdir()):
         raise UserError(f"{out} exists and is not an export; choose another --out.")
@@ -62,7 +63,7 @@ def export_safetensors(run: Run, workdir: Path, out: Path) -> Path:
         digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
         card = card_of(run, config, tensors, workdir) | {"sha256": {"model.safetensors": digest}, "checked": checks}
         (folder / "card.json").write_text(json.dumps(card, indent=1, allow_nan=False))
-        (folder / "README.md").write_text(markdown(card), encoding="utf-8")
+        (folder / "README.md").write_text(write_card(card), encoding="utf-8")
         if out.exists():
             shutil.rmtree(out)
         folder.rename(out)
@@ -70,10 +71,10 @@ def export_safetensors(run: Run, workdir: Path, out: Path) -> Path:
 
 
 def load_exported(path: Path | str) -> Run:
-    """The run an export holds: configuration, normalisation, objective and parameters, ready to reconstruct.
+    """Opens an export as a run, ready to reconstruct and embed.
 
     Raises:
-      UserError: not an export, or a damaged one: a file is missing, or parameters do not fit the configuration.
+      UserError: a file is missing or damaged, or the parameters do not fit the configuration.
     """
     folder = Path(path)
     config, spec = read_config(folder), DataSpec.load(folder / SPEC)
@@ -89,17 +90,17 @@ def load_exported(path: Path | str) -> Run:
         raise UserError(f"{file}: damaged ({type(error).__name__}: {error}). Export the run again.") from None
     objective = build(config, spec)
     shapes = jax.eval_shape(objective.init, jax.random.key(0))
-    return Run(config=config, spec=spec, objective=objective, params=_fitted(tensors, shapes, file), step=step)
+    return Run(config=config, spec=spec, objective=objective, params=_fit(tensors, shapes, file), step=step)
 
 
 def check_export(run: Run, exported: Run) -> list[str]:
-    """Compares the two on a probe batch and says what agreed; RunError where anything differs."""
-    batch, hidden = _probe(run.spec, masked(run.objective))
+    """Compares the outputs of both on a probe batch and returns what was equal; RunError if an output differs."""
+    batch, hidden = _probe_batch(run.spec, masked(run.objective))
     outputs: dict[str, Callable[[Run], Any]] = {
-        "reconstruct": lambda one: masked(one.objective).reconstruct(one.params, batch, hidden),
-        "embed": lambda one: masked(one.objective).embed(one.params, batch),
+        "reconstruct": lambda each: masked(each.objective).reconstruct(each.params, batch, hidden),
+        "embed": lambda each: masked(each.objective).embed(each.params, batch),
     }
-    agreed = []
+    equal = []
     for name, output in outputs.items():
         ours, theirs = np.asarray(output(run)), np.asarray(output(exported))
         if not np.isfinite(ours).all():
@@ -109,12 +110,12 @@ def check_export(run: Run, exported: Run) -> list[str]:
         if not np.array_equal(ours, theirs):
             worst = float(np.abs(ours - theirs).max())
             raise RunError(f"the export's `{name}` differs from the run's by up to {worst:.3g} on a probe batch.")
-        agreed.append(f"{name}: {ours.size} values of {len(ours)} probe windows equal bit for bit")
-    return agreed
+        equal.append(f"{name}: {ours.size} values of {len(ours)} probe windows equal bit for bit")
+    return equal
 
 
-def _probe(spec: DataSpec, objective: MaskedObjective) -> tuple[dict[str, jax.Array], jax.Array]:
-    """Noise with the data's missingness, an empty window among it, a third of the tokens hidden."""
+def _probe_batch(spec: DataSpec, objective: MaskedObjective) -> tuple[dict[str, jax.Array], jax.Array]:
+    """Noise with the data's shares of missing values and one empty window; a third of the tokens is hidden."""
     rng = np.random.default_rng(0)
     shape = (_PROBE_WINDOWS, spec.window_minutes, len(spec.channels))
     observed = rng.random(shape) < np.clip(spec.observed_share, 0.1, 1.0)
@@ -131,17 +132,19 @@ def _probe(spec: DataSpec, objective: MaskedObjective) -> tuple[dict[str, jax.Ar
 
 
 def _portable(config: Config) -> Config:
-    """The configuration without this machine's folders: data sets keep their names only."""
+    """The configuration without paths of this machine: of a dataset only the name is left."""
     return with_changes(config, {"data.paths": [Path(path).name for path in config.data.paths]})
 
 
-def _fitted(tensors: Mapping[str, np.ndarray], shapes: Any, file: Path) -> Any:
-    """The tensors as the tree the objective expects; UserError names the first that does not fit."""
+def _fit(tensors: Mapping[str, np.ndarray], shapes: Any, file: Path) -> Any:
+    """The tensors in the tree of parameters that the objective expects; UserError names the first that does not fit."""
     expected = dict(named_parameters(shapes))
-    odd = sorted(tensors.keys() ^ expected.keys())
-    if odd:
-        where = "lacks" if odd[0] in expected else "has an unknown"
-        raise UserError(f"{file} {where} parameter {odd[0]!r} ({len(odd)} differ): it is not of this configuration.")
+    different = sorted(tensors.keys() ^ expected.keys())
+    if different:
+        name, problem = different[0], "lacks" if different[0] in expected else "has an unknown"
+        raise UserError(
+            f"{file} {problem} parameter {name!r} ({len(different)} differ): it is not of this configuration."
+        )
     for name, leaf in expected.items():
         if tensors[name].shape != leaf.shape or tensors[name].dtype != leaf.dtype:
             raise UserError(

@@ -13,7 +13,7 @@ from lsm_jax.captions.tokenizer import Tokenizer
 from lsm_jax.channels import MINUTELY_26
 from lsm_jax.cli.main import main
 from lsm_jax.data.store import open_dataset, write_dataset
-from lsm_jax.report.data_card import card_page
+from lsm_jax.report.data_card import data_card_page
 from lsm_jax.synth.cohort import windows
 
 
@@ -74,7 +74,7 @@ def test_a_vocabulary_is_learnt_from_training_people_and_told_in_the_card(cohort
     told = dataset.card["captions"]["statistical"]
     assert (told["captions"], told["vocabulary"], told["tokens"]["most"]) == (len(lengths), 400, lengths.max())
     assert told["share longer than"]["256"] == pytest.approx((lengths > 256).mean(), abs=1e-4)
-    assert f"<td class=number>{lengths.max():,}</td>" in card_page(dataset, 0)
+    assert f'<td class="number">{lengths.max():,}</td>' in data_card_page(dataset, 0)
 
 
 @pytest.mark.parametrize(

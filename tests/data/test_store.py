@@ -18,7 +18,7 @@ from lsm_jax.data.card import gap_lengths
 from lsm_jax.data.spec import data_spec
 from lsm_jax.data.store import SPLITS, Dataset, assign_splits, open_dataset, write_dataset
 from lsm_jax.errors import UserError
-from lsm_jax.report.data_card import card_page
+from lsm_jax.report.data_card import data_card_page
 
 
 def read_all(folder: Path) -> dict[str, list]:
@@ -173,7 +173,7 @@ def use(folder: Path, config) -> None:
     for split in SPLITS:
         list(dataset.source(split))
     data_spec(config(dataset), [dataset])
-    card_page(dataset, 0)
+    data_card_page(dataset, 0)
 
 
 def test_a_dataset_that_was_cut_off_is_refused_file_by_file(dataset: Dataset, copy_of, data_config) -> None:

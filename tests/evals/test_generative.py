@@ -12,7 +12,6 @@ from lsm_jax.evals.generative import evaluate_generative, named
 from lsm_jax.evals.pairs import ByPerson, model_batch, person_chunks, scored_cells, task_pairs
 from lsm_jax.evals.scores import METHODS
 from lsm_jax.objectives import MaskedObjective
-from lsm_jax.report.figures import learning_curve, write_reconstructions
 from lsm_jax.tokens.tasks import GENERATIVE_TASKS, Task
 
 TASKS = (
@@ -238,14 +237,3 @@ def test_a_model_without_finite_answers_has_failed(real_run, dataset):
 def test_an_objective_that_cannot_reconstruct_is_refused(real_run, dataset):
     with pytest.raises(UserError, match="does not reconstruct"):
         evaluate_generative(dataclasses.replace(real_run, objective=object()), {"tiny": dataset})
-
-
-def test_pictures(real_run, dataset, results, tmp_path):
-    (picture,) = write_reconstructions(with_answer(real_run, 0.1), {"tiny": dataset}, tmp_path, "test", 0)
-    assert picture.read_bytes()[:4] == b"\x89PNG"
-    later = dataclasses.replace(results, provenance={**results.provenance, "minutes": 10.0})
-    figure = learning_curve([dataclasses.replace(later, provenance={"minutes": 5.0}), later])
-    assert [axes.get_title() for axes in figure.axes] == [
-        "random imputation", "temporal interpolation", "temporal extrapolation", "sensor imputation",
-    ]  # fmt: skip
-    assert figure.axes[0].lines[0].get_xdata().tolist() == [5.0, 10.0]

@@ -55,7 +55,7 @@ def test_one_split_alone(run, dataset, days, tmp_path):
 
 def test_a_day_without_a_token_has_no_embedding(written, days):
     empty = days.filter(pl.col("observed_share") == 0)
-    assert len(empty) == written.empty == 6
+    assert len(empty) == written.empty_days == 6
     assert empty["embedding"].null_count() == 6
     assert days.filter(pl.col("observed_share") > 0)["embedding"].null_count() == 0
 

@@ -9,6 +9,7 @@ from tiny_run import CHANNELS, tiny_dataset, tiny_run
 
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.export.safetensors import check_export, export_safetensors, load_exported
+from lsm_jax.report.model_card import model_card
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def run(dataset):
 @pytest.fixture(scope="module")
 def exported(run, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("workdir")
-    return export_safetensors(run, workdir, workdir / "export" / "safetensors")
+    return export_safetensors(run, workdir, workdir / "export" / "safetensors", model_card)
 
 
 @pytest.fixture
@@ -76,7 +77,7 @@ def test_an_evaluation_goes_into_the_card(run, tmp_path):
     (tmp_path / "eval" / "generative.json").write_text(
         json.dumps({"comparisons": [row], "provenance": {"step": 7, "split": "test"}})
     )
-    text = (export_safetensors(run, tmp_path, tmp_path / "out") / "README.md").read_text()
+    text = (export_safetensors(run, tmp_path, tmp_path / "out", model_card) / "README.md").read_text()
     assert "| random_imputation | 80% | 0.500 | linear | 1.000 | +50.0% (+40.0% to +60.0%) |" in text
 
 
@@ -90,7 +91,7 @@ def test_what_differs_is_never_exported(run, exported):
 def test_a_folder_in_the_way_is_refused(run, tmp_path):
     (tmp_path / "thesis.txt").write_text("all my work")
     with pytest.raises(UserError, match="not an export"):
-        export_safetensors(run, tmp_path, tmp_path)
+        export_safetensors(run, tmp_path, tmp_path, model_card)
     assert (tmp_path / "thesis.txt").read_text() == "all my work"
 
 

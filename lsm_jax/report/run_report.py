@@ -1,0 +1,205 @@
+"""The report of a run: one self-contained HTML page of whatever the run's folder holds."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jinja2
+
+import lsm_jax
+from lsm_jax.config import Config, to_json
+from lsm_jax.data.spec import DataSpec
+from lsm_jax.data.store import open_dataset
+from lsm_jax.errors import UserError
+from lsm_jax.evals.results import write_whole
+from lsm_jax.report.charts import loss_curves, throughput
+from lsm_jax.report.render import by_split, duration, improvement, number, percent, png_address, readable, render
+from lsm_jax.train.metrics import read_metrics
+from lsm_jax.train.workdir import SPEC, read_config
+
+_Parsed = TypeVar("_Parsed")
+_Rows = Sequence[Mapping[str, Any]]
+
+_HEADLINES = (
+    ("random_imputation", "80%"),
+    ("temporal_interpolation", "60min"),
+    ("temporal_extrapolation", "60min"),
+    ("sensor_imputation", "50%"),
+)
+_LOSSES = {
+    "masked_reconstruction": "masked MSE (z)",
+    "clip": "contrastive loss (nats / pair)",
+    "siglip": "sigmoid loss (nats / window)",
+    "cap": "captioning loss (nats / token)",
+    "coca": "contrastive + captioning loss",
+}
+_CONTRASTIVE = ("zeroshot", "fewshot", "retrieval")
+_SUITES = {
+    "masked_reconstruction": ("generative",),
+    "clip": _CONTRASTIVE,
+    "siglip": _CONTRASTIVE,
+    "cap": ("captioning",),
+    "coca": (*_CONTRASTIVE, "captioning"),
+}
+
+
+def write_report(workdir: Path, out: Path) -> Path:
+    """Writes the page and returns its path. What has not been done yet is named with the command that does it.
+
+    Raises:
+      UserError: `workdir` is not the folder of a run, or an evaluation in it is damaged.
+    """
+    config, spec, metrics = read_config(workdir), DataSpec.load(workdir / SPEC), read_metrics(workdir)
+    step = max((record["step"] for record in metrics), default=0)
+    suites = _SUITES.get(config.objective.name, ())
+    generative = workdir / "eval" / "generative.json"
+    evaluation = _read_json(generative, lambda content: _evaluation(content, step))
+    other_suites = list(_other_suites(workdir / "eval", step))
+    evaluated = {other["suite"] for other in other_suites} | ({"generative"} if evaluation else set())
+    figures = sorted((workdir / "eval" / "figures").glob("*.png"))
+    seconds = _newest(metrics, "time", {})
+    rows, missing = _datasets(config)
+    values = {
+        "title": workdir.resolve().name,
+        "folder": workdir.name,
+        "subtitle": _subtitle(config, spec, step),
+        "tiles": [*_headlines(evaluation), *_training_time(metrics, step)],
+        "evaluation": evaluation,
+        "other_suites": other_suites,
+        "not_evaluated": [suite for suite in suites if suite not in evaluated],
+        "reconstructs": "generative" in suites,
+        "pictures": [(file.stem.replace("-", " "), png_address(file.read_bytes())) for file in figures],
+        "loss_curves": loss_curves(metrics, _LOSSES.get(config.objective.name, "loss")),
+        "throughput": throughput(metrics),
+        "seconds": sorted(((name, spent) for name, spent in seconds.items() if spent), key=lambda item: -item[1]),
+        "datasets": rows,
+        "datasets_missing": missing,
+        "config": to_json(config),
+        "made_by": f"lsm_jax {lsm_jax.__version__}, {time.strftime('%Y-%m-%d %H:%M')}",
+    }
+    try:
+        page = render("run_report.html", **values)
+    except (ValueError, KeyError, TypeError, jinja2.TemplateError) as error:
+        raise _damaged(generative, error) from None
+    write_whole(out, page)
+    return out
+
+
+def _subtitle(config: Config, spec: DataSpec, step: int) -> str:
+    tokens = config.tokens
+    return (
+        f"{readable(config.objective.name)} · size {config.model.size}, decoder {config.model.decoder} · "
+        f"{len(spec.channels)} channels in windows of {spec.window_minutes} minutes · tokens of "
+        f"{tokens.patch_minutes} minutes × {tokens.patch_channels} · step {step:,}"
+    )
+
+
+def _headlines(evaluation: Mapping[str, Any] | None) -> Iterator[dict[str, str]]:
+    """A tile for each headline task: how far the model's error is below that of the best baseline."""
+    rows = {(row["task"], row["setting"]): row for row in evaluation["rows"]} if evaluation else {}
+    for task, setting in _HEADLINES:
+        if row := rows.get((task, setting)):
+            lower = row["improvement"] > 0
+            interval = improvement(row, 0).partition(" ")[2]
+            yield {
+                "label": f"{readable(task)}, {readable(setting)}",
+                "value": f"{percent(abs(row['improvement']), 0)} {'lower' if lower else 'higher'}",
+                "tone": "ahead" if lower else "behind",
+                "note": f"error than {readable(row['baseline'])} {interval}".rstrip(),
+            }
+
+
+def _training_time(metrics: _Rows, step: int) -> Iterator[dict[str, str]]:
+    """A tile that says how long the run has trained, once it has."""
+    if seconds := sum(_newest(metrics, "time", {}).values()):
+        speed = _newest(metrics, "windows_per_second", None)
+        note = f"{number(step)} steps" + (f", {number(round(speed))} windows / s" if speed else "")
+        yield {"label": "trained for", "value": duration(seconds), "tone": "", "note": note}
+
+
+def _other_suites(folder: Path, step: int) -> Iterator[dict[str, Any]]:
+    """The suites about texts and classes that have been run; their tables are files of their own."""
+    for suite in _SUITES["coca"]:
+        scored = _read_json(folder / f"{suite}.json", lambda content: int(content["provenance"]["step"]))
+        if scored is not None:
+            file = f"{folder.name}/{suite}.md"
+            yield {"suite": suite, "file": file, "step": scored, "stale": _stale(scored, step)}
+
+
+def _read_json(file: Path, parse: Callable[[Mapping[str, Any]], _Parsed]) -> _Parsed | None:
+    """What `parse` makes of an evaluation's file; None where there is no file."""
+    if not file.is_file():
+        return None
+    try:
+        return parse(json.loads(file.read_text(encoding="utf-8")))
+    except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+        raise _damaged(file, error) from None
+
+
+def _damaged(file: Path, error: Exception) -> UserError:
+    return UserError(f"{file}: damaged ({error!r}); run `lsm evaluate` again.")
+
+
+def _evaluation(content: Mapping[str, Any], step: int) -> dict[str, Any]:
+    """The tables of the generative suite as the template takes them."""
+    results, provenance = content["results"], content["provenance"]
+    totals = {(row["task"], row["setting"]): row for row in content["comparisons"] if row["channel"] == "all"}
+    mse: dict[tuple[str, str], dict[str, float]] = {}
+    for row in results:
+        if row["channel"] == "all":
+            mse.setdefault((row["task"], row["setting"]), {})[row["method"]] = float(row["mse"])
+    tasks = [task for task, _ in mse]
+    model = {(row["task"], row["setting"], row["channel"]): row for row in results if row["method"] == "model"}
+    widest = max([0.1, *(abs(row["improvement"]) for row in totals.values())])
+    return {
+        "split": provenance["split"],
+        "datasets": provenance["datasets"],
+        "step": int(provenance["step"]),
+        "stale": _stale(provenance["step"], step),
+        "methods": list(dict.fromkeys(row["method"] for row in results)),
+        "limits": (-widest, widest),
+        "rows": [
+            totals[key] | {"mse": by_method, "first_of_task": tasks.index(key[0]) == number}
+            for number, (key, by_method) in enumerate(mse.items())
+        ],
+        "by_dataset": content["by_dataset"],
+        "by_channel": [
+            row | {name: model[row["task"], row["setting"], row["channel"]][name] for name in ("mae_natural", "unit")}
+            for row in content["comparisons"]
+            if row["channel"] != "all"
+        ],
+    }
+
+
+def _stale(scored: int, step: int) -> str:
+    return f"Training has since gone on to step {step:,}." if step > scored else ""
+
+
+def _datasets(config: Config) -> tuple[list[dict[str, str]], list[str]]:
+    """A table row for each of the run's datasets, and a sentence for each that cannot be opened any more."""
+    rows, missing = [], []
+    for path in config.data.paths:
+        try:
+            card = open_dataset(path).card
+            rows.append(
+                {
+                    "name": str(card["name"]),
+                    "people": number(card["people"]),
+                    "days": number(card["days"]),
+                    "splits": by_split(card["people_by_split"]),
+                    "missing": percent(card["missing_share"]),
+                    "channels": ", ".join(readable(name) for name in card["channels"]),
+                }
+            )
+        except (UserError, KeyError, TypeError, ValueError) as error:
+            missing.append(f"Data set {Path(path).name} is not at hand: {error}")
+    return rows, missing
+
+
+def _newest(metrics: _Rows, name: str, default: Any) -> Any:
+    """The last value of a metric that is not zero, empty or missing."""
+    return next((record[name] for record in reversed(metrics) if record.get(name)), default)

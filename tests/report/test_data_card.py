@@ -1,0 +1,136 @@
+"""The data card: its page, its pictures of days, and texts from data that try to be markup."""
+
+import base64
+import datetime as dt
+import io
+import re
+
+import matplotlib.image
+import numpy as np
+import pytest
+from pages import Page
+from tiny_run import tiny_dataset
+
+from lsm_jax.channels import REGISTRY
+from lsm_jax.cli.main import main
+from lsm_jax.data.store import open_dataset, write_dataset
+from lsm_jax.errors import UserError
+from lsm_jax.report.data_card import data_card_page, median_windows
+from lsm_jax.report.days import draw_day
+from lsm_jax.report.style import PALETTE
+from lsm_jax.windows import Event, checked_window
+
+START = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """Ten people of three short windows."""
+    return tiny_dataset(tmp_path_factory.mktemp("data") / "tiny", people=10)
+
+
+def test_the_page_is_self_contained_and_shows_the_days(dataset, tmp_path, capsys):
+    file = tmp_path / "card.html"
+    assert main(["inspect", str(dataset.path), "--days", "4", "--html", str(file)]) == 0
+    page = Page(file.read_text())
+    page.assert_self_contained()
+    assert page.tags.count("svg") == page.tags.count("image") == 4
+    observed = f"{1 - dataset.card['values']['heart_rate']['missing_share']:.1%}"
+    for text in (observed, "heart rate", "train 7 · validation 1 · test 2", "M (5)"):
+        assert text in page.text, text
+    printed = capsys.readouterr().out
+    assert "heart_rate" in printed and observed in printed
+    assert "30 person-days" in printed
+
+
+def test_texts_from_the_data_are_shown_as_text(tmp_path):
+    evil = "<script>alert(1)</script> $x^{$ [red]"
+    windows = [
+        checked_window(
+            np.full((60, 1), 70.0), ["heart_rate"], participant=evil + str(number), start=START, labels={evil: evil},
+            events=[Event(evil, "$\\frac{", 0, 60)],
+        )[0]
+        for number in range(3)
+    ]  # fmt: skip
+    write_dataset(tmp_path / "evil", "evil", ["heart_rate"], windows, description=evil)
+    assert main(["inspect", str(tmp_path / "evil")]) == 0
+    page = Page((tmp_path / "evil" / "data_card.html").read_text())
+    page.assert_self_contained()
+    assert page.text.count(evil) >= 4
+
+
+@pytest.mark.parametrize(
+    ("part", "damage"), [("values", {"heart_rate": {}}), ("gaps", {}), ("events", [1]), ("days", "x")]
+)
+def test_a_garbled_card_is_a_sentence(dataset, part, damage):
+    damaged = open_dataset(dataset.path)
+    damaged.card[part] = damage
+    with pytest.raises(UserError, match=r"data_card\.json: the card lacks or garbles a part"):
+        data_card_page(damaged, 0)
+
+
+def test_days_are_of_different_people(dataset):
+    windows = median_windows(dataset, 6)
+    assert len({window.participant for window in windows}) == 6
+    assert len(median_windows(dataset, 50)) == 10
+
+
+def pixels(svg):
+    """The image inside an SVG: rows by columns by red, green, blue, alpha."""
+    (content,) = re.findall(r"data:image/png;base64,([^\"]+)", svg)
+    return matplotlib.image.imread(io.BytesIO(base64.b64decode(content)))
+
+
+def test_cells_without_a_value_show_the_background(dataset):
+    values = np.full((240, 2), 70.0)
+    values[120:, 0] = np.nan
+    window, _ = checked_window(values, ["heart_rate", "glucose"], participant="x", start=START)
+    drawing = draw_day(window, dataset.normalisation, "a day")
+    alpha = pixels(drawing)[..., 3]
+    height, width = alpha.shape
+    assert alpha[height // 4, width // 4] == 1 and alpha[height // 4, 3 * width // 4] == 0
+    assert (alpha[3 * height // 4] > 0.99).all()
+    assert "fill: var(--missing)" in drawing
+
+
+def test_colours_tell_low_from_high(dataset):
+    moments = dataset.normalisation["heart_rate"]
+    values = np.repeat([moments.mean - 2 * moments.sd, moments.mean + 2 * moments.sd], 120)[:, None]
+    window, _ = checked_window(values, ["heart_rate"], participant="x", start=START)
+    row = pixels(draw_day(window, dataset.normalisation, "a day"))[20]
+    low, high = row[10], row[-10]
+    assert low[2] > low[0] and high[0] > high[2]  # viridis: from blue to yellow
+
+
+def test_a_day_without_a_value_can_be_drawn(dataset):
+    window, _ = checked_window(np.full((1440, 2), np.nan), ["steps", "glucose"], participant="x", start=START)
+    drawing = draw_day(window, dataset.normalisation, "a day")
+    assert not pixels(drawing)[..., 3].any()
+    assert {"00:00", "12:00", "steps", "glucose"} <= {*re.findall(r">([^<>]+)</text>", drawing)}
+
+
+def test_text_stands_out_from_the_paper_in_both_themes():
+    def luminance(colour):
+        """Relative luminance of a colour in sRGB (WCAG 2.2)."""
+        channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+        linear = np.where(channels <= 0.03928, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+        return linear @ [0.2126, 0.7152, 0.0722]
+
+    for theme in (0, 1):
+        paper = luminance(PALETTE["paper"][theme])
+        for role, least in (("ink", 7), ("soft", 4.5), ("blue", 3), ("vermilion", 3)):
+            text = luminance(PALETTE[role][theme])
+            assert (max(paper, text) + 0.05) / (min(paper, text) + 0.05) > least, (role, theme)
+
+
+def test_the_registry_is_listed(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "160")
+    assert main(["inspect", "--channels"]) == 0
+    printed = capsys.readouterr().out
+    assert all(name in printed for name in REGISTRY)
+
+
+@pytest.mark.parametrize("arguments", [[], ["nowhere"], [".", "--days", "-1"]])
+def test_what_cannot_be_inspected_exits_with_2(arguments, capsys):
+    assert main(["inspect", *arguments]) == 2
+    assert "error:" in capsys.readouterr().err
