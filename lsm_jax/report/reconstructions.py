@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -29,10 +30,7 @@ TASKS: tuple[Task, ...] = (
     Task("sensor_imputation", share=0.5),
 )
 PNG: Mapping[str, Any] = {"dpi": 130, "facecolor": LIGHT["paper"]}  # how `Figure.savefig` writes pictures
-_METHODS = {
-    "model": {"color": LIGHT["vermilion"], "linestyle": "-"},
-    "linear": {"color": LIGHT["blue"], "linestyle": "--"},
-}
+_LINES = {"model": ("-", LIGHT["vermilion"]), "linear": ("--", LIGHT["blue"])}
 _MAX_CHANNELS = 5
 _MAX_CANDIDATES = 200  # windows of which the fullest is drawn
 
@@ -88,7 +86,7 @@ def draw_reconstructions(run: Run, window: Windows, reconstructions: Sequence[Re
         column[-1].set_xlabel("hour of the day")
     for axes, number in zip(grid[:, 0], channels, strict=True):
         kind = channel(run.spec.channels[number])
-        axes.set_ylabel(f"{readable(kind.name)}\n({kind.unit})")
+        axes.set_ylabel(f"{textwrap.fill(readable(kind.name), 15)}\n({kind.unit})")
     figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="upper right", ncols=4, fontsize=9)
     return figure
 

@@ -76,13 +76,14 @@ def test_days_are_of_different_people(dataset):
 
 
 def pixels(svg):
-    """The image inside an SVG: rows by columns by red, green, blue, alpha."""
+    """The image inside an SVG, from its top: rows by columns by red, green, blue, alpha."""
     (content,) = re.findall(r"data:image/png;base64,([^\"]+)", svg)
-    return matplotlib.image.imread(io.BytesIO(base64.b64decode(content)))
+    assert 'transform="scale(1 -1)' in svg  # the image is stored upside down
+    return matplotlib.image.imread(io.BytesIO(base64.b64decode(content)))[::-1]
 
 
 def test_cells_without_a_value_show_the_background(dataset):
-    values = np.full((240, 2), 70.0)
+    values = np.full((240, 2), [70.0, 5.5])
     values[120:, 0] = np.nan
     window, _ = checked_window(values, ["heart_rate", "glucose"], participant="x", start=START)
     drawing = draw_day(window, dataset.normalisation, "a day")
