@@ -1,14 +1,13 @@
-"""One person's record, cut into days of local wall time.
+"""Cuts one person's record into days of local wall-clock time.
 
-A day is 1440 minutes of the wall clock, starting at local midnight, so that a column of a window always
-means the same hour of a person's day. The clock's jumps follow from that: the hour it skips in spring was
-never observed; of the hour it repeats in autumn the first pass is kept and the second counted
-(`repeated_hour_minutes`). Wall-clock text cannot tell the passes apart and is read as the first (`readers.parse`).
+A day is 1440 minutes of the wall clock, starting at local midnight, so that a column of a window always means the same
+hour of a person's day. The hour that the clock skips in spring is therefore unobserved. Of the hour that it repeats in
+autumn the first pass is kept and the second is counted (`repeated_hour_minutes`); wall-clock text cannot tell the two
+passes apart and is read as the first (`parse.epoch_seconds`).
 
-Several sensors of one channel are merged minute by minute: where more than one recorded, bursts and stages
-(heavy-tailed channels, sleep state) take the largest value, since a phone left on the table says nothing
-about the watch's steps, and levels take the mean. Values no body produces are taken out before, so that
-they spoil no mean. All of it is counted.
+Several sensors of one channel are merged minute by minute. Where more than one recorded (`overlaps`), heavy-tailed
+channels and sleep stages take the largest value, since a phone left on the table says nothing about the watch's steps.
+Other channels take the mean.
 """
 
 from __future__ import annotations
@@ -22,17 +21,18 @@ import numpy as np
 import polars as pl
 from jaxtyping import Float, Int
 
-from lsm_jax.channels import Channel, channel
-from lsm_jax.ingest.record import PersonRecord, RecordEvent, Series
+from lsm_jax.channels import channel as registered
+from lsm_jax.ingest.reader import PersonRecord, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
-from lsm_jax.ingest.sampling import distinct, in_order
+from lsm_jax.ingest.sampling import unique_runs
 from lsm_jax.windows import MINUTES_PER_DAY, Event, Window, checked_window, hash_participant
 
 _EPOCH = dt.date(1970, 1, 1)
+MinuteValues = tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]
 
 
 def day_windows(record: PersonRecord, channels: Sequence[str], salt: str, report: IngestReport) -> Iterator[Window]:
-    """Day windows of a person in order of time; days without one observed cell are left out and counted.
+    """Day windows of a person in order of time. Days without an observed cell are left out and counted.
 
     Args:
       record: one person.
@@ -40,19 +40,19 @@ def day_windows(record: PersonRecord, channels: Sequence[str], salt: str, report
       salt: keys the participant's pseudonym.
 
     Raises:
-      UserError: the record holds a channel nobody knows.
+      UserError: unknown channel.
     """
     merged = {
-        name: _merged([series for series in record.series if series.channel == name], record.time_zone, report)
+        name: _merge([series for series in record.series if series.channel == name], record.time_zone, report)
         for name in channels
     }
     minutes = [_wall_minutes(series.minute, record.time_zone) for series in record.series if series.channel in merged]
-    days = np.unique(np.concatenate([np.empty(0, np.int64), *(distinct(each // MINUTES_PER_DAY) for each in minutes)]))
+    days = [unique_runs(minute // MINUTES_PER_DAY) for minute in minutes]
     events = _wall_events(record)
     participant = hash_participant(record.person, salt)
     written = 0
-    for day in days.tolist():
-        window = _day(day, merged, record, participant, events, report)
+    for day in np.unique(np.concatenate([np.empty(0, np.int64), *days])).tolist():
+        window = _day_window(day, merged, record, participant, events, report)
         if window is None:
             report.days_without_data += 1
             continue
@@ -63,9 +63,9 @@ def day_windows(record: PersonRecord, channels: Sequence[str], salt: str, report
     report.people_without_data += not written
 
 
-def _day(
+def _day_window(
     day: int,
-    merged: dict[str, tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]],
+    merged: dict[str, MinuteValues],
     record: PersonRecord,
     participant: str,
     events: Sequence[RecordEvent],
@@ -77,16 +77,16 @@ def _day(
         begin, end = np.searchsorted(minute, (midnight, midnight + MINUTES_PER_DAY))
         values[minute[begin:end] - midnight, column] = value[begin:end]
     start, offset = _local_midnight(day, record.time_zone)
-    window, refused = checked_window(
+    # `minute_series` has removed and counted implausible samples, so that nothing is out of range here.
+    window, _ = checked_window(
         values,
         list(merged),
         participant=participant,
         start=start,
         utc_offset_minutes=offset,
         labels=record.labels,
-        events=_clipped(events, midnight),
+        events=_events_of_day(events, midnight),
     )
-    report.implausible.update(refused.implausible)
     if not window.observed.any():
         return None
     for name, count in zip(merged, window.observed.sum(axis=0).tolist(), strict=True):
@@ -95,62 +95,41 @@ def _day(
     return window
 
 
-def _merged(
-    sensors: Sequence[Series], time_zone: str, report: IngestReport
-) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
+def _merge(sensors: Sequence[Series], time_zone: str, report: IngestReport) -> MinuteValues:
     """All sensors of one channel as sorted wall-clock minutes, each once, and their values."""
-    cleaned = [_cleaned(series, time_zone, report) for series in sensors]
-    cleaned = [(minute, value) for minute, value in cleaned if len(minute)]
-    if not cleaned:
+    recorded = [_on_wall_clock(series, time_zone, report) for series in sensors]
+    recorded = [(minute, value) for minute, value in recorded if len(minute)]
+    if not recorded:
         return np.empty(0, np.int64), np.empty(0, np.float32)
-    if len(cleaned) == 1:
-        return cleaned[0]
-    minute = np.concatenate([minute for minute, _ in cleaned])
-    value = np.concatenate([value for _, value in cleaned])
+    if len(recorded) == 1:
+        return recorded[0]
+    minute = np.concatenate([minute for minute, _ in recorded])
+    value = np.concatenate([value for _, value in recorded])
     order = np.argsort(minute, kind="stable")
     minute, value = minute[order], value[order]
     first = np.flatnonzero(np.diff(minute, prepend=minute[0] - 1))
     counts = np.diff(first, append=len(minute))
     report.overlaps[sensors[0].channel] += int((counts > 1).sum())
-    if takes_largest(channel(sensors[0].channel)):
+    kind = registered(sensors[0].channel)
+    if kind.heavy_tailed or kind.name == "sleep_state":
         return minute[first], np.maximum.reduceat(value, first)
     return minute[first], (np.add.reduceat(value.astype(np.float64), first) / counts).astype(np.float32)
 
 
-def takes_largest(kind: Channel) -> bool:
-    """Whether overlapping sensors of this channel are merged by their maximum rather than their mean."""
-    return kind.heavy_tailed or kind.name == "sleep_state"
-
-
-def _cleaned(
-    series: Series, time_zone: str, report: IngestReport
-) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]:
-    """One sensor: plausible values only, in order, on the wall clock."""
-    kind = channel(series.channel)
+def _on_wall_clock(series: Series, time_zone: str, report: IngestReport) -> MinuteValues:
+    """The minutes that have a value, on the wall clock. Of minutes shown twice the first pass is kept."""
     recorded = ~np.isnan(series.value)
-    with np.errstate(invalid="ignore"):
-        plausible = (series.value >= kind.low) & (series.value <= kind.high)
-    refused = int((recorded & ~plausible).sum())
-    if refused:
-        report.implausible[kind.name] += refused
-    minute, value = in_order(kind.name, series.minute[plausible], series.value[plausible], report)
-    return _first_pass(_wall_minutes(minute, time_zone), value, report)
-
-
-def _first_pass(
-    wall: Int[np.ndarray, " n"], value: Float[np.ndarray, " n"], report: IngestReport
-) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-    """Keeps the first pass of wall-clock minutes that the clock showed twice."""
-    if not len(wall) or (np.diff(wall) > 0).all():
+    wall, value = _wall_minutes(series.minute[recorded], time_zone), series.value[recorded]
+    if (np.diff(wall) > 0).all():
         return wall, value
-    # Minutes come in UTC order, so the first index of a wall minute is its first pass.
-    kept, first = np.unique(wall, return_index=True)
-    report.repeated_hour_minutes += len(wall) - len(kept)
-    return kept, value[first]
+    # Minutes are in UTC order, so the first index of a wall minute is its first pass.
+    minute, first = np.unique(wall, return_index=True)
+    report.repeated_hour_minutes += len(wall) - len(minute)
+    return minute, value[first]
 
 
 def _wall_minutes(minute: Int[np.ndarray, " n"], time_zone: str) -> Int[np.ndarray, " n"]:
-    """UTC epoch minutes to minutes of the local wall clock since 1970-01-01 00:00 local."""
+    """Converts minutes since the epoch, UTC, to minutes of the local wall clock since 1970-01-01 00:00 local."""
     if time_zone == "UTC" or not len(minute):
         return minute
     instants = pl.from_epoch(pl.Series(minute * 60), time_unit="s").dt.replace_time_zone("UTC")
@@ -159,8 +138,6 @@ def _wall_minutes(minute: Int[np.ndarray, " n"], time_zone: str) -> Int[np.ndarr
 
 
 def _wall_events(record: PersonRecord) -> list[RecordEvent]:
-    if not record.events:
-        return []
     starts = _wall_minutes(np.array([event.start for event in record.events], np.int64), record.time_zone)
     ends = _wall_minutes(np.array([event.end for event in record.events], np.int64), record.time_zone)
     return [
@@ -169,8 +146,8 @@ def _wall_events(record: PersonRecord) -> list[RecordEvent]:
     ]
 
 
-def _clipped(events: Sequence[RecordEvent], midnight: int) -> list[Event]:
-    """The events of a day, cut at its ends; an event without length belongs to the day it starts in."""
+def _events_of_day(events: Sequence[RecordEvent], midnight: int) -> list[Event]:
+    """The events of a day, clipped to it. An event without length belongs to the day in which it starts."""
     end = midnight + MINUTES_PER_DAY
     return [
         Event(event.kind, event.name, max(event.start - midnight, 0), min(event.end - midnight, MINUTES_PER_DAY))

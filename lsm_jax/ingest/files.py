@@ -1,8 +1,7 @@
-"""Opening files of strangers: inside the folder, of a bearable size, one block at a time.
+"""Opens untrusted files: inside the source folder, of limited size, read in blocks.
 
-Everything a reader opens comes through here. Symbolic links, devices and paths that leave the source
-folder are refused; sizes are capped, also of what a zip unfolds to; a damaged file is set aside and
-the next one read.
+Everything a reader opens comes through here. Symbolic links, devices and paths that leave the source folder are
+refused. Sizes are limited, also after unpacking. A damaged file is set aside and the next one is read.
 """
 
 from __future__ import annotations
@@ -17,26 +16,34 @@ import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, Protocol
+from typing import IO, BinaryIO
 
 from lsm_jax.errors import UserError
 from lsm_jax.ingest.report import IngestReport
 
 MIB = 1 << 20
 # What reading a damaged or hostile archive can raise.
-DAMAGE = (zipfile.BadZipFile, zlib.error, EOFError, OSError, NotImplementedError, RuntimeError, UnicodeDecodeError)
+DAMAGE_ERRORS = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    NotImplementedError,
+    RuntimeError,
+    UnicodeDecodeError,
+)
 
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Sizes beyond which input is refused rather than read.
+    """Sizes above which input is refused.
 
     Attributes:
-      file_bytes: of a file, or of an archive member once unfolded.
-      ratio: unfolded over packed size of an archive member above 64 MiB (deflate itself ends at 1032).
+      file_bytes: of a file, or of an unpacked archive member.
+      ratio: unpacked over packed size of an archive member above 64 MiB (deflate reaches 1032).
       members: files in one archive.
       line_bytes: of one line of text.
-      workbook_bytes: of an Excel workbook, unfolded; it is parsed whole.
+      workbook_bytes: of an unpacked Excel workbook, which is parsed whole.
       files: files in a source folder.
     """
 
@@ -51,171 +58,174 @@ class Limits:
 DEFAULT_LIMITS = Limits()
 
 
-class Refused(Exception):
-    """A file that is not read; the message says why. Readers report it and go on."""
+class UnreadableFile(Exception):
+    """A file that cannot be used; the message says why. Readers report it and go on with the next file."""
 
 
-class Readable(Protocol):
-    """A stream of bytes."""
+class LimitedStream:
+    """A stream that raises when it yields more than its limit, whatever size the archive states."""
 
-    def read(self, size: int = -1, /) -> bytes: ...
+    def __init__(self, stream: IO[bytes] | gzip.GzipFile, limit: int) -> None:
+        self._stream, self._bytes_left = stream, limit
+
+    def read(self, size: int = -1, /) -> bytes:
+        content = self._stream.read(self._bytes_left + 1 if size < 0 else min(size, self._bytes_left + 1))
+        self._bytes_left -= len(content)
+        if self._bytes_left < 0:
+            raise UnreadableFile("unfolds to more than its limit (--max-file-mib)")
+        return content
 
 
 @dataclasses.dataclass(frozen=True)
 class SourceFile:
-    """A readable file: a plain one, or a member of a zip.
+    """A file on disk or a member of a zip archive.
 
     Attributes:
       root: the source folder, resolved.
       path: the file on disk, relative to `root`, in POSIX form.
-      member: the member's name when `path` is a zip, else "".
-      size: bytes, unfolded (as declared; reading is capped as well).
+      member: the member's name where `path` is a zip archive, else "".
+      limits: sizes above which reading it is refused.
     """
 
     root: Path
     path: str
     member: str = ""
-    size: int = 0
+    limits: Limits = DEFAULT_LIMITS
 
     @property
     def name(self) -> str:
-        """Last part of the name, without the .gz that `opened` unpacks: what formats are recognised by."""
+        """The file name without a final .gz, which `open_file` unpacks. Formats are recognised by it."""
         return PurePosixPath(self.member or self.path).name.removesuffix(".gz")
 
     @property
     def label(self) -> str:
-        """How the file is called in reports and errors."""
+        """The file's name in reports and errors."""
         return f"{self.path}!{self.member}" if self.member else self.path
 
 
-def source_root(source: Path) -> Path:
-    """The resolved source, a folder or a single file.
+def source_files(source: Path, report: IngestReport, limits: Limits = DEFAULT_LIMITS) -> Iterator[SourceFile]:
+    """All readable files below `source` (a folder or one file), members of zips included, in sorted order.
+
+    Symbolic links, devices, files above the limits and damaged archives are set aside in the report.
 
     Raises:
-      UserError: it does not exist or is neither.
+      UserError: `source` does not exist, or holds more than `limits.files` files.
     """
     if not source.exists():
         raise UserError(f"source {source} does not exist: give an existing folder or file with --source.")
     if not (source.is_dir() or source.is_file()):
         raise UserError(f"source {source} is neither a folder nor a file.")
-    return source.resolve()
-
-
-def source_files(source: Path, report: IngestReport, limits: Limits = DEFAULT_LIMITS) -> Iterator[SourceFile]:
-    """All readable files below `source`, members of zips included, in sorted order.
-
-    Refused ones (symbolic links, devices, too large, damaged archives) are set aside in the report.
-
-    Raises:
-      UserError: `source` does not exist, or holds more than `limits.files` files.
-    """
-    root = source_root(source)
+    root = source.resolve()
     if root.is_file():
         yield from _expand(root.parent, root.name, report, limits)
         return
-    seen = 0
+    count = 0
     for folder, folders, names in os.walk(root, followlinks=False):
-        links = {name for name in folders if Path(folder, name).is_symlink()}
-        for name in sorted(links):
-            report.set_aside(_relative(root, folder, name), "a symbolic link to a folder; links are not followed")
-        nameless = {name for name in folders if not _is_text(name)} - links
-        for name in sorted(nameless):
-            report.set_aside(_relative(root, folder, name), f"a folder whose {_NOT_TEXT}")
-        folders[:] = sorted(set(folders) - links - nameless)
+        relative = Path(folder).relative_to(root)
+        folders.sort()
+        for name in [*folders]:
+            if Path(folder, name).is_symlink():
+                report.set_aside((relative / name).as_posix(), "a symbolic link to a folder; links are not followed")
+            elif not _is_utf8(name):
+                report.set_aside((relative / name).as_posix(), f"a folder whose {_NOT_UTF8}")
+            else:
+                continue
+            folders.remove(name)
         for name in sorted(names):
-            seen += 1
-            if seen > limits.files:
+            count += 1
+            if count > limits.files:
                 raise UserError(f"{source} holds more than {limits.files} files: is it the right folder?")
-            yield from _expand(root, _relative(root, folder, name), report, limits)
+            yield from _expand(root, (relative / name).as_posix(), report, limits)
 
 
 @contextlib.contextmanager
-def opened(file: SourceFile, limits: Limits = DEFAULT_LIMITS) -> Iterator[Readable]:
-    """The file as a stream of bytes that ends with `Refused` once it outgrows its limit.
+def open_file(file: SourceFile) -> Iterator[BinaryIO | LimitedStream]:
+    """The unpacked file as a stream of bytes, which raises `UnreadableFile` when it grows beyond its limit.
 
     Raises:
-      Refused: a link, a path that leaves the source folder, not a plain file, too large, damaged.
+      UnreadableFile: a link, a path that leaves the source folder, not a plain file, too large, damaged.
     """
     with contextlib.ExitStack() as stack:
-        plain = stack.enter_context(_open_plain(file.root, file.path, limits))
+        plain = stack.enter_context(_open_plain(file.root, file.path, file.limits))
         if not file.member:
             packed = file.path.lower().endswith(".gz")
-            yield _Capped(gzip.GzipFile(fileobj=plain), limits.file_bytes) if packed else plain
+            yield LimitedStream(gzip.GzipFile(fileobj=plain), file.limits.file_bytes) if packed else plain
             return
         try:
             archive = stack.enter_context(zipfile.ZipFile(plain))
-            member = stack.enter_context(archive.open(_checked_member(archive.getinfo(file.member), limits)))
+            member = archive.getinfo(file.member)
+            _check_member(member, file.limits)
+            stream = stack.enter_context(archive.open(member))
         except KeyError:
-            raise Refused("the archive has no such member") from None
-        except DAMAGE as error:
-            raise Refused(f"damaged archive ({error})") from error
-        yield _Capped(member, limits.file_bytes)
+            raise UnreadableFile("the archive has no such member") from None
+        except DAMAGE_ERRORS as error:
+            raise UnreadableFile(f"damaged archive ({error})") from error
+        yield LimitedStream(stream, file.limits.file_bytes)
 
 
-def read_whole(file: SourceFile, limits: Limits = DEFAULT_LIMITS, most: int = 64 * MIB) -> bytes:
-    """All bytes of a small file (at most `most`).
+def read_bytes(file: SourceFile, max_bytes: int = 64 * MIB) -> bytes:
+    """All bytes of a small file.
 
     Raises:
-      Refused: see `opened`; also when the file is larger than `most`.
+      UnreadableFile: see `open_file`; also when the file is larger than `max_bytes`.
     """
-    with opened(file, limits) as stream:
+    with open_file(file) as stream:
         try:
-            content = stream.read(most + 1)
-        except DAMAGE as error:
-            raise Refused(f"damaged file ({error})") from error
-    if len(content) > most:
-        raise Refused(f"larger than {most // MIB} MiB, far more than a file of its kind")
+            content = stream.read(max_bytes + 1)
+        except DAMAGE_ERRORS as error:
+            raise UnreadableFile(f"damaged file ({error})") from error
+    if len(content) > max_bytes:
+        raise UnreadableFile(f"larger than {max_bytes // MIB} MiB, far more than a file of its kind")
     return content
 
 
-def checked_workbook(file: SourceFile, limits: Limits = DEFAULT_LIMITS) -> bytes:
-    """An Excel workbook's bytes, after its inner zip was found to unfold to a bearable size.
+def read_workbook(file: SourceFile) -> bytes:
+    """The bytes of an Excel workbook, after a check of what its inner zip unpacks to.
 
     Raises:
-      Refused: not a workbook, damaged, or too large.
+      UnreadableFile: not a workbook, damaged, or too large.
     """
-    content = read_whole(file, limits, most=limits.workbook_bytes)
+    limit = file.limits.workbook_bytes
+    content = read_bytes(file, limit)
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            unfolded = sum(_checked_member(member, limits).file_size for member in archive.infolist())
-            if unfolded > limits.workbook_bytes:
-                raise Refused(f"workbook unfolds to {unfolded // MIB} MiB, limit {limits.workbook_bytes // MIB} MiB")
+            for member in archive.infolist():
+                _check_member(member, file.limits)
+            size = sum(member.file_size for member in archive.infolist())
+            if size > limit:
+                raise UnreadableFile(f"workbook unfolds to {size // MIB} MiB, limit {limit // MIB} MiB")
             damaged = archive.testzip()
-    except DAMAGE as error:
-        raise Refused(f"not a readable Excel workbook ({error})") from error
+    except DAMAGE_ERRORS as error:
+        raise UnreadableFile(f"not a readable Excel workbook ({error})") from error
     if damaged:
-        raise Refused(f"damaged workbook (checksum of {damaged})")
+        raise UnreadableFile(f"damaged workbook (checksum of {damaged})")
     return content
 
 
-_NOT_TEXT = "name is not UTF-8, perhaps of an old archive: rename it"
+_NOT_UTF8 = "name is not UTF-8, perhaps of an old archive: rename it"
 
 
-def _is_text(name: str) -> bool:
-    """Whether a name is UTF-8; on Linux any bytes may be one, and Python hands them on as lone surrogates."""
+def _is_utf8(name: str) -> bool:
+    """Whether a file name is UTF-8. Linux allows any bytes; Python shows invalid ones as lone surrogates."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
-
-
-def _relative(root: Path, folder: str, name: str) -> str:
-    return Path(folder, name).relative_to(root).as_posix()
 
 
 def _expand(root: Path, path: str, report: IngestReport, limits: Limits) -> Iterator[SourceFile]:
     """The file itself, or the members of a zip."""
-    if not _is_text(path):
-        report.set_aside(path, f"its {_NOT_TEXT}")
+    if not _is_utf8(path):
+        report.set_aside(path, f"its {_NOT_UTF8}")
         return
     try:
         with _open_plain(root, path, limits) as stream:
             if not path.lower().endswith(".zip"):
-                yield SourceFile(root, path, size=os.fstat(stream.fileno()).st_size)
+                yield SourceFile(root, path, limits=limits)
                 return
             with zipfile.ZipFile(stream) as archive:
                 members = [member for member in archive.infolist() if not member.is_dir()]
-    except Refused as refusal:
-        report.set_aside(path, str(refusal))
+    except UnreadableFile as error:
+        report.set_aside(path, str(error))
         return
-    except DAMAGE as error:
+    except DAMAGE_ERRORS as error:
         report.set_aside(path, f"damaged archive, perhaps cut off while it was copied ({error})")
         return
     if len(members) > limits.members:
@@ -223,65 +233,51 @@ def _expand(root: Path, path: str, report: IngestReport, limits: Limits) -> Iter
         return
     for member in members:
         try:
-            checked = _checked_member(member, limits)
-            yield SourceFile(root, path, member=checked.filename, size=checked.file_size)
-        except Refused as refusal:
-            report.set_aside(f"{path}!{member.filename}", str(refusal))
+            _check_member(member, limits)
+        except UnreadableFile as error:
+            report.set_aside(f"{path}!{member.filename}", str(error))
+        else:
+            yield SourceFile(root, path, member.filename, limits)
 
 
 def _open_plain(root: Path, path: str, limits: Limits) -> BinaryIO:
-    """Opens a plain file below `root`. The last step never follows a link; the folder is checked resolved."""
+    """Opens a plain file below `root`. The folder is checked after resolving links; the file must not be a link."""
     parts = PurePosixPath(path)
     if parts.is_absolute() or ".." in parts.parts:
-        raise Refused("its path leaves the source folder")
+        raise UnreadableFile("its path leaves the source folder")
     full = root / path
     try:
         if not full.parent.resolve().is_relative_to(root.resolve()):
-            raise Refused("its path leaves the source folder through a link")
+            raise UnreadableFile("its path leaves the source folder through a link")
         # O_NONBLOCK: opening a named pipe must not wait for a writer.
         descriptor = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
-        raise Refused("a symbolic link; links are not followed" if full.is_symlink() else str(error)) from error
+        message = "a symbolic link; links are not followed" if full.is_symlink() else str(error)
+        raise UnreadableFile(message) from error
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
-        raise Refused("not a plain file")
+        raise UnreadableFile("not a plain file")
     if status.st_size > limits.file_bytes:
         os.close(descriptor)
-        raise Refused(
-            f"{status.st_size // MIB} MiB, limit {limits.file_bytes // MIB} MiB: if it is meant, raise --max-file-mib"
-        )
+        size, limit = status.st_size // MIB, limits.file_bytes // MIB
+        raise UnreadableFile(f"{size} MiB, limit {limit} MiB: if the file is correct, raise --max-file-mib")
     return os.fdopen(descriptor, "rb")
 
 
-def _checked_member(member: zipfile.ZipInfo, limits: Limits) -> zipfile.ZipInfo:
+def _check_member(member: zipfile.ZipInfo, limits: Limits) -> None:
     name = PurePosixPath(member.filename)
     if name.is_absolute() or ".." in name.parts or "\\" in member.filename:
-        raise Refused("its path leaves the archive")
+        raise UnreadableFile("its path leaves the archive")
     if stat.S_ISLNK(member.external_attr >> 16):
-        raise Refused("a symbolic link inside an archive")
+        raise UnreadableFile("a symbolic link inside an archive")
     if member.flag_bits & 1:
-        raise Refused("encrypted: unpack it with its password first")
+        raise UnreadableFile("encrypted: unpack it with its password first")
     if name.suffix.lower() == ".zip":
-        raise Refused("an archive inside an archive: unpack the outer one first")
+        raise UnreadableFile("an archive inside an archive: unpack the outer one first")
     ratio = member.file_size / max(member.compress_size, 1)
     if member.file_size > limits.file_bytes or (member.file_size > 64 * MIB and ratio > limits.ratio):
-        raise Refused(
+        raise UnreadableFile(
             f"would unfold to {member.file_size // MIB} MiB, {ratio:.0f} times its packed size; limits are "
             f"{limits.file_bytes // MIB} MiB (--max-file-mib) and {limits.ratio:.0f} times"
         )
-    return member
-
-
-class _Capped:
-    """A stream that refuses to yield more than its limit, whatever the archive's directory claims."""
-
-    def __init__(self, stream: Readable, limit: int) -> None:
-        self._stream, self._left = stream, limit
-
-    def read(self, size: int = -1, /) -> bytes:
-        content = self._stream.read(self._left + 1 if size < 0 else min(size, self._left + 1))
-        self._left -= len(content)
-        if self._left < 0:
-            raise Refused("unfolds to more than its limit (--max-file-mib)")
-        return content

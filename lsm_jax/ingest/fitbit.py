@@ -1,14 +1,13 @@
-"""Fitbit recordings as Fitabase exports them: narrow, wide and zipped minute files, sleep, heart rate.
+"""Reads Fitbit recordings as Fitabase exports them: narrow, wide and zipped minute files, sleep, heart rate.
 
-What a file is follows from its header, never from its name. One pass over all files sorts the minutes by
-person (`people`); then a person is read from their own slices (`read`).
+The kind of a file follows from its header, never from its name. One pass over all files sorts the minutes by person
+(`people`); then each person is read from their own rows (`read`).
 
 Rules:
-- METs are stored times ten. Sleep minutes may stand at :30 seconds; they belong to the minute they start in.
-- Not worn is written as zeros. A run of at least 6 hours in which every activity channel recorded rests
-  (steps 0, intensity 0, MET at most 1) outside sleep and without a heart rate counts as not worn, and its
-  activity channels become unobserved. Where sleep was never recorded, a motionless night of 6 hours reads
-  the same way.
+- METs are stored times ten. Sleep minutes may be stamped at :30 seconds; they belong to the minute they start in.
+- Not worn is written as zeros. In a run of at least 6 hours in which every recorded activity channel is at rest
+  (steps 0, intensity 0, MET at most 1), outside sleep and without a heart rate, the watch counts as not worn and its
+  activity channels become unobserved. Where sleep was never recorded, a motionless night of 6 hours reads the same way.
 - A run of sleep minutes with gaps of at most 2 minutes is one event of kind "sleep".
 """
 
@@ -23,18 +22,25 @@ import polars as pl
 from jaxtyping import Bool, Int
 
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.base import ReaderOptions
-from lsm_jax.ingest.files import Refused, SourceFile, source_files
-from lsm_jax.ingest.parse import checked_zone, epoch_seconds, is_empty, numbers
-from lsm_jax.ingest.record import PersonRecord, RecordEvent, Series
+from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
+from lsm_jax.ingest.parse import add_reason, check_time_zone, epoch_seconds, is_empty, numbers, quarantine_rows
+from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
-from lsm_jax.ingest.rows import LINE, TABLE_SUFFIXES, header, rows
+from lsm_jax.ingest.rows import (
+    LINE,
+    PERSON,
+    TABLE_SUFFIXES,
+    RowsByPerson,
+    Slice,
+    load_slices,
+    read_header,
+    read_rows,
+)
 from lsm_jax.ingest.sampling import Aggregate, minute_series
-from lsm_jax.ingest.spill import PERSON, Piece, Spill, load
 
 NOT_WORN_MINUTES = 360
 SLEEP_GAP_MINUTES = 2
-# The spellings of one study: the original export, and what a spreadsheet makes of it.
+# Formats that occur in one study: the original export, and what a spreadsheet makes of it.
 TIME_FORMATS = (
     "%m/%d/%Y %I:%M:%S %p",
     "%m/%d/%Y %H:%M",
@@ -42,19 +48,19 @@ TIME_FORMATS = (
     "%Y-%m-%d %H:%M:%S",
     "%Y-%m-%dT%H:%M:%S",
 )
-_AT_REST = {"steps": 0.0, "activity_intensity": 0.0, "met": 1.0}
-_NOT_WORN = ("steps", "activity_intensity", "met", "calories", "distance")
+_MAX_AT_REST = {"steps": 0.0, "activity_intensity": 0.0, "met": 1.0}
+_ACTIVITY_CHANNELS = ("steps", "activity_intensity", "met", "calories", "distance")
 
 
 @dataclasses.dataclass(frozen=True)
-class Kind:
+class MinuteFile:
     """A kind of minute file.
 
     Attributes:
-      channel: what its values are.
+      channel: canonical name of its channel.
       time: its time column.
       values: its value columns, one (narrow) or sixty (wide, one per minute of the hour).
-      scale: value times this is in the registry's unit.
+      scale: converts its values to the registry's unit.
       aggregate: how several samples in a minute become one.
     """
 
@@ -65,7 +71,7 @@ class Kind:
     aggregate: Aggregate = "mean"
 
 
-def _kinds() -> Iterator[Kind]:
+def _kinds() -> Iterator[MinuteFile]:
     for name, channel, scale in (
         ("Steps", "steps", 1.0),
         ("Intensity", "activity_intensity", 1.0),
@@ -73,13 +79,13 @@ def _kinds() -> Iterator[Kind]:
         ("MET", "met", 0.1),
         ("Calories", "calories", 1.0),
     ):
-        yield Kind(channel, "ActivityMinute", (name,), scale)
-        yield Kind(channel, "ActivityHour", tuple(f"{name}{minute:02d}" for minute in range(60)), scale)
-    yield Kind("sleep_state", "date", ("value",), aggregate="max")
-    yield Kind("heart_rate", "Time", ("Value",))
+        yield MinuteFile(channel, "ActivityMinute", (name,), scale)
+        yield MinuteFile(channel, "ActivityHour", tuple(f"{name}{minute:02d}" for minute in range(60)), scale)
+    yield MinuteFile("sleep_state", "date", ("value",), aggregate="max")
+    yield MinuteFile("heart_rate", "Time", ("Value",))
 
 
-KINDS: tuple[Kind, ...] = tuple(_kinds())
+KINDS: tuple[MinuteFile, ...] = tuple(_kinds())
 _CODES = {kind.channel: code for code, kind in enumerate(KINDS)}
 _OTHER_FILES = {
     "ActivityDate": "daily totals, not minute data",
@@ -91,11 +97,11 @@ _OTHER_FILES = {
 
 
 class FitbitReader:
-    """Reader of Fitabase exports (see `readers.base.Reader`); keys are (raw id, pieces)."""
+    """Reader of Fitabase exports (see `reader.Reader`); keys are (raw id, slices of sorted rows)."""
 
     def __init__(self, options: ReaderOptions) -> None:
         self._options = options
-        self._zone = checked_zone(options.time_zone or "UTC", "--time-zone")
+        self._zone = check_time_zone(options.time_zone or "UTC")
 
     def channels(self, source: Path) -> tuple[str, ...]:
         present = {kind.channel for _, kind in self._minute_files(source, IngestReport())}
@@ -107,77 +113,74 @@ class FitbitReader:
             )
         return tuple(name for name in _CODES if name in present)
 
-    def people(self, source: Path, report: IngestReport) -> Iterator[tuple[str, tuple[Piece, ...]]]:
+    def people(self, source: Path, report: IngestReport) -> Iterator[tuple[str, list[Slice]]]:
         if self._options.scratch is None:
             raise UserError("the fitbit reader needs a scratch folder (ReaderOptions.scratch).")
-        spill = Spill(self._options.scratch)
+        samples = RowsByPerson(self._options.scratch)
         for file, kind in self._minute_files(source, report):
-            for block in rows(file, ("Id", kind.time, *kind.values), report, self._options.limits):
-                spill.add(_samples(block, kind, file.label, self._zone, report))
-        for person in sorted(spill.pieces):
-            yield person, tuple(spill.pieces[person])
+            for block in read_rows(file, ("Id", kind.time, *kind.values), report):
+                samples.add(_samples(block, kind, file.label, self._zone, report))
+        yield from sorted(samples.slices.items())
 
-    def read(self, _: Path, key: tuple[str, tuple[Piece, ...]], report: IngestReport) -> PersonRecord | None:
-        person, pieces = key
-        table = load(pieces)
+    def read(self, _: Path, key: tuple[str, list[Slice]], report: IngestReport) -> PersonRecord | None:
+        person, slices = key
+        table = load_slices(slices)
         code, second, value = (table[name].to_numpy() for name in ("code", "second", "value"))
-        series = {}
-        for channel, number in _CODES.items():
-            mine = code == number
-            if mine.any():
-                series[channel] = minute_series(
-                    channel, second[mine], value[mine], report, aggregate=KINDS[number].aggregate
-                )
-        asleep = _seen(series["sleep_state"]) if "sleep_state" in series else np.empty(0, np.int64)
+        series = {
+            channel: minute_series(
+                channel, second[code == number], value[code == number], report, aggregate=KINDS[number].aggregate
+            )
+            for channel, number in _CODES.items()
+            if (code == number).any()
+        }
+        events = _sleep_events(_recorded_minutes(series["sleep_state"])) if "sleep_state" in series else ()
         worn = _without_not_worn(series, report)
-        return PersonRecord(person, tuple(worn.values()), _sleep_events(asleep), {}, self._zone)
+        return PersonRecord(person, tuple(worn.values()), events, {}, self._zone)
 
-    def _minute_files(self, source: Path, report: IngestReport) -> Iterator[tuple[SourceFile, Kind]]:
+    def _minute_files(self, source: Path, report: IngestReport) -> Iterator[tuple[SourceFile, MinuteFile]]:
         """Files that hold minutes, with their kind; the others are named in the report."""
         for file in source_files(source, report, self._options.limits):
             if not file.name.lower().endswith(TABLE_SUFFIXES):
                 report.ignore(file.label, "not a table")
                 continue
             try:
-                names = header(file, self._options.limits).names
-            except Refused as refusal:
-                report.set_aside(file.label, str(refusal))
+                names = read_header(file).names
+            except UnreadableFile as error:
+                report.set_aside(file.label, str(error))
                 continue
             kind = next((kind for kind in KINDS if {"Id", kind.time, *kind.values} <= set(names)), None)
             if kind is not None:
                 yield file, kind
-            elif known := next((what for column, what in _OTHER_FILES.items() if column in names), None):
-                report.ignore(file.label, known)
+            elif reason := next((reason for column, reason in _OTHER_FILES.items() if column in names), None):
+                report.ignore(file.label, reason)
             else:
                 report.set_aside(file.label, _header_fault(names))
 
 
 def _header_fault(names: Sequence[str]) -> str:
-    """What is missing from the header for the kind it comes nearest to."""
-    nearest = max(KINDS, key=lambda kind: len({"Id", kind.time, *kind.values} & set(names)) / (2 + len(kind.values)))
-    missing = [name for name in ("Id", nearest.time, *nearest.values) if name not in names]
-    return f"line 1 is no header of a Fitbit minute file; for {nearest.channel} it lacks {', '.join(missing[:3])}"
+    """What the header lacks for the most similar kind."""
+    similar = max(KINDS, key=lambda kind: len({"Id", kind.time, *kind.values} & set(names)) / (2 + len(kind.values)))
+    missing = [name for name in ("Id", similar.time, *similar.values) if name not in names]
+    return f"line 1 is no header of a Fitbit minute file; for {similar.channel} it lacks {', '.join(missing[:3])}"
 
 
-def _samples(block: pl.DataFrame, kind: Kind, file: str, time_zone: str, report: IngestReport) -> pl.DataFrame:
+def _samples(block: pl.DataFrame, kind: MinuteFile, file: str, time_zone: str, report: IngestReport) -> pl.DataFrame:
     """A block's good rows as (PERSON, code, second, value); the others are quarantined."""
     person = block["Id"].cast(pl.String).str.strip_chars()
-    second, reason = epoch_seconds(block[kind.time], TIME_FORMATS, time_zone)
+    second, reasons = epoch_seconds(block[kind.time], TIME_FORMATS, time_zone)
     # A spreadsheet writes long ids as 1.50396E+09: several people would become one.
     bad_person = ~person.str.contains(r"^\d+$").fill_null(False)
-    reason = reason.zip_with(~bad_person, pl.Series(["person id is not a whole number"]))
+    reasons = reasons.zip_with(~bad_person, pl.Series(["person id is not a whole number"]))
     values, damaged, empty = [], pl.repeat(False, len(block), eager=True), pl.repeat(True, len(block), eager=True)
     for name in kind.values:
-        cells = block[name]
-        parsed = numbers(cells)
-        missing = is_empty(cells)
+        parsed = numbers(block[name])
         values.append(parsed.cast(pl.Float32) * kind.scale)
-        damaged |= parsed.is_null() & ~missing
+        damaged |= parsed.is_null() & ~is_empty(block[name])
         empty &= parsed.is_null()
-    reason = reason.zip_with(reason.is_not_null() | ~(damaged & empty), pl.Series(["value is not a number"]))
-    _report_rows(block[LINE], reason, damaged & ~empty, kind.channel, file, report)
+    reasons = add_reason(reasons, damaged & empty, "value is not a number")
+    report.damage(kind.channel, file, block[LINE].filter(reasons.is_null() & damaged).to_list())
+    good = quarantine_rows(block[LINE], reasons, file, report)
 
-    good = reason.is_null()
     wide = np.stack([column.filter(good).to_numpy() for column in values], axis=1)
     seconds = second.filter(good).to_numpy()[:, None] + 60 * np.arange(wide.shape[1])
     recorded = ~np.isnan(wide)
@@ -187,45 +190,31 @@ def _samples(block: pl.DataFrame, kind: Kind, file: str, time_zone: str, report:
     ).with_columns(code=pl.lit(_CODES[kind.channel], pl.UInt8))
 
 
-def _report_rows(
-    line: pl.Series, reason: pl.Series, partly: pl.Series, channel: str, file: str, report: IngestReport
-) -> None:
-    kept = reason.is_null()
-    report.rows_kept += int(kept.sum())
-    report.damage(channel, file, line.filter(kept & partly).to_list())
-    for (why,), group in pl.DataFrame({"line": line, "why": reason}).drop_nulls("why").group_by("why"):
-        report.quarantine(str(why), file, group["line"].to_list())
-
-
 def _without_not_worn(series: dict[str, Series], report: IngestReport) -> dict[str, Series]:
-    """Takes activity minutes out that are zeros of a watch lying on the table (rule above)."""
-    recorded = [series[name].minute for name in _AT_REST if name in series]
+    """Makes the activity of a watch that is not worn missing (rule above)."""
+    recorded = [series[name].minute for name in _MAX_AT_REST if name in series]
     if not recorded:
         return series
-    minute = np.sort(np.concatenate(recorded), kind="stable")
-    minute = minute[np.diff(minute, prepend=minute[0] - 1) > 0]
+    minute = np.unique(np.concatenate(recorded))
     resting = np.ones(len(minute), bool)
-    for name, most in _AT_REST.items():
+    for name, maximum in _MAX_AT_REST.items():
         if name in series:
-            moved = series[name].minute[series[name].value > most + 1e-6]
-            resting &= ~_is_in(minute, moved)
+            resting &= ~_is_in(minute, series[name].minute[series[name].value > maximum + 1e-6])
     for name in ("sleep_state", "heart_rate"):
         if name in series:
-            resting &= ~_is_in(minute, _seen(series[name]))
+            resting &= ~_is_in(minute, _recorded_minutes(series[name]))
     not_worn = minute[_long_runs(minute, resting)]
     report.not_worn_minutes += len(not_worn)
-    kept = dict(series)
-    for name in _NOT_WORN:
+    worn = dict(series)
+    for name in _ACTIVITY_CHANNELS:
         if name in series:
-            missing = _is_in(series[name].minute, not_worn)
-            kept[name] = dataclasses.replace(
-                series[name], value=np.where(missing, np.float32("nan"), series[name].value)
-            )
-    return kept
+            value = np.where(_is_in(series[name].minute, not_worn), np.float32("nan"), series[name].value)
+            worn[name] = dataclasses.replace(series[name], value=value)
+    return worn
 
 
-def _seen(series: Series) -> Int[np.ndarray, " n"]:
-    """The minutes that have a value: a lost day is marked by a NaN."""
+def _recorded_minutes(series: Series) -> Int[np.ndarray, " n"]:
+    """The minutes that have a value; a day without one is marked by a NaN."""
     return series.minute[~np.isnan(series.value)]
 
 
@@ -234,7 +223,7 @@ def _is_in(minute: Int[np.ndarray, " n"], others: Int[np.ndarray, " m"]) -> Bool
 
 
 def _long_runs(minute: Int[np.ndarray, " n"], resting: Bool[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:
-    """Marks minutes in unbroken runs of rest of at least `NOT_WORN_MINUTES`."""
+    """Whether each minute is in an unbroken run of rest of at least `NOT_WORN_MINUTES`."""
     breaks = np.flatnonzero((np.diff(minute) != 1) | (resting[1:] != resting[:-1])) + 1
     starts = np.concatenate([[0], breaks])
     lengths = np.diff(starts, append=len(minute))

@@ -1,20 +1,28 @@
-"""The mapping file of the table reader: what the columns of somebody's export mean.
+"""The mapping file of the table reader: what the columns of an export mean.
 
-TOML with any number of `[[tables]]` (minute values), `[[events]]` and `[[labels]]`; every key is described in
-docs/ingest.md, and `configs/ingest/` holds worked examples. `readers.mapping_file` reads it into these rules.
+A mapping is TOML with any number of `[[tables]]` (minute values), `[[events]]` and `[[labels]]`. docs/ingest.md
+describes every key; configs/ingest/ holds worked examples.
 """
 
 from __future__ import annotations
 
-import dataclasses
+import contextlib
 import operator
+import re
+import tomllib
+import typing
 from collections.abc import Callable
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any, Literal
 
-from lsm_jax.ingest.parse import ISO_FORMATS
+import pydantic
+from pydantic_core import ErrorDetails, PydanticCustomError
+
+from lsm_jax.channels import REGISTRY
+from lsm_jax.errors import UserError, nearest
+from lsm_jax.ingest.parse import ISO_FORMATS, is_time_zone
 from lsm_jax.ingest.sampling import Aggregate
 
-EVENT_KINDS = ("activity", "sleep", "mood", "meal", "session")
 RELATIVE_UNITS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}
 # (given unit, registry unit) -> (scale, offset)
 CONVERSIONS = {
@@ -38,43 +46,95 @@ OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class Condition:
-    """A validity rule `column operator literal`. An empty cell only passes `!=`."""
+def _mistake(text: str, key: str = "") -> PydanticCustomError:
+    """An error about a key (dotted, relative to the section that is validated). `text` follows the key's name."""
+    return PydanticCustomError("mistake", "{text}", {"text": text, "key": key})
+
+
+class _Section(pydantic.BaseModel):
+    """A section of the file, which refuses keys it does not have."""
+
+    model_config = pydantic.ConfigDict(strict=True, frozen=True)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _has_only_known_keys(cls, content: Any) -> Any:
+        for key in content if isinstance(content, dict) else ():
+            if key not in cls.model_fields:
+                keys = ", ".join(cls.model_fields)
+                raise _mistake(f"is no key of a mapping.{nearest(key, cls.model_fields)} Keys: {keys}", key)
+        return content
+
+
+class Condition(typing.NamedTuple):
+    """A validity rule `column operator literal`. An empty cell passes only `!=`."""
 
     column: str
     operator: str
     literal: float | bool | str
 
+    @classmethod
+    def parse(cls, text: Any) -> Condition:
+        match = re.fullmatch(r"\s*(.+?)\s*(>=|<=|==|!=|>|<)\s*(.+?)\s*", str(text))
+        if not match:
+            raise _mistake(f"is {text!r}, expected a rule such as 'Quality >= 0.8'")
+        column, sign, literal = match.groups()
+        value: float | bool | str = literal.strip("'\"")
+        with contextlib.suppress(ValueError):
+            value = literal == "true" if literal in ("true", "false") else float(literal)
+        return cls(column.strip("`"), sign, value)
 
-@dataclasses.dataclass(frozen=True)
-class PersonRule:
-    """Where the person's id stands: a column, or the first group of a pattern searched in the file's path."""
+
+Conditions = list[Annotated[Condition, pydantic.PlainValidator(Condition.parse)]]
+
+
+class PersonRule(_Section):
+    """Where the person's id is: in a column, or in the first group of a pattern that is searched in the file's path."""
 
     column: str = ""
-    pattern: str = ""
+    file: str = ""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> PersonRule:
+        if bool(self.column) == bool(self.file):
+            raise _mistake("takes either column = '...' or file = 'pattern with one group'")
+        try:
+            groups = re.compile(self.file).groups
+        except re.error as error:
+            raise _mistake(f"has a pattern that is no regular expression ({error})") from None
+        if self.file and groups != 1:
+            raise _mistake(f"needs a pattern with exactly one group around the id, got {self.file!r}")
+        return self
 
 
-@dataclasses.dataclass(frozen=True)
-class TimeRule:
+class TimeRule(_Section):
     """When a row was recorded.
 
-    Absolute: `column` with spellings `formats`, wall-clock time in `time_zone` ("" leaves it to the command line)
-    unless the text carries an offset. Relative: `column` counts `unit`s from the midnight of day 0, or `day` and
-    `minute` columns count from `first_day`; day 0 is put on the Monday 2001-01-01, or, where a `weekday` column
-    (0 is Monday) tells it, on the day of that week with the right weekday; `weekday_day` is the column of day
-    numbers that the weekday belongs to.
+    Absolute: `column` in one of `formats`, wall-clock time in `time_zone` ("": the command line's) unless the text has
+    an offset. Relative: `column` counts `unit`s from the midnight of day 0, or the columns `day` and `minute` count
+    from `first_day`. Day 0 is Monday 2001-01-01, or, where a `weekday` column (0 is Monday) is given, the day of that
+    week with the right weekday; `weekday_day` is the column of day numbers that the weekday belongs to.
     """
 
     column: str = ""
-    formats: tuple[str, ...] = ISO_FORMATS
+    formats: list[str] = list(ISO_FORMATS)
     time_zone: str = ""
-    unit: str = ""
+    unit: Literal["seconds", "minutes", "hours", "days"] | None = None
     day: str = ""
     minute: str = ""
     first_day: int = 0
     weekday: str = ""
     weekday_day: str = ""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> TimeRule:
+        if bool(self.column) == bool(self.day and self.minute):
+            raise _mistake("takes either column = '...' or both day = '...' and minute = '...'")
+        if bool(self.weekday) != bool(self.weekday_day):
+            raise _mistake("takes weekday and weekday_day together")
+        if self.time_zone and not is_time_zone(self.time_zone):
+            raise _mistake(f"is {self.time_zone!r}, expected an IANA name such as 'Europe/Berlin'", "time_zone")
+        return self
 
     @property
     def relative(self) -> bool:
@@ -82,89 +142,197 @@ class TimeRule:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return tuple(filter(None, (self.column, self.day, self.minute, self.weekday, self.weekday_day)))
+        return self.column, self.day, self.minute, self.weekday, self.weekday_day
 
 
-@dataclasses.dataclass(frozen=True)
-class ChannelRule:
-    """One channel of a table: `column` of a wide table or rows of `signal` of a long one; value * scale + offset."""
+class ChannelRule(_Section):
+    """One channel of a table: a `column` of a wide table, or the rows of `signal` in a long one."""
 
-    channel: str
-    column: str
-    signal: str
-    keep: tuple[Condition, ...]
-    scale: float
-    offset: float
-    aggregate: Aggregate
+    column: str = ""
+    signal: str = ""
+    unit: str = ""
+    scale: float = 1.0
+    offset: float = 0.0
+    keep: Conditions = []
+    aggregate: Aggregate = "mean"
+
+    def to_registry_unit(self, channel: str) -> tuple[float, float]:
+        """(scale, offset) from the column's values to the unit of the registry."""
+        scale, offset = CONVERSIONS.get((self.unit, REGISTRY[channel].unit), (1.0, 0.0))
+        return scale * self.scale, offset + scale * self.offset
 
 
-@dataclasses.dataclass(frozen=True)
-class FileRule:
-    """What every section has: which files (a glob), whose, when, how written; `where` names it in errors."""
+class FileRule(_Section):
+    """The keys that every section has: a glob of files, whose they are, and how they are written."""
 
-    where: str
     files: str
     person: PersonRule
-    separator: str | None
-    decimal: str
-
-
-@dataclasses.dataclass(frozen=True)
-class TableRule(FileRule):
-    """Minute values. `sensor` is a column that tells devices apart; else each file is one sensor."""
-
-    time: TimeRule
-    channels: tuple[ChannelRule, ...]
-    keep: tuple[Condition, ...]
-    period_minutes: int
-    signal: str
-    sensor: str
+    separator: str | None = None
+    decimal: Literal[".", ","] = "."
+    _section: str = pydantic.PrivateAttr("")
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        rules = (*self.keep, *(condition for rule in self.channels for condition in rule.keep))
-        named = [self.person.column, *self.time.columns, self.signal, self.sensor]
-        named += [rule.column for rule in self.channels] + [condition.column for condition in rules]
-        return tuple(dict.fromkeys(filter(None, named)))
+    def section(self) -> str:
+        """The section's name in messages, such as "tables[0]"."""
+        return self._section
+
+    @pydantic.field_validator("separator")
+    @classmethod
+    def _one_character(cls, separator: str | None) -> str | None:
+        if separator and (len(separator) > 1 or not separator.isascii() or separator in '"\r\n'):
+            raise _mistake(f"is {separator!r}, must be one character such as ';'")
+        return separator or None
 
 
-@dataclasses.dataclass(frozen=True)
-class EventRule(FileRule):
+class TimedRule(FileRule):
+    """A section whose rows have a time."""
+
+    time: TimeRule
+
+    @pydantic.model_validator(mode="after")
+    def _check_weekday(self) -> TimedRule:
+        if self.time.weekday and self.person.column:
+            raise _mistake("needs files of one person each", "time.weekday")
+        return self
+
+
+class TableRule(TimedRule):
+    """Minute values. `sensor` is a column that tells devices apart; without it each file is one sensor."""
+
+    channels: dict[str, ChannelRule]
+    keep: Conditions = []
+    period_minutes: Annotated[int, pydantic.Field(ge=1, le=1440)] = 1
+    signal: str = ""
+    value: str = ""
+    sensor: str = ""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> TableRule:
+        if bool(self.signal) != bool(self.value):
+            raise _mistake("and value go together: the columns of a long table", "signal")
+        needed, unused = ("signal", "column") if self.value else ("column", "signal")
+        for name, rule in self.channels.items():
+            key = f"channels.{name}"
+            if name not in REGISTRY:
+                raise _mistake(f"is no channel of the registry.{nearest(name, REGISTRY)}", key)
+            if not getattr(rule, needed) or getattr(rule, unused):
+                raise _mistake(f"takes the key {needed!r} and not {unused!r}", key)
+            target = REGISTRY[name].unit
+            units = [source for source, converted in CONVERSIONS if converted == target] + [target]
+            if rule.unit and rule.unit not in units:
+                raise _mistake(
+                    f"is {rule.unit!r}; known here: {', '.join(units)} (else give scale and offset)", f"{key}.unit"
+                )
+        return self
+
+    @property
+    def used_columns(self) -> tuple[str, ...]:
+        rules = self.channels.values()
+        conditions = (*self.keep, *(condition for rule in rules for condition in rule.keep))
+        named = (self.person.column, *self.time.columns, self.signal, self.value, self.sensor)
+        return _unique(*named, *(rule.column for rule in rules), *(condition.column for condition in conditions))
+
+
+class EventRule(TimedRule):
     """Events of one kind. They last `minutes`, or until the time in column `end`."""
 
-    time: TimeRule
-    kind: str
-    name: str
-    name_column: str
-    minutes: int
-    end: str
+    kind: Literal["activity", "sleep", "mood", "meal", "session"]
+    name: str = ""
+    name_column: str = ""
+    minutes: int = 1
+    end: str = ""
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(filter(None, (self.person.column, *self.time.columns, self.name_column, self.end))))
+    def used_columns(self) -> tuple[str, ...]:
+        return _unique(self.person.column, *self.time.columns, self.name_column, self.end)
 
 
-@dataclasses.dataclass(frozen=True)
 class LabelRule(FileRule):
-    """Labels of people: label name -> column."""
+    """Labels of people; `columns` is label name -> column."""
 
-    labels: tuple[tuple[str, str], ...]
+    columns: dict[str, str]
 
     @property
-    def columns(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(filter(None, (self.person.column, *(column for _, column in self.labels)))))
+    def used_columns(self) -> tuple[str, ...]:
+        return _unique(self.person.column, *self.columns.values())
 
 
-@dataclasses.dataclass(frozen=True)
-class Mapping:
-    tables: tuple[TableRule, ...]
-    events: tuple[EventRule, ...]
-    labels: tuple[LabelRule, ...]
+class Mapping(_Section):
+    """All sections of a mapping file."""
+
+    tables: list[TableRule] = []
+    events: list[EventRule] = []
+    labels: list[LabelRule] = []
+
+    @property
+    def timed(self) -> list[TimedRule]:
+        return [*self.tables, *self.events]
+
+    @property
+    def rules(self) -> list[FileRule]:
+        return [*self.tables, *self.events, *self.labels]
 
     @property
     def channels(self) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(rule.channel for table in self.tables for rule in table.channels))
+        return _unique(*(name for table in self.tables for name in table.channels))
 
     @property
     def relative(self) -> bool:
         return self.tables[0].time.relative
+
+
+def load_mapping(path: Path) -> Mapping:
+    """Reads and checks a mapping file.
+
+    Raises:
+      UserError: not TOML, or an unknown key, channel, unit or format; the message names the line and the key.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = tomllib.loads(text)
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise UserError(f"mapping {path} cannot be read: {error}") from None
+    try:
+        mapping = Mapping.model_validate(content)
+    except pydantic.ValidationError as error:
+        raise UserError(f"{path}:{_explain(text, error.errors()[0])}") from None
+    if not mapping.tables:
+        raise UserError(f"mapping {path} has no [[tables]] section, so no minute values: add one.")
+    if len({rule.time.relative for rule in mapping.timed}) > 1:
+        raise UserError(f"mapping {path} mixes relative and absolute times, which cannot be joined.")
+    for kind in ("tables", "events", "labels"):
+        for index, rule in enumerate(getattr(mapping, kind)):
+            rule._section = f"{kind}[{index}]"
+    return mapping
+
+
+def _unique(*names: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(filter(None, names)))
+
+
+def _explain(text: str, error: ErrorDetails) -> str:
+    """One validation error as "LINE: KEY what is wrong"."""
+    keys = [*error["loc"], *filter(None, error.get("ctx", {}).get("key", "").split("."))]
+    if error["type"] == "mistake":
+        sentence = error["msg"]
+    elif error["type"] == "missing":
+        sentence = f"lacks the key {keys.pop()!r}"
+    elif len(keys) == 1:
+        sentence = f"is not a list of sections: write it as [[{keys[0]}]]"
+    else:
+        sentence = f"is {error['input']!r}, {error['msg'].replace('Input should be', 'expected')}"
+    name = "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in keys).removeprefix(".")
+    return f"{_line(text, keys)}: {name} {sentence}{'' if sentence.endswith('?') else '.'}"
+
+
+def _line(text: str, keys: list[str | int]) -> int:
+    """The line of a key: its section's head, then each key in turn after the one before."""
+    start = 0
+    if len(keys) > 1 and isinstance(keys[1], int):
+        heads = [match.start() for match in re.finditer(rf"^[ \t]*\[\[\s*{keys[0]}\s*\]\]", text, re.MULTILINE)]
+        start = heads[keys[1]] if keys[1] < len(heads) else 0
+        keys = keys[2:]
+    for key in keys:
+        found = re.compile(rf"(?<![\w-])[\"']?{re.escape(str(key))}[\"']?\s*(=|\]|\.)").search(text, start)
+        start = found.start() if found else start
+    return text.count("\n", 0, start) + 1

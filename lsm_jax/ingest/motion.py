@@ -1,8 +1,8 @@
 """Motion features of each minute from three-axis acceleration.
 
-Three axes become one (the first principal axis of the band-filtered minute), then statistics of the minute.
-The papers publish names and moments in arbitrary units, not formulas; formulas and scales are ours and stand
-in docs/signals.md. Each scale is chosen so that ordinary values lie near the published mean.
+The three axes are reduced to the first principal axis of the band-filtered minute, of which statistics are taken. The
+papers publish names and moments in arbitrary units, not formulas; docs/signals.md defines our formulas and scales. Each
+scale is chosen so that ordinary values lie near the published mean.
 """
 
 from __future__ import annotations
@@ -12,16 +12,16 @@ from jaxtyping import Bool, Float
 from scipy import signal
 
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.signals import ENOUGH, Features, enough_samples, mean_of
+from lsm_jax.ingest.signals import MIN_SHARE, Features, enough_samples, mean_of
 
 QUANTUM = 1 / 64  # g, one step of the E4's accelerometer: motion below it is noise
 NOISE = QUANTUM**2 / 12  # g^2, variance of rounding to that step
-MOTION_BAND = (0.25, 10.0)  # Hz; below lies gravity, above nothing a wrist does
+MOTION_BAND = (0.25, 10.0)  # Hz; gravity is slower, and a wrist is not faster
 STEP_BAND = (0.7, 3.5)  # Hz
 STEP_PROMINENCE = 0.1  # g
 STEP_SECONDS = (0.25, 1.25)  # between steps
-STEP_RHYTHM = 1.3  # ratio of neighbouring step intervals
-STEPS_IN_A_ROW = 8
+MAX_RHYTHM_RATIO = 1.3  # of successive step intervals
+MIN_STEPS_IN_A_ROW = 8
 
 
 def acceleration_features(grid: Float[np.ndarray, "m s 3"], rate: float) -> Features:
@@ -43,13 +43,14 @@ def acceleration_features(grid: Float[np.ndarray, "m s 3"], rate: float) -> Feat
     present = ~np.isnan(grid).any(-1)
     if not present.any():
         return {name: np.full(len(grid), np.nan) for name in _motion(np.zeros((1, 2, 3)), np.ones((1, 2), bool), 8.0)}
-    filled = _bridged(grid.reshape(-1, 3), present.reshape(-1))
+    filled = _interpolate(grid.reshape(-1, 3), present.reshape(-1))
     features = _motion(filled.reshape(grid.shape), present, rate)
     enough = enough_samples(present)
     return {name: np.where(enough, values, np.nan) for name, values in features.items()}
 
 
 def _motion(raw: Float[np.ndarray, "m s 3"], present: Bool[np.ndarray, "m s"], rate: float) -> Features:
+    """The features of acceleration without gaps; samples that are not `present` were interpolated."""
     moving = _band(raw.reshape(-1, 3), MOTION_BAND, rate).reshape(raw.shape)
     moving = np.where(present[..., None], moving - mean_of(moving, present)[:, None], 0)
     covariance = np.swapaxes(moving, 1, 2) @ moving / np.maximum(present.sum(1), 1)[:, None, None]
@@ -81,19 +82,19 @@ def _octaves(ratio: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
     return np.minimum(25.6 * np.log2(1 + ratio), 512)
 
 
-def _bridged(samples: Float[np.ndarray, "n 3"], present: Bool[np.ndarray, " n"]) -> Float[np.ndarray, "n 3"]:
-    """Gaps bridged by straight lines, which carry no motion, so that a filter can pass over them."""
+def _interpolate(samples: Float[np.ndarray, "n 3"], present: Bool[np.ndarray, " n"]) -> Float[np.ndarray, "n 3"]:
+    """Fills gaps with straight lines, which hold no motion, so that a filter can run over them."""
     if present.all():
         return samples
-    at, here = np.arange(len(samples)), np.flatnonzero(present)
-    return np.stack([np.interp(at, here, samples[here, axis]) for axis in range(samples.shape[1])], axis=1)
+    index, known = np.arange(len(samples)), np.flatnonzero(present)
+    return np.stack([np.interp(index, known, samples[known, axis]) for axis in range(samples.shape[1])], axis=1)
 
 
 def _band(samples: Float[np.ndarray, "n ..."], band: tuple[float, float], rate: float) -> Float[np.ndarray, "n ..."]:
-    """Second-order Butterworth band pass without delay; the upper edge stays below half the rate."""
+    """Second-order Butterworth band pass without delay (run both ways); the upper edge stays below half the rate."""
     edges = (band[0], min(band[1], 0.45 * rate))
     sections = signal.butter(2, edges, btype="bandpass", fs=rate, output="sos")
-    # One period of the lower edge settles the filter; a shorter signal gives what it has.
+    # The filter settles within one period of the lower edge.
     padding = min(int(rate / band[0]), len(samples) - 1)
     return signal.sosfiltfilt(sections, samples, axis=0, padlen=padding)
 
@@ -108,14 +109,14 @@ def _zero_crossings(
     outside: Bool[np.ndarray, "m s"] = np.abs(principal) > QUANTUM
     latest = np.maximum.accumulate(np.where(outside, np.arange(principal.shape[1]), 0), axis=1)
     side = np.sign(np.take_along_axis(np.where(outside, principal, 0), latest, 1))
-    minute, place = np.nonzero(side[:, 1:] * side[:, :-1] < 0)
-    same = minute[1:] == minute[:-1]
-    between = np.diff(place)[same] / rate
-    count = np.bincount(minute[1:][same], minlength=len(principal))
-    total = np.bincount(minute[1:][same], weights=between, minlength=len(principal))
+    minute, sample = np.nonzero(side[:, 1:] * side[:, :-1] < 0)
+    in_one_minute = minute[1:] == minute[:-1]
+    interval, minute = np.diff(sample)[in_one_minute] / rate, minute[1:][in_one_minute]
+    count = np.bincount(minute, minlength=len(principal))
+    total = np.bincount(minute, weights=interval, minlength=len(principal))
     mean = np.where(count > 0, total / np.maximum(count, 1), 60.0)
-    spread = np.bincount(minute[1:][same], weights=(between - mean[minute[1:][same]]) ** 2, minlength=len(principal))
-    return mean, np.sqrt(spread / np.maximum(count, 1))
+    squares = np.bincount(minute, weights=(interval - mean[minute]) ** 2, minlength=len(principal))
+    return mean, np.sqrt(squares / np.maximum(count, 1))
 
 
 def _jerk_autocorrelation(
@@ -123,11 +124,10 @@ def _jerk_autocorrelation(
 ) -> Float[np.ndarray, " m"]:
     """Autocorrelation of the jerk at the sample nearest 1/32 s, over its energy; 0 where there is only noise."""
     lag = max(round(rate / 32), 1)
-    known = present[:, lag:] & present[:, :-lag]
-    jerk = np.where(known, principal[:, lag:] - principal[:, :-lag], 0)
-    both = known[:, lag:] & known[:, :-lag]
-    product = mean_of(jerk[:, lag:] * jerk[:, :-lag], both)
-    return np.clip(product / (mean_of(jerk**2, known) + NOISE), -1, 1)
+    has_jerk = present[:, lag:] & present[:, :-lag]
+    jerk = np.where(has_jerk, principal[:, lag:] - principal[:, :-lag], 0)
+    product = mean_of(jerk[:, lag:] * jerk[:, :-lag], has_jerk[:, lag:] & has_jerk[:, :-lag])
+    return np.clip(product / (mean_of(jerk**2, has_jerk) + NOISE), -1, 1)
 
 
 def _kurtosis(magnitude: Float[np.ndarray, "m s"], present: Bool[np.ndarray, "m s"]) -> Float[np.ndarray, " m"]:
@@ -137,7 +137,7 @@ def _kurtosis(magnitude: Float[np.ndarray, "m s"], present: Bool[np.ndarray, "m 
 
 
 def _sleep_coefficient(raw: Float[np.ndarray, "m s 3"], present: Bool[np.ndarray, "m s"]) -> Float[np.ndarray, " m"]:
-    """The range of each axis, summed, in one of 16 logarithmic bins: 0 below the sensor's step, 15 at 16 g and more."""
+    """The sum of the axes' ranges, in 16 logarithmic bins: 0 below the sensor's step, 15 at 16 g and more."""
     by_axis = np.ascontiguousarray(np.swapaxes(raw, 1, 2))
     high = np.where(present[:, None], by_axis, -np.inf).max(-1)
     low = np.where(present[:, None], by_axis, np.inf).min(-1)
@@ -146,19 +146,18 @@ def _sleep_coefficient(raw: Float[np.ndarray, "m s 3"], present: Bool[np.ndarray
 
 
 def _steps(raw: Float[np.ndarray, "m s 3"], present: Bool[np.ndarray, "m s"], rate: float) -> Float[np.ndarray, " m"]:
-    """Steps per minute: rhythmic peaks of the acceleration's size, at least `STEPS_IN_A_ROW` of them."""
-    swing = _band(np.linalg.norm(raw.reshape(-1, 3), axis=-1), STEP_BAND, rate)
+    """Steps per minute: peaks of the acceleration's magnitude in rhythmic runs of at least `MIN_STEPS_IN_A_ROW`."""
+    magnitude = _band(np.linalg.norm(raw.reshape(-1, 3), axis=-1), STEP_BAND, rate)
     distance = max(int(STEP_SECONDS[0] * rate), 1)
-    peaks, _ = signal.find_peaks(swing, prominence=STEP_PROMINENCE, height=0, distance=distance)
+    peaks, _ = signal.find_peaks(magnitude, prominence=STEP_PROMINENCE, height=0, distance=distance)
     peaks = peaks[present.reshape(-1)[peaks]]
-    between = np.diff(peaks) / rate
-    walking = (between >= STEP_SECONDS[0]) & (between <= STEP_SECONDS[1])
-    ratio = between[1:] / between[:-1]
-    # `linked[i]`: peak i follows peak i - 1 in the same rhythm.
-    linked: Bool[np.ndarray, " p"] = np.zeros(len(peaks), bool)
-    linked[1:] = walking
-    linked[2:] &= (np.maximum(ratio, 1 / ratio) <= STEP_RHYTHM) | ~walking[:-1]
-    run = np.cumsum(~linked)
-    counted = peaks[np.bincount(run, minlength=1)[run] >= STEPS_IN_A_ROW]
+    interval = np.diff(peaks) / rate
+    walking = (interval >= STEP_SECONDS[0]) & (interval <= STEP_SECONDS[1])
+    ratio = interval[1:] / interval[:-1]
+    continues: Bool[np.ndarray, " p"] = np.zeros(len(peaks), bool)  # peak i has the rhythm of peak i - 1
+    continues[1:] = walking
+    continues[2:] &= (np.maximum(ratio, 1 / ratio) <= MAX_RHYTHM_RATIO) | ~walking[:-1]
+    run = np.cumsum(~continues)
+    counted = peaks[np.bincount(run, minlength=1)[run] >= MIN_STEPS_IN_A_ROW]
     steps = np.bincount(counted // raw.shape[1], minlength=len(raw))
-    return steps / np.maximum(present.mean(1), ENOUGH)
+    return steps / np.maximum(present.mean(1), MIN_SHARE)

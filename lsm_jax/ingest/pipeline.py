@@ -1,34 +1,117 @@
-"""From a source to windows: one person after another, or on Beam workers (`readers.beam`)."""
+"""From a source to day windows: one person after another in this process, or on Apache Beam.
+
+On Beam the same code reads people on as many workers as the runner has. Workers open the source and the scratch folder
+by path, so a runner of several machines needs a file system that all of them see. People are listed (and shared files
+sorted by person) where the pipeline is built.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Iterator, Sequence
+import contextlib
+import dataclasses
+import os
+import re
+import secrets
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from lsm_jax.ingest.base import Reader
+from lsm_jax.errors import UserError
 from lsm_jax.ingest.days import day_windows
+from lsm_jax.ingest.reader import Reader
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.windows import Window
 
-
-def person_windows(
-    reader: Reader, source: Path, key: Hashable, channels: Sequence[str], salt: str, report: IngestReport
-) -> Iterator[Window]:
-    """All day windows of one person; what happened to their rows is added to the report."""
-    record = reader.read(source, key, report)
-    if record is not None:
-        yield from day_windows(record, channels, salt, report)
+if TYPE_CHECKING:
+    import apache_beam as beam
 
 
-def source_windows(
-    reader: Reader,
-    source: Path,
-    channels: Sequence[str],
-    salt: str,
-    report: IngestReport,
-    after_person: Callable[[], None] = lambda: None,
-) -> Iterator[Window]:
-    """Windows of everybody in a source; memory holds one person at a time."""
-    for key in reader.people(source, report):
-        yield from person_windows(reader, source, key, channels, salt, report)
-        after_person()
+@dataclasses.dataclass(frozen=True)
+class People:
+    """All people of a source.
+
+    Attributes:
+      reader, source: who reads what.
+      channels: canonical names of the windows' columns.
+      salt: keys the pseudonyms.
+    """
+
+    reader: Reader
+    source: Path
+    channels: tuple[str, ...]
+    salt: str
+
+    def windows(self, report: IngestReport) -> Iterator[Window]:
+        """Day windows of everybody; memory holds one person at a time."""
+        for key in self.reader.people(self.source, report):
+            yield from self._person_windows(key, report)
+
+    def beam_windows(self, report: IngestReport, report_file: Path) -> Callable[[beam.Pipeline], beam.PCollection]:
+        """A function from a Beam pipeline to the collection of everybody's windows.
+
+        Args:
+          report: what listing the people adds to the report.
+          report_file: where the pipeline writes the merged reports of the people, as JSON.
+
+        Raises:
+          UserError: nobody can be read.
+        """
+        import apache_beam as beam
+
+        keys = list(self.reader.people(self.source, report))
+        if not keys:
+            raise UserError(f"{self.source} holds no person this reader can read; the report above says why.")
+
+        def windows(pipeline: beam.Pipeline) -> beam.PCollection:
+            spread = pipeline | "People" >> beam.Create(keys) | "Spread" >> beam.Reshuffle()
+            read = spread | "Read" >> beam.FlatMap(self._windows_then_report).with_outputs("reports", main="windows")
+            merged = read["reports"] | "Merge reports" >> beam.CombineGlobally(_merge_reports)
+            _ = merged | "Write report" >> beam.Map(IngestReport.write, report_file)
+            return read["windows"]
+
+        return windows
+
+    def _person_windows(self, key: Hashable, report: IngestReport) -> Iterator[Window]:
+        record = self.reader.read(self.source, key, report)
+        if record is not None:
+            yield from day_windows(record, self.channels, self.salt, report)
+
+    def _windows_then_report(self, key: Hashable) -> Iterator[Window | Any]:
+        import apache_beam as beam
+
+        report = IngestReport()
+        yield from self._person_windows(key, report)
+        yield beam.pvalue.TaggedOutput("reports", report)
+
+
+def _merge_reports(reports: Iterable[IngestReport]) -> IngestReport:
+    total = IngestReport()
+    for report in reports:
+        total.merge(report)
+    return total
+
+
+def pseudonym_salt(out: Path) -> str:
+    """The random key of the pseudonyms, made once and kept in `OUT.salt`, readable by its owner only.
+
+    It stands beside the dataset and not inside, so that whoever is given the dataset cannot try ids against the
+    pseudonyms. It is kept so that ingesting again gives a person the same pseudonym and the same split.
+
+    Raises:
+      UserError: the file is empty.
+    """
+    path = out.parent / f"{out.name}.salt"
+    with contextlib.suppress(FileExistsError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_hex(16) + "\n")
+    salt = path.read_text(encoding="utf-8").strip()
+    if not salt:
+        raise UserError(f"{path} is empty: it should hold the salt of the pseudonyms. Remove it, or give --salt.")
+    return salt
+
+
+def dataset_name(out: Path) -> str:
+    """A dataset name made from the folder's name."""
+    name = re.sub(r"[^a-z0-9_]+", "_", out.name.lower()).strip("_")
+    return name if name[:1].isalpha() else f"dataset_{name}"

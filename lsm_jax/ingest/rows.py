@@ -1,9 +1,9 @@
-"""Rows of a table file, a block at a time: delimited text, Parquet, Excel.
+"""Reads tables (delimited text, Parquet, Excel) block by block, and sorts rows of many people by person.
 
-Every row keeps its line number, so that what is wrong can be found again. Text is cut into lines
-here and not by the parser: a stray quote or a short line costs that line, never its neighbours.
-Memory is one block (8 MiB of text, 2^18 rows of Parquet); only a workbook is parsed whole. Parquet is read from
-its end, so a packed one is unpacked into the system's temporary folder (`TMPDIR`) first.
+Every row keeps its line number, so that a fault can be found in the file. Text is cut into lines here and not by the
+parser: a stray quote or a short line costs that line and no other. Memory is one block (8 MiB of text, 2^18 rows of
+Parquet); only a workbook is parsed whole. Parquet is read from its end, so packed Parquet is first unpacked into the
+system's temporary folder (`TMPDIR`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,10 @@ import dataclasses
 import functools
 import io
 import tempfile
+import uuid
+from collections import Counter
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import IO
 
 import fastexcel
@@ -21,21 +24,22 @@ import numpy as np
 import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Bool, Int
+from jaxtyping import Bool, Int, UInt8
 
-from lsm_jax.ingest.files import DAMAGE, DEFAULT_LIMITS, MIB, Limits, Refused, SourceFile, checked_workbook, opened
+from lsm_jax.ingest.files import DAMAGE_ERRORS, MIB, SourceFile, UnreadableFile, open_file, read_workbook
 from lsm_jax.ingest.report import IngestReport
 
 BLOCK_BYTES = 8 * MIB
 LINE = "__line__"
+PERSON = "__person__"
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".xlsx")
 _SEPARATORS = ",;\t|"
-_WORDS = (pl.Categorical, pl.Enum, pl.Binary, pl.Null)  # Parquet's other ways of keeping text
+_TEXT_TYPES = (pl.Categorical, pl.Enum, pl.Binary, pl.Null)  # Parquet types that are read as text
 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """First line of a table: what formats are recognised by.
+    """The header line of a table. Formats are recognised by it.
 
     Attributes:
       names: column names, stripped; a repeated name gets "#2", "#3", ...
@@ -46,244 +50,286 @@ class Header:
     separator: str = ""
 
 
-def header(file: SourceFile, limits: Limits = DEFAULT_LIMITS, separator: str | None = None) -> Header:
+def read_header(file: SourceFile, separator: str | None = None) -> Header:
     """Reads only the header.
 
     Raises:
-      Refused: no table, empty, damaged, or of an encoding that is not UTF-8.
+      UnreadableFile: not a table, empty, damaged, or of an encoding that is not UTF-8.
     """
-    kind = file.name.lower()
-    if kind.endswith(".parquet"):
-        with _parquet(file, limits) as table:
+    name = file.name.lower()
+    if name.endswith(".parquet"):
+        with _open_parquet(file) as table:
             return Header(tuple(table.schema_arrow.names))
-    if kind.endswith(".xlsx"):
-        return Header(tuple(_workbook(file, limits)[0].columns))
-    with opened(file, limits) as stream:
+    if name.endswith(".xlsx"):
+        return Header(tuple(_read_sheet(file)[0].columns))
+    with open_file(file) as stream:
         try:
-            start = stream.read(limits.line_bytes)
-        except DAMAGE as error:
-            raise Refused(f"damaged file ({error})") from error
+            start = stream.read(file.limits.line_bytes)
+        except DAMAGE_ERRORS as error:
+            raise UnreadableFile(f"damaged file ({error})") from error
     return _text_header(start, separator)
 
 
-def rows(
-    file: SourceFile,
-    columns: Sequence[str],
-    report: IngestReport,
-    limits: Limits = DEFAULT_LIMITS,
-    separator: str | None = None,
+def read_rows(
+    file: SourceFile, columns: Sequence[str], report: IngestReport, separator: str | None = None
 ) -> Iterator[pl.DataFrame]:
-    """Blocks of the wanted columns, with the line number (int64, 1-based) in column `LINE`.
+    """Blocks of the given columns, with the line number (int64, 1-based) in column `LINE`.
 
-    Text and workbook cells are strings; Parquet cells keep their type. Lines with another number of fields
-    than the header are quarantined. A file that turns out damaged half-way is reported, and what stood before
-    the damage is yielded.
+    Text and workbook cells are strings; Parquet cells keep their type. Lines whose number of fields differs from the
+    header's are quarantined. If the file is damaged half-way, the rows before the damage are yielded and the damage is
+    reported.
 
     Raises:
-      Refused: the header cannot be read (see `header`).
+      UnreadableFile: the header cannot be read (see `read_header`).
     """
-    found = header(file, limits, separator)
-    wanted = [name for name in found.names if name in set(columns)]
+    header = read_header(file, separator)
+    columns = [name for name in header.names if name in {*columns}]
     try:
         if file.name.lower().endswith(".parquet"):
-            yield from _parquet_rows(file, wanted, report, limits)
+            yield from _parquet_rows(file, columns, report)
         elif file.name.lower().endswith(".xlsx"):
-            sheet, others = _workbook(file, limits)
+            sheet, others = _read_sheet(file)
             report.rows_read += len(sheet)
             if others:
                 report.note(f"{file.label}: {others} further sheets were not read; save each as a file of its own.")
-            yield sheet.select(pl.int_range(2, pl.len() + 2, dtype=pl.Int64).alias(LINE), *wanted)
+            yield sheet.select(pl.int_range(2, pl.len() + 2, dtype=pl.Int64).alias(LINE), *columns)
         else:
-            yield from _text_rows(file, found, wanted, report, limits)
-    except Refused as refusal:
-        report.set_aside(file.label, str(refusal))
+            yield from _TextTable(file, header, columns, report).blocks()
+    except UnreadableFile as error:
+        report.set_aside(file.label, str(error))
+
+
+# Delimited text.
 
 
 def _text_header(start: bytes, separator: str | None) -> Header:
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise Refused("UTF-16 text: save it again as UTF-8")
+        raise UnreadableFile("UTF-16 text: save it again as UTF-8")
     line = start.removeprefix(b"\xef\xbb\xbf").split(b"\n", 1)[0].decode("utf-8", "replace").rstrip("\r")
     if not line.strip():
-        raise Refused("empty: there is no header line")
+        raise UnreadableFile("empty: there is no header line")
     if "\0" in line:
-        raise Refused("not a text file")
-    mark = separator or max(_SEPARATORS, key=line.count)
-    seen: dict[str, int] = {}
-    names = []
-    cells = _split(line, mark)
+        raise UnreadableFile("not a text file")
+    separator = separator or max(_SEPARATORS, key=line.count)
+    cells = _split(line, separator)
     if not cells:
-        raise Refused("line 1 is no header line: are its line ends those of an old Mac? Save it again as CSV (UTF-8)")
-    for name in cells:
-        bare = name.strip()
-        seen[bare] = seen.get(bare, 0) + 1
-        names.append(bare if seen[bare] == 1 else f"{bare}#{seen[bare]}")
-    return Header(tuple(names), mark)
+        raise UnreadableFile(
+            "line 1 is no header line: are its line ends those of an old Mac? Save it again as CSV (UTF-8)"
+        )
+    count: Counter[str] = Counter()
+    names = []
+    for name in map(str.strip, cells):
+        count[name] += 1
+        names.append(name if count[name] == 1 else f"{name}#{count[name]}")
+    return Header(tuple(names), separator)
 
 
 def _split(line: str, separator: str) -> list[str]:
-    """The cells of one line; none where it cannot be parsed: a bare carriage return, a cell above 128 KiB."""
+    """The cells of one line; empty if it cannot be parsed (a bare carriage return, a cell above 128 KiB)."""
     try:
         return next(csv.reader([line], delimiter=separator), [])
     except csv.Error:
         return []
 
 
-def _text_rows(
-    file: SourceFile, found: Header, wanted: list[str], report: IngestReport, limits: Limits
-) -> Iterator[pl.DataFrame]:
-    """Splits the stream into blocks of whole lines; the header line is dropped from the first."""
-    next_line, carried, first = 1, b"", True
-    with opened(file, limits) as stream:
-        while True:
-            damage = None
-            try:
-                piece = stream.read(BLOCK_BYTES)
-            except (*DAMAGE, Refused) as error:
-                piece, damage = b"", error
-            block, carried = _whole_lines(carried + piece, at_end=not piece and damage is None)
-            if first and block:
-                block = block.partition(b"\n")[2]
-                next_line, first = 2, False
-            if block:
-                yield _block(block, next_line, found, wanted, file.label, report)
-                next_line += block.count(b"\n")
-            if damage is not None:
-                raise Refused(f"damaged after line {next_line - 1}, what stands before is kept ({damage})")
-            if not piece:
-                return
-            if len(carried) > limits.line_bytes:
-                raise Refused(f"line {next_line} is longer than {limits.line_bytes} bytes: not a table of rows")
+@dataclasses.dataclass(frozen=True)
+class _TextTable:
+    """A file of delimited text, of which some columns are read."""
+
+    file: SourceFile
+    header: Header
+    columns: list[str]
+    report: IngestReport
+
+    def blocks(self) -> Iterator[pl.DataFrame]:
+        """Splits the file into blocks of whole lines and parses them; the header line is dropped from the first."""
+        next_line, rest = 1, b""
+        with open_file(self.file) as stream:
+            while True:
+                damage = None
+                try:
+                    piece = stream.read(BLOCK_BYTES)
+                except (*DAMAGE_ERRORS, UnreadableFile) as error:
+                    piece, damage = b"", error
+                block = rest + piece
+                if not piece and damage is None and block and not block.endswith(b"\n"):
+                    block += b"\n"  # the last line
+                cut = block.rfind(b"\n") + 1
+                block, rest = block[:cut], block[cut:]
+                if next_line == 1 and block:
+                    block, next_line = block.partition(b"\n")[2], 2
+                if block:
+                    yield self._parse(block, next_line)
+                    next_line += block.count(b"\n")
+                if damage is not None:
+                    raise UnreadableFile(f"damaged after line {next_line - 1}, what stands before is kept ({damage})")
+                if not piece:
+                    return
+                if len(rest) > self.file.limits.line_bytes:
+                    raise UnreadableFile(
+                        f"line {next_line} is longer than {self.file.limits.line_bytes} bytes: not a table of rows"
+                    )
+
+    def _parse(self, block: bytes, first_line: int) -> pl.DataFrame:
+        """Parses whole lines; those with a wrong number of fields are quarantined."""
+        content = np.frombuffer(block.replace(b"\r\n", b"\n"), np.uint8)
+        ends = np.flatnonzero(content == ord("\n"))
+        starts = np.concatenate([[0], ends[:-1] + 1])
+        blank = ends == starts
+        quoted = _count_per_line(content, '"', ends) > 0
+        complete = _count_per_line(content, self.header.separator, ends) == len(self.header.names) - 1
+        plain = ~blank & ~quoted & complete
+        lines = np.arange(first_line, first_line + len(ends), dtype=np.int64)
+        self.report.rows_read += int((~blank).sum())
+        self._quarantine(lines[~(blank | quoted | plain)])
+
+        frame = self._parse_plain(content if plain.all() else content[np.repeat(plain, ends + 1 - starts)])
+        frame = frame.insert_column(0, pl.Series(LINE, lines[plain]))
+        if not quoted.any():
+            return frame
+        texts = [bytes(content[starts[i] : ends[i]]).decode("utf-8", "replace") for i in np.flatnonzero(quoted)]
+        return pl.concat([frame, self._parse_quoted(texts, lines[quoted])]).sort(LINE)
+
+    def _parse_plain(self, content: UInt8[np.ndarray, " n"]) -> pl.DataFrame:
+        """Parses complete lines without quotes."""
+        if not len(content):
+            return pl.DataFrame(schema=dict.fromkeys(self.columns, pl.String))
+        return pl.read_csv(
+            content.tobytes(),
+            has_header=False,
+            new_columns=list(self.header.names),
+            separator=self.header.separator,
+            quote_char=None,
+            infer_schema=False,
+            encoding="utf8-lossy",
+        ).select(self.columns)
+
+    def _parse_quoted(self, texts: list[str], lines: Int[np.ndarray, " n"]) -> pl.DataFrame:
+        """Parses each line by itself, so that an unclosed quote ends with its line."""
+        rows = [_split(text, self.header.separator) for text in texts]
+        complete: Bool[np.ndarray, " n"] = np.array([len(row) == len(self.header.names) for row in rows])
+        self._quarantine(lines[~complete])
+        rows = [row for row in rows if len(row) == len(self.header.names)]
+        data = {name: [row[self.header.names.index(name)] for row in rows] for name in self.columns}
+        frame = pl.DataFrame(data, schema=dict.fromkeys(self.columns, pl.String))
+        return frame.insert_column(0, pl.Series(LINE, lines[complete]))
+
+    def _quarantine(self, lines: Int[np.ndarray, " n"]) -> None:
+        self.report.quarantine("wrong number of fields", self.file.label, lines.tolist())
 
 
-def _whole_lines(content: bytes, at_end: bool) -> tuple[bytes, bytes]:
-    """(complete lines, each closed by a newline; the rest)."""
-    if at_end:
-        return (content if content.endswith(b"\n") or not content else content + b"\n"), b""
-    cut = content.rfind(b"\n") + 1
-    return content[:cut], content[cut:]
+def _count_per_line(content: UInt8[np.ndarray, " n"], mark: str, ends: Int[np.ndarray, " m"]) -> Int[np.ndarray, " m"]:
+    """How often a character occurs in each line; `ends` holds the positions of the newlines."""
+    positions = np.flatnonzero(content == ord(mark))
+    return np.diff(np.searchsorted(positions, ends), prepend=0)
 
 
-def _block(
-    block: bytes, first_line: int, found: Header, wanted: list[str], label: str, report: IngestReport
-) -> pl.DataFrame:
-    """Parses whole lines; those of a wrong number of fields are quarantined."""
-    content = np.frombuffer(block.replace(b"\r\n", b"\n"), np.uint8)
-    ends = np.flatnonzero(content == ord("\n"))
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    blank = ends == starts
-    quoted = _count_per_line(content, '"', ends) > 0
-    plain = ~blank & ~quoted & (_count_per_line(content, found.separator, ends) == len(found.names) - 1)
-    lines = np.arange(first_line, first_line + len(ends), dtype=np.int64)
-    report.rows_read += int((~blank).sum())
-    report.quarantine("wrong number of fields", label, lines[~(blank | quoted | plain)].tolist())
-
-    kept = content if plain.all() else content[np.repeat(plain, ends + 1 - starts)]
-    frame = _plain_lines(kept.tobytes(), found, wanted).insert_column(0, pl.Series(LINE, lines[plain]))
-    if not quoted.any():
-        return frame
-    texts = [bytes(content[starts[i] : ends[i]]).decode("utf-8", "replace") for i in np.flatnonzero(quoted)]
-    special = _quoted_lines(texts, lines[quoted], found, wanted, label, report)
-    return pl.concat([frame, special]).sort(LINE)
+# Parquet and Excel.
 
 
-def _count_per_line(content: np.ndarray, character: str, ends: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
-    places = np.flatnonzero(content == ord(character))
-    if not len(places):
-        return np.zeros(len(ends), np.int64)
-    return np.diff(np.searchsorted(places, ends), prepend=0)
-
-
-def _plain_lines(content: bytes, found: Header, wanted: list[str]) -> pl.DataFrame:
-    if not content:
-        return pl.DataFrame(schema=dict.fromkeys(wanted, pl.String))
-    return pl.read_csv(
-        io.BytesIO(content),
-        has_header=False,
-        new_columns=list(found.names),
-        separator=found.separator,
-        quote_char=None,
-        infer_schema=False,
-        encoding="utf8-lossy",
-    ).select(wanted)
-
-
-def _quoted_lines(
-    texts: list[str], lines: Int[np.ndarray, " n"], found: Header, wanted: list[str], label: str, report: IngestReport
-) -> pl.DataFrame:
-    """Lines with quotes, each parsed alone so that an unclosed quote ends with its line."""
-    parsed = [_split(text, found.separator) for text in texts]
-    fits: Bool[np.ndarray, " n"] = np.array([len(fields) == len(found.names) for fields in parsed])
-    report.quarantine("wrong number of fields", label, lines[~fits].tolist())
-    good = [fields for fields, fit in zip(parsed, fits, strict=True) if fit]
-    places = [found.names.index(name) for name in wanted]
-    data = {name: [fields[place] for fields in good] for name, place in zip(wanted, places, strict=True)}
-    frame = pl.DataFrame(data, schema=dict.fromkeys(wanted, pl.String))
-    return frame.insert_column(0, pl.Series(LINE, lines[fits]))
-
-
-def _parquet(file: SourceFile, limits: Limits) -> pq.ParquetFile:
+def _open_parquet(file: SourceFile) -> pq.ParquetFile:
     try:
         if file.member or file.path.lower().endswith(".gz"):
             status = (file.root / file.path).lstat()
-            return pq.ParquetFile(_unpacked(file, limits, status.st_mtime_ns, status.st_size).name)
-        with opened(file, limits):
+            return pq.ParquetFile(_unpack(file, status.st_mtime_ns, status.st_size).name)
+        with open_file(file):
             return pq.ParquetFile(file.root / file.path)
-    except (pa.ArrowException, *DAMAGE) as error:
-        what = str(error) or type(error).__name__
-        raise Refused(f"not a readable Parquet file ({what.splitlines()[0]})") from error
+    except (pa.ArrowException, *DAMAGE_ERRORS) as error:
+        message = str(error) or type(error).__name__
+        raise UnreadableFile(f"not a readable Parquet file ({message.splitlines()[0]})") from error
 
 
-@functools.lru_cache(maxsize=1)  # a file's header and rows are asked for one after the other
-def _unpacked(file: SourceFile, limits: Limits, *_version: int) -> IO[bytes]:
-    """The unpacked file; it is removed when the next one takes its place, or at the end."""
-    scratch = tempfile.NamedTemporaryFile(prefix="lsm_jax-", suffix=".parquet")  # noqa: SIM115
-    with opened(file, limits) as stream:
+@functools.lru_cache(maxsize=1)  # the header and the rows of a file are read one after the other
+def _unpack(file: SourceFile, *_version: int) -> IO[bytes]:
+    """The unpacked file. It is removed when the next one replaces it in the cache, or at the end."""
+    unpacked = tempfile.NamedTemporaryFile(prefix="lsm_jax-", suffix=".parquet")  # noqa: SIM115
+    with open_file(file) as stream:
         while piece := stream.read(BLOCK_BYTES):
-            scratch.write(piece)
-    scratch.flush()
-    return scratch
+            unpacked.write(piece)
+    unpacked.flush()
+    return unpacked
 
 
-def _text(cells: pl.Series) -> pl.Series:
-    """Text that Parquet keeps in another way."""
+def _as_text(cells: pl.Series) -> pl.Series:
     if cells.dtype != pl.Binary:
         return cells.cast(pl.String)
     decoded = [None if cell is None else cell.decode("utf-8", "replace") for cell in cells]
     return pl.Series(cells.name, decoded, dtype=pl.String)
 
 
-def _parquet_rows(file: SourceFile, wanted: list[str], report: IngestReport, limits: Limits) -> Iterator[pl.DataFrame]:
+def _parquet_rows(file: SourceFile, columns: list[str], report: IngestReport) -> Iterator[pl.DataFrame]:
     first = 1
-    with _parquet(file, limits) as table:
-        for name in wanted:
+    with _open_parquet(file) as table:
+        for name in columns:
             kind = table.schema_arrow.field(name).type
             if pa.types.is_nested(kind) or pa.types.is_duration(kind) or pa.types.is_time(kind):
-                raise Refused(f"column {name!r} holds {kind}: write it as numbers, text or instants")
+                raise UnreadableFile(f"column {name!r} holds {kind}: write it as numbers, text or instants")
         try:
-            for batch in table.iter_batches(batch_size=1 << 18, columns=wanted):
+            for batch in table.iter_batches(batch_size=1 << 18, columns=columns):
                 frame = pl.from_arrow(pa.Table.from_batches([batch]))
                 assert isinstance(frame, pl.DataFrame)
-                frame = frame.with_columns(_text(column) for column in frame if column.dtype in _WORDS)
+                frame = frame.with_columns(_as_text(column) for column in frame if column.dtype in _TEXT_TYPES)
                 report.rows_read += len(frame)
                 yield frame.insert_column(0, pl.Series(LINE, np.arange(first, first + len(frame), dtype=np.int64)))
                 first += len(frame)
-        except (pa.ArrowException, *DAMAGE) as error:
-            raise Refused(f"damaged after row {first - 1}, what stands before is kept ({error})") from error
+        except (pa.ArrowException, *DAMAGE_ERRORS) as error:
+            raise UnreadableFile(f"damaged after row {first - 1}, what stands before is kept ({error})") from error
 
 
-def _workbook(file: SourceFile, limits: Limits) -> tuple[pl.DataFrame, int]:
-    """The first sheet, and how many others there are."""
+def _read_sheet(file: SourceFile) -> tuple[pl.DataFrame, int]:
+    """The first sheet, and the number of other sheets."""
     status = (file.root / file.path).lstat()
-    return _parsed_workbook(file, limits, status.st_mtime_ns, status.st_size)
+    return _parse_workbook(file, status.st_mtime_ns, status.st_size)
 
 
-@functools.lru_cache(maxsize=1)  # the header and the rows of a workbook are asked for one after the other
-def _parsed_workbook(file: SourceFile, limits: Limits, *_version: int) -> tuple[pl.DataFrame, int]:
-    content = checked_workbook(file, limits)
+@functools.lru_cache(maxsize=1)  # the header and the rows of a workbook are read one after the other
+def _parse_workbook(file: SourceFile, *_version: int) -> tuple[pl.DataFrame, int]:
+    content = read_workbook(file)
     try:
         sheet = pl.read_excel(io.BytesIO(content), engine="calamine", infer_schema_length=0, drop_empty_rows=False)
         return sheet.rename(str.strip), len(fastexcel.read_excel(content).sheet_names) - 1
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # the Rust parser's panics are no Exception
-        raise Refused(f"not a readable Excel workbook ({type(error).__name__})") from error
+    except BaseException as error:  # the Rust parser's panics are not of class Exception
+        raise UnreadableFile(f"not a readable Excel workbook ({type(error).__name__})") from error
+
+
+# Rows of many people.
+
+
+@dataclasses.dataclass(frozen=True)
+class Slice:
+    """One person's rows in one file of `RowsByPerson`."""
+
+    path: str
+    offset: int
+    length: int
+
+
+class RowsByPerson:
+    """Sorts rows of many people by person on disk, so that one person can be read at a time.
+
+    Each block of parsed rows is sorted by person and written as one Arrow file. An index of the slices of each person
+    stays in memory. The disk holds the parsed columns once, less than the text they came from.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.slices: dict[str, list[Slice]] = {}
+
+    def add(self, frame: pl.DataFrame) -> None:
+        """Writes a block. Column `PERSON` holds the raw id; the rows of a person stay in order."""
+        if not len(frame):
+            return
+        frame = frame.sort(PERSON, maintain_order=True)
+        path = self._folder / f"{uuid.uuid4().hex}.arrow"
+        frame.drop(PERSON).rechunk().write_ipc(path, compression="uncompressed")
+        offset = 0
+        for person, length in frame[PERSON].rle().struct.unnest().select("value", "len").iter_rows():
+            self.slices.setdefault(person, []).append(Slice(str(path), offset, length))
+            offset += length
+
+
+def load_slices(slices: Sequence[Slice]) -> pl.DataFrame:
+    """The rows of these slices (at least one), in the order in which they were added."""
+    return pl.concat([pl.scan_ipc(each.path).slice(each.offset, each.length) for each in slices]).collect()

@@ -1,4 +1,4 @@
-"""From samples at any rate to one value per minute."""
+"""From samples at any rate to one plausible value per minute."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from lsm_jax.channels import REGISTRY, Channel
-from lsm_jax.ingest.record import Series
+from lsm_jax.channels import channel as registered
+from lsm_jax.ingest.reader import Series
 from lsm_jax.ingest.report import IngestReport
 
 Aggregate = Literal["mean", "sum", "max", "min", "last"]
 Instants = Float[np.ndarray, " n"] | Int[np.ndarray, " n"]
-AGGREGATES: tuple[Aggregate, ...] = ("mean", "sum", "max", "min", "last")
 
 
 def minute_series(
@@ -25,76 +24,85 @@ def minute_series(
     period_minutes: int = 1,
     aggregate: Aggregate = "mean",
 ) -> Series:
-    """One sensor's samples as minute values.
+    """Turns one sensor's samples into minute values.
 
-    Samples of a minute are aggregated. A sensor slower than a minute is observed for its own sampling
-    period: a sample fills the minutes from its own to the next sample, at most `period_minutes` of them.
-    A sample given twice is dropped; of different values at the same instant the last one in the file stays
-    (a later export corrects an earlier one). Both are counted, as is disorder. Implausible samples are counted
-    and taken out before anything is made of them.
+    Samples outside the channel's range are counted and removed first, so that they spoil no mean: the mean of 124 bpm
+    and an artefact's 0 would look real. Samples of a sum are parts of a minute's value, so they may lie below the range
+    (but be negative only where the range allows it), and the sums are checked as well.
+
+    Samples of a minute are aggregated. A sensor slower than a minute is observed for its own sampling period: a sample
+    fills the minutes until the next sample, at most `period_minutes` of them. A repeated sample is dropped; of several
+    values at one instant the last in the file is kept, since later exports correct earlier ones. Both are counted, and
+    so is disorder.
 
     Args:
       second: seconds since the Unix epoch, UTC, to the millisecond, in file order.
       value: in the registry's unit; NaN where a sample is not valid.
       period_minutes: the sampling period where it is more than a minute.
       aggregate: how samples of one minute become one value.
+
+    Raises:
+      UserError: unknown channel.
     """
+    kind = registered(channel)
     value = value.astype(np.float32)
-    plausible = _plausible(REGISTRY[channel], value, aggregate)
-    implausible = int((~plausible & ~np.isnan(value)).sum())
-    if implausible:
-        report.implausible[channel] += implausible
-    lost = distinct((second[~plausible] // 86400).astype(np.int64))
-    second, value = in_order(channel, second[plausible], value[plausible], report)
+    low, high = (0 if kind.low >= 0 else -np.inf, np.inf) if aggregate == "sum" else (kind.low, kind.high)
+    plausible = _plausible(channel, value, low, high, report)
+    days_without_value = unique_runs((second[~plausible] // 86400).astype(np.int64))
+    second, value = _sort_and_deduplicate(channel, second[plausible], value[plausible], report)
     minute = (second // 60).astype(np.int64)
     first = np.flatnonzero(np.diff(minute, prepend=minute[:1] - 1))
     if len(first) < len(minute):
-        value = _aggregated(value, first, aggregate)
-        minute = minute[first]
+        minute, value = minute[first], _aggregate(value, first, aggregate)
     if period_minutes > 1:
-        minute, value = _held(minute, value, period_minutes)
-    # One NaN marks a day on which the sensor gave samples but no value, so that the day is counted as lost.
-    lost = np.setdiff1d(lost, distinct(minute // 1440)) * 1440 + 720
-    return Series(channel, np.append(minute, lost), np.append(value, np.full(len(lost), np.nan, np.float32)))
-
-
-def _plausible(kind: Channel, value: Float[np.ndarray, " n"], aggregate: Aggregate) -> Bool[np.ndarray, " n"]:
-    """Whether each sample lies in the channel's range; NaN does not. A mean of 62 and an artefact's 0 looks real.
-
-    Samples that are summed are parts of a minute's value: they may be small, but negative only where a value may.
-    """
+        minute, value = _hold(minute, value, period_minutes)
     if aggregate == "sum":
-        return value >= (0 if kind.low >= 0 else -np.inf)
-    return (value >= kind.low) & (value <= kind.high)
+        plausible = _plausible(channel, value, kind.low, kind.high, report)
+        days_without_value = np.union1d(days_without_value, minute[~plausible] // 1440)
+        minute, value = minute[plausible], value[plausible]
+    # A day with samples but without a value keeps one NaN, so that it is counted as a day without data.
+    marker = np.setdiff1d(days_without_value, unique_runs(minute // 1440)) * 1440 + 720
+    return Series(channel, np.append(minute, marker), np.append(value, np.full(len(marker), np.nan, np.float32)))
 
 
-def in_order(
+def unique_runs(numbers: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
+    """`np.unique`, faster where equal numbers stand in long runs."""
+    return np.unique(numbers[np.flatnonzero(np.diff(numbers, prepend=numbers[:1] - 1))])
+
+
+def _plausible(
+    channel: str, value: Float[np.ndarray, " n"], low: float, high: float, report: IngestReport
+) -> Bool[np.ndarray, " n"]:
+    """Whether each value lies in [low, high]; NaN does not. Values outside are counted."""
+    plausible = (value >= low) & (value <= high)
+    if count := int((~plausible & ~np.isnan(value)).sum()):
+        report.implausible[channel] += count
+    return plausible
+
+
+def _sort_and_deduplicate(
     channel: str, time: Instants, value: Float[np.ndarray, " n"], report: IngestReport
 ) -> tuple[Instants, Float[np.ndarray, " m"]]:
-    """Sorted by time, each time once: repeats and contradictions are counted, the last in file order stays."""
+    """Sorts by time. Of samples at the same time the last in file order is kept."""
     steps = np.diff(time)
     if (steps > 0).all():
         return time, value
     report.disordered += int((steps < 0).sum())
     order = np.argsort(time, kind="stable")
     time, value = time[order], value[order]
-    repeats = time[1:] == time[:-1]
-    same = repeats & (value[1:] == value[:-1])
-    if repeats.any():
-        report.duplicates[channel] += int(same.sum())
-        report.conflicts[channel] += int((repeats & ~same).sum())
-    last = np.append(~repeats, True)
+    repeated = time[1:] == time[:-1]
+    equal = repeated & (value[1:] == value[:-1])
+    if repeated.any():
+        report.duplicates[channel] += int(equal.sum())
+        report.conflicts[channel] += int((repeated & ~equal).sum())
+    last = np.append(~repeated, True)
     return time[last], value[last]
 
 
-def distinct(numbers: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
-    """`np.unique`, quick where equal numbers stand in long runs."""
-    return np.unique(numbers[np.flatnonzero(np.diff(numbers, prepend=numbers[:1] - 1))])
-
-
-def _aggregated(
+def _aggregate(
     value: Float[np.ndarray, " n"], first: Int[np.ndarray, " m"], aggregate: Aggregate
 ) -> Float[np.ndarray, " m"]:
+    """One value for each minute; `first` holds the index of each minute's first sample."""
     counts = np.diff(first, append=len(value))
     if aggregate == "last":
         return value[first + counts - 1]
@@ -104,13 +112,13 @@ def _aggregated(
     return (totals / counts if aggregate == "mean" else totals).astype(np.float32)
 
 
-def _held(
+def _hold(
     minute: Int[np.ndarray, " n"], value: Float[np.ndarray, " n"], period: int
 ) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-    """Each value repeated until the next sample, for at most `period` minutes."""
+    """Repeats each value until the next sample, for at most `period` minutes."""
     if not len(minute):
         return minute, value
     length = np.minimum(np.diff(minute, append=minute[-1] + period), period)
     ends = np.cumsum(length)
-    within = np.arange(ends[-1]) - np.repeat(ends - length, length)
-    return np.repeat(minute, length) + within, np.repeat(value, length)
+    offset = np.arange(ends[-1]) - np.repeat(ends - length, length)
+    return np.repeat(minute, length) + offset, np.repeat(value, length)

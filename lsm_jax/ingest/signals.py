@@ -1,10 +1,9 @@
 """Minute features from raw signals: heart beats, skin conductance, skin temperature (motion: motion.py).
 
-What the papers publish of these features is their names, units and moments (SPEC of LSM-1, arXiv
-2410.13638): median filtering and a robust slope for the slow signals; three axes reduced to one,
-band-filtered, then statistics of the minute for motion. The rest is our choice; docs/signals.md defines
-every feature, threshold and scale. All functions take NaN for *missing*, work on all minutes at once, and
-give NaN for a minute with too few samples.
+The papers publish the names, units and moments of these features and an outline (LSM-1, arXiv 2410.13638): median
+filtering and a robust slope for the slow signals; for motion, three axes reduced to one, band-filtered, then statistics
+of the minute. The rest is our choice; docs/signals.md defines every feature, threshold and scale. NaN means missing in
+all inputs. All functions work on all minutes at once and give NaN for a minute with too few samples.
 """
 
 from __future__ import annotations
@@ -17,24 +16,22 @@ from lsm_jax.errors import UserError
 
 Features = dict[str, Float[np.ndarray, " m"]]
 
-# A minute, or a block within it, counts when at least this share of its samples is there.
-ENOUGH = 0.5
-# Beats (or pairs of beats) a minute needs before we speak of its variability.
-ENOUGH_BEATS = 10
-SHORTEST_RR, LONGEST_RR = 0.25, 2.4  # s, the registry's range
-ECTOPIC = 0.2  # Malik's rule: a normal beat lies within 20 % of its neighbours
+MIN_SHARE = 0.5  # of the samples of a minute, or of a block within it
+MIN_BEATS = 10  # beats (or pairs of beats) in a minute for a measure of variability
+MIN_RR, MAX_RR = 0.25, 2.4  # s, the registry's range
+ECTOPIC_DEVIATION = 0.2  # Malik's rule: a normal beat lies within 20 % of its neighbours
 ENTROPY_BIN = 1 / 128  # s; half the resolution of the E4
 
-NO_CONTACT, CONDUCTANCE_LIMIT = 0.01, 100.0  # uS; an open E4 electrode reads about 0
+MIN_CONDUCTANCE, MAX_CONDUCTANCE = 0.01, 100.0  # uS; an open E4 electrode reads about 0
 CONTACT_COUNTS = 240  # samples a minute at the E4's 4 Hz
-COLDEST, WARMEST = 10.0, 45.0  # deg C; the E4 reports above 200 when its thermometer fails
+MIN_TEMPERATURE, MAX_TEMPERATURE = 10.0, 45.0  # deg C; the E4 reports above 200 when its thermometer fails
 BLOCK_SECONDS = 5
 
 
 def minute_grid(
     samples: Float[np.ndarray, "n ..."], start: float, rate: float
 ) -> tuple[int, Float[np.ndarray, "m s ..."]]:
-    """Lays an evenly sampled signal out by minutes of the clock.
+    """Arranges an evenly sampled signal by minutes of the clock.
 
     Args:
       samples: NaN where missing.
@@ -51,15 +48,15 @@ def minute_grid(
     if per_minute < 1 or abs(per_minute - rate * 60) > 1e-6:
         raise UserError(f"a sampling rate of {rate} Hz gives no whole number of samples per minute; resample first.")
     first = int(start // 60)
-    lead = min(round((start - first * 60) * rate), per_minute - 1)
-    minutes = -(-(lead + len(samples)) // per_minute)
+    padding = min(round((start - first * 60) * rate), per_minute - 1)
+    minutes = -(-(padding + len(samples)) // per_minute)
     grid = np.full((minutes * per_minute, *samples.shape[1:]), np.nan)
-    grid[lead : lead + len(samples)] = samples
+    grid[padding : padding + len(samples)] = samples
     return first, grid.reshape(minutes, per_minute, *samples.shape[1:])
 
 
 def quantile(values: Float[np.ndarray, "m ... n"], q: float) -> Float[np.ndarray, "m ..."]:
-    """The q-quantile of each row (linear interpolation), NaN left out; NaN for an empty row."""
+    """The q-quantile of each row (linear interpolation) without its NaN; NaN for an empty row."""
     if values.shape[-1] == 0:
         return np.full(values.shape[:-1], np.nan)
     ordered = np.sort(values, axis=-1)  # NaN goes last
@@ -72,7 +69,7 @@ def quantile(values: Float[np.ndarray, "m ... n"], q: float) -> Float[np.ndarray
 
 
 def mean_level(grid: Float[np.ndarray, "m s"], low: float, high: float) -> Float[np.ndarray, " m"]:
-    """Mean of the samples within [low, high]; NaN for a minute with less than half of them."""
+    """Mean of the samples within [low, high]; NaN for a minute in which less than half are."""
     valid = (grid >= low) & (grid <= high)
     return np.where(enough_samples(valid), mean_of(np.where(valid, grid, 0), valid), np.nan)
 
@@ -86,9 +83,9 @@ def heart_beat_features(
     """Heart rate and variability of each minute from inter-beat intervals.
 
     Args:
-      seconds: when each beat came, since the Unix epoch; in order.
-      interval: seconds since the beat before; NaN or implausible ones are left out.
-      first, minutes: the stretch recorded: a minute in it without beats has `rr_percent_valid` 0.
+      seconds: time of each beat, since the Unix epoch; in order.
+      interval: seconds since the beat before; NaN and implausible intervals are left out.
+      first, minutes: first minute and number of minutes recorded. One without beats has `rr_percent_valid` 0.
 
     Returns:
       heart_rate, rr_percent_valid, rr_20th_percentile, rr_median, rr_80th_percentile, rmssd, sdnn, rr_entropy,
@@ -97,13 +94,13 @@ def heart_beat_features(
     valid = _normal_beats(interval) & (seconds >= first * 60) & (seconds < (first + minutes) * 60)
     seconds, interval = seconds[valid], interval[valid]
     minute = (seconds // 60).astype(int) - first
-    # A difference needs two neighbouring beats: nothing was lost between them, and both fall into the minute.
-    neighbours = (np.abs(np.diff(seconds) - interval[1:]) < 2 / 64) & (np.diff(minute) == 0)
-    beats = _rows(minute, interval, minutes)
-    differences = _rows(minute[1:][neighbours], np.diff(interval)[neighbours], minutes)
+    # A difference needs two successive beats in the same minute, with no beat lost between them.
+    successive = (np.abs(np.diff(seconds) - interval[1:]) < 2 / 64) & (np.diff(minute) == 0)
+    beats = _by_minute(minute, interval, minutes)
+    differences = _by_minute(minute[1:][successive], np.diff(interval)[successive], minutes)
     count, pairs = (~np.isnan(beats)).sum(1), (~np.isnan(differences)).sum(1)
-    enough, enough_pairs = count >= ENOUGH_BEATS, pairs >= ENOUGH_BEATS
-    covered = np.nansum(beats, axis=1)
+    enough, enough_pairs = count >= MIN_BEATS, pairs >= MIN_BEATS
+    covered = np.nansum(beats, axis=1)  # s
     return {
         "heart_rate": np.where(enough, 60 * count / np.where(enough, covered, 1), np.nan),
         "rr_percent_valid": np.minimum(covered / 60, 1.0),
@@ -119,26 +116,28 @@ def heart_beat_features(
 
 
 def _normal_beats(interval: Float[np.ndarray, " b"]) -> Bool[np.ndarray, " b"]:
-    plausible = (interval >= SHORTEST_RR) & (interval <= LONGEST_RR)
+    """Beats with a plausible interval that are not ectopic."""
+    plausible = (interval >= MIN_RR) & (interval <= MAX_RR)
     if not plausible.any():
         return plausible
     normal = plausible.copy()
-    kept = interval[plausible]
-    normal[plausible] = np.abs(kept / ndimage.median_filter(kept, size=5, mode="nearest") - 1) <= ECTOPIC
+    candidates = interval[plausible]
+    deviation = np.abs(candidates / ndimage.median_filter(candidates, size=5, mode="nearest") - 1)
+    normal[plausible] = deviation <= ECTOPIC_DEVIATION
     return normal
 
 
-def _rows(minute: Int[np.ndarray, " b"], value: Float[np.ndarray, " b"], minutes: int) -> Float[np.ndarray, "m k"]:
-    """Values of each minute side by side, padded with NaN. `minute` is in order."""
+def _by_minute(minute: Int[np.ndarray, " b"], value: Float[np.ndarray, " b"], minutes: int) -> Float[np.ndarray, "m k"]:
+    """One row of values per minute, padded with NaN. `minute` is in order."""
     count = np.bincount(minute, minlength=minutes)
-    place = np.arange(len(minute)) - (np.cumsum(count) - count)[minute]
+    column = np.arange(len(minute)) - (np.cumsum(count) - count)[minute]
     rows = np.full((minutes, int(count.max(initial=0))), np.nan)
-    rows[minute, place] = value
+    rows[minute, column] = value
     return rows
 
 
 def _central_90(rows: Float[np.ndarray, "m k"]) -> Float[np.ndarray, "m k"]:
-    """What lies between the row's 5th and 95th percentile: one artefact must not make the minute's variability."""
+    """The values between each row's 5th and 95th percentile, so that one artefact does not dominate the variability."""
     low, high = quantile(rows, 0.05)[:, None], quantile(rows, 0.95)[:, None]
     return np.where((rows >= low) & (rows <= high), rows, np.nan)
 
@@ -156,11 +155,11 @@ def _standard_deviation(rows: Float[np.ndarray, "m k"]) -> Float[np.ndarray, " m
 
 def _entropy(rows: Float[np.ndarray, "m k"], width: float) -> Float[np.ndarray, " m"]:
     """Shannon entropy of each row's histogram with bins of this width, nats."""
-    minute, place = np.nonzero(~np.isnan(rows))
-    code = np.rint(rows[minute, place] / width).astype(int)
-    cell, count = np.unique(np.stack([minute, code]), axis=1, return_counts=True)
-    share = count / np.bincount(minute, minlength=len(rows))[cell[0]]
-    return np.bincount(cell[0], weights=-share * np.log(share), minlength=len(rows))
+    minute, column = np.nonzero(~np.isnan(rows))
+    histogram_bin = np.rint(rows[minute, column] / width).astype(int)
+    (minute_of_bin, _), count = np.unique(np.stack([minute, histogram_bin]), axis=1, return_counts=True)
+    share = count / np.bincount(minute, minlength=len(rows))[minute_of_bin]
+    return np.bincount(minute_of_bin, weights=-share * np.log(share), minlength=len(rows))
 
 
 # Skin.
@@ -173,11 +172,11 @@ def skin_conductance_features(grid: Float[np.ndarray, "m s"]) -> Features:
       grid: conductance in uS by minutes of the clock. Below 0.01 uS the electrodes have no contact.
     """
     recorded = ~np.isnan(grid)
-    contact = (grid >= NO_CONTACT) & (grid <= CONDUCTANCE_LIMIT)
+    contact = (grid >= MIN_CONDUCTANCE) & (grid <= MAX_CONDUCTANCE)
     level, slope = robust_line(np.where(contact, grid, np.nan))
     counts = CONTACT_COUNTS * contact.sum(1) / np.maximum(recorded.sum(1), 1)
     return {
-        # A line through noise near 0 can pass below it.
+        # A line through noise near 0 can be negative.
         "skin_conductance_level": np.maximum(level, 0),
         "skin_conductance_slope": slope,
         "eda_lead_contact": np.where(enough_samples(recorded), counts, np.nan),
@@ -185,17 +184,17 @@ def skin_conductance_features(grid: Float[np.ndarray, "m s"]) -> Features:
 
 
 def skin_temperature_features(grid: Float[np.ndarray, "m s"]) -> Features:
-    """Level at the middle of the minute (deg C) and slope (deg C/min); values no skin has are missing."""
-    plausible = (grid >= COLDEST) & (grid <= WARMEST)
+    """Level at the middle of the minute (deg C) and slope (deg C/min); impossible values are missing."""
+    plausible = (grid >= MIN_TEMPERATURE) & (grid <= MAX_TEMPERATURE)
     level, slope = robust_line(np.where(plausible, grid, np.nan))
     return {"skin_temperature": level, "skin_temperature_slope": slope}
 
 
 def robust_line(grid: Float[np.ndarray, "m s"]) -> tuple[Float[np.ndarray, " m"], Float[np.ndarray, " m"]]:
-    """Level at the middle of each minute and slope per minute, deaf to spikes.
+    """Level at the middle of each minute and slope per minute, robust against spikes.
 
-    Medians of blocks of five seconds, then the line of Theil and Sen through them: the median of the slopes of
-    all pairs, and the median of what it leaves. NaN with less than half of the blocks.
+    Takes medians of blocks of five seconds and fits the Theil-Sen line: the median of the slopes of all pairs, and the
+    median of the residuals. NaN with less than half of the blocks.
     """
     minutes, samples = grid.shape
     blocks = min(60 // BLOCK_SECONDS, samples)
@@ -204,7 +203,7 @@ def robust_line(grid: Float[np.ndarray, "m s"]) -> tuple[Float[np.ndarray, " m"]
     rows = np.full((minutes, blocks, width), np.nan)
     for block in range(blocks):
         rows[:, block, : edges[block + 1] - edges[block]] = grid[:, edges[block] : edges[block + 1]]
-    filled = (~np.isnan(rows)).sum(-1) >= ENOUGH * np.diff(edges)
+    filled = (~np.isnan(rows)).sum(-1) >= MIN_SHARE * np.diff(edges)
     medians = np.where(filled, quantile(rows, 0.5), np.nan)
     time = (np.arange(blocks) + 0.5) / blocks - 0.5
     early, late = np.triu_indices(blocks, 1)
@@ -216,10 +215,10 @@ def robust_line(grid: Float[np.ndarray, "m s"]) -> tuple[Float[np.ndarray, " m"]
 
 def enough_samples(present: Bool[np.ndarray, "m s"]) -> Bool[np.ndarray, " m"]:
     """Minutes with at least half of their samples."""
-    return present.mean(1) >= ENOUGH
+    return present.mean(1) >= MIN_SHARE
 
 
 def mean_of(values: Float[np.ndarray, "m s ..."], present: Bool[np.ndarray, "m s"]) -> Float[np.ndarray, "m ..."]:
-    """Mean over the samples that are there; 0 where none is."""
+    """Mean over the present samples; 0 for a minute without any."""
     total = np.einsum("ms...,ms->m...", values, present)
     return total / np.maximum(present.sum(1), 1).reshape(-1, *(1,) * (values.ndim - 2))

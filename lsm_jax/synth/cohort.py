@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 
 from lsm_jax.channels import MINUTELY_26
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.record import RecordEvent
+from lsm_jax.ingest.reader import RecordEvent
 from lsm_jax.synth.gaps import observed_cells
 from lsm_jax.synth.people import Person, draw_person
 from lsm_jax.synth.physiology import live

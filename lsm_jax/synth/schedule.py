@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 from jaxtyping import Int
 
-from lsm_jax.ingest.record import RecordEvent
+from lsm_jax.ingest.reader import RecordEvent
 from lsm_jax.synth.activities import ACTIVITIES, NAMES, NO_ACTIVITY, Activity
 from lsm_jax.synth.people import Person, stream
 from lsm_jax.synth.signals import Flags, Minutes, bouts, happens, held, lag, wander

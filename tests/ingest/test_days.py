@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lsm_jax.errors import UserError
 from lsm_jax.ingest.days import day_windows
 from lsm_jax.ingest.parse import ISO_FORMATS, epoch_seconds
-from lsm_jax.ingest.record import PersonRecord, RecordEvent, Series
+from lsm_jax.ingest.reader import PersonRecord, RecordEvent
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.sampling import minute_series
 
@@ -25,13 +25,15 @@ def minute_of(year, month, day, hour=0, minute=0, zone=dt.UTC, fold=0):
 
 
 def series(channel, minutes, values):
-    return Series(channel, np.array(minutes, np.int64), np.array(values, np.float32))
+    """Samples of one sensor: channel, second, value."""
+    return channel, np.array(minutes, np.int64) * 60, np.array(values, np.float64)
 
 
-def cut(*all_series, zone="UTC", events=(), channels=None):
+def cut(*samples, zone="UTC", events=()):
     report = IngestReport()
-    record = PersonRecord("anna", tuple(all_series), tuple(events), {"age": 40.0}, zone)
-    channels = channels or tuple(dict.fromkeys(each.channel for each in all_series))
+    all_series = tuple(minute_series(*each, report) for each in samples)
+    record = PersonRecord("anna", all_series, tuple(events), {"age": 40.0}, zone)
+    channels = tuple(dict.fromkeys(each.channel for each in all_series))
     return list(day_windows(record, channels, "salt", report)), report
 
 

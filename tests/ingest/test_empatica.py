@@ -13,10 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsm_jax.errors import UserError
-from lsm_jax.ingest import empatica
-from lsm_jax.ingest.base import ReaderOptions, reader
 from lsm_jax.ingest.days import day_windows
 from lsm_jax.ingest.files import Limits
+from lsm_jax.ingest.reader import ReaderOptions, make_reader
 from lsm_jax.ingest.report import IngestReport
 
 START = 1_684_532_940  # 2023-05-19 21:49:00 UTC, a whole minute
@@ -55,7 +54,7 @@ def session(folder: Path, minutes: int = MINUTES, start: int = START, seed: int 
 def read_all(source, report=None, **options):
     """(person -> record, report)."""
     report = report or IngestReport()
-    e4 = reader("empatica", ReaderOptions(**options))
+    e4 = make_reader("empatica", ReaderOptions(**options))
     records = {}
     for key in e4.people(source, report):
         record = e4.read(source, pickle.loads(pickle.dumps(key)), report)
@@ -86,7 +85,7 @@ def test_a_good_session_loses_nothing(tmp_path):
     session(tmp_path / "AEROBIC" / "P2", minutes=1, start=START + 3600)
     records, report = read_all(tmp_path)
     record = records["P1"]
-    e4 = reader("empatica", ReaderOptions())
+    e4 = make_reader("empatica", ReaderOptions())
     for channel in e4.channels(tmp_path):
         np.testing.assert_array_equal(minutes_of(record, channel), START // 60 + np.arange(MINUTES), err_msg=channel)
     assert report.rows_read == report.rows_kept and not report.rows_quarantined
@@ -166,7 +165,7 @@ def test_who_is_who(tmp_path, places, people):
     for number, place in enumerate(places):
         session(tmp_path / place, minutes=1, start=START + 86400 * number)
     report = IngestReport()
-    keys = list(reader("empatica", ReaderOptions()).people(tmp_path, report))
+    keys = list(make_reader("empatica", ReaderOptions()).people(tmp_path, report))
     assert {key.person: len(key.sessions) for key in keys} == people
     assert all("PERSON" in note or "each device" in note for note in report.notes) and report.notes
     # What becomes an event in clear stands under several people and is nobody's id.
@@ -214,23 +213,26 @@ def test_people_the_study_names_are_the_people(tmp_path):
     st.booleans(),
     st.sampled_from(["", "study", "study/raw"]),
 )
-def test_numbered_people_of_crossed_classes_are_found(places, person_first, above):
-    """Whenever there is something to tell, and whatever lies above; what is said in clear is never an id."""
+def test_numbered_people_of_crossed_classes_are_found(tmp_path_factory, places, person_first, above):
+    """The folders above do not matter, and no id becomes the name of an event."""
+    source = tmp_path_factory.mktemp("crossed")
     folders = {}
     for kind, number in places:
         parts = (f"S{number}", kind) if person_first else (kind, f"S{number}")
-        folders[PurePosixPath(above, *parts)] = f"S{number}", kind
+        folder = PurePosixPath(above, *parts)
+        folders[str(folder)] = f"S{number}"
+        (source / folder).mkdir(parents=True)
+        (source / folder / "HR.csv").write_text(f"{START}.0\n1.0\n70\n")
     people = collections.Counter(number for _, number in places)
-    found = empatica._whose(folders, Path("in"), (), IngestReport())
-    assert not {kind for _, kind in found.values()} & {f"s{number}" for number in people}
+    keys = list(make_reader("empatica", ReaderOptions()).people(source, IngestReport()))
+    kinds = {session.kind for key in keys for session in key.sessions}
+    assert not kinds & {f"s{number}" for number in people}
     if (
         len({kind for kind, _ in places}) > 1
         and len(people) > 1
         and 2 * sum(n > 1 for n in people.values()) >= len(people)
     ):
-        assert {folder: person for folder, (person, _) in found.items()} == {
-            folder: person for folder, (person, _) in folders.items()
-        }
+        assert {session.folder: key.person for key in keys for session in key.sessions} == folders
 
 
 def test_a_study_table_that_cannot_be_split_is_set_aside(tmp_path):
@@ -371,9 +373,9 @@ def test_files_beyond_the_limit_and_links_are_refused(tmp_path):
 def test_a_folder_without_sessions_is_said_plainly(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing")
     with pytest.raises(UserError, match="no Empatica E4 session"):
-        reader("empatica", ReaderOptions()).channels(tmp_path)
+        make_reader("empatica", ReaderOptions()).channels(tmp_path)
     with pytest.raises(UserError, match="Mars/Olympus"):
-        reader("empatica", ReaderOptions(time_zone="Mars/Olympus"))
+        make_reader("empatica", ReaderOptions(time_zone="Mars/Olympus"))
 
 
 @given(
@@ -403,7 +405,7 @@ def test_any_damage_to_one_file_leaves_the_others_whole(tmp_path_factory, name, 
         # A pulse without its own start time, or none at all, may change what the beats are counted from.
         if sensor != name and sensor != "IBI":
             np.testing.assert_array_equal(values_of(records["P1"], channel), values_of(whole["P1"], channel))
-    list(day_windows(records["P1"], reader("empatica", ReaderOptions()).channels(folder), "salt", report))
+    list(day_windows(records["P1"], make_reader("empatica", ReaderOptions()).channels(folder), "salt", report))
 
 
 # The real recordings.
@@ -474,7 +476,7 @@ def test_real_faults_are_found(real):
 
 def test_real_windows_and_labels(real):
     source, records, report = real
-    channels = reader("empatica", ReaderOptions()).channels(source)
+    channels = make_reader("empatica", ReaderOptions()).channels(source)
     windows = [window for record in records.values() for window in day_windows(record, channels, "salt", report)]
     assert len(windows) == 79 and report.people == 36 and not report.implausible
     assert sum(window.observed.any(1).sum() for window in windows) / 60 == pytest.approx(58.0 - 25.8 / 60, abs=0.5)

@@ -1,5 +1,6 @@
 """Files of strangers: links, odd paths, bombs and damage are set aside, and the files beside them are read."""
 
+import dataclasses
 import gzip
 import os
 import zipfile
@@ -8,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.files import Limits, Refused, SourceFile, checked_workbook, opened, read_whole, source_files
+from lsm_jax.ingest.files import Limits, SourceFile, UnreadableFile, open_file, read_bytes, read_workbook, source_files
 from lsm_jax.ingest.report import IngestReport
 
 
@@ -40,7 +41,7 @@ def test_a_path_that_leaves_the_folder_is_refused(source, tmp_path):
     (tmp_path / "outside.csv").write_text("x\n")
     (source / "inner").symlink_to(tmp_path)
     for path in ("../outside.csv", str(tmp_path / "outside.csv"), "inner/outside.csv"):
-        with pytest.raises(Refused, match="leaves"), opened(SourceFile(source, path)):
+        with pytest.raises(UnreadableFile, match="leaves"), open_file(SourceFile(source, path)):
             pass
 
 
@@ -101,16 +102,16 @@ def test_a_member_larger_than_it_claims_is_cut_off(source):
     claimed = (10_000).to_bytes(4, "little")
     (source / "z.zip").write_bytes(content.replace(claimed, (10).to_bytes(4, "little")))
     file = next(file for file in source_files(source, IngestReport()) if file.member)
-    with pytest.raises(Refused):
-        read_whole(file, Limits(file_bytes=100))
+    with pytest.raises(UnreadableFile):
+        read_bytes(dataclasses.replace(file, limits=Limits(file_bytes=100)))
 
 
 def test_gzip_is_capped_as_well(source):
     (source / "a.csv.gz").write_bytes(gzip.compress(b"1\n" * 5000))
     file = next(file for file in source_files(source, IngestReport()) if file.name == "a.csv")
-    assert len(read_whole(file)) == 10_000
-    with pytest.raises(Refused, match="unfolds"):
-        read_whole(file, Limits(file_bytes=5000))
+    assert len(read_bytes(file)) == 10_000
+    with pytest.raises(UnreadableFile, match="unfolds"):
+        read_bytes(dataclasses.replace(file, limits=Limits(file_bytes=5000)))
 
 
 @pytest.mark.parametrize("keep", [0, 10, 200])
@@ -125,12 +126,12 @@ def test_a_truncated_zip_costs_only_itself(source, keep):
 
 def test_a_workbook_that_is_none_is_refused(source):
     (source / "a.xlsx").write_bytes(b"PK\x03\x04 no workbook")
-    with pytest.raises(Refused, match="Excel"):
-        checked_workbook(SourceFile(source, "a.xlsx"))
+    with pytest.raises(UnreadableFile, match="Excel"):
+        read_workbook(SourceFile(source, "a.xlsx"))
     with zipfile.ZipFile(source / "b.xlsx", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("xl/worksheets/sheet1.xml", b"0" * 100_000)
-    with pytest.raises(Refused, match="unfolds"):
-        checked_workbook(SourceFile(source, "b.xlsx"), Limits(workbook_bytes=50_000))
+    with pytest.raises(UnreadableFile, match="unfolds"):
+        read_workbook(SourceFile(source, "b.xlsx", limits=Limits(workbook_bytes=50_000)))
 
 
 def test_sources_that_do_not_exist_or_never_end(source, tmp_path):

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.base import ReaderOptions, reader
 from lsm_jax.ingest.days import day_windows
+from lsm_jax.ingest.reader import ReaderOptions, make_reader
 from lsm_jax.ingest.report import IngestReport
 
 NARROW = "Id,ActivityMinute,{}\n"
@@ -21,7 +21,7 @@ def ingest(source, tmp_path, time_zone=None):
     scratch = tmp_path / "scratch"
     scratch.mkdir(exist_ok=True)
     report = IngestReport()
-    people = reader("fitbit", ReaderOptions(time_zone=time_zone, scratch=scratch))
+    people = make_reader("fitbit", ReaderOptions(time_zone=time_zone, scratch=scratch))
     channels = people.channels(source)
     windows = []
     for key in people.people(source, report):

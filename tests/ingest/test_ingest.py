@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from lsm_jax.cli.main import main
 from lsm_jax.data.store import SPLITS, open_dataset
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.base import FORMATS, ReaderOptions, reader
-from lsm_jax.ingest.pipeline import source_windows
+from lsm_jax.ingest.pipeline import People
+from lsm_jax.ingest.reader import FORMATS, ReaderOptions, make_reader
 from lsm_jax.ingest.report import SAMPLES_PER_REASON, IngestReport
 
 MAPPINGS = Path(__file__).resolve().parents[2] / "configs" / "ingest"
@@ -146,16 +146,16 @@ def test_no_bytes_bring_a_reader_down(tmp_path_factory, files, name):
     )
     report = IngestReport()
     try:
-        people = reader(name, ReaderOptions(mapping=folder / "m.toml", scratch=folder / "scratch"))
-        channels = people.channels(folder / "source")
-        windows = list(source_windows(people, folder / "source", channels, "s", report))
+        reader = make_reader(name, ReaderOptions(mapping=folder / "m.toml", scratch=folder / "scratch"))
+        channels = reader.channels(folder / "source")
+        windows = list(People(reader, folder / "source", channels, "s").windows(report))
     except UserError:
         return
     assert all(np.isfinite(window.values).all() for window in windows)
     assert report.rows_kept + report.rows_quarantined <= report.rows_read
 
 
-def test_reports_merge_and_survive_json():
+def test_reports_merge_and_survive_json(tmp_path):
     one, two = IngestReport(rows_read=3), IngestReport(rows_read=4)
     one.quarantine("late", "a.csv", range(2, 50))
     two.quarantine("late", "b.csv", [7])
@@ -164,7 +164,8 @@ def test_reports_merge_and_survive_json():
     two.damage("steps", "b.csv", [3])
     two.note("once")
     one.note("once")
-    total = IngestReport.from_json(json.loads(json.dumps(one.merge(two).to_json())))
+    one.merge(two).write(tmp_path / "report.json", seconds=1)
+    total = IngestReport.read(tmp_path / "report.json")
     assert total == one and total.rows_read == 7 and total.rows_quarantined == 54 and total.notes == ["once"]
     assert len(total.quarantined["late"].samples) == SAMPLES_PER_REASON
 

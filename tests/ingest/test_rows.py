@@ -12,15 +12,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsm_jax.ingest import rows as rows_module
-from lsm_jax.ingest.files import Limits, Refused, SourceFile, source_files
+from lsm_jax.ingest.files import Limits, SourceFile, UnreadableFile, source_files
 from lsm_jax.ingest.report import IngestReport
-from lsm_jax.ingest.rows import LINE, header, rows
+from lsm_jax.ingest.rows import LINE, read_header, read_rows
 
 
 def read(folder, content, name="t.csv", columns=("a", "b"), **limits):
     (folder / name).write_bytes(content if isinstance(content, bytes) else content.encode())
     report = IngestReport()
-    frames = list(rows(SourceFile(folder, name), columns, report, Limits(**limits)))
+    frames = list(read_rows(SourceFile(folder, name, limits=Limits(**limits)), columns, report))
     return (pl.concat(frames) if frames else pl.DataFrame()), report
 
 
@@ -75,8 +75,8 @@ def test_separator_byte_order_mark_and_repeated_names(tmp_path):
 )
 def test_files_without_a_header_are_refused(tmp_path, content, said):
     (tmp_path / "t.csv").write_bytes(content)
-    with pytest.raises(Refused, match=said):
-        header(SourceFile(tmp_path, "t.csv"))
+    with pytest.raises(UnreadableFile, match=said):
+        read_header(SourceFile(tmp_path, "t.csv"))
 
 
 def test_a_line_without_end_is_refused_and_what_stood_before_is_kept(tmp_path):
@@ -98,7 +98,7 @@ def test_a_zip_damaged_inside_yields_what_stands_before_the_damage(tmp_path):
     report = IngestReport()
     try:
         (file,) = source_files(tmp_path, report)
-        table = pl.concat(rows(file, ("a", "b"), report))
+        table = pl.concat(read_rows(file, ("a", "b"), report))
     finally:
         rows_module.BLOCK_BYTES = keep
     assert 100_000 < len(table) < 300_000
@@ -110,12 +110,12 @@ def test_parquet_keeps_types_and_a_cut_one_is_refused(tmp_path):
     frame = pl.DataFrame({"a": [1, 2], "b": [True, None]})
     frame.write_parquet(tmp_path / "t.parquet")
     report = IngestReport()
-    table = pl.concat(rows(SourceFile(tmp_path, "t.parquet"), ("b",), report))
+    table = pl.concat(read_rows(SourceFile(tmp_path, "t.parquet"), ("b",), report))
     assert table.schema == {LINE: pl.Int64, "b": pl.Boolean} and table[LINE].to_list() == [1, 2]
     content = (tmp_path / "t.parquet").read_bytes()
     (tmp_path / "t.parquet").write_bytes(content[:-20])
-    with pytest.raises(Refused, match="Parquet"):
-        header(SourceFile(tmp_path, "t.parquet"))
+    with pytest.raises(UnreadableFile, match="Parquet"):
+        read_header(SourceFile(tmp_path, "t.parquet"))
 
 
 def test_parquet_text_may_be_categories_or_bytes_and_nested_columns_are_refused(tmp_path):
@@ -124,13 +124,13 @@ def test_parquet_text_may_be_categories_or_bytes_and_nested_columns_are_refused(
     )
     words.write_parquet(tmp_path / "t.parquet")
     report = IngestReport()
-    table = pl.concat(rows(SourceFile(tmp_path, "t.parquet"), ("a", "b", "c", "d"), report))
+    table = pl.concat(read_rows(SourceFile(tmp_path, "t.parquet"), ("a", "b", "c", "d"), report))
     assert set(table.dtypes[1:]) == {pl.String}
     assert table.rows() == [(1, "x", "1", "x", None), (2, "y", "\ufffd", "y", None), (3, None, None, None, None)]
     pl.DataFrame({"a": [[1], [2]], "b": [1, 2]}).write_parquet(tmp_path / "t.parquet")
-    assert list(rows(SourceFile(tmp_path, "t.parquet"), ("a", "b"), report)) == []
+    assert list(read_rows(SourceFile(tmp_path, "t.parquet"), ("a", "b"), report)) == []
     assert "column 'a' holds large_list" in report.files_set_aside[0]
-    assert len(list(rows(SourceFile(tmp_path, "t.parquet"), ("b",), report))) == 1
+    assert len(list(read_rows(SourceFile(tmp_path, "t.parquet"), ("b",), report))) == 1
 
 
 def test_packed_parquet_is_unpacked_once_and_by_blocks(tmp_path, monkeypatch):
@@ -138,19 +138,19 @@ def test_packed_parquet_is_unpacked_once_and_by_blocks(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
         archive.write(tmp_path / "t.parquet", "t.parquet")
     (tmp_path / "g.parquet.gz").write_bytes(gzip.compress((tmp_path / "t.parquet").read_bytes()))
-    sizes, opened = [], rows_module.opened
+    sizes, opened = [], rows_module.open_file
 
     @contextlib.contextmanager
     def watched(*arguments):
         with opened(*arguments) as stream:
             yield types.SimpleNamespace(read=lambda size=-1: sizes.append(size) or stream.read(size))
 
-    monkeypatch.setattr(rows_module, "opened", watched)
+    monkeypatch.setattr(rows_module, "open_file", watched)
     monkeypatch.setattr(rows_module, "BLOCK_BYTES", 1 << 16)
     for file in (SourceFile(tmp_path, "z.zip", "t.parquet"), SourceFile(tmp_path, "g.parquet.gz")):
         sizes.clear()
-        assert header(file).names == header(file).names == ("a", "b")
-        assert sum(map(len, rows(file, ("b",), IngestReport()))) == 100_000
+        assert read_header(file).names == read_header(file).names == ("a", "b")
+        assert sum(map(len, read_rows(file, ("b",), IngestReport()))) == 100_000
         assert set(sizes) == {1 << 16} and len(sizes) == -(-(tmp_path / "t.parquet").stat().st_size // (1 << 16)) + 1
 
 
@@ -160,9 +160,9 @@ def test_a_packed_parquet_that_ends_early_is_refused(tmp_path, monkeypatch):
             raise EOFError  # what zipfile says, and nothing with it
 
     (tmp_path / "z.zip").write_bytes(b"PK")
-    monkeypatch.setattr(rows_module, "opened", lambda *_: contextlib.nullcontext(Cut()))
-    with pytest.raises(Refused, match="EOFError"):
-        header(SourceFile(tmp_path, "z.zip", "t.parquet"))
+    monkeypatch.setattr(rows_module, "open_file", lambda *_: contextlib.nullcontext(Cut()))
+    with pytest.raises(UnreadableFile, match="EOFError"):
+        read_header(SourceFile(tmp_path, "z.zip", "t.parquet"))
 
 
 def test_a_line_the_parser_refuses_costs_itself(tmp_path):
@@ -214,5 +214,5 @@ def test_workbooks_are_read_and_damaged_ones_refused(tmp_path):
     assert table.rows() == [(2, "1", "x")]
     assert report.notes == ["t.xlsx: 2 further sheets were not read; save each as a file of its own."]
     broken = workbook([["a"]]).replace(b"<sheetData>", b"<sheetDatb>")
-    with pytest.raises(Refused):
+    with pytest.raises(UnreadableFile):
         read(tmp_path, broken, name="t.xlsx")

@@ -1,0 +1,123 @@
+"""The interface of a reader: its options, its methods, and the record of one person that it returns.
+
+A reader lists the people of a source and then reads one person at a time, so memory depends on the person and not on
+the study. Readers, keys and reports can be pickled: the same code runs in one process or on Beam workers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+from collections.abc import Hashable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from jaxtyping import Float, Int
+
+from lsm_jax.errors import UserError, nearest
+from lsm_jax.ingest.files import DEFAULT_LIMITS, Limits
+from lsm_jax.ingest.report import IngestReport
+
+# name -> module:class; imported on use, so that one format's libraries do not slow another's start.
+FORMATS = {
+    "empatica": "lsm_jax.ingest.empatica:EmpaticaReader",
+    "fitbit": "lsm_jax.ingest.fitbit:FitbitReader",
+    "table": "lsm_jax.ingest.table:TableReader",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Series:
+    """Minute values of one channel from one sensor, as `sampling.minute_series` makes them.
+
+    Attributes:
+      channel: canonical name.
+      minute: int64[n] minutes since the Unix epoch, UTC; each at most once, in order where there is a value.
+      value: float32[n] in the registry's unit and range; NaN where missing.
+    """
+
+    channel: str
+    minute: Int[np.ndarray, " n"]
+    value: Float[np.ndarray, " n"]
+
+
+@dataclasses.dataclass(frozen=True)
+class RecordEvent:
+    """An event in absolute time: minutes since the Unix epoch, UTC, end exclusive."""
+
+    kind: str
+    name: str
+    start: int
+    end: int
+
+
+@dataclasses.dataclass(frozen=True)
+class PersonRecord:
+    """Everything of one person, before it is cut into windows.
+
+    Attributes:
+      person: the raw id; it is hashed before it is written anywhere.
+      series: minute values; several series of a channel (overlapping sensors) are merged by `days.day_windows`.
+      events: logged or derived events.
+      labels: numbers or strings about the person.
+      time_zone: IANA name of the local time ("UTC" where only local wall time is known and written as UTC).
+    """
+
+    person: str
+    series: tuple[Series, ...]
+    events: tuple[RecordEvent, ...] = ()
+    labels: Mapping[str, float | str] = dataclasses.field(default_factory=dict)
+    time_zone: str = "UTC"
+
+
+@dataclasses.dataclass(frozen=True)
+class ReaderOptions:
+    """What the user says about a source.
+
+    Attributes:
+      time_zone: IANA name of the wall clock the files are written in; None: UTC, or what the files say.
+      mapping: the mapping file of the `table` reader.
+      scratch: an existing empty folder for temporary files, such as rows sorted by person; the caller removes it.
+      limits: sizes above which a file is refused.
+    """
+
+    time_zone: str | None = None
+    mapping: Path | None = None
+    scratch: Path | None = None
+    limits: Limits = DEFAULT_LIMITS
+
+
+class Reader(Protocol):
+    """One format. It is built from `ReaderOptions`, holds no open files and can be pickled."""
+
+    def __init__(self, options: ReaderOptions) -> None: ...
+
+    def channels(self, source: Path) -> tuple[str, ...]:
+        """Canonical channels that this source can yield, in the column order of the windows.
+
+        Raises:
+          UserError: the source is not of this format.
+        """
+
+    def people(self, source: Path, report: IngestReport) -> Iterator[Hashable]:
+        """A small key for each person, which can be pickled; each person once.
+
+        Files that hold many people are sorted by person into `options.scratch` here, in one streaming pass.
+        """
+
+    def read(self, source: Path, key: Any, report: IngestReport, /) -> PersonRecord | None:
+        """Everything of one person; None (and a note in the report) when nothing is usable."""
+
+
+def make_reader(name: str, options: ReaderOptions) -> Reader:
+    """The reader of this format.
+
+    Raises:
+      UserError: no such format, or options that the format cannot use.
+    """
+    if name not in FORMATS:
+        raise UserError(f"unknown format {name!r}.{nearest(name, FORMATS)} Formats: {', '.join(sorted(FORMATS))}.")
+    module, _, attribute = FORMATS[name].partition(":")
+    built: Reader = getattr(importlib.import_module(module), attribute)(options)
+    return built
