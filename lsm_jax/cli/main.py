@@ -4,9 +4,9 @@ A verb is a module of this package with
 
 - `HELP`: what it does, in one line; `EXAMPLE`: a command that works;
 - `add_arguments(parser)`: its arguments; `run(args) -> int`: does it and returns the exit code;
-- optionally `ACCEPTS_OVERRIDES = True`: arguments it does not know (`--config.key=value`) reach it as `args.overrides`.
+- optionally `ACCEPTS_OVERRIDES = True`: it also takes `--config.KEY=VALUE`, collected in `args.overrides`.
 
-Verb modules import nothing heavy at their top, so that help and refusals come at once, without JAX.
+Verb modules import nothing heavy at their top, so that help and refusals appear at once, without JAX.
 """
 
 from __future__ import annotations
@@ -20,12 +20,14 @@ from collections.abc import Sequence
 from typing import Protocol, cast
 
 import lsm_jax
+from lsm_jax.cli.config import add_key_arguments
 from lsm_jax.errors import RunError, UserError, nearest
 
 VERBS = {
     "synth": "lsm_jax.cli.synth",
     "ingest": "lsm_jax.cli.ingest",
     "inspect": "lsm_jax.cli.inspect",
+    "config": "lsm_jax.cli.config",
     "plan": "lsm_jax.cli.plan",
     "train": "lsm_jax.cli.train",
     "evaluate": "lsm_jax.cli.evaluate",
@@ -38,10 +40,10 @@ VERBS = {
     "bench": "lsm_jax.cli.bench",
 }
 
-# Verbs that run the model, and so fill and free large arrays at every step.
-COMPUTING = {"train", "evaluate", "embed", "caption", "zeroshot", "retrieve", "bench"}
+# Verbs that run a model: they allocate and free large arrays at every step.
+MODEL_VERBS = {"train", "evaluate", "embed", "caption", "zeroshot", "retrieve", "bench"}
 
-INTERRUPTED = 130  # 128 + SIGINT, what shells expect
+INTERRUPTED = 130  # the shells' convention: 128 + SIGINT
 
 
 class Verb(Protocol):
@@ -59,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs `lsm ARGUMENTS` (the process's own by default) and returns the exit code: 0, 1 failed run, 2 bad input."""
     if arguments is None:
         arguments = sys.argv[1:]
-        if arguments and arguments[0] in COMPUTING:
+        if arguments and arguments[0] in MODEL_VERBS:
             use_huge_pages()
     arguments = list(arguments)
     match arguments:
@@ -82,20 +84,20 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def use_huge_pages() -> None:
-    """Starts this process anew with huge pages for the C library's large allocations, where it can give them.
+    """Restarts this process with huge pages for the C library's large allocations, if glibc supports them.
 
-    XLA's CPU step asks for its temporaries anew each time; with pages of 4 KiB a quarter of a step goes into page
-    faults. The C library reads the setting only at its start.
+    XLA allocates the temporaries of a CPU step at every call. With pages of 4 KiB a quarter of the step is page faults.
+    glibc reads the setting only when a process starts.
     """
     library, version = platform.libc_ver()
-    known = library == "glibc" and tuple(map(int, version.split(".")[:2])) >= (2, 35)
-    if sys.platform == "linux" and known and "GLIBC_TUNABLES" not in os.environ:
+    supported = library == "glibc" and tuple(map(int, version.split(".")[:2])) >= (2, 35)
+    if sys.platform == "linux" and supported and "GLIBC_TUNABLES" not in os.environ:
         environment = {**os.environ, "GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], environment)
 
 
 def overview() -> str:
-    """What `lsm --help` prints: every verb in the order a newcomer meets them."""
+    """The text of `lsm --help`: every verb, in the order in which a newcomer needs them."""
     width = max(map(len, VERBS))
     lines = [f"  {name:<{width}}  {load_verb(name).HELP}" for name in VERBS]
     return "\n".join(
@@ -112,51 +114,47 @@ def overview() -> str:
 
 
 def load_verb(name: str) -> Verb:
-    """The module behind a verb of `VERBS`."""
+    """The module of a verb."""
     return cast(Verb, importlib.import_module(VERBS[name]))
 
 
 def verb_parser(name: str) -> argparse.ArgumentParser:
-    """The argument parser of a verb of `VERBS`."""
+    """The argument parser of a verb."""
     verb = load_verb(name)
+    overridable = getattr(verb, "ACCEPTS_OVERRIDES", False)
     parser = argparse.ArgumentParser(
         prog=f"lsm {name}",
+        # argparse would list every configuration key here.
+        usage=f"lsm {name} ARGUMENTS [--config.KEY=VALUE ...]" if overridable else None,
         description=verb.HELP,
         epilog=f"example:\n  {verb.EXAMPLE}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        # An abbreviation that works today breaks scripts the day a second option begins like it.
+        # An abbreviated option stops working when a second option begins with the same letters.
         allow_abbrev=False,
     )
     verb.add_arguments(parser)
+    if overridable:
+        add_key_arguments(parser)
     return parser
 
 
 def parse(name: str, arguments: Sequence[str]) -> argparse.Namespace:
-    """Reads a verb's arguments; exits with code 2 and the nearest names where one is unknown."""
+    """Reads a verb's arguments; exits with code 2 and the nearest names if one is unknown."""
     parser = verb_parser(name)
-    accepts_overrides = getattr(load_verb(name), "ACCEPTS_OVERRIDES", False)
-    refuse_unknown_options(parser, arguments, accepts_overrides)
-    args, unknown = parser.parse_known_args(arguments)
-    stray = [argument for argument in unknown if not argument.startswith("--")]
+    options = parser._option_string_actions  # argparse has no public list of its options
+    for argument in arguments:
+        # Before argparse, which would report a misspelt required option as missing.
+        option = argument.partition("=")[0]
+        if option.startswith("--") and option not in {"--", *options}:
+            parser.error(f"there is no option {option}.{nearest(option, options)}")
+    args, stray = parser.parse_known_args(arguments)
     if stray:
-        hint = " A configuration key is set as --config.key=value, with no space." if accepts_overrides else ""
-        parser.error(f"unexpected argument {stray[0]!r}.{hint}")
-    args.overrides = unknown
+        parser.error(f"unexpected argument {stray[0]!r}.")
     return args
 
 
-def refuse_unknown_options(parser: argparse.ArgumentParser, arguments: Sequence[str], accepts_overrides: bool) -> None:
-    """Ahead of argparse, whose own complaint about a misspelt required option is that it is missing."""
-    known = parser._option_string_actions  # argparse offers no public list of its options
-    for argument in arguments:
-        option = argument.partition("=")[0]
-        is_override = accepts_overrides and option.startswith("--config.")
-        if option.startswith("--") and option != "--" and option not in known and not is_override:
-            parser.error(f"there is no option {option}.{nearest(option, known)}")
-
-
 def run_verb(name: str, arguments: Sequence[str]) -> int:
-    """Runs one verb. Errors that people can act on end as a sentence; anything else keeps its traceback."""
+    """Runs a verb. Errors that users can correct become a sentence; all others keep their traceback."""
     args = parse(name, arguments)
     try:
         return load_verb(name).run(args)

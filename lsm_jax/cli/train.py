@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-HELP = "pre-train; the same command run again goes on where it was"
+HELP = "pre-train; the same command run again resumes"
 EXAMPLE = "lsm train --config configs/lsm2.py:small --workdir runs/first --config.data.paths=data/synth"
 ACCEPTS_OVERRIDES = True
 
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `lsm train`."""
     parser.add_argument(
         "--config", required=True, metavar="FILE[:VARIANT]",
-        help="configuration; --config.section.key=value changes a key, for example --config.seed=1",
+        help="configuration; the options --config.KEY=VALUE below change it",
     )  # fmt: skip
     parser.add_argument("--workdir", type=Path, required=True, metavar="W", help="folder of the run")
     several = parser.add_argument_group("several processes", "TPU pods and SLURM are recognised without these.")
@@ -24,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Trains, and prints what it does on standard error."""
+    """Trains, and reports progress on standard error."""
     from lsm_jax.config import load_config
     from lsm_jax.train import processes
     from lsm_jax.train.loop import train

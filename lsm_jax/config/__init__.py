@@ -15,10 +15,11 @@ from lsm_jax.config.schema import (
     RowsConfig,
     TokensConfig,
     TrainConfig,
+    key_help,
 )
 
 __all__ = [
     "CheckpointConfig", "Config", "DataConfig", "EvaluateConfig", "LanguageConfig", "MaskingConfig", "MeshConfig",
     "ModelConfig", "ObjectiveConfig", "OptimizerConfig", "RowsConfig", "TokensConfig", "TrainConfig",
-    "defaults", "flatten", "from_json", "load_config", "resolve", "to_json", "with_changes",
+    "defaults", "flatten", "from_json", "key_help", "load_config", "resolve", "to_json", "with_changes",
 ]  # fmt: skip

@@ -22,7 +22,7 @@ from typing import Any
 import pydantic
 from ml_collections import ConfigDict
 
-from lsm_jax.config.schema import Config
+from lsm_jax.config.schema import Config, key_help
 from lsm_jax.errors import UserError, nearest
 
 
@@ -129,18 +129,6 @@ def from_json(text: str, origin: str) -> Config:
 
 
 @functools.cache
-def key_types() -> dict[str, Any]:
-    """The type of every dotted key."""
-    types: dict[str, Any] = {}
-    for name, kind in typing.get_type_hints(Config).items():
-        if dataclasses.is_dataclass(kind):
-            types |= {f"{name}.{inner}": hint for inner, hint in typing.get_type_hints(kind).items()}
-        else:
-            types[name] = kind
-    return types
-
-
-@functools.cache
 def _adapter() -> pydantic.TypeAdapter[Config]:
     return pydantic.TypeAdapter(Config)
 
@@ -151,28 +139,23 @@ def _nested(values: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_known(name: str, origin: str) -> None:
-    if name not in key_types():
-        raise UserError(f"{origin}: unknown key {name!r}.{nearest(name, key_types())}")
+    if name not in key_help():
+        raise UserError(f"{origin}: unknown key {name!r}.{nearest(name, key_help())}")
 
 
 def _refusal(name: str, value: Any) -> str:
-    kind, default = key_types().get(name), flatten(Config()).get(name)
-    choices = typing.get_args(kind) if typing.get_origin(kind) is typing.Literal else ()
-    hint = nearest(str(value), choices)
-    return f"{name} needs {_wanted(kind)}, got {value!r}.{hint} Its default is {default!r}."
-
-
-def _wanted(kind: Any) -> str:
-    if typing.get_origin(kind) is typing.Literal:
-        return f"one of {', '.join(typing.get_args(kind))}"
-    return {bool: "true or false", int: "a whole number", float: "a number", str: "text"}.get(
-        kind, "a list such as a,b,c"
-    )
+    key = key_help().get(name)
+    if key is None:  # a section in place of which something else stands
+        return f"{name} needs keys and values, got {value!r}."
+    choices = typing.get_args(key.kind) if typing.get_origin(key.kind) is typing.Literal else ()
+    expected = {"list": "a list such as a,b,c", "integer": "a whole number", "number": "a number"}.get(key.type_name)
+    expected = f"one of {', '.join(choices)}" if choices else expected or key.type_name
+    return f"{name} needs {expected}, got {value!r}.{nearest(str(value), choices)} Its default is {key.default!r}."
 
 
 def _parse(text: str, name: str, option: str) -> Any:
     """The value written as `text`: a list is a Python literal, `('a', 'b')`, or plain `a,b`."""
-    kind = key_types()[name]
+    kind = key_help()[name].kind
     try:
         if typing.get_origin(kind) is not tuple:
             return pydantic.TypeAdapter(kind, config=pydantic.ConfigDict(allow_inf_nan=False)).validate_strings(text)

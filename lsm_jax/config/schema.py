@@ -7,6 +7,8 @@ The parts of the framework take these sections as arguments. Durations are text:
 from __future__ import annotations
 
 import dataclasses
+import functools
+import typing
 from typing import Any, ClassVar, Literal
 
 
@@ -21,9 +23,9 @@ def key(default: Any, meaning: str) -> Any:
     return dataclasses.field(default=default, metadata={"help": meaning})
 
 
-def section(kind: type, meaning: str) -> Any:
-    """A section with all its defaults."""
-    return dataclasses.field(default_factory=kind, metadata={"help": meaning})
+def section(kind: type) -> Any:
+    """A section with all its defaults; its docstring is its help."""
+    return dataclasses.field(default_factory=kind)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -202,15 +204,57 @@ class Config(Strict):
     """A whole configuration."""
 
     seed: int = key(0, "seed of parameters, masks and data order")
-    data: DataConfig = section(DataConfig, "which datasets are read, and how")
-    tokens: TokensConfig = section(TokensConfig, "how a window is cut into tokens")
-    masking: MaskingConfig = section(MaskingConfig, "which tokens training hides")
-    rows: RowsConfig = section(RowsConfig, "how tokens are packed into rows")
-    model: ModelConfig = section(ModelConfig, "the network")
-    language: LanguageConfig = section(LanguageConfig, "captions and the sensor-text model")
-    objective: ObjectiveConfig = section(ObjectiveConfig, "what is learnt")
-    optimizer: OptimizerConfig = section(OptimizerConfig, "the optimizer and its learning rate")
-    train: TrainConfig = section(TrainConfig, "batches, length and logging")
-    checkpoint: CheckpointConfig = section(CheckpointConfig, "when checkpoints are saved")
-    mesh: MeshConfig = section(MeshConfig, "devices along each mesh axis")
-    evaluate: EvaluateConfig = section(EvaluateConfig, "validation and evaluation suites during training")
+    data: DataConfig = section(DataConfig)
+    tokens: TokensConfig = section(TokensConfig)
+    masking: MaskingConfig = section(MaskingConfig)
+    rows: RowsConfig = section(RowsConfig)
+    model: ModelConfig = section(ModelConfig)
+    language: LanguageConfig = section(LanguageConfig)
+    objective: ObjectiveConfig = section(ObjectiveConfig)
+    optimizer: OptimizerConfig = section(OptimizerConfig)
+    train: TrainConfig = section(TrainConfig)
+    checkpoint: CheckpointConfig = section(CheckpointConfig)
+    mesh: MeshConfig = section(MeshConfig)
+    evaluate: EvaluateConfig = section(EvaluateConfig)
+
+
+@dataclasses.dataclass(frozen=True)
+class KeyHelp:
+    """What `lsm train --help` and error messages say of a key.
+
+    Attributes:
+      section, section_meaning: "general" for keys outside of sections.
+      kind: its annotated type.
+    """
+
+    section: str
+    section_meaning: str
+    kind: Any
+    default: Any
+    meaning: str
+
+    @property
+    def type_name(self) -> str:
+        """The type in a word; for a choice, its values joined by `|`."""
+        if typing.get_origin(self.kind) is Literal:
+            return "|".join(typing.get_args(self.kind))
+        return {bool: "true|false", int: "integer", float: "number", str: "text"}.get(self.kind, "list")
+
+
+@functools.cache
+def key_help() -> dict[str, KeyHelp]:
+    """Every key by its dotted name, `train.batch_size`."""
+    found: dict[str, KeyHelp] = {}
+    for outer, kind in typing.get_type_hints(Config).items():
+        field = Config.__dataclass_fields__.get(outer)
+        if field is None:  # a class variable
+            continue
+        if not dataclasses.is_dataclass(kind):
+            found[outer] = KeyHelp("general", "", kind, field.default, field.metadata["help"])
+            continue
+        kinds = typing.get_type_hints(kind)
+        for inner in dataclasses.fields(kind):
+            found[f"{outer}.{inner.name}"] = KeyHelp(
+                outer, kind.__doc__ or "", kinds[inner.name], inner.default, inner.metadata["help"]
+            )
+    return found

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import pytest
 
 import lsm_jax
 from lsm_jax.cli import main as command
+from lsm_jax.config import key_help
 from lsm_jax.errors import RunError, UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -80,6 +82,7 @@ def test_unknown_verb_offers_the_nearest(capsys: pytest.CaptureFixture[str]) -> 
         (["--people", "many"], "invalid int value: 'many'"),
         (["--people", "3", "stray"], "unexpected argument 'stray'"),
         (["--people", "3", "--config.seed=1"], "there is no option --config.seed"),
+        (["--people", "3", "--config.sede=1"], "there is no option --config.sede"),
         ([], "required: --people"),
     ],
 )
@@ -94,12 +97,40 @@ def test_bad_arguments_exit_2_and_say_why(probe, capsys: pytest.CaptureFixture[s
 def test_overrides_reach_a_verb_that_takes_them(probe, capsys: pytest.CaptureFixture[str]) -> None:
     seen: list[argparse.Namespace] = []
     probe(lambda args: seen.append(args) or 0, ACCEPTS_OVERRIDES=True)
-    assert command.main(["probe", "--config.train.steps=5", "--people", "3", "--config.seed=1"]) == 0
-    assert seen[0].overrides == ["--config.train.steps=5", "--config.seed=1"]
+    assert command.main(["probe", "--config.train.log_every=5 steps", "--people", "3", "--config.seed", "1"]) == 0
+    assert seen[0].overrides == ["--config.train.log_every=5 steps", "--config.seed=1"]
     assert seen[0].people == 3
+    with pytest.raises(SystemExit) as end:
+        command.main(["probe", "--people", "3", "--config.train.batchsize=1"])
+    assert end.value.code == 2
+    assert "'--config.train.batch_size'" in capsys.readouterr().err
+
+
+def test_train_help_lists_every_key_with_its_default_and_meaning(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
-        command.main(["probe", "--people", "3", "--config.seed", "1"])
-    assert "--config.key=value" in capsys.readouterr().err
+        command.main(["train", "--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for name, key in key_help().items():
+        default = ",".join(map(str, key.default)) if isinstance(key.default, tuple) else str(key.default)
+        assert f"--config.{name} " in text
+        assert " ".join(key.meaning.split()) in text
+        assert f"({default or 'empty'})" in text
+
+
+def test_config_prints_the_resolved_values_and_what_differs(capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["config", f"{REPOSITORY / 'configs' / 'lsm2.py'}:base", "--config.train.batch_size=1024"]
+    assert command.main(arguments) == 0
+    values, _, differs = capsys.readouterr().out.partition("differ from the defaults:")
+    assert "train.batch_size              1024  (default 32)" in differs
+    assert all(name in values for name in key_help())
+    assert "optimizer.epsilon" not in differs
+    assert command.main([*arguments, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert printed["config"]["train"]["batch_size"] == 1024
+    assert printed["changed"]["train.batch_size"] == {"value": 1024, "default": 32}
+    assert "optimizer.epsilon" not in printed["changed"]
+    assert command.main([*arguments, "--config.optimizer.name=adam"]) == 2
+    assert "Did you mean 'adamw'" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
