@@ -17,8 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 
 from lsm_jax.errors import UserError, nearest
-from lsm_jax.nn.attention import Pieces, Ranges, attention, attention_ranges
-from lsm_jax.nn.attention.platforms import platform
+from lsm_jax.nn.attention import BlockMask, attention, create_block_mask, platform
 from lsm_jax.nn.sizes import StackSize
 
 REMAT_POLICIES: Mapping[str, Callable[..., bool] | None] = {
@@ -115,7 +114,7 @@ class Attention(nnx.Module):
         tokens: Float[Array, "r s d"],
         segments: Int[Array, "r s"],
         memory: tuple[Float[Array, "r t m"], Int[Array, "r t"]] | None,
-        ranges: Pieces | Ranges | None,
+        block_mask: BlockMask | None,
         asked: Asked | None = None,
     ) -> Float[Array, "r s d"]:
         """Attends to `memory` (tokens, segments) where given, else to the row itself; of it only what is `asked`."""
@@ -128,7 +127,7 @@ class Attention(nnx.Module):
             key_segments = memory[1]
         if asked is not None:
             query, segments = asked.of(query), asked.segments
-        attended = attention(query, key, value, segments, key_segments, self.implementation, ranges, self.causal)
+        attended = attention(query, key, value, segments, key_segments, self.implementation, block_mask, self.causal)
         return self.output(attended)
 
 
@@ -169,10 +168,10 @@ class Block(nnx.Module):
         tokens: Float[Array, "r s d"],
         segments: Int[Array, "r s"],
         memory: tuple[Float[Array, "r t m"], Int[Array, "r t"]] | None,
-        ranges: Pieces | Ranges | None,
+        block_mask: BlockMask | None,
         asked: Asked | None = None,
     ) -> Float[Array, "r s d"]:
-        attended = self.attention(made_again(self.attention_norm, tokens), segments, memory, ranges, asked)
+        attended = self.attention(made_again(self.attention_norm, tokens), segments, memory, block_mask, asked)
         tokens = attended + (tokens if asked is None else asked.of(tokens))
         return tokens + self.feed_forward(made_again(self.feed_forward_norm, tokens))
 
@@ -222,8 +221,8 @@ class Stack(nnx.Module):
 
         def step(asked: Asked | None) -> Callable[..., Any]:
             asking = segments if asked is None else asked.segments
-            ranges = attention_ranges(asking, key_segments, self.head_size, self.implementation)
-            return lambda carry, layer: (nnx.merge(graph, layer)(carry, segments, memory, ranges, asked), None)
+            block_mask = create_block_mask(asking, key_segments, self.head_size, self.implementation)
+            return lambda carry, layer: (nnx.merge(graph, layer)(carry, segments, memory, block_mask, asked), None)
 
         whole = self.depth if asked is None else self.depth - 1
         layers = jax.tree.map(lambda stacked: stacked[:whole], parameters)

@@ -14,7 +14,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from lsm_jax.captions.tokenizer import PAD
-from lsm_jax.nn.attention import AUTO, Pieces, Ranges, attention, attention_ranges
+from lsm_jax.nn.attention import AUTO, BlockMask, attention, create_block_mask
 from lsm_jax.nn.layers import Attention, FeedForward, scan_blocks
 from lsm_jax.nn.sizes import StackSize
 
@@ -45,7 +45,7 @@ class _Reading(NamedTuple):
 
     memory: Memory
     asking: Int[Array, "r n*l"]
-    ranges: Pieces | Ranges | None
+    block_mask: BlockMask | None
 
 
 class TextBlock(nnx.Module):
@@ -93,7 +93,7 @@ class TextBlock(nnx.Module):
     def _after_attention(self, tokens: Float[Array, "b l d"], reading: _Reading | None) -> Float[Array, "b l d"]:
         if reading is not None:
             asked = self.memory_norm(tokens).reshape(*reading.asking.shape, -1)
-            read = self.memory_attention(asked, reading.asking, reading.memory, reading.ranges)
+            read = self.memory_attention(asked, reading.asking, reading.memory, reading.block_mask)
             tokens = tokens + read.reshape(tokens.shape)
         return tokens + self.feed_forward(self.feed_forward_norm(tokens))
 
@@ -157,7 +157,7 @@ class TextStack(nnx.Module):
             return None
         asking = asking_segments(segments, len(memory[0]))
         head_size = self.size.width // self.size.heads
-        return _Reading(memory, asking, attention_ranges(asking, memory[1], head_size, self.reading))
+        return _Reading(memory, asking, create_block_mask(asking, memory[1], head_size, self.reading))
 
     def empty_cache(self, texts: int, length: int) -> Cache:
         """A cache with no token in it."""

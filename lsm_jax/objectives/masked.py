@@ -20,7 +20,7 @@ from lsm_jax.config import Config
 from lsm_jax.data.row_balance import RowBalancer
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError, nearest
-from lsm_jax.nn.attention import resolved
+from lsm_jax.nn.attention import resolve_implementation
 from lsm_jax.nn.context_cost import context_flops
 from lsm_jax.nn.masked_autoencoder import MaskedAutoencoder, ModelSettings
 from lsm_jax.nn.neighbours import Cells
@@ -212,8 +212,8 @@ class MaskedReconstruction:
         )
         targets = min(rows.decoder_length, places)
         stages = {"cross": (targets, visible), "observed": (min(visible + targets, places),) * 2}
-        encoder = resolved(self.settings.attention, visible, visible)
-        decoder = resolved(self.settings.attention, *stages.get(self.settings.decoder, (places, places)))
+        encoder = resolve_implementation(self.settings.attention, visible, visible)
+        decoder = resolve_implementation(self.settings.attention, *stages.get(self.settings.decoder, (places, places)))
         return encoder if encoder == decoder else f"{encoder} (encoder), {decoder} (decoder)"
 
     def _model(self, rng: PRNGKeyArray) -> MaskedAutoencoder:

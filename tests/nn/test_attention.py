@@ -1,4 +1,4 @@
-"""Every implementation against the oracle, and the oracle against plain softmax, segment by segment."""
+"""Every implementation against `reference`, and `reference` against a plain softmax of each segment."""
 
 import dataclasses
 
@@ -6,14 +6,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, Case, anywhere, compiled, heads, in_padding, row, segments
+from cases import CASES, Case, anywhere, compiled, fill_padding, heads, row, segments
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.experimental.pallas import tpu as pltpu
 
 from lsm_jax.errors import UserError
-from lsm_jax.nn.attention import IMPLEMENTATIONS, attention, available, interpreted, registry
-from lsm_jax.nn.attention.ranges import Blocks, block_ranges
+from lsm_jax.nn.attention import (
+    IMPLEMENTATIONS,
+    api,
+    attention,
+    available_implementations,
+    interpret_kernels,
+    resolve_implementation,
+)
+from lsm_jax.nn.attention.blocks import BlockSizes, block_ranges
 
 TOLERANCE = {"float32": 2e-5, "bfloat16": 4e-2}  # bfloat16 holds 8 bits
 
@@ -25,85 +32,87 @@ def plain(query, key, value):
 
 
 @settings(max_examples=15)
-@given(seed=st.integers(0, 2**31 - 1), asking=segments(1, 30), known=segments(1, 30))
-def test_the_oracle_is_plain_attention_of_each_segment_over_its_own_keys(seed, asking, known):
+@given(seed=st.integers(0, 2**31 - 1), query_segments=segments(1, 30), key_segments=segments(1, 30))
+def test_reference_is_plain_attention_of_each_segment_over_its_own_keys(seed, query_segments, key_segments):
     case = Case(1, 30, 30, 2, 8, "float32", None)
-    query, key, value, weight = heads(case, seed)
-    result = np.asarray(compiled("reference", case)(query, key, value, weight, asking, known)[0])[0]
-    assert (result[asking[0] == 0] == 0).all()
+    query, key, value, do = heads(case, seed)
+    result = np.asarray(compiled("reference", case)(query, key, value, do, query_segments, key_segments)[0])[0]
+    assert (result[query_segments[0] == 0] == 0).all()
     for segment in range(1, 5):
-        mine, keys = asking[0] == segment, known[0] == segment
-        expected = plain(query[0][mine], key[0][keys], value[0][keys]) if keys.any() else 0
-        np.testing.assert_allclose(result[mine], np.broadcast_to(expected, result[mine].shape), rtol=1e-5, atol=1e-5)
+        queries, keys = query_segments[0] == segment, key_segments[0] == segment
+        expected = plain(query[0][queries], key[0][keys], value[0][keys]) if keys.any() else 0
+        expected = np.broadcast_to(expected, result[queries].shape)
+        np.testing.assert_allclose(result[queries], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case.queries}x{case.keys}-{case.dtype}")
 @pytest.mark.parametrize("name", [name for name in IMPLEMENTATIONS if name != "reference"])
 @settings(max_examples=8)
 @given(data=st.data())
-def test_output_and_gradients_are_the_oracles(name, case, data):
+def test_output_and_gradients_are_those_of_reference(name, case, data):
     if name == "splash":
-        case = case._replace(blocks=None)  # JAX's kernel takes blocks of whole vector registers only
+        case = case._replace(block_sizes=None)  # JAX's kernel takes blocks of whole vector registers only
     if name == "cudnn":
-        case = case._replace(dtype="bfloat16")  # cuDNN's takes no other
-    asking = data.draw(segments(case.rows, case.queries))
-    known = asking if case.is_self else data.draw(segments(case.rows, case.keys))
+        case = case._replace(dtype="bfloat16")  # cuDNN computes no float32
+    query_segments = data.draw(segments(case.rows, case.queries))
+    key_segments = query_segments if case.is_self else data.draw(segments(case.rows, case.keys))
+    ids = query_segments, key_segments
     garbage = data.draw(st.sampled_from([0.0, np.nan, np.inf, 1e30]))
-    *parts, weight = heads(case, data.draw(st.integers(0, 99)))
-    clean = [part.astype(case.dtype) for part in in_padding(parts, asking, known, 0.0)]
-    dirty = [part.astype(case.dtype) for part in in_padding(parts, asking, known, garbage)]
-    unasked = np.where((asking == 0)[:, :, None, None], np.float32(garbage), weight)  # nobody reads an output there
-    results = compiled(name, case)(*dirty, unasked, asking, known)
-    # In float32: rounded to bfloat16 the oracle itself strays, with a single key by 0.05 from a gradient of zero.
-    exactly = compiled("reference", case._replace(dtype="float32"))
-    expected = exactly(*(np.asarray(part, np.float32) for part in clean), weight, asking, known)
-    for result, wanted in zip(results, expected, strict=True):
+    *parts, do = heads(case, data.draw(st.integers(0, 99)))
+    clean = [part.astype(case.dtype) for part in fill_padding(parts, *ids, 0.0)]
+    dirty = [part.astype(case.dtype) for part in fill_padding(parts, *ids, garbage)]
+    dirty_do = np.where((query_segments == 0)[:, :, None, None], np.float32(garbage), do)
+    results = compiled(name, case)(*dirty, dirty_do, *ids)
+    # In float32: rounded to bfloat16 `reference` itself is off, with a single key by 0.05 from a gradient of zero.
+    exact = compiled("reference", case._replace(dtype="float32"))
+    expected = exact(*(np.asarray(part, np.float32) for part in clean), do, *ids)
+    for result, reference in zip(results, expected, strict=True):
         assert result.dtype == case.dtype
-        # Of the largest value: a gradient that sums a whole row's terms carries the rounding of all of them.
-        largest = TOLERANCE[case.dtype] * max(1.0, float(np.abs(wanted).max()))
-        np.testing.assert_allclose(np.asarray(result, np.float32), np.asarray(wanted, np.float32), atol=largest, rtol=0)
-    again = compiled(name, case)(*clean, weight, asking, known)
-    for result, same, where in zip(results, again, (asking, asking, known, known), strict=True):
-        np.testing.assert_array_equal(result, same)  # neither garbage nor chance
-        assert (np.asarray(result)[where == 0] == 0).all()
+        # Relative to the largest value: a gradient that sums a whole row's terms carries the rounding of all of them.
+        atol = TOLERANCE[case.dtype] * max(1.0, float(np.abs(reference).max()))
+        np.testing.assert_allclose(np.asarray(result, np.float32), np.asarray(reference, np.float32), atol=atol, rtol=0)
+    again = compiled(name, case)(*clean, do, *ids)
+    for result, repeated, side in zip(results, again, (*ids[:1] * 2, *ids[1:] * 2), strict=True):
+        np.testing.assert_array_equal(result, repeated)  # independent of the garbage, and reproducible
+        assert (np.asarray(result)[side == 0] == 0).all()
 
 
 @pytest.mark.parametrize("garbage", [np.nan, np.inf, 1e30])
-def test_padding_reaches_neither_output_nor_gradient_of_the_oracle(garbage):
+def test_padding_reaches_neither_output_nor_gradient_of_reference(garbage):
     case = Case(2, 12, 12, 2, 4, "float32", None)
-    asking = np.stack([row([5, 3], 12), row([0], 12)])
-    *parts, weight = heads(case, 0)
-    for result, same in zip(
-        compiled("reference", case)(*in_padding(parts, asking, asking, garbage), weight, asking, asking),
-        compiled("reference", case)(*in_padding(parts, asking, asking, 0.0), weight, asking, asking),
+    ids = np.stack([row([5, 3], 12), row([0], 12)])
+    *parts, do = heads(case, 0)
+    for result, clean in zip(
+        compiled("reference", case)(*fill_padding(parts, ids, ids, garbage), do, ids, ids),
+        compiled("reference", case)(*fill_padding(parts, ids, ids, 0.0), do, ids, ids),
         strict=True,
     ):
-        np.testing.assert_array_equal(result, same)
-        assert (np.asarray(result)[asking == 0] == 0).all()
+        np.testing.assert_array_equal(result, clean)
+        assert (np.asarray(result)[ids == 0] == 0).all()
 
 
-def test_tpu_kernels_read_nothing_they_have_not_written_and_race_for_nothing():
+def test_tpu_kernels_read_no_uninitialized_memory_and_have_no_races():
     """Pallas' own simulation of a TPU: memory holds NaN until it is written, and copies run beside compute."""
-    case = Case(1, 640, 640, 2, 16, "float32", Blocks(128, 128, 2))  # the last fetch reaches beyond the row
-    asking = row([70, 20, 210], 640)[None]
-    *parts, weight = heads(case, 1)
-    ranges = block_ranges(jnp.asarray(asking), jnp.asarray(asking), case.blocks)
-    with interpreted(pltpu.InterpretParams(uninitialized_memory="nan", detect_races=True)):
-        attend = lambda *parts: attention(*parts, asking, asking, "pallas_tpu", ranges)  # noqa: E731
-        out, pull = jax.vjp(attend, *map(jnp.asarray, parts))
-        results = out, *pull(jnp.asarray(weight))
-    expected = compiled("reference", case)(*parts, weight, asking, asking)
-    for result, wanted in zip(results, expected, strict=True):
-        np.testing.assert_allclose(result, wanted, atol=2e-5)
+    case = Case(1, 640, 640, 2, 16, "float32", BlockSizes(128, 128, 2))  # the last fetch reaches beyond the row
+    ids = row([70, 20, 210], 640)[None]
+    *parts, do = heads(case, 1)
+    block_mask = block_ranges(jnp.asarray(ids), jnp.asarray(ids), case.block_sizes)
+    with interpret_kernels(pltpu.InterpretParams(uninitialized_memory="nan", detect_races=True)):
+        attend = lambda *parts: attention(*parts, ids, ids, "pallas_tpu", block_mask)  # noqa: E731
+        out, vjp = jax.vjp(attend, *map(jnp.asarray, parts))
+        results = out, *vjp(jnp.asarray(do))
+    expected = compiled("reference", case)(*parts, do, ids, ids)
+    for result, reference in zip(results, expected, strict=True):
+        np.testing.assert_allclose(result, reference, atol=2e-5)
 
 
 @pytest.mark.parametrize("slots", [512, 2048])
 def test_memory_grows_with_the_row_and_not_with_its_square(slots):
     def temporary(name, slots):
         shape = jax.ShapeDtypeStruct((1, slots, 2, 32), jnp.float32)
-        row_of = jax.ShapeDtypeStruct((1, slots), jnp.int32)
-        loss = lambda *heads_and_row: attention(*heads_and_row, heads_and_row[-1], name).sum()  # noqa: E731
-        program = jax.jit(jax.grad(loss, (0, 1, 2))).lower(shape, shape, shape, row_of).compile()
+        ids = jax.ShapeDtypeStruct((1, slots), jnp.int32)
+        loss = lambda q, k, v, ids: attention(q, k, v, ids, ids, name).sum()  # noqa: E731
+        program = jax.jit(jax.grad(loss, (0, 1, 2))).lower(shape, shape, shape, ids).compile()
         return program.memory_analysis().temp_size_in_bytes
 
     assert temporary("blockwise", 2 * slots) < 3 * temporary("blockwise", slots)
@@ -115,12 +124,17 @@ def test_cudnn_says_which_types_it_takes():
         attention(*heads, *(jnp.ones((1, 1), jnp.int32),) * 2, "cudnn")
 
 
-def test_a_gpu_gets_blocks_in_plain_xla_where_jax_no_longer_has_what_compiles_the_kernels(monkeypatch):
-    gone = dataclasses.replace(IMPLEMENTATIONS["pallas_gpu"], platforms=frozenset())
-    monkeypatch.setattr(registry, "platform", lambda: "gpu")
-    assert registry.resolved("auto", 4096, 4096) == "pallas_gpu"
-    monkeypatch.setitem(IMPLEMENTATIONS, "pallas_gpu", gone)
-    assert registry.resolved("auto", 4096, 4096) == "blockwise"
+def test_a_gpu_gets_blockwise_once_jax_has_no_triton_backend(monkeypatch):
+    removed = dataclasses.replace(IMPLEMENTATIONS["pallas_gpu"], platforms=frozenset())
+    monkeypatch.setattr(api, "platform", lambda: "gpu")
+    assert resolve_implementation("auto", 4096, 4096) == "pallas_gpu"
+    monkeypatch.setitem(IMPLEMENTATIONS, "pallas_gpu", removed)
+    assert resolve_implementation("auto", 4096, 4096) == "blockwise"
+
+
+def test_auto_is_dense_for_short_rows_and_in_blocks_for_long_ones():
+    assert resolve_implementation("auto", 128, 512) == "reference"
+    assert resolve_implementation("auto", 3744, 3744) == "blockwise"
 
 
 def test_an_unknown_implementation_is_named():
@@ -128,7 +142,7 @@ def test_an_unknown_implementation_is_named():
         attention(*(jnp.zeros((1, 1, 1, 1)),) * 3, *(jnp.ones((1, 1), jnp.int32),) * 2, "referense")
 
 
-@pytest.mark.parametrize("name", sorted(set(IMPLEMENTATIONS) - set(available())))
-def test_what_does_not_run_here_names_those_that_do(name):
+@pytest.mark.parametrize("name", sorted(set(IMPLEMENTATIONS) - set(available_implementations())))
+def test_an_implementation_that_does_not_run_here_is_refused_with_those_that_do(name):
     with pytest.raises(UserError, match=r"does not run on cpu. These do: auto, reference, blockwise"):
         attention(*(jnp.zeros((1, 1, 1, 1)),) * 3, *(jnp.ones((1, 1), jnp.int32),) * 2, name)

@@ -1,4 +1,4 @@
-"""The kernels compile to real machine code for chips nobody has here, and every device attends for its own rows."""
+"""The kernels compile to machine code without the hardware, and every device of a mesh computes its own rows."""
 
 import jax
 import jax.numpy as jnp
@@ -33,9 +33,9 @@ def test_auto_compiles_to_kernels_without_scores_or_collectives(topology, querie
     mesh = Mesh(devices.reshape(-1, 1, 2), AXES, axis_types=(AxisType.Auto,) * 3)
     rows = 2 * mesh.shape["data"]
 
-    def loss(query, key, value, asking, known):
+    def loss(query, key, value, query_segments, key_segments):
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return attention(query, key, value, asking, known).astype(jnp.float32).sum()
+            return attention(query, key, value, query_segments, key_segments).astype(jnp.float32).sum()
 
     def shape(slots, *rest, of=dtype):
         sharding = NamedSharding(mesh, PartitionSpec("data", None, "tensor") if rest else PartitionSpec("data"))
@@ -53,7 +53,7 @@ def test_auto_compiles_to_kernels_without_scores_or_collectives(topology, querie
 MESHES = """
 import jax, jax.numpy as jnp, numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from lsm_jax.nn.attention import attention, interpreted
+from lsm_jax.nn.attention import attention, interpret_kernels
 random = np.random.default_rng(0)
 for rows, heads, data, fsdp, tensor in ((4, 2, 2, 2, 2), (2, 2, 2, 4, 1), (3, 3, 2, 2, 2)):
     mesh = jax.make_mesh((data, fsdp, tensor), ("data", "fsdp", "tensor"), axis_types=(AxisType.Auto,) * 3)
@@ -65,7 +65,7 @@ for rows, heads, data, fsdp, tensor in ((4, 2, 2, 2, 2), (2, 2, 2, 4, 1), (3, 3,
         def on_mesh(parts, segments):
             with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
                 return loss(parts, segments)
-        with interpreted():
+        with interpret_kernels():
             alone = jax.jit(jax.value_and_grad(loss))(parts, segments)
             spread = NamedSharding(mesh, PartitionSpec(("data", "fsdp") if rows % (data * fsdp) == 0 else None))
             step = jax.jit(jax.value_and_grad(on_mesh), in_shardings=(spread, spread))

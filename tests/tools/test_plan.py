@@ -14,7 +14,6 @@ from lsm_jax.data.random_batches import random_batches_with_gaps
 from lsm_jax.errors import UserError
 from lsm_jax.nn import sizes
 from lsm_jax.nn.attention import IMPLEMENTATIONS
-from lsm_jax.nn.attention.registry import blocks_of
 from lsm_jax.nn.sizes import ModelSize, StackSize
 from lsm_jax.objectives.shared import AttentionShape
 from lsm_jax.tools.plan import plan as planning
@@ -113,7 +112,7 @@ def test_kernels_count_the_blocks_they_visit(implementation, backward):
     queries = np.repeat(np.arange(1, 9), 96)[None]
     keys = np.repeat(np.arange(1, 9), 64)[None]
     known = visited([AttentionShape(jnp.asarray(queries), jnp.asarray(keys), size)], implementation)
-    size = blocks_of(implementation, 768, 512, 64)
+    size = IMPLEMENTATIONS[implementation].block_sizes(768, 512, 64)
     asking, told = (
         [{*block} for block in part.reshape(-1, size)] for part, size in ((queries, size.query), (keys, size.key))
     )

@@ -1,22 +1,27 @@
-"""The one attention function over rows and segments."""
+"""Segment attention over packed rows: one function, several implementations."""
 
-from lsm_jax.nn.attention.api import attention, attention_ranges
-from lsm_jax.nn.attention.cost import Visits, visits
-from lsm_jax.nn.attention.pieces import Pieces
-from lsm_jax.nn.attention.platforms import interpreted
-from lsm_jax.nn.attention.ranges import Ranges
-from lsm_jax.nn.attention.registry import AUTO, IMPLEMENTATIONS, available, resolved
+from lsm_jax.nn.attention.api import (
+    AUTO,
+    IMPLEMENTATIONS,
+    attention,
+    available_implementations,
+    block_sparsity,
+    create_block_mask,
+    resolve_implementation,
+)
+from lsm_jax.nn.attention.blocks import BlockMask, BlockSparsity
+from lsm_jax.nn.attention.platforms import interpret_kernels, platform
 
 __all__ = [
     "AUTO",
     "IMPLEMENTATIONS",
-    "Pieces",
-    "Ranges",
-    "Visits",
+    "BlockMask",
+    "BlockSparsity",
     "attention",
-    "attention_ranges",
-    "available",
-    "interpreted",
-    "resolved",
-    "visits",
+    "available_implementations",
+    "block_sparsity",
+    "create_block_mask",
+    "interpret_kernels",
+    "platform",
+    "resolve_implementation",
 ]

@@ -1,7 +1,8 @@
-"""Segment attention on NVIDIA GPUs: Pallas kernels for Triton that loop over the blocks in range.
+"""Flash attention on NVIDIA GPUs: Pallas kernels for Triton that loop over the blocks in range.
 
-A program holds a block of queries (or of keys) and walks over the blocks of the other side that its range names.
-Heads stay where the projections put them, [R, S, H, D]. After FlashAttention-2 (Dao, 2023, arXiv:2307.08691).
+A program holds a block of queries (or of keys) and loops over the blocks of the other side that the block mask names.
+Heads stay [R, S, H, D], as the projections leave them. After FlashAttention-2 (Dao, 2023, arXiv:2307.08691): a kernel
+for the forward pass, one for dq, and one for dk and dv.
 """
 
 from __future__ import annotations
@@ -15,12 +16,11 @@ import jax.numpy as jnp
 from jax.experimental import pallas as pl
 from jaxtyping import Array, Float
 
-from lsm_jax.nn.attention.blocked import Operands, with_gradient
-from lsm_jax.nn.attention.platforms import interpretation
-from lsm_jax.nn.attention.ranges import Blocks, Ranges, pad_slots
-from lsm_jax.nn.attention.reference import NEVER
+from lsm_jax.nn.attention.blocks import QUERY_PADDING, BlockRanges, BlockSizes, pad_to_blocks
+from lsm_jax.nn.attention.flash import MASK_VALUE, Gradients, Inputs, flash_attention, worst_case_cost
+from lsm_jax.nn.attention.platforms import interpret_mode
 
-try:  # JAX 0.11 announces that it will go; everything else must work without it
+try:  # JAX 0.11 announces that it will be removed; everything else must work without it
     from jax.experimental.pallas import triton as plgpu
 except ImportError:
     plgpu = None  # type: ignore[assignment]
@@ -28,180 +28,147 @@ except ImportError:
 PLATFORMS = frozenset({"gpu"} if plgpu else ())
 
 
-def blocks(query_slots: int, key_slots: int, head_size: int) -> Blocks:  # noqa: ARG001
-    """Powers of two, which Triton wants, such that what a program holds fits its registers.
+def block_sizes(query_slots: int, key_slots: int, head_size: int) -> BlockSizes:  # noqa: ARG001
+    """Powers of two, which Triton requires, small enough for a program's blocks to fit its registers.
 
     As measured on an H100; larger ones reach further over the ends of segments, and are no faster (docs/attention.md).
     """
-    return Blocks(64, 64) if head_size <= 128 else Blocks(32, 32)
+    return BlockSizes(64, 64) if head_size <= 128 else BlockSizes(32, 32)
 
 
-def _stages(head_size: int) -> tuple[int, int, int]:
-    """Blocks of the other side that are underway from memory: forward, to queries, to keys; as measured on an H100."""
+def _num_stages(head_size: int) -> tuple[int, int, int]:
+    """Pipeline stages of the kernels for the forward pass, dq, and dk and dv; as measured on an H100."""
     return (2, 2, 3) if head_size <= 64 else (3, 2, 2)
 
 
-def _forward(operands: Operands[Ranges]) -> tuple[Float[Array, "r s h d"], Float[Array, "r h s"]]:
-    query, key, value, query_segments, key_segments, ranges = operands
-    size = ranges.blocks
-    queries = pad_slots(query, size.query)
-    keys, values = pad_slots(key, size.key), pad_slots(value, size.key)
-    layout = _Layout(queries.shape, keys.shape[1], size)
-    by_block, whole = layout.held_queries, layout.all_keys
-    out, log_total = layout.call(
-        functools.partial(_forward_kernel, size=size, width=query.shape[-1]),
-        queries.shape[1] // size.query,
-        [
-            (queries, by_block.heads),
-            (keys, whole.heads),
-            (values, whole.heads),
-            (pad_slots(query_segments, size.query, -1), by_block.slots),
-            (pad_slots(key_segments, size.key), whole.slots),
-            (ranges.first_key, layout.range),
-            (ranges.keys, layout.range),
-        ],
-        [
-            (jax.ShapeDtypeStruct(queries.shape, query.dtype), by_block.heads),
-            (layout.totals, by_block.totals),
-        ],
+def _forward(inputs: Inputs[BlockRanges]) -> tuple[Float[Array, "r s h d"], Float[Array, "r h s"]]:
+    layout = _Layout(inputs)
+    held = layout.query_block
+    out, lse = layout.call(
+        _forward_kernel,
+        layout.inputs(held, layout.key_row) + layout.key_range,
+        [(layout.query_shape, held.heads), (layout.lse_shape, held.per_query)],
         products=2,
-        stages=_stages(query.shape[-1])[0],
+        num_stages=layout.num_stages[0],
     )
-    return out[:, : query.shape[1]], log_total
+    return out[:, : inputs.query.shape[1]], lse
 
 
-def _backward(
-    operands: Operands[Ranges],
-    log_total: Float[Array, "r h s"],
-    gradient: Float[Array, "r s h d"],
-    given: Float[Array, "r h s"],
-) -> tuple[Float[Array, "r s h d"], Float[Array, "r t h d"], Float[Array, "r t h d"]]:
-    query, key, value, query_segments, key_segments, ranges = operands
-    size = ranges.blocks
-    queries, gradients = pad_slots(query, size.query), pad_slots(gradient, size.query)
-    given = jnp.pad(given, ((0, 0), (0, 0), (0, queries.shape[1] - given.shape[2])))
-    keys, values = pad_slots(key, size.key), pad_slots(value, size.key)
-    asking, known = pad_slots(query_segments, size.query, -1), pad_slots(key_segments, size.key)
-    layout = _Layout(queries.shape, keys.shape[1], size)
+def _backward(inputs: Inputs[BlockRanges], lse: Float[Array, "r h s"], do: Array, delta: Array) -> Gradients:
+    layout = _Layout(inputs)
+    do = pad_to_blocks(do, layout.size.query)
+    delta = jnp.pad(delta, ((0, 0), (0, 0), (0, do.shape[1] - delta.shape[2])))
 
-    def call(
-        kernel: Callable[..., None], held: int, sides: tuple[_Side, _Side], visits: tuple[Array, Array],
-        results: list[tuple[jax.ShapeDtypeStruct, pl.BlockSpec]], products: int, stages: int,
-    ) -> list[Array]:  # fmt: skip
-        of_query, of_key = sides
-        operands = [
-            (queries, of_query.heads),
-            (keys, of_key.heads),
-            (values, of_key.heads),
-            (asking, of_query.slots),
-            (known, of_key.slots),
-            (gradients, of_query.heads),
-            (log_total, of_query.totals),
-            (given, of_query.totals),
-            *((part, layout.range) for part in visits),
-        ]
-        kernel = functools.partial(kernel, size=size, width=query.shape[-1])
-        return layout.call(kernel, held, operands, results, products, stages)
+    def operands(of_query: _Side, of_key: _Side) -> _Operands:
+        given = [(do, of_query.heads), (lse, of_query.per_query), (delta, of_query.per_query)]
+        return layout.inputs(of_query, of_key) + given
 
-    _, of_queries, of_keys = _stages(query.shape[-1])
-    like_query, like_key = (jax.ShapeDtypeStruct(part.shape, query.dtype) for part in (queries, keys))
-    (to_query,) = call(
-        _query_gradient_kernel, queries.shape[1] // size.query, (layout.held_queries, layout.all_keys),
-        (ranges.first_key, ranges.keys), [(like_query, layout.held_queries.heads)], 3, of_queries,
-    )  # fmt: skip
-    to_key, to_value = call(
-        _key_gradient_kernel, keys.shape[1] // size.key, (layout.all_queries, layout.held_keys),
-        (ranges.first_query, ranges.queries), [(like_key, layout.held_keys.heads)] * 2, 4, of_keys,
-    )  # fmt: skip
-    return to_query[:, : query.shape[1]], to_key[:, : key.shape[1]], to_value[:, : key.shape[1]]
+    (dq,) = layout.call(
+        _backward_dq_kernel,
+        operands(layout.query_block, layout.key_row) + layout.key_range,
+        [(layout.query_shape, layout.query_block.heads)],
+        products=3,
+        num_stages=layout.num_stages[1],
+    )
+    dk, dv = layout.call(
+        _backward_dkv_kernel,
+        operands(layout.query_row, layout.key_block) + layout.query_range,
+        [(layout.key_shape, layout.key_block.heads)] * 2,
+        products=4,
+        num_stages=layout.num_stages[2],
+    )
+    key_slots = inputs.key.shape[1]
+    return dq[:, : inputs.query.shape[1]], dk[:, :key_slots], dv[:, :key_slots]
 
 
-pallas_gpu = with_gradient(_forward, _backward)
+pallas_gpu = flash_attention(_forward, _backward)
 
 
 def _forward_kernel(
-    query: Any, key: Any, value: Any, asking: Any, known: Any, first: Any, count: Any, out: Any, log_total: Any, *,
-    size: Blocks, width: int,
+    query: Any, key: Any, value: Any, query_segments: Any, key_segments: Any, first: Any, count: Any, out: Any,
+    lse: Any, *, size: BlockSizes, width: int,
 ) -> None:  # fmt: skip
-    load, store = _access(query, width)
-    asked, segments = load(query), asking[...]
+    load, store = _masked_access(query, width)
+    q_block, q_segments = load(query), query_segments[...]
 
-    def visit(place: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
-        highest, total, attended = carry
-        at = pl.ds(place * size.key, size.key)
-        scores = jnp.where(segments[:, None] == known[at][None], _dot(asked, load(key.at[at]).T), NEVER)
-        # Held above `NEVER`, so that the weights of a query that has met no key yet are zero.
-        higher = jnp.maximum(highest, scores.max(axis=1))
-        weights = jnp.exp(scores - higher[:, None])
-        shrunk = jnp.exp(highest - higher)
+    def visit(block: Array, carry: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        row_max, row_sum, acc = carry
+        at = pl.ds(block * size.key, size.key)
+        seen = q_segments[:, None] == key_segments[at][None]
+        scores = jnp.where(seen, _dot(q_block, load(key.at[at]).T), MASK_VALUE)
+        # `row_max` starts above `MASK_VALUE`, so that a query that has met no key yet has zero weights.
+        new_max = jnp.maximum(row_max, scores.max(axis=1))
+        weights = jnp.exp(scores - new_max[:, None])
+        rescale = jnp.exp(row_max - new_max)
         gained = _dot(weights.astype(value.dtype), load(value.at[at]))
-        return higher, total * shrunk + weights.sum(axis=1), attended * shrunk[:, None] + gained
+        return new_max, row_sum * rescale + weights.sum(axis=1), acc * rescale[:, None] + gained
 
     start = (
-        jnp.full(size.query, 0.5 * NEVER, jnp.float32),
+        jnp.full(size.query, 0.5 * MASK_VALUE, jnp.float32),
         jnp.zeros(size.query, jnp.float32),
-        jnp.zeros(asked.shape, jnp.float32),
+        jnp.zeros(q_block.shape, jnp.float32),
     )
-    highest, total, attended = _walk(first, count, visit, start)
-    total = jnp.where(total > 0, total, 1.0)
-    store(out, attended / total[:, None])
-    log_total[...] = highest + jnp.log(total)
+    row_max, row_sum, acc = _loop(first, count, visit, start)
+    row_sum = jnp.where(row_sum > 0, row_sum, 1.0)
+    store(out, acc / row_sum[:, None])
+    lse[...] = row_max + jnp.log(row_sum)
 
 
-def _query_gradient_kernel(
-    query: Any, key: Any, value: Any, asking: Any, known: Any, gradient: Any, log_total: Any, given: Any, first: Any,
-    count: Any, to_query: Any, *, size: Blocks, width: int,
+def _backward_dq_kernel(
+    query: Any, key: Any, value: Any, query_segments: Any, key_segments: Any, do: Any, lse: Any, delta: Any,
+    first: Any, count: Any, dq: Any, *, size: BlockSizes, width: int,
 ) -> None:  # fmt: skip
-    load, store = _access(query, width)
-    asked, wanted, segments, less, give = load(query), load(gradient), asking[...], log_total[...], given[...]
+    load, store = _masked_access(query, width)
+    q_block, do_block, q_segments = load(query), load(do), query_segments[...]
+    lse_block, delta_block = lse[...], delta[...]
 
-    def visit(place: Array, collected: Array) -> Array:
-        at = pl.ds(place * size.key, size.key)
-        told = load(key.at[at])
-        seen = segments[:, None] == known[at][None]
-        weights = jnp.exp(jnp.where(seen, _dot(asked, told.T) - less[:, None], NEVER))
-        to_scores = weights * (_dot(wanted, load(value.at[at]).T) - give[:, None])
-        return collected + _dot(to_scores.astype(told.dtype), told)
+    def visit(block: Array, acc: Array) -> Array:
+        at = pl.ds(block * size.key, size.key)
+        k_block = load(key.at[at])
+        seen = q_segments[:, None] == key_segments[at][None]
+        weights = jnp.exp(jnp.where(seen, _dot(q_block, k_block.T) - lse_block[:, None], MASK_VALUE))
+        d_scores = weights * (_dot(do_block, load(value.at[at]).T) - delta_block[:, None])
+        return acc + _dot(d_scores.astype(k_block.dtype), k_block)
 
-    store(to_query, _walk(first, count, visit, jnp.zeros(asked.shape, jnp.float32)))
+    store(dq, _loop(first, count, visit, jnp.zeros(q_block.shape, jnp.float32)))
 
 
-def _key_gradient_kernel(
-    query: Any, key: Any, value: Any, asking: Any, known: Any, gradient: Any, log_total: Any, given: Any, first: Any,
-    count: Any, to_key: Any, to_value: Any, *, size: Blocks, width: int,
+def _backward_dkv_kernel(
+    query: Any, key: Any, value: Any, query_segments: Any, key_segments: Any, do: Any, lse: Any, delta: Any,
+    first: Any, count: Any, dk: Any, dv: Any, *, size: BlockSizes, width: int,
 ) -> None:  # fmt: skip
-    load, store = _access(key, width)
-    known_key, told, segments = load(key), load(value), known[...]
+    load, store = _masked_access(key, width)
+    k_block, v_block, k_segments = load(key), load(value), key_segments[...]
 
     def visit(block: Array, carry: tuple[Array, Array]) -> tuple[Array, Array]:
-        to_key, to_value = carry
+        dk_acc, dv_acc = carry
         at = pl.ds(block * size.query, size.query)
-        asked, wanted = load(query.at[at]), load(gradient.at[at])
-        seen = segments[:, None] == asking[at][None]
-        weights = jnp.exp(jnp.where(seen, _dot(known_key, asked.T) - log_total[at][None], NEVER))
-        to_value += _dot(weights.astype(wanted.dtype), wanted)
-        to_scores = weights * (_dot(told, wanted.T) - given[at][None])
-        return to_key + _dot(to_scores.astype(asked.dtype), asked), to_value
+        q_block, do_block = load(query.at[at]), load(do.at[at])
+        seen = k_segments[:, None] == query_segments[at][None]
+        weights = jnp.exp(jnp.where(seen, _dot(k_block, q_block.T) - lse[at][None], MASK_VALUE))
+        dv_acc += _dot(weights.astype(do_block.dtype), do_block)
+        d_scores = weights * (_dot(v_block, do_block.T) - delta[at][None])
+        return dk_acc + _dot(d_scores.astype(q_block.dtype), q_block), dv_acc
 
-    nothing = jnp.zeros(known_key.shape, jnp.float32)
-    collected_key, collected_value = _walk(first, count, visit, (nothing, nothing))
-    store(to_key, collected_key)
-    store(to_value, collected_value)
+    nothing = jnp.zeros(k_block.shape, jnp.float32)
+    dk_acc, dv_acc = _loop(first, count, visit, (nothing, nothing))
+    store(dk, dk_acc)
+    store(dv, dv_acc)
 
 
-def _walk(first: Any, count: Any, visit: Callable[[Array, Any], Any], start: Any) -> Any:
+def _loop(first: Any, count: Any, visit: Callable[[Array, Any], Any], start: Any) -> Any:
     return jax.lax.fori_loop(first[()], first[()] + count[()], visit, start)
 
 
-def _access(heads: Any, width: int) -> tuple[Callable[[Any], Array], Callable[[Any, Array], None]]:
-    """Loading and storing of blocks that are wider than a head, which is no power of two."""
+def _masked_access(heads: Any, width: int) -> tuple[Callable[[Any], Array], Callable[[Any, Array], None]]:
+    """Loads and stores blocks that are wider than a head, whose size need not be a power of two."""
     mask = (jnp.arange(heads.shape[-1]) < width)[None]
 
-    def load(part: Any) -> Array:
-        return plgpu.load(part, mask=mask, other=0.0)
+    def load(ref: Any) -> Array:
+        return plgpu.load(ref, mask=mask, other=0.0)
 
-    def store(part: Any, what: Array) -> None:
-        plgpu.store(part, what.astype(part.dtype), mask=mask)
+    def store(ref: Any, block: Array) -> None:
+        plgpu.store(ref, block.astype(ref.dtype), mask=mask)
 
     return load, store
 
@@ -210,59 +177,74 @@ def _dot(left: Float[Array, "m k"], right: Float[Array, "k n"]) -> Float[Array, 
     return jnp.dot(left, right, preferred_element_type=jnp.float32)
 
 
+_Operands = list[tuple[Array, pl.BlockSpec]]
+
+
 class _Side:
-    """Block specifications of [R, S, H, D] (heads), [R, S] (slots) and [R, H, S] (totals), a block each or the row."""
+    """Block specs of one side: heads [R, S, H, D], segment ids [R, S], and lse and delta [R, H, S].
 
-    def __init__(self, block: int, width: int, *, held: bool) -> None:
-        def at(place: Array) -> Array | int:
-            return place if held else 0
+    A program gets its own block of `slots` if it `holds` this side, else the whole row of `slots`.
+    """
 
-        self.heads = pl.BlockSpec((None, block, None, width), lambda i, row, head: (row, at(i), head, 0))
-        self.slots = pl.BlockSpec((None, block), lambda i, row, head: (row, at(i)))  # noqa: ARG005
-        self.totals = pl.BlockSpec((None, None, block), lambda i, row, head: (row, head, at(i)))
+    def __init__(self, slots: int, width: int, *, holds: bool) -> None:
+        def at(block: Array) -> Array | int:
+            return block if holds else 0
+
+        self.heads = pl.BlockSpec((None, slots, None, width), lambda i, row, head: (row, at(i), head, 0))
+        self.segments = pl.BlockSpec((None, slots), lambda i, row, head: (row, at(i)))  # noqa: ARG005
+        self.per_query = pl.BlockSpec((None, None, slots), lambda i, row, head: (row, head, at(i)))
 
 
 class _Layout:
-    """Where operands lie for programs that hold a block of one side each and see the whole row of the other."""
+    """The inputs padded to whole blocks, and how a program sees them."""
 
-    def __init__(self, shape: tuple[int, ...], key_slots: int, size: Blocks) -> None:
-        self._shape, self._key_slots = shape, key_slots
-        width = max(pl.next_power_of_2(shape[3]), 16)  # the least a matrix unit takes
-        self.held_queries, self.held_keys = _Side(size.query, width, held=True), _Side(size.key, width, held=True)
-        self.all_queries, self.all_keys = _Side(shape[1], width, held=False), _Side(key_slots, width, held=False)
-        self.range = pl.BlockSpec((None, None), lambda i, row, head: (row, i))  # noqa: ARG005
-        self.totals = jax.ShapeDtypeStruct((shape[0], shape[2], shape[1]), jnp.float32)
+    def __init__(self, inputs: Inputs[BlockRanges]) -> None:
+        query, key, value, query_segments, key_segments, block_mask = inputs
+        self.size = size = block_mask.block_sizes
+        self._heads = pad_to_blocks(query, size.query), pad_to_blocks(key, size.key), pad_to_blocks(value, size.key)
+        self._segments = (
+            pad_to_blocks(query_segments, size.query, QUERY_PADDING),
+            pad_to_blocks(key_segments, size.key),
+        )
+        self._width = query.shape[3]
+        self.num_stages = _num_stages(self._width)
+        self.query_shape, self.key_shape = (jax.ShapeDtypeStruct(part.shape, query.dtype) for part in self._heads[:2])
+        rows, query_slots, heads, _ = self.query_shape.shape
+        key_slots = self.key_shape.shape[1]
+        self.lse_shape = jax.ShapeDtypeStruct((rows, heads, query_slots), jnp.float32)
+        width = max(pl.next_power_of_2(self._width), 16)  # 16 is the least that a matrix unit takes
+        self.query_block, self.key_block = _Side(size.query, width, holds=True), _Side(size.key, width, holds=True)
+        self.query_row, self.key_row = _Side(query_slots, width, holds=False), _Side(key_slots, width, holds=False)
+        spec = pl.BlockSpec((None, None), lambda i, row, head: (row, i))  # noqa: ARG005
+        self.key_range = [(block_mask.first_key_block, spec), (block_mask.num_key_blocks, spec)]
+        self.query_range = [(block_mask.first_query_block, spec), (block_mask.num_query_blocks, spec)]
+
+    def inputs(self, of_query: _Side, of_key: _Side) -> _Operands:
+        """Query, key, value, query segments and key segments."""
+        heads = zip(self._heads, (of_query.heads, of_key.heads, of_key.heads), strict=True)
+        return [*heads, *zip(self._segments, (of_query.segments, of_key.segments), strict=True)]
 
     def call(
         self,
         kernel: Callable[..., None],
-        held: int,
-        operands: Sequence[tuple[Array, pl.BlockSpec]],
+        operands: _Operands,
         results: Sequence[tuple[jax.ShapeDtypeStruct, pl.BlockSpec]],
         products: int,
-        stages: int,
+        num_stages: int,
     ) -> list[Array]:
-        """Runs a kernel of so many products per pair of blocks; its cost is stated as if every pair were visited."""
-        rows, slots, heads, width = self._shape
-        scores = rows * heads * slots * self._key_slots
-        name = getattr(kernel, "func", kernel).__name__
+        """Runs a kernel of so many matrix products per block pair, a program for each block of its last range."""
+        rows, query_slots, heads, width = self.query_shape.shape
+        scores = rows * heads * query_slots * self.key_shape.shape[1]
+        arrays = [array for array, _ in operands]
         compute = pl.pallas_call(
-            kernel,
+            functools.partial(kernel, size=self.size, width=width),
             out_shape=[shape for shape, _ in results],
-            grid=(held, rows, heads),
+            grid=(arrays[-1].shape[1], rows, heads),
             in_specs=[spec for _, spec in operands],
             out_specs=[spec for _, spec in results],
-            compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=stages),
-            cost_estimate=pl.CostEstimate(
-                flops=2 * products * scores * width,
-                transcendentals=scores,
-                bytes_accessed=sum(_bytes(array) for array, _ in operands) + sum(_bytes(shape) for shape, _ in results),
-            ),
-            interpret=interpretation(),
-            name=f"segment_attention{name.removesuffix('_kernel')}",
+            compiler_params=plgpu.CompilerParams(num_warps=4, num_stages=num_stages),
+            cost_estimate=worst_case_cost(products, scores, width, [*arrays, *(shape for shape, _ in results)]),
+            interpret=interpret_mode(),
+            name=f"segment_attention{kernel.__name__.removesuffix('_kernel')}",
         )
-        return compute(*(array for array, _ in operands))
-
-
-def _bytes(array: Array | jax.ShapeDtypeStruct) -> int:
-    return array.size * array.dtype.itemsize
+        return compute(*arrays)

@@ -1,15 +1,16 @@
-"""Segment attention on TPUs: two Mosaic kernels, which fetch many blocks at a time and compute those in range.
+"""Flash attention on TPUs: two Mosaic kernels, forward and backward, that fetch many blocks per grid step.
 
-A step of the grid costs a third of a microsecond, what 256 x 256 scores take, and blocks as large as that reach over
-the ends of windows. So a step is brought `Blocks.fetched` small blocks of either side, and loops over the pairs among
-them that their ranges allow; over two heads at a time, so that one computes while the other waits for its products.
-The grid is rows x heads x what is held x the most visits that any of it needs, known when the step runs. Ranges are
-prefetched to scalar memory, so that the pipeline knows what to fetch next; beyond the last visit the index map stays
-where it is, which fetches nothing.
+A grid step costs a third of a microsecond, as much as 256 x 256 scores, but blocks as large as that reach over the ends
+of windows. So a step fetches `blocks_per_fetch` small blocks of both sides and loops over the pairs in range, for two
+heads at a time, so that one computes while the other waits for its matrix products.
 
-Heads are given as [R, H, D, S]: slots along lanes, which a head of 64 would half fill. Scores stand transposed, keys
-down and queries across, so that what belongs to a query (maximum, total, segment) is a row of lanes and reductions run
-over sublanes.
+The grid is [rows, heads, fetches held, visits]: a step holds a fetch of one side and visits those of the other side in
+turn. The number of visits is the most that any held fetch needs, known only at run time. Block ranges are prefetched to
+scalar memory, so that the pipeline knows what to fetch next; beyond a range's end the index map repeats its last block,
+which fetches nothing.
+
+Heads are given as [R, H, D, S]: a head of 64 would fill only half of the 128 lanes. Scores are [keys, queries], so that
+what belongs to a query (running max and sum, segment id) is a row of lanes and reductions run over sublanes.
 """
 
 from __future__ import annotations
@@ -24,214 +25,194 @@ from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 from jaxtyping import Array, Float, Int
 
-from lsm_jax.nn.attention.blocked import Operands, with_gradient
-from lsm_jax.nn.attention.platforms import interpretation
-from lsm_jax.nn.attention.ranges import Blocks, Ranges, pad_slots
-from lsm_jax.nn.attention.reference import NEVER
+from lsm_jax.nn.attention.blocks import QUERY_PADDING, BlockRanges, BlockSizes, pad_to_blocks
+from lsm_jax.nn.attention.flash import MASK_VALUE, Gradients, Inputs, flash_attention, worst_case_cost
+from lsm_jax.nn.attention.platforms import interpret_mode
 
 _LANES = 128
-_FETCHED = 1024  # slots of either side a step of the grid has at hand
+_FETCHED_SLOTS = 1024  # of either side in a grid step
 _MIB = 2**20
-_BESIDE = 4 * _MIB  # of a step: what is in flight of fetched blocks, and scores
+_WORKING_BYTES = 4 * _MIB  # of a grid step: blocks being fetched, and scores
 
 
-def blocks(query_slots: int, key_slots: int, head_size: int) -> Blocks:  # noqa: ARG001
-    """Blocks of one vector of lanes: smaller ones fill no product, larger ones reach over the ends of windows."""
-    return Blocks(_LANES, _LANES, _FETCHED // _LANES // (1 if head_size <= _LANES else 2))
+def block_sizes(query_slots: int, key_slots: int, head_size: int) -> BlockSizes:  # noqa: ARG001
+    """Blocks of one vector of lanes: smaller ones waste the matrix unit, larger ones reach over the ends of windows."""
+    return BlockSizes(_LANES, _LANES, _FETCHED_SLOTS // _LANES // (1 if head_size <= _LANES else 2))
 
 
-def _forward(operands: Operands[Ranges]) -> tuple[Float[Array, "r s h d"], Float[Array, "r h 1 s"]]:
-    query, key, value, query_segments, key_segments, ranges = operands
-    size = ranges.blocks
-    across = _across(query, size.query)
-    grid = _Grid(across, _across(key, size.key), ranges, by_query=True)
-    out, log_total = grid.call(
+def _forward(inputs: Inputs[BlockRanges]) -> tuple[Float[Array, "r s h d"], Float[Array, "r h 1 s"]]:
+    grid = _Grid(inputs, hold_queries=True)
+    rows, heads, width, slots = grid.query_shape.shape
+    out, lse = grid.call(
         _forward_kernel,
+        grid.inputs,
         [
-            (across, grid.queries),
-            (_across(key, size.key), grid.keys),
-            (_across(value, size.key), grid.keys),
-            (_segments(query_segments, size.query, -1), grid.query_segments),
-            (_segments(key_segments, size.key, 0), grid.key_segments),
+            (grid.query_shape, grid.query_spec),
+            (jax.ShapeDtypeStruct((rows, heads, 1, slots), jnp.float32), grid.per_query_spec),
         ],
-        [
-            (jax.ShapeDtypeStruct(across.shape, query.dtype), grid.queries),
-            (jax.ShapeDtypeStruct((*across.shape[:2], 1, across.shape[3]), jnp.float32), grid.totals),
-        ],
-        [(1, grid.held_slots), (1, grid.held_slots), (query.shape[3], grid.held_slots)],
+        scratch=[(1, grid.held_slots), (1, grid.held_slots), (width, grid.held_slots)],
         products=2,
     )
-    return _back(out, query), log_total
+    return _slots_first(out, inputs.query), lse
 
 
-def _backward(
-    operands: Operands[Ranges],
-    log_total: Float[Array, "r h 1 s"],
-    gradient: Float[Array, "r s h d"],
-    given: Float[Array, "r h s"],
-) -> tuple[Float[Array, "r s h d"], Float[Array, "r t h d"], Float[Array, "r t h d"]]:
-    query, key, value, query_segments, key_segments, ranges = operands
-    size, width = ranges.blocks, query.shape[3]
-    across, keys = _across(query, size.query), _across(key, size.key)
-    grid = _Grid(across, keys, ranges, by_query=False)
-    given = jnp.pad(given, ((0, 0), (0, 0), (0, across.shape[3] - given.shape[2])))[:, :, None]
-    like_query, like_key = (jax.ShapeDtypeStruct(part.shape, query.dtype) for part in (across, keys))
-    to_query, to_key, to_value = grid.call(
-        _gradient_kernel,
+def _backward(inputs: Inputs[BlockRanges], lse: Float[Array, "r h 1 s"], do: Array, delta: Array) -> Gradients:
+    grid = _Grid(inputs, hold_queries=False)
+    width, slots = grid.query_shape.shape[2:]
+    delta = jnp.pad(delta, ((0, 0), (0, 0), (0, slots - delta.shape[2])))[:, :, None]
+    dq, dk, dv = grid.call(
+        _backward_kernel,
         [
-            (across, grid.queries),
-            (keys, grid.keys),
-            (_across(value, size.key), grid.keys),
-            (_segments(query_segments, size.query, -1), grid.query_segments),
-            (_segments(key_segments, size.key, 0), grid.key_segments),
-            (_across(gradient, size.query), grid.queries),
-            (log_total, grid.totals),
-            (given, grid.totals),
+            *grid.inputs,
+            (_slots_last(do, inputs.block_mask.block_sizes.query), grid.query_spec),
+            (lse, grid.per_query_spec),
+            (delta, grid.per_query_spec),
         ],
-        [(like_query, grid.row_of_queries), (like_key, grid.keys), (like_key, grid.keys)],
-        [(width, across.shape[3]), (width, grid.held_slots), (width, grid.held_slots)],
+        [(grid.query_shape, grid.query_row_spec), (grid.key_shape, grid.key_spec), (grid.key_shape, grid.key_spec)],
+        scratch=[(width, slots), (width, grid.held_slots), (width, grid.held_slots)],
         products=5,
     )
-    return _back(to_query, query), _back(to_key, key), _back(to_value, value)
+    return _slots_first(dq, inputs.query), _slots_first(dk, inputs.key), _slots_first(dv, inputs.value)
 
 
-pallas_tpu = with_gradient(_forward, _backward)
+pallas_tpu = flash_attention(_forward, _backward)
 
 
 def _forward_kernel(
-    first_fetched: Any, fetched: Any, first: Any, count: Any, query: Any, key: Any, value: Any, asking: Any, known: Any,
-    out: Any, log_total: Any, highest: Any, total: Any, attended: Any, *, size: Blocks, blocks: int,
+    first_fetch: Any, num_fetches: Any, first: Any, count: Any, query: Any, key: Any, value: Any, query_segments: Any,
+    key_segments: Any, out: Any, lse: Any, row_max: Any, row_sum: Any, acc: Any, *, size: BlockSizes, blocks: int,
 ) -> None:  # fmt: skip
     heads = range(query.shape[0])
 
     @pl.when(pl.program_id(3) == 0)
     def _() -> None:
-        highest[...] = jnp.full_like(highest, 0.5 * NEVER)
-        total[...] = jnp.zeros_like(total)
-        attended[...] = jnp.zeros_like(attended)
+        row_max[...] = jnp.full_like(row_max, 0.5 * MASK_VALUE)
+        row_sum[...] = jnp.zeros_like(row_sum)
+        acc[...] = jnp.zeros_like(acc)
 
     def attend(block: Array, low: Array, high: Array, start: Array) -> None:
-        here = _slots(block, size.query)
-        segments = asking[:, here]
-        asked = [query[head, :, here] for head in heads]
+        held = _slots(block, size.query)
+        q_segments = query_segments[:, held]
+        q_blocks = [query[head, :, held] for head in heads]
 
-        def visit(place: Array, carry: list[tuple[Array, Array, Array]]) -> list[tuple[Array, Array, Array]]:
-            there = _slots(place - start, size.key)
-            seen = _column(known[:, there]) == segments
-            met = []
-            for head, (highest, total, attended) in zip(heads, carry, strict=True):
-                scores = jnp.where(seen, _dot(key[head, :, there], asked[head], 0, 0), NEVER)
-                # Held above `NEVER`, so that the weights of a query that has met no key yet are zero.
-                higher = jnp.maximum(highest, scores.max(axis=0, keepdims=True))
-                weights = jnp.exp(scores - higher)
-                shrunk = jnp.exp(highest - higher)
-                gained = _dot(value[head, :, there], weights.astype(value.dtype), 1, 0)
-                summed = total * shrunk + weights.sum(axis=0, keepdims=True)
-                met.append((higher, summed, attended * shrunk + gained))
-            return met
+        def visit(other: Array, carry: list[tuple[Array, Array, Array]]) -> list[tuple[Array, Array, Array]]:
+            at = _slots(other - start, size.key)
+            seen = _column(key_segments[:, at]) == q_segments
+            updated = []
+            for head, (row_max, row_sum, acc) in zip(heads, carry, strict=True):
+                scores = jnp.where(seen, _dot(key[head, :, at], q_blocks[head], 0, 0), MASK_VALUE)
+                # `row_max` starts above `MASK_VALUE`, so that a query that has met no key yet has zero weights.
+                new_max = jnp.maximum(row_max, scores.max(axis=0, keepdims=True))
+                weights = jnp.exp(scores - new_max)
+                rescale = jnp.exp(row_max - new_max)
+                gained = _dot(value[head, :, at], weights.astype(value.dtype), 1, 0)
+                new_sum = row_sum * rescale + weights.sum(axis=0, keepdims=True)
+                updated.append((new_max, new_sum, acc * rescale + gained))
+            return updated
 
-        kept = highest, total, attended
-        carry = [tuple(part[head, :, here] for part in kept) for head in heads]
-        for head, parts in zip(heads, jax.lax.fori_loop(low, high, visit, carry), strict=True):
-            for part, new in zip(kept, parts, strict=True):
-                part[head, :, here] = new
+        _update((row_max, row_sum, acc), held, lambda carry: jax.lax.fori_loop(low, high, visit, carry))
 
-    _each_block(first_fetched, fetched, first, count, attend, size.fetched, blocks)
+    _for_each_block(first_fetch, num_fetches, first, count, attend, size.blocks_per_fetch, blocks)
 
     @pl.when(pl.program_id(3) == pl.num_programs(3) - 1)
     def _() -> None:
-        kept = jnp.where(total[...] > 0, total[...], 1.0)
-        out[...] = (attended[...] / kept).astype(out.dtype)
-        log_total[...] = highest[...] + jnp.log(kept)
+        total = jnp.where(row_sum[...] > 0, row_sum[...], 1.0)
+        out[...] = (acc[...] / total).astype(out.dtype)
+        lse[...] = row_max[...] + jnp.log(total)
 
 
-def _gradient_kernel(
-    first_fetched: Any, fetched: Any, first: Any, count: Any, query: Any, key: Any, value: Any, asking: Any, known: Any,
-    gradient: Any, log_total: Any, given: Any, to_query: Any, to_key: Any, to_value: Any, collected_query: Any,
-    collected_key: Any, collected_value: Any, *, size: Blocks, blocks: int,
+def _backward_kernel(
+    first_fetch: Any, num_fetches: Any, first: Any, count: Any, query: Any, key: Any, value: Any, query_segments: Any,
+    key_segments: Any, do: Any, lse: Any, delta: Any, dq: Any, dk: Any, dv: Any, dq_acc: Any, dk_acc: Any, dv_acc: Any,
+    *, size: BlockSizes, blocks: int,
 ) -> None:  # fmt: skip
-    """Gradients of queries collect over all keys, so their whole row stays on the chip until the heads change."""
-    heads, all_queries = range(query.shape[0]), collected_query.shape[2] // size.query
-    held, visit_number = pl.program_id(2), pl.program_id(3)
+    """dq sums over all keys, so the accumulator of its whole row stays on the chip until the heads change."""
+    heads, query_blocks = range(query.shape[0]), dq_acc.shape[2] // size.query
+    fetch, visit_number = pl.program_id(2), pl.program_id(3)
 
-    @pl.when((held == 0) & (visit_number == 0))
+    @pl.when((fetch == 0) & (visit_number == 0))
     def _() -> None:
-        @pl.loop(0, all_queries)
-        def _(place: Array) -> None:
-            at = _slots(place, size.query)
-            collected_query[:, :, at] = jnp.zeros((*collected_query.shape[:2], size.query), jnp.float32)
+        @pl.loop(0, query_blocks)
+        def _(block: Array) -> None:
+            at = _slots(block, size.query)
+            dq_acc[:, :, at] = jnp.zeros((*dq_acc.shape[:2], size.query), jnp.float32)
 
     @pl.when(visit_number == 0)
     def _() -> None:
-        collected_key[...] = jnp.zeros_like(collected_key)
-        collected_value[...] = jnp.zeros_like(collected_value)
+        dk_acc[...] = jnp.zeros_like(dk_acc)
+        dv_acc[...] = jnp.zeros_like(dv_acc)
 
     def collect(block: Array, low: Array, high: Array, start: Array) -> None:
-        here = _slots(block, size.key)
-        segments = _column(known[:, here])
-        keys, values = ([part[head, :, here] for head in heads] for part in (key, value))
+        held = _slots(block, size.key)
+        k_segments = _column(key_segments[:, held])
+        k_blocks, v_blocks = ([ref[head, :, held] for head in heads] for ref in (key, value))
 
-        def visit(place: Array, carry: list[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
-            there, overall = _slots(place - start, size.query), _slots(place, size.query)
-            seen = segments == asking[:, there]
-            met = []
-            for head, (to_key, to_value) in zip(heads, carry, strict=True):
-                asked, wanted = query[head, :, there], gradient[head, :, there]
-                scores = _dot(keys[head], asked, 0, 0) - log_total[head, :, there]
-                weights = jnp.exp(jnp.where(seen, scores, NEVER))
-                to_weights = _dot(values[head], wanted, 0, 0) - given[head, :, there]
-                to_scores = (weights * to_weights).astype(asked.dtype)
-                collected_query[head, :, overall] += _dot(keys[head], to_scores, 1, 0)
-                gained = _dot(asked, to_scores, 1, 1), _dot(wanted, weights.astype(wanted.dtype), 1, 1)
-                met.append((to_key + gained[0], to_value + gained[1]))
-            return met
+        def visit(other: Array, carry: list[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
+            at, at_in_row = _slots(other - start, size.query), _slots(other, size.query)
+            seen = k_segments == query_segments[:, at]
+            updated = []
+            for head, (dk, dv) in zip(heads, carry, strict=True):
+                q_block, do_block = query[head, :, at], do[head, :, at]
+                scores = _dot(k_blocks[head], q_block, 0, 0) - lse[head, :, at]
+                weights = jnp.exp(jnp.where(seen, scores, MASK_VALUE))
+                d_weights = _dot(v_blocks[head], do_block, 0, 0) - delta[head, :, at]
+                d_scores = (weights * d_weights).astype(q_block.dtype)
+                dq_acc[head, :, at_in_row] += _dot(k_blocks[head], d_scores, 1, 0)
+                gained = _dot(q_block, d_scores, 1, 1), _dot(do_block, weights.astype(do_block.dtype), 1, 1)
+                updated.append((dk + gained[0], dv + gained[1]))
+            return updated
 
-        kept = collected_key, collected_value
-        carry = [tuple(part[head, :, here] for part in kept) for head in heads]
-        for head, parts in zip(heads, jax.lax.fori_loop(low, high, visit, carry), strict=True):
-            for part, new in zip(kept, parts, strict=True):
-                part[head, :, here] = new
+        _update((dk_acc, dv_acc), held, lambda carry: jax.lax.fori_loop(low, high, visit, carry))
 
-    _each_block(first_fetched, fetched, first, count, collect, size.fetched, blocks)
+    _for_each_block(first_fetch, num_fetches, first, count, collect, size.blocks_per_fetch, blocks)
     is_last = visit_number == pl.num_programs(3) - 1
 
     @pl.when(is_last)
     def _() -> None:
-        to_key[...] = collected_key[...].astype(to_key.dtype)
-        to_value[...] = collected_value[...].astype(to_value.dtype)
+        dk[...] = dk_acc[...].astype(dk.dtype)
+        dv[...] = dv_acc[...].astype(dv.dtype)
 
-    @pl.when(is_last & (held == pl.num_programs(2) - 1))
+    @pl.when(is_last & (fetch == pl.num_programs(2) - 1))
     def _() -> None:
-        @pl.loop(0, all_queries)
-        def _(place: Array) -> None:
-            at = _slots(place, size.query)
-            to_query[:, :, at] = collected_query[:, :, at].astype(to_query.dtype)
+        @pl.loop(0, query_blocks)
+        def _(block: Array) -> None:
+            at = _slots(block, size.query)
+            dq[:, :, at] = dq_acc[:, :, at].astype(dq.dtype)
 
 
-def _each_block(
-    first_fetched: Any, fetched: Any, first: Any, count: Any, work: Callable[..., None], together: int, blocks: int
+def _for_each_block(
+    first_fetch: Any, num_fetches: Any, first: Any, count: Any, work: Callable[..., None], per_fetch: int, blocks: int
 ) -> None:
-    """Calls `work` for the held blocks of this step of the grid, with what they are to visit of what is fetched.
+    """Calls `work` for the held blocks of this grid step.
 
     Args:
-      first_fetched, fetched: ranges of what is held, in what is fetched together.
-      first, count: ranges of a block, in blocks.
-      work: (held block of this step, first and last to be visited, first that is fetched).
-      together: blocks that are held or fetched together.
-      blocks: held blocks of a row.
+      first_fetch, num_fetches: for each held fetch, the range of fetches of the other side that it visits.
+      first, count: for each held block, the range of blocks of the other side.
+      work: takes the held block's number in its fetch, the first and the last (exclusive) block of the other side to
+        visit in this step, and the first block of the visited fetch.
+      per_fetch: blocks in a fetch.
+      blocks: held blocks in a row.
     """
     row, held, visit = pl.program_id(0), pl.program_id(2), pl.program_id(3)
-    at = row * pl.num_programs(2) + held
+    fetch = row * pl.num_programs(2) + held
 
-    @pl.when(visit < fetched[at])
+    @pl.when(visit < num_fetches[fetch])
     def _() -> None:
-        start = (first_fetched[at] + visit) * together
+        start = (first_fetch[fetch] + visit) * per_fetch
 
-        @pl.loop(0, jnp.minimum(together, blocks - held * together))
-        def _(place: Array) -> None:
-            block = row * blocks + held * together + place
+        @pl.loop(0, jnp.minimum(per_fetch, blocks - held * per_fetch))
+        def _(number: Array) -> None:
+            block = row * blocks + held * per_fetch + number
             last = first[block] + count[block]
-            work(place, jnp.maximum(first[block], start), jnp.minimum(last, start + together), start)
+            work(number, jnp.maximum(first[block], start), jnp.minimum(last, start + per_fetch), start)
+
+
+def _update(refs: Sequence[Any], at: Any, loop: Callable[[Any], Any]) -> None:
+    """Replaces a block of some accumulators by what `loop` makes of it: a list, by head, of their values."""
+    heads = range(refs[0].shape[0])
+    for head, values in zip(heads, loop([tuple(ref[head, :, at] for ref in refs) for head in heads]), strict=True):
+        for ref, value in zip(refs, values, strict=True):
+            ref[head, :, at] = value
 
 
 def _slots(block: Array, size: int) -> Any:
@@ -242,66 +223,81 @@ def _column(segments: Int[Array, "1 k"]) -> Int[Array, "k 1"]:
     return jnp.broadcast_to(segments, (_LANES, segments.shape[1])).T[:, :1]
 
 
-def _dot(left: Float[Array, "a b"], right: Float[Array, "c d"], along: int, across: int) -> Float[Array, "m n"]:
-    """The product of two matrices over axis `along` of the one and `across` of the other, in float32."""
-    axes = (((along,), (across,)), ((), ()))
+def _dot(left: Float[Array, "a b"], right: Float[Array, "c d"], left_axis: int, right_axis: int) -> Float[Array, "m n"]:
+    """The matrix product over these axes, in float32."""
+    axes = (((left_axis,), (right_axis,)), ((), ()))
     return jax.lax.dot_general(left, right, axes, preferred_element_type=jnp.float32)
 
 
 class _Grid:
-    """The grid of a kernel that holds queries (or keys), and where each kind of operand lies on it.
+    """The inputs padded to whole blocks, and the grid of a kernel that holds queries (or keys).
 
     Attributes:
-      queries, keys, query_segments, key_segments, totals: block specifications of operands by their shapes:
-        [R, H, D, S], [R, H, D, T], [R, 1, S], [R, 1, T] and [R, H, 1, S].
-      row_of_queries: of a result [R, H, D, S] that stays until the heads change.
-      held_slots: slots that a step holds.
+      inputs: query, key, value [R, H, D, S], query segments and key segments [R, 1, S], with their block specs.
+      query_shape, key_shape: of the padded heads.
+      query_spec, key_spec: block specs of heads [R, H, D, S].
+      per_query_spec: block spec of lse and delta [R, H, 1, S].
+      query_row_spec: block spec of a result like `query` that stays on the chip until the heads change.
+      held_slots: slots held by a grid step.
     """
 
-    def __init__(
-        self, queries: Float[Array, "r h d s"], keys: Float[Array, "r h d t"], ranges: Ranges, *, by_query: bool
-    ) -> None:
-        size, fetched = ranges.blocks, ranges.fetched or ranges
-        rows, heads, width, slots = queries.shape
-        self._size = size
-        self._visits = (
-            (fetched.first_key, fetched.keys, ranges.first_key, ranges.keys)
-            if by_query
-            else (fetched.first_query, fetched.queries, ranges.first_query, ranges.queries)
+    def __init__(self, inputs: Inputs[BlockRanges], *, hold_queries: bool) -> None:
+        query, key, value, query_segments, key_segments, ranges = inputs
+        self._size = size = ranges.block_sizes
+        arrays = _slots_last(query, size.query), _slots_last(key, size.key), _slots_last(value, size.key)
+        segments = (
+            pad_to_blocks(query_segments, size.query, QUERY_PADDING)[:, None],
+            pad_to_blocks(key_segments, size.key)[:, None],
         )
-        held = self._visits[0].shape[1]
-        # Two heads at a time, where the gradients of a whole row of both leave room.
-        row_bytes = width * slots * (4 + queries.dtype.itemsize)
+        self.query_shape, self.key_shape = (jax.ShapeDtypeStruct(array.shape, query.dtype) for array in arrays[:2])
+        rows, heads, width, slots = self.query_shape.shape
+        fetches = ranges.fetches or ranges
+        self._ranges = (
+            (fetches.first_key_block, fetches.num_key_blocks, ranges.first_key_block, ranges.num_key_blocks)
+            if hold_queries
+            else (
+                fetches.first_query_block,
+                fetches.num_query_blocks,
+                ranges.first_query_block,
+                ranges.num_query_blocks,
+            )
+        )
+        held = self._ranges[0].shape[1]
+        # Two heads at a time, if dq of both rows fits the chip.
+        row_bytes = width * slots * (4 + query.dtype.itemsize)
         together = 2 if heads % 2 == 0 and width <= _LANES and 2 * row_bytes <= 10 * _MIB else 1
         self._grid = (rows, heads // together, held)
         self._heads, self._row_bytes = together, together * row_bytes
-        self._scores, self._width = rows * heads * slots * keys.shape[3], width
-        query_slots, key_slots = (
-            min(block * size.fetched, part.shape[3]) for block, part in ((size.query, queries), (size.key, keys))
-        )
-        self.held_slots = query_slots if by_query else key_slots
+        query_slots = min(size.query * size.blocks_per_fetch, slots)
+        key_slots = min(size.key * size.blocks_per_fetch, self.key_shape.shape[3])
+        self.held_slots = query_slots if hold_queries else key_slots
 
-        def staying(row: Array, held_block: Array, visit: Array, first: Any, count: Any, *_: Any) -> Array:  # noqa: ARG001
-            return held_block
+        def held_fetch(row: Array, fetch: Array, visit: Array, first: Any, count: Any, *_: Any) -> Array:  # noqa: ARG001
+            return fetch
 
-        def moving(row: Array, held_block: Array, visit: Array, first: Any, count: Any, *_: Any) -> Array:
-            at = row * held + held_block
+        def visited_fetch(row: Array, fetch: Array, visit: Array, first: Any, count: Any, *_: Any) -> Array:
+            at = row * held + fetch
             return first[at] + jnp.clip(visit, 0, jnp.maximum(count[at] - 1, 0))
 
-        query_block, key_block = (staying, moving) if by_query else (moving, staying)
+        of_query, of_key = (held_fetch, visited_fetch) if hold_queries else (visited_fetch, held_fetch)
 
-        def spec(shape: tuple[int | None, ...], place: Callable[..., tuple[Any, ...]], block: Any) -> pl.BlockSpec:
-            return pl.BlockSpec(shape, lambda row, head, *at: place(row, head, block(row, *at)))
+        def heads_spec(height: int, slots: int, fetch: Callable[..., Array]) -> pl.BlockSpec:
+            shape = (None, together, height, slots)
+            return pl.BlockSpec(shape, lambda row, head, *at: (row, head, 0, fetch(row, *at)))
 
-        self.queries = spec((None, together, width, query_slots), lambda r, h, b: (r, h, 0, b), query_block)
-        self.totals = spec((None, together, 1, query_slots), lambda r, h, b: (r, h, 0, b), query_block)
-        self.keys = spec((None, together, width, key_slots), lambda r, h, b: (r, h, 0, b), key_block)
-        self.query_segments = spec((None, 1, query_slots), lambda r, _, b: (r, 0, b), query_block)
-        self.key_segments = spec((None, 1, key_slots), lambda r, _, b: (r, 0, b), key_block)
-        # Written once for all of a head's work: not worth a second copy on the chip.
-        self.row_of_queries = pl.BlockSpec(
+        def segments_spec(slots: int, fetch: Callable[..., Array]) -> pl.BlockSpec:
+            return pl.BlockSpec((None, 1, slots), lambda row, _, *at: (row, 0, fetch(row, *at)))
+
+        self.query_spec, self.key_spec = heads_spec(width, query_slots, of_query), heads_spec(width, key_slots, of_key)
+        self.per_query_spec = heads_spec(1, query_slots, of_query)
+        # Written once per head, so it needs no second buffer.
+        self.query_row_spec = pl.BlockSpec(
             (None, together, width, slots), lambda row, head, *_: (row, head, 0, 0), pipeline_mode=pl.Buffered(1)
         )
+        self.inputs = [
+            *zip(arrays, (self.query_spec, self.key_spec, self.key_spec), strict=True),
+            *zip(segments, (segments_spec(query_slots, of_query), segments_spec(key_slots, of_key)), strict=True),
+        ]
 
     def call(
         self,
@@ -311,46 +307,34 @@ class _Grid:
         scratch: Sequence[tuple[int, int]],
         products: int,
     ) -> list[Array]:
-        """Runs a kernel of so many products per pair of blocks; its cost is stated as if every pair were visited."""
-        cost = pl.CostEstimate(
-            flops=2 * products * self._scores * self._width,
-            transcendentals=self._scores,
-            bytes_accessed=sum(_bytes(array) for array, _ in operands) + sum(_bytes(shape) for shape, _ in results),
-        )
-        most = jnp.maximum(self._visits[1].max(), 1)
+        """Runs a kernel of so many matrix products per block pair."""
+        rows, heads, width, slots = self.query_shape.shape
+        arrays: list[Any] = [*(array for array, _ in operands), *(shape for shape, _ in results)]
         compute = pl.pallas_call(
-            functools.partial(kernel, size=self._size, blocks=self._visits[2].shape[1]),
+            functools.partial(kernel, size=self._size, blocks=self._ranges[2].shape[1]),
             out_shape=[shape for shape, _ in results],
             grid_spec=pltpu.PrefetchScalarGridSpec(
                 num_scalar_prefetch=4,
-                # A step of the grid costs something even where there is nothing to visit, and few need many.
-                grid=(*self._grid, most),
+                # As many visits as needed: a grid step has a cost even where there is nothing to visit.
+                grid=(*self._grid, jnp.maximum(self._ranges[1].max(), 1)),
                 in_specs=[spec for _, spec in operands],
                 out_specs=[spec for _, spec in results],
                 scratch_shapes=[pltpu.VMEM((self._heads, *shape), jnp.float32) for shape in scratch],
             ),
             compiler_params=pltpu.CompilerParams(
                 dimension_semantics=("parallel", "parallel", "arbitrary", "arbitrary"),
-                vmem_limit_bytes=max(16 * _MIB, self._row_bytes + _BESIDE),
+                vmem_limit_bytes=max(16 * _MIB, self._row_bytes + _WORKING_BYTES),
             ),
-            cost_estimate=cost,
-            interpret=interpretation(),
+            cost_estimate=worst_case_cost(products, rows * heads * slots * self.key_shape.shape[3], width, arrays),
+            interpret=interpret_mode(),
             name=f"segment_attention{kernel.__name__.removesuffix('_kernel')}",
         )
-        return compute(*(part.reshape(-1) for part in self._visits), *(array for array, _ in operands))
+        return compute(*(part.reshape(-1) for part in self._ranges), *(array for array, _ in operands))
 
 
-def _segments(segments: Int[Array, "r s"], block: int, fill: int) -> Int[Array, "r 1 s"]:
-    return pad_slots(segments, block, fill)[:, None]
+def _slots_last(tokens: Float[Array, "r s h d"], block: int) -> Float[Array, "r h d s"]:
+    return pad_to_blocks(tokens, block).transpose(0, 2, 3, 1)
 
 
-def _across(tokens: Float[Array, "r s h d"], block: int) -> Float[Array, "r h d s"]:
-    return pad_slots(tokens, block).transpose(0, 2, 3, 1)
-
-
-def _back(heads: Float[Array, "r h d s"], like: Float[Array, "r t h d"]) -> Float[Array, "r t h d"]:
+def _slots_first(heads: Float[Array, "r h d s"], like: Float[Array, "r t h d"]) -> Float[Array, "r t h d"]:
     return heads.transpose(0, 3, 1, 2)[:, : like.shape[1]]
-
-
-def _bytes(array: Array | jax.ShapeDtypeStruct) -> int:
-    return array.size * array.dtype.itemsize

@@ -1,4 +1,4 @@
-"""What the program being traced will run on, and kernels interpreted where their hardware is not."""
+"""The platform a program is traced for, and Pallas kernels interpreted where their hardware is missing."""
 
 from __future__ import annotations
 
@@ -9,30 +9,30 @@ from typing import Any
 
 import jax
 
-_interpretation: contextvars.ContextVar[Any] = contextvars.ContextVar("interpretation", default=False)
+_interpret: contextvars.ContextVar[Any] = contextvars.ContextVar("interpret", default=False)
 
 
 def platform() -> str:
-    """`cpu`, `gpu` or `tpu`: that of the mesh entered (`jax.sharding.use_abstract_mesh`), else of this process."""
+    """`cpu`, `gpu` or `tpu`: of the mesh entered by `jax.sharding.use_abstract_mesh`, else of this process."""
     device = jax.sharding.get_abstract_mesh().abstract_device
     name = jax.default_backend() if device is None else device.platform
     return "gpu" if name in {"cuda", "rocm"} else name
 
 
-def interpretation() -> Any:
-    """What `pallas_call` is to be told by `interpret=`; false unless `interpreted` is entered."""
-    return _interpretation.get()
+def interpret_mode() -> Any:
+    """The `interpret=` argument of `pallas_call`: false unless `interpret_kernels` is entered."""
+    return _interpret.get()
 
 
 @contextlib.contextmanager
-def interpreted(mode: Any = True) -> Iterator[None]:
-    """Kernels traced inside run anywhere, slowly: for tests.
+def interpret_kernels(mode: Any = True) -> Iterator[None]:
+    """Interprets the Pallas kernels traced inside, so that they run on any platform. Slow; for tests.
 
     Args:
-      mode: what `pallas_call` is told by `interpret=`: true, or Pallas' `InterpretParams` for a TPU.
+      mode: the `interpret=` argument of `pallas_call`: true, or `pltpu.InterpretParams` to simulate a TPU.
     """
-    token = _interpretation.set(mode)
+    token = _interpret.set(mode)
     try:
         yield
     finally:
-        _interpretation.reset(token)
+        _interpret.reset(token)

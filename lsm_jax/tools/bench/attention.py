@@ -24,7 +24,7 @@ from jaxtyping import Bool, Float, Int
 
 from lsm_jax.errors import RunError, UserError, nearest
 from lsm_jax.nn.attention import IMPLEMENTATIONS, attention
-from lsm_jax.nn.attention.api import HEAD_AXIS
+from lsm_jax.sharding import HEAD_AXIS
 from lsm_jax.tools.bench.harness import Contender, Timings, against, race, spread
 from lsm_jax.tools.bench.report import machine, no_torch, torch_device, write_report
 

@@ -11,7 +11,7 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
-from lsm_jax.nn.attention.platforms import platform as computes_on
+from lsm_jax.nn.attention import platform as computes_on
 
 _LIBRARIES = ("lsm_jax", "jax", "jaxlib", "flax", "numpy", "grain", "array_record", "torch")
 

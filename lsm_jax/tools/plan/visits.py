@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from lsm_jax.nn.attention import Visits, visits
-from lsm_jax.nn.attention.registry import BY_KEY
+from lsm_jax.nn.attention import BlockSparsity, block_sparsity
+from lsm_jax.nn.attention.api import KEY_MAJOR_KERNELS
 from lsm_jax.objectives.shared import AttentionShape
 from lsm_jax.tools.plan.arithmetic import stated_flops
 from lsm_jax.tools.plan.hlo import Computation, Instruction
@@ -14,12 +14,14 @@ from lsm_jax.tools.plan.hlo import Computation, Instruction
 _OURS = "segment_attention_"
 
 
-Visited = Sequence[Visits]
+Visited = Sequence[BlockSparsity]
 
 
 def visited(attended: Sequence[AttentionShape], implementation: str) -> Visited:
     """What an implementation visits for drawn segments. Call it where the mesh of the chips is entered."""
-    found = [visits(implementation, each.queries, each.keys, each.size.width // each.size.heads) for each in attended]
+    found = [
+        block_sparsity(implementation, each.queries, each.keys, each.size.width // each.size.heads) for each in attended
+    ]
     return [each for each in found if each]
 
 
@@ -38,20 +40,20 @@ def kernel_flops(known: Visited, computation: Computation, call: Instruction) ->
     if found is None or part not in found[1].products:
         return stated_flops(call)
     pairs, known_visits = found
-    share = known_visits.by_key if part in BY_KEY else known_visits.by_query
+    share = known_visits.by_key if part in KEY_MAJOR_KERNELS else known_visits.by_query
     return share * known_visits.products[part] * pairs
 
 
 def flops_of_scores_again(known: Visited, computation: Computation, call: Instruction) -> float:
     """What of a kernel's FLOPs makes scores a second time, once per pair visited: flash attention's own remat."""
     found = _visits(known, computation, call)
-    if found is None or kernel_name(call).removeprefix(_OURS) not in BY_KEY:
+    if found is None or kernel_name(call).removeprefix(_OURS) not in KEY_MAJOR_KERNELS:
         return 0.0
     pairs, known_visits = found
     return known_visits.by_key * pairs
 
 
-def _visits(known: Visited, computation: Computation, call: Instruction) -> tuple[float, Visits] | None:
+def _visits(known: Visited, computation: Computation, call: Instruction) -> tuple[float, BlockSparsity] | None:
     """FLOPs of one product over all pairs, and what is visited of them.
 
     By the slots among the heads a kernel is given: [R, S, H, D] and [R, T, H, D], or [R, H, D, S] and [R, H, T, D].
