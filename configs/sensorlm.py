@@ -1,18 +1,13 @@
-"""SensorLM: windows and captions in one space, and captions from windows (arXiv 2506.09108).
+"""SensorLM: windows and captions in one embedding space, and captions from windows (arXiv 2506.09108).
 
-    lsm caption --data data/synth --level semantic --tokenizer data/synth.tokenizer.json --vocabulary 1000
-    lsm train --config configs/sensorlm.py:small --workdir runs/sensorlm --config.data.paths=data/synth \
-        --config.language.tokenizer=data/synth.tokenizer.json
+Every variant is trained by
 
-| variant | for | on |
-|---|---|---|
-| quickstart | a first look: some minutes on a small synthetic cohort | laptop CPU |
-| small | a synthetic cohort of two thousand people, within the hour | laptop CPU |
-| base | the published SigLIP B | GPU or TPU |
-| coca | CoCa of size B | GPU or TPU |
-| xl | CoCa of 1.27B parameters | pods |
+    lsm caption --data DATA --level semantic --tokenizer data/tokenizer.json --vocabulary 1000
+    lsm train --config configs/sensorlm.py:VARIANT --workdir runs/VARIANT --config.data.paths=DATA \
+        --config.language.tokenizer=data/tokenizer.json
 
-`--config.objective.name=clip` (siglip, cap, coca) and `--config.language.levels=all` change what any of them learns.
+Its docstring says on which DATA and machine, for how long, and what to expect from `lsm evaluate` on held-out people.
+`--config.objective.name=clip` (siglip, cap, coca) and `--config.language.levels=all` change what a variant learns.
 Where ours departs from the paper, `docs/sensorlm.md` says why.
 """
 
@@ -20,25 +15,18 @@ from ml_collections import ConfigDict
 
 from lsm_jax.config import defaults
 
-VARIANTS = ("quickstart", "small", "base", "coca", "xl")
 
-
-def get_config(variant: str = "") -> ConfigDict:
-    """The configuration of a variant; `base` where none is named."""
-    config = defaults()
-    config.objective.name = "siglip"
-    config.language.levels = "semantic"
-    {"quickstart": _quickstart, "small": _small, "coca": _coca, "xl": _xl}.get(variant, _base)(config)
-    return config
-
-
-def _small(config: ConfigDict) -> None:
+def small(config: ConfigDict) -> None:
+    """Data: `lsm synth --people 2000 --days 8 --out data/synth`.
+    Machine: laptop, two cores. Time: 41 minutes.
+    Expect: retrieval among 256 days R@1 75 %, zero-shot activities 0.949 AUROC, captions 0.78 activity F1, measured.
+    """
     config.objective.name = "coca"
     config.model.size = "tiny"
-    config.tokens.patch_channels = 26  # two cores: 144 tokens a day, ten minutes of all channels each
+    config.tokens.patch_channels = 26  # for two cores: 144 tokens a day, each ten minutes of all channels
     config.language.vocab_size = 1000
     config.language.text_length = 96  # 3 captions of 1000 are longer, and cut
-    # What makes a captioner look at the record within the hour, and not only speak well (docs/sensorlm.md).
+    # These let captions depend on the sensors within the hour, and not only sound right (docs/sensorlm.md).
     config.language.caption_queries = 0
     config.language.events = ("activity", "sleep")
     config.language.event_crop_prob = 0.7
@@ -51,14 +39,20 @@ def _small(config: ConfigDict) -> None:
     config.evaluate.batches = 5
 
 
-def _quickstart(config: ConfigDict) -> None:
-    _small(config)
+def quickstart(config: ConfigDict) -> None:
+    """Data: as small, or fewer people. Machine: laptop, two cores. Time: 8 minutes.
+    Expect: with the data of small, retrieval among 256 days R@1 15 %, zero-shot activities 0.76 AUROC, measured.
+    """
+    small(config)
     config.train.duration = "200 steps"
     config.train.log_every = "10 steps"
 
 
-def _base(config: ConfigDict) -> None:
-    """SPEC section 4: the released model and its training; rsqrt's timescale is not published."""
+def base(config: ConfigDict) -> None:
+    """The released SigLIP B and its training (section 4); the timescale of rsqrt is not published.
+
+    Data: millions of days. Machine: GPU or TPU. Time: not measured. Expect: not measured.
+    """
     config.model.size = "b"
     config.tokens.patch_channels = 2
     config.language.vocab_size = 32000
@@ -75,14 +69,28 @@ def _base(config: ConfigDict) -> None:
     config.train.duration = "50000000 examples"
 
 
-def _coca(config: ConfigDict) -> None:
-    _base(config)
+def coca(config: ConfigDict) -> None:
+    """CoCa of size B. Data: as base. Machine: GPU or TPU. Time: not measured. Expect: not measured."""
+    base(config)
     config.objective.name = "coca"
     config.model.remat = "dots"
 
 
-def _xl(config: ConfigDict) -> None:
-    _coca(config)
+def xl(config: ConfigDict) -> None:
+    """CoCa of 1.27B parameters. Data: as base. Machine: pod (`lsm plan`). Time: not measured. Expect: not measured."""
+    coca(config)
     config.model.size = "xl"
     config.language.embed_dim = 1024
     config.language.caption_queries = 256  # CoCa's
+
+
+VARIANTS = {"quickstart": quickstart, "small": small, "base": base, "coca": coca, "xl": xl}
+
+
+def get_config(variant: str = "") -> ConfigDict:
+    """The configuration of a variant; `base` if none is named."""
+    config = defaults()
+    config.objective.name = "siglip"
+    config.language.levels = "semantic"
+    VARIANTS[variant or "base"](config)
+    return config

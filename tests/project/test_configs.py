@@ -1,4 +1,4 @@
-"""Every shipped configuration loads, and its training gradient traces: shapes are checked, nothing is computed."""
+"""Shipped configurations: they load, their gradients trace, and their docstrings say what to expect."""
 
 from __future__ import annotations
 
@@ -25,6 +25,15 @@ def locations() -> list[str]:
         for file in files
         for location in (str(file), *(f"{file}:{name}" for name in runpy.run_path(str(file))["VARIANTS"]))
     ]
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "configs").glob("*.py")), ids=lambda file: file.name)
+def test_a_variants_docstring_says_data_machine_time_and_what_to_expect(file: Path) -> None:
+    module = runpy.run_path(str(file))
+    assert f"lsm train --config configs/{file.name}:VARIANT" in module["__doc__"]
+    for name, variant in module["VARIANTS"].items():
+        for part in ("Data:", "Machine:", "Time:", "Expect:"):
+            assert part in variant.__doc__, f"{file.name}:{name} does not say {part}"
 
 
 @pytest.mark.parametrize("location", locations(), ids=lambda location: Path(location).name)
