@@ -1,16 +1,11 @@
-"""`lsm plan`: what a pod will do with a configuration, before it is booked."""
+"""`lsm plan`: memory, FLOPs and speed of a configuration on a TPU or GPU pod, without the pod."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-HELP = "compile the real training step for a TPU or GPU pod nobody has here, and say what it will do"
+HELP = "compile the real training step for a TPU or GPU pod that is not here: memory, FLOPs, least time of a step"
 EXAMPLE = "lsm plan --config configs/lsm2.py:base --topology v5e:16x16 --out plans/base"
 ACCEPTS_OVERRIDES = True
 
@@ -24,13 +19,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where plan.json goes (.)")
     parser.add_argument(
         "--keep", type=Path, metavar="DIR",
-        help="keep the compiled step, for `lsm train` on such a pod with JAX_COMPILATION_CACHE_DIR=DIR to start with",
+        help="keep the compiled step, for `lsm train` on such a pod with JAX_COMPILATION_CACHE_DIR=DIR",
     )  # fmt: skip
     parser.add_argument(
-        "--search", action="store_true", help="try other meshes, batches and rematerialisation as well; keep the best"
+        "--search", action="store_true", help="try other meshes, batch sizes and rematerialisation; keep the fastest that fits"
     )
     parser.add_argument(
-        "--seconds", type=float, default=900.0, help="of the search, after which no other trial begins (900)"
+        "--seconds", type=float, default=900.0, help="the search begins no trial later than this (900)"
     )
 
 
@@ -38,13 +33,14 @@ def run(args: argparse.Namespace) -> int:
     """Writes `plan.json` and prints it as a table."""
     import os
 
-    # The devices planned for need no device here; asking for one would wait for hardware.
+    # Planning needs no accelerator; asking for one would wait for it.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
-    # What JAX tells the TPU's compiler on a TPU host; a program kept here is only found there if it was told the same.
+    # JAX sets this on a TPU host. The key of a compiled program in the cache depends on it.
     os.environ.setdefault("LIBTPU_INIT_ARGS", "--xla_tpu_use_enhanced_launch_barrier=true")
     import jax
     from rich.console import Console
 
+    from lsm_jax.cli.tables import print_table
     from lsm_jax.config import load_config
     from lsm_jax.tools.plan.plan import make_plan, write_plan
     from lsm_jax.tools.plan.search import search
@@ -55,35 +51,11 @@ def run(args: argparse.Namespace) -> int:
     with console.status(f"compiling for {args.topology}"):
         if args.search:
             plan, trials = search(config, args.topology, args.seconds, console.print)
-            plan = plan | {"search": trials}
         else:
-            plan = make_plan(config, args.topology)
-    file = write_plan(plan, args.out)
-    if "search" in plan:
-        trials = plan["search"]
-        console.print(_table("Trials, fastest first", list(trials[0]), [list(trial.values()) for trial in trials]))
-    shown = [(name, value) for name, value in plan.items() if name != "search"]
-    console.print(_table(f"{args.config} on {args.topology}", None, shown))
+            plan, trials = make_plan(config, args.topology), []
+    file = write_plan(plan | ({"search": trials} if trials else {}), args.out)
+    if trials:
+        print_table("Trials, fastest first", list(trials[0]), [list(trial.values()) for trial in trials])
+    print_table(f"{args.config} on {args.topology}", (), plan.items())
     print(file)
     return 0
-
-
-def _table(title: str, columns: Sequence[str] | None, rows: Iterable[Sequence[Any]]) -> Table:
-    from rich.table import Table
-
-    table = Table(*columns or (), title=title, show_header=columns is not None)
-    for row in rows:
-        table.add_row(*map(_text, row))
-    return table
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return ""
-    if isinstance(value, float):
-        return f"{value:.4g}"
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {_text(part)}" for name, part in value.items()) or "none"
-    if isinstance(value, list):
-        return "\n".join(map(_text, value)) or "none"
-    return str(value)

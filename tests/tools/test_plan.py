@@ -1,6 +1,4 @@
-"""A plan from end to end: a small step compiled for chips nobody has here; and what is made of trials and kernels."""
-
-import functools
+"""A plan from end to end: a small step compiled for chips that are not there. And how kernels are counted."""
 
 import jax
 import jax.numpy as jnp
@@ -18,11 +16,11 @@ from lsm_jax.nn.sizes import ModelSize, StackSize
 from lsm_jax.objectives.shared import AttentionShape
 from lsm_jax.tools.plan import plan as planning
 from lsm_jax.tools.plan import search as searching
-from lsm_jax.tools.plan.hlo import Computation, Instruction, Shape
+from lsm_jax.tools.plan.costs import program_flops
+from lsm_jax.tools.plan.hlo import read_program
 from lsm_jax.tools.plan.topologies import installed, split_name
-from lsm_jax.tools.plan.visits import flops_of_scores_again, kernel_flops, visited
-from lsm_jax.train.mesh import make_mesh, to_devices
 from lsm_jax.train.schedule import TrainSchedule
+from lsm_jax.train.mesh import make_mesh, to_devices
 from lsm_jax.train.state import batch_shapes, make_program
 
 CAPACITY, TARGETS = 192, 320
@@ -64,8 +62,8 @@ def test_a_small_step_is_planned(topology, monkeypatch, kept):
         pytest.skip(f"what compiles for {topology} is not installed (launch/test --pods installs it)")
     smallest = ModelSize(StackSize(2, 64, 1, 128), StackSize(1, 32, 1, 64))
     monkeypatch.setattr(sizes, "SIZES", {**sizes.SIZES, "tiny": smallest})
-    texts, read = [], planning.hlo.read
-    monkeypatch.setattr(planning.hlo, "read", lambda text: texts.append(text) or read(text))
+    texts, read = [], planning.read_program
+    monkeypatch.setattr(planning, "read_program", lambda text: texts.append(text) or read(text))
     plan = planning.make_plan(small_config(), topology)
     assert plan.keys() >= SCHEMA
     assert plan["fits"]
@@ -107,41 +105,48 @@ def test_rows_must_divide_among_devices():
 
 
 @pytest.mark.parametrize(("implementation", "backward"), [("pallas_gpu", 7), ("pallas_tpu", 5)])
-def test_kernels_count_the_blocks_they_visit(implementation, backward):
-    size = StackSize(1, 128, 2, 256)
+def test_kernels_count_the_blocks_they_compute(implementation, backward):
     queries = np.repeat(np.arange(1, 9), 96)[None]
     keys = np.repeat(np.arange(1, 9), 64)[None]
-    known = visited([AttentionShape(jnp.asarray(queries), jnp.asarray(keys), size)], implementation)
-    size = IMPLEMENTATIONS[implementation].block_sizes(768, 512, 64)
-    asking, told = (
-        [{*block} for block in part.reshape(-1, size)] for part, size in ((queries, size.query), (keys, size.key))
-    )
-    pairs = sum(bool(ours & theirs) for ours in asking for theirs in told)
-    product, every = 2 * size.query * size.key * 2 * 64, len(asking) * len(told)
-    shapes = Shape("bf16", (1, 768, 2, 64)), Shape("bf16", (1, 512, 2, 64))
-    given = [Instruction(f"part.{place}", "parameter", (shape,), (), "", False) for place, shape in enumerate(shapes)]
+    stack = StackSize(1, 128, 2, 256)
+    shape = AttentionShape(jnp.asarray(queries), jnp.asarray(keys), stack)
+    blocks = IMPLEMENTATIONS[implementation].block_sizes(768, 512, 64)
+    query_blocks = [{*block} for block in queries.reshape(-1, blocks.query)]
+    key_blocks = [{*block} for block in keys.reshape(-1, blocks.key)]
+    pairs = sum(bool(ours & theirs) for ours in query_blocks for theirs in key_blocks)
+    all_pairs = len(query_blocks) * len(key_blocks)
+    product = 2 * blocks.query * blocks.key * 2 * 64
 
-    operands = tuple(each.name for each in given)
-
-    def counted(count, how):
-        """FLOPs of the kernels and of scores made again, the kernels written as `how` does."""
-        calls = {
-            name: Instruction(*how(f"segment_attention_{name}", products * product * every), True)
-            for name, products in IMPLEMENTATIONS[implementation].products.items()
+    def counted(kernel, products, sparsity):
+        """FLOPs of a program with this kernel alone, which states the FLOPs of all pairs of blocks."""
+        stated = f'"flops": "{products * product * all_pairs}"'
+        named = {
+            "pallas_tpu": (f"segment_attention_{kernel}.1", stated),
+            "pallas_gpu": ("pallas_call.7", f'backend_config={{name = "segment_attention_{kernel}" {stated}}}'),
         }
-        inside = Computation((*given, *calls.values()))
-        return {name: count(inside, each) for name, each in calls.items()}
+        name, attributes = named[implementation]
+        return program_flops(
+            read_program(
+                f"""HloModule step
 
-    on_tpu = lambda name, stated: (f"{name}.1", "custom-call", (), operands, f'"flops": "{stated}"')  # noqa: E731
-    on_gpu = lambda name, _: ("pallas_call.7", "custom-call", (), operands, f'backend_config={{name = "{name}"}}')  # noqa: E731
-    for how in (on_tpu, on_gpu):
-        executed = counted(functools.partial(kernel_flops, known), how)
-        assert executed["forward"] == pytest.approx(2 * product * pairs)
-        assert sum(executed.values()) - executed["forward"] == pytest.approx(backward * product * pairs)
-        again = counted(functools.partial(flops_of_scores_again, known), how)
-        assert sum(again.values()) == pytest.approx(product * pairs)
-    # Of kernels for other rows nothing is known.
-    assert counted(functools.partial(kernel_flops, []), on_tpu)["forward"] == 2 * product * every
+ENTRY %main (q: bf16[1,768,2,64], k: bf16[1,512,2,64]) -> bf16[1,768,2,64] {{
+  %q = bf16[1,768,2,64] parameter(0)
+  %k = bf16[1,512,2,64] parameter(1)
+  ROOT %{name} = bf16[1,768,2,64] custom-call(%q, %k), {attributes}
+}}
+"""
+            ),
+            sparsity,
+        )
+
+    kernels = IMPLEMENTATIONS[implementation].products
+    sparsity = planning.block_sparsities([shape], implementation)
+    found = {name: counted(name, products, sparsity) for name, products in kernels.items()}
+    assert found["forward"].kernels == pytest.approx(2 * product * pairs)
+    assert sum(each.kernels for each in found.values()) == pytest.approx((2 + backward) * product * pairs)
+    assert sum(each.repeated_scores for each in found.values()) == pytest.approx(product * pairs)
+    # A kernel whose row lengths are not among those of the plan computes every pair.
+    assert counted("forward", 2, []).kernels == 2 * product * all_pairs
 
 
 def test_the_search_keeps_the_fastest_that_fits(monkeypatch):

@@ -1,4 +1,6 @@
-"""Counting in the text of compiled programs, against programs whose cost is known by hand."""
+"""Costs read from the text of compiled programs, for programs whose cost is known by hand."""
+
+import dataclasses
 
 import numpy as np
 import pytest
@@ -6,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsm_jax.errors import UserError
-from lsm_jax.tools.plan import arithmetic, hlo
-from lsm_jax.tools.plan.collectives import collectives, replica_groups
+from lsm_jax.tools.plan.costs import collectives, moved_bytes, program_flops
+from lsm_jax.tools.plan.hlo import Computation, executed, read_program
 from lsm_jax.tools.plan.topologies import split_name
 from lsm_jax.train.hardware import CHIPS, chip_of
 
@@ -46,37 +48,44 @@ ENTRY %main (x: f32[8,4]) -> f32[8,4] {{
   ROOT %all = f32[8,4]{{1,0}} all-reduce(%out), replica_groups=mesh['a'=2,'b'=2] {{'b'}}, to_apply=%sum
 }}
 """
-NO_KERNELS = lambda *_: 0.0  # noqa: E731
 
 
-def program(limit: int, known: str = "") -> hlo.Program:
-    return hlo.read(PROGRAM.format(limit=limit, known=known))
+def program(limit: int, known: str = "") -> Computation:
+    return read_program(PROGRAM.format(limit=limit, known=known))
+
+
+def loops_of_unknown_length(entry: Computation) -> list[str]:
+    return [each.name for _, inner in executed(entry, True) for each in inner if not each.known_trip_count]
 
 
 @given(st.integers(1, 1000))
 @settings(max_examples=15)
-def test_trip_counts_multiply(trips: int) -> None:
-    known = f', backend_config={{"known_trip_count":{{"n":"{trips}"}}}}'
-    for read in (program(trips), program(0, known)):
-        assert arithmetic.flops(read, read.computations[read.entry], NO_KERNELS) == trips * 2 * 8 * 4 * 4
-        assert not read.guessed
+def test_every_iteration_of_a_loop_is_counted(trips: int) -> None:
+    noted = f', backend_config={{"known_trip_count":{{"n":"{trips}"}}}}'
+    for entry in (program(trips), program(0, noted)):
+        assert program_flops(entry, []).products == trips * 2 * 8 * 4 * 4
+        assert not loops_of_unknown_length(entry)
 
 
-def test_a_loop_that_begins_later_runs_less_often() -> None:
+def test_a_loop_with_a_peeled_iteration_runs_once_less() -> None:
     """A loop whose first iteration was peeled off counts from 1."""
     peeled = PROGRAM.replace("%zero = s32[] constant(0)", "%one = s32[] constant(1)\n  %zero = s32[] copy(%one)")
-    read = hlo.read(peeled.format(limit=5, known=""))
-    assert read.trips == {"loop": 4}
-    assert not read.guessed
+    entry = read_program(peeled.format(limit=5, known=""))
+    assert program_flops(entry, []).products == 4 * 2 * 8 * 4 * 4
+    assert not loops_of_unknown_length(entry)
+
+
+def test_a_loop_of_unknown_length_is_counted_once_and_named() -> None:
+    entry = read_program(PROGRAM.replace("direction=LT", "direction=NE").format(limit=5, known=""))
+    assert program_flops(entry, []).products == 2 * 8 * 4 * 4
+    assert loops_of_unknown_length(entry) == ["loop"]
 
 
 def test_collectives_their_counts_groups_and_overlap() -> None:
-    read = program(3)
-    computes = lambda inside, each: arithmetic.product_flops(inside, each) > 0  # noqa: E731
-    found = {each.overlapped: each for each in collectives(read, [0] * 4, CHIPS[0], computes, NO_KERNELS)}
-    assert (found[True].count, found[True].group, found[True].bytes) == (3, 4, 128)
+    found = {each.overlapped: each for each in collectives(program(3), [0] * 4, CHIPS[0], [])}
+    assert (found[True].count, found[True].group, found[True].bytes) == (3, 4, 3 * 128)
     assert (found[False].count, found[False].group, found[False].bytes) == (1, 2, 128)
-    assert found[False].seconds == pytest.approx(128 / CHIPS[0].link_bandwidth)
+    assert found[False].seconds_at_least == pytest.approx(128 / CHIPS[0].link_bandwidth)
 
 
 FUSED = """HloModule step, is_scheduled=true
@@ -105,23 +114,21 @@ ENTRY %main (x: f32[8,4], y: f32[4,4]) -> f32[8,4] {
 """
 
 
-def test_a_collective_taken_apart_into_fusions_is_one_and_overlapped() -> None:
-    computes = lambda inside, each: arithmetic.instruction_flops(read, inside, each, NO_KERNELS) > 0  # noqa: E731
-    read = hlo.read(FUSED)
-    (found,) = collectives(read, [0] * 4, CHIPS[0], computes, NO_KERNELS)
+def test_a_collective_split_over_fusions_counts_once_and_overlaps() -> None:
+    entry = read_program(FUSED)
+    (found,) = collectives(entry, [0] * 4, CHIPS[0], [])
     assert (found.kind, found.count, found.bytes, found.group, found.overlapped) == ("all-reduce", 1, 128, 4, True)
-    main = read.computations[read.entry]
-    # What the product writes; the sum's buffer is no traffic of the fusion that takes a piece of it further.
-    assert arithmetic.written_bytes(read, main, main.by_name["fusion.1"]) == 128
-    # Other work counts if it takes as long as the links do; the start and the end are no such work.
-    read = hlo.read(FUSED.replace("dot(%b, %c)", "add(%b, %c)"))
+    # Two arguments of 128 and 64 bytes; of the fusions, the product's result and that of the last part of the sum.
+    assert moved_bytes(entry) == 128 + 64 + 2 * (128 + 2 * 128)
+    # Other work counts if it takes as long as the links do; the first and the last fusion are no such work.
+    entry = read_program(FUSED.replace("dot(%b, %c)", "add(%b, %c)"))
     for share, overlapped in ((0.99, False), (1.0, True)):
-        moving = lambda _, each, taken=share * found.seconds: taken  # noqa: E731
-        (again,) = collectives(read, [0] * 4, CHIPS[0], computes, moving)
+        chip = dataclasses.replace(CHIPS[0], memory_bandwidth=2 * 128 / (share * found.seconds_at_least))
+        (again,) = collectives(entry, [0] * 4, chip, [])
         assert again.overlapped is overlapped
 
 
-def test_room_set_aside_is_no_traffic() -> None:
+def test_an_allocation_is_no_memory_traffic() -> None:
     text = """HloModule step
 
 ENTRY %main (x: f32[8,4]) -> (f32[8,4], f32[64]) {
@@ -131,14 +138,30 @@ ENTRY %main (x: f32[8,4]) -> (f32[8,4], f32[64]) {
   ROOT %both = (f32[8,4]{1,0}, f32[64]{0}) tuple(%twice, %room)
 }
 """
-    assert arithmetic.moved_bytes(hlo.read(text)) == 8 * 4 * 4 * 3  # the argument, and a result written and read
+    assert moved_bytes(read_program(text)) == 8 * 4 * 4 * 3  # the argument, and a result written and read
 
 
-def test_groups_in_every_form() -> None:
-    assert replica_groups("replica_groups={{0,2},{1,3}}, x", 4).tolist() == [[0, 2], [1, 3]]
-    assert replica_groups("replica_groups=[2,2]<=[2,2]T(1,0)", 4).tolist() == [[0, 2], [1, 3]]
-    assert replica_groups("replica_groups=mesh['a'=2,'b'=2] {'a'}", 4).tolist() == [[0, 2], [1, 3]]
-    assert replica_groups("replica_groups={}", 4).tolist() == [[0, 1, 2, 3]]
+@pytest.mark.parametrize(
+    ("groups", "size", "span"),
+    [
+        ("replica_groups={{0,2},{1,3}}", 2, 2),
+        ("replica_groups=[2,2]<=[4]", 2, 1),
+        ("replica_groups=[2,2]<=[2,2]T(1,0)", 2, 2),
+        ("replica_groups=mesh['a'=2,'b'=2] {'a'}", 2, 2),
+        ("replica_groups=mesh['a'=2,'b'=2] {'b'}", 2, 1),
+        ("replica_groups={}", 4, 2),
+    ],
+)
+def test_groups_in_every_notation(groups: str, size: int, span: int) -> None:
+    text = f"""HloModule step
+
+ENTRY %main (x: f32[8,4]) -> f32[8,4] {{
+  %x = f32[8,4]{{1,0}} parameter(0)
+  ROOT %all = f32[8,4]{{1,0}} all-reduce(%x), {groups}, to_apply=%sum
+}}
+"""
+    (found,) = collectives(read_program(text), [0, 0, 1, 1], CHIPS[0], [])
+    assert (found.group, found.hosts) == (size, span)
 
 
 @given(*(st.integers(1, 6),) * 2, *(st.integers(1, 3),) * 3, st.integers(0, 5), st.integers(1, 7))
@@ -146,18 +169,26 @@ def test_groups_in_every_form() -> None:
 def test_taps_on_padding_and_holes_do_no_work(size, taps, stride, hole, spread, low, positions) -> None:
     dilated = np.zeros((size - 1) * hole + 1, bool)
     dilated[::hole] = True
-    places = [position * stride + tap * spread - low for position in range(positions) for tap in range(taps)]
-    wanted = sum(0 <= place < len(dilated) and bool(dilated[place]) for place in places)
-    window = f"size={taps} stride={stride} pad={low}_0 lhs_dilate={hole} rhs_dilate={spread}"
-    assert arithmetic._meetings(size, taps, positions, window, 0) == wanted
+    indices = [position * stride + tap * spread - low for position in range(positions) for tap in range(taps)]
+    expected = sum(0 <= index < len(dilated) and bool(dilated[index]) for index in indices)
+    text = f"""HloModule step
+
+ENTRY %main (x: f32[3,{size},5], k: f32[{taps},5,7]) -> f32[3,{positions},7] {{
+  %x = f32[3,{size},5] parameter(0)
+  %k = f32[{taps},5,7] parameter(1)
+  ROOT %y = f32[3,{positions},7] convolution(%x, %k), window={{size={taps} stride={stride} pad={low}_0 \
+lhs_dilate={hole} rhs_dilate={spread}}}, dim_labels=b0f_0io->b0f
+}}
+"""
+    assert program_flops(read_program(text), []).products == pytest.approx(2 * 3 * 5 * 7 * expected)
 
 
 def test_a_text_that_is_no_program_is_refused() -> None:
     with pytest.raises(ValueError, match="ENTRY"):
-        hlo.read("nothing")
+        read_program("nothing")
 
 
-def test_chips_are_told_apart_and_topologies_named() -> None:
+def test_chips_and_topologies_are_found_by_name() -> None:
     assert chip_of("NVIDIA L40S") is None
     assert {name: chip_of(name).name for name in ("TPU v5", "TPU v5 lite", "NVIDIA H100 80GB HBM3")} == {
         "TPU v5": "v5p", "TPU v5 lite": "v5e", "NVIDIA H100 80GB HBM3": "h100",

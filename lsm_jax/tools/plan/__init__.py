@@ -1,1 +1,1 @@
-"""What a pod will do, known before it is paid for: the real training step, compiled without the hardware."""
+"""`lsm plan`: compiles the training step for TPUs and GPUs that are not there, and reports what it would do."""

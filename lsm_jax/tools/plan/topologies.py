@@ -1,4 +1,4 @@
-"""Devices nobody has here: JAX compiles for them as for real ones.
+"""Ahead-of-time compilation targets: JAX compiles for these devices without having them.
 
 A TPU topology is `v5e:16x16`, chips along each axis of the torus; a GPU topology is `h100:2x8`, two hosts of eight.
 """
@@ -10,6 +10,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
+from typing import Any
 
 import jax
 from jax.experimental import topologies
@@ -17,7 +18,7 @@ from jax.experimental import topologies
 from lsm_jax.errors import UserError, nearest
 from lsm_jax.train.hardware import CHIPS, Chip
 
-# What a slice of each kind may look like, smallest and largest; libtpu decides on those between.
+# Some sizes of each kind, from the smallest to the largest; libtpu decides which others exist.
 TPU_EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "v4": ("v4:2x2x1", "v4:4x4x4", "v4:8x8x16"),
     "v5e": ("v5e:1x1", "v5e:2x2", "v5e:2x4", "v5e:4x4", "v5e:4x8", "v5e:8x8", "v5e:8x16", "v5e:16x16"),
@@ -28,14 +29,9 @@ TPU_EXAMPLES: Mapping[str, tuple[str, ...]] = {
 GPU_EXAMPLES: Mapping[str, tuple[str, ...]] = {
     name: (f"{name}:1x1", f"{name}:1x8", f"{name}:2x8", f"{name}:16x8") for name in ("a100", "h100", "h200", "b200")
 }
-KNOWN: tuple[str, ...] = tuple(
-    name for group in (TPU_EXAMPLES, GPU_EXAMPLES) for names in group.values() for name in names
-)
+EXAMPLES: Mapping[str, tuple[str, ...]] = {**TPU_EXAMPLES, **GPU_EXAMPLES}
 
-# Two cores of a v4 chip are one device unless libtpu is asked otherwise.
-_CHIP_CONFIGURATION = {"v4": "megacore"}
-
-# Without these libtpu asks a metadata server of the cloud for what it runs on, and waits. They name no machine.
+# Without these libtpu queries a metadata server of the cloud and waits. They do not choose the topology.
 _LIBTPU_ENVIRONMENT = {
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-16",
@@ -43,8 +39,8 @@ _LIBTPU_ENVIRONMENT = {
     "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",
 }
 
-# (cores, float units per core, GHz, L2 bytes, shared memory per core and at most per block, compute capability):
-# NVIDIA's architecture white papers and CUDA's table of compute capabilities.
+# (multiprocessors, float32 units of each, GHz, L2 bytes, shared memory of each and at most per block, compute
+# capability): NVIDIA's architecture white papers and CUDA's table of compute capabilities.
 _GPU_CORES: Mapping[str, tuple[int, int, float, int, int, int, str]] = {
     "a100": (108, 64, 1.41, 41_943_040, 167_936, 166_912, "major: 8"),
     "h100": (132, 128, 1.98, 52_428_800, 233_472, 232_448, "major: 9 feature_extension: ACCELERATED_FEATURES"),
@@ -54,31 +50,45 @@ _GPU_CORES: Mapping[str, tuple[int, int, float, int, int, int, str]] = {
 
 
 def topology_devices(name: str) -> list[jax.Device]:
-    """Devices to make a mesh of and compile for; nothing runs on them.
-
-    Args:
-      name: `v5e:16x16` or `h100:2x8`, see `KNOWN`.
+    """Devices for a mesh to compile for; nothing can run on them.
 
     Raises:
-      UserError: no such topology (known ones are listed), or what compiles for it is not installed.
+      UserError: no such topology (the message lists examples), or its compiler is not installed.
     """
     kind, shape = split_name(name)
+    if not installed(kind):
+        compiler = "JAX's CUDA plugin" if kind in GPU_EXAMPLES else "libtpu"
+        raise UserError(
+            f"{compiler} is not installed, which compiles for {kind} without one at hand. Install it beside lsm_jax: "
+            "`launch/install pods`, or `pip install -e '.[pods]'` in the checkout (1.2 GB)."
+        )
     if kind in GPU_EXAMPLES:
-        return _gpu_devices(chip_named(kind), *shape)
-    return _tpu_devices(name, kind, shape)
+        layout = f"{shape[0]}x1x{shape[1]}"
+        target = {"topology": layout, "target_config": gpu_target(chip_named(kind))}
+        return list(topologies.get_topology_desc(platform="cuda", topology_name=layout, **target).devices)
+    for variable, value in _LIBTPU_ENVIRONMENT.items():
+        os.environ.setdefault(variable, value)
+    options: dict[str, Any] = {"chip_config_name": "megacore"} if kind == "v4" else {}  # one device, not two, per chip
+    if math.prod(shape) == 1:
+        options["chips_per_host_bounds"] = (1, 1, 1)
+    try:
+        return list(topologies.get_topology_desc(platform="tpu", topology_name=name.lower(), **options).devices)
+    except jax.errors.JaxRuntimeError as error:
+        examples = ", ".join(EXAMPLES[kind])
+        raise UserError(f"no topology {name!r} ({str(error).splitlines()[0]}). Known: {examples}.") from None
 
 
 def split_name(name: str) -> tuple[str, tuple[int, ...]]:
-    """`v5e:16x16` as ("v5e", (16, 16)); UserError where it is not the name of a topology."""
+    """`v5e:16x16` as ("v5e", (16, 16)); UserError if it is not the name of a topology."""
     matched = re.fullmatch(r"([\w-]+):(\d+(?:x\d+)*)", name.lower())
     kind = matched[1] if matched else ""
-    examples = {**TPU_EXAMPLES, **GPU_EXAMPLES}
-    if not matched or kind not in examples:
-        raise UserError(f"no topology {name!r}.{nearest(name, KNOWN)} Known: {', '.join(KNOWN)} and sizes between.")
+    if not matched or kind not in EXAMPLES:
+        known = [example for examples in EXAMPLES.values() for example in examples]
+        raise UserError(f"no topology {name!r}.{nearest(name, known)} Known: {', '.join(known)} and sizes between.")
     shape = tuple(map(int, matched[2].split("x")))
-    dimensions = examples[kind][0].count("x", len(kind)) + 1
-    if len(shape) != dimensions or 0 in shape:
-        raise UserError(f"no topology {name!r}: {kind} has {dimensions} axes, as in {', '.join(examples[kind])}.")
+    axes = EXAMPLES[kind][0].count("x", len(kind)) + 1
+    if len(shape) != axes or 0 in shape:
+        raise UserError(f"no topology {name!r}: {kind} has {axes} axes, as in {', '.join(EXAMPLES[kind])}.")
     return kind, shape
 
 
@@ -88,7 +98,7 @@ def chip_named(kind: str) -> Chip:
 
 
 def installed(kind: str) -> bool:
-    """Whether what compiles for a topology's kind is installed (`launch/install pods`)."""
+    """Whether the compiler for a topology's kind is installed (`launch/install pods`)."""
     module = "jax_plugins.xla_cuda12" if kind in GPU_EXAMPLES else "libtpu"
     try:
         return importlib.util.find_spec(module) is not None
@@ -96,41 +106,8 @@ def installed(kind: str) -> bool:
         return False
 
 
-def _tpu_devices(name: str, kind: str, shape: tuple[int, ...]) -> list[jax.Device]:
-    _require(kind, "libtpu")
-    for variable, value in _LIBTPU_ENVIRONMENT.items():
-        os.environ.setdefault(variable, value)
-    options: dict[str, object] = {}
-    if kind in _CHIP_CONFIGURATION:
-        options["chip_config_name"] = _CHIP_CONFIGURATION[kind]
-    if math.prod(shape) == 1:
-        options["chips_per_host_bounds"] = (1, 1, 1)
-    try:
-        return list(topologies.get_topology_desc(platform="tpu", topology_name=name.lower(), **options).devices)
-    except jax.errors.JaxRuntimeError as error:
-        examples = ", ".join(TPU_EXAMPLES[kind])
-        raise UserError(f"no topology {name!r} ({str(error).splitlines()[0]}). Known: {examples}.") from None
-
-
-def _gpu_devices(chip: Chip, hosts: int, gpus: int) -> list[jax.Device]:
-    _require(chip.name, "JAX's CUDA plugin")
-    layout = f"{hosts}x1x{gpus}"
-    description = topologies.get_topology_desc(
-        platform="cuda", topology_name=layout, topology=layout, target_config=gpu_target(chip)
-    )
-    return list(description.devices)
-
-
-def _require(kind: str, what: str) -> None:
-    if not installed(kind):
-        raise UserError(
-            f"{what} is not installed, which compiles for {kind} without one at hand. Install it beside lsm_jax: "
-            "`launch/install pods`, or `pip install -e '.[pods]'` in the checkout (1.2 GB)."
-        )
-
-
 def gpu_target(chip: Chip) -> str:
-    """What XLA's GPU compiler must know of a chip, as the text of its GpuTargetConfigProto."""
+    """The description of a GPU for XLA's compiler: the text of a GpuTargetConfigProto."""
     cores, units, clock, cache, shared, shared_block, capability = _GPU_CORES[chip.name]
     return f"""
       platform_name: "CUDA"
