@@ -1,10 +1,8 @@
-"""The channel registry: every signal this framework knows, by canonical name.
+"""The channel registry: all signals by canonical name, with unit, plausible range, mean and standard deviation.
 
-A channel is looked up by name everywhere (readers, statistics, models), never by its place in an
-array, so one model trains on mixed devices. Means and standard deviations of the 26 minutely
-features are the constants published with SensorLM (arXiv 2506.09108); they are the fall-back where a
-data set brings no statistics of its own. For channels outside the papers `mean` and `sd` are round
-figures of the unit's usual scale, good enough to centre a first batch and no more.
+Readers, statistics and models look a channel up by name, never by its column, so that one model can train on mixed
+devices. Mean and standard deviation are used where a dataset has no statistics of its own. Those of the 26 minutely
+features are published with SensorLM (arXiv 2506.09108); those of other channels are rough.
 """
 
 from __future__ import annotations
@@ -24,13 +22,13 @@ class Channel:
     """One minutely signal.
 
     Attributes:
-      name: canonical name, the key used everywhere.
+      name: canonical name.
       sensor: the sensor it is derived from; channels of a sensor usually go missing together.
-      unit: unit of `mean`, `sd`, `low`, `high` and of every value in a window.
-      low, high: plausible range, ends included; a reader turns values outside it into missing ones.
-      mean, sd: normalisation when no data set statistics are at hand.
-      heavy_tailed: a burst signal (steps, counts), which models see through a compressing transform.
-      source: where the definition comes from.
+      unit: of `mean`, `sd`, `low`, `high` and of the values in a window.
+      low, high: plausible range, both included; values outside it count as missing.
+      mean, sd: for normalisation without statistics of the dataset.
+      heavy_tailed: comes in bursts, such as steps and counts.
+      source: of the definition.
     """
 
     name: str
@@ -48,7 +46,7 @@ _ARBITRARY = "a.u."
 _SENSORFM = "SensorFM, arXiv 2605.22759; scale ours"
 _OURS = "readers of this project; scale ours"
 
-# The order is the papers' (SPEC table); `MINUTELY_26` below depends on it.
+# The first 26 are in the order of the papers; `MINUTELY_26` depends on it.
 _CHANNELS = (
     Channel("heart_rate", "PPG", "bpm", 25, 240, 75.9586, 16.1887),
     Channel("heart_rate_at_rest", "PPG", "bpm", 25, 200, 82.8692, 10.8678),
@@ -76,7 +74,7 @@ _CHANNELS = (
     Channel("skin_temperature", "TEMP", "deg C", 10, 45, 31.6745, 2.5789),
     Channel("skin_temperature_slope", "TEMP", "deg C/min", -200, 200, 0.26556, 17.2665),
     Channel("altitude_sd", "ALT", "m", 0, 50, 0.0042, 0.0597, heavy_tailed=True),
-    # The further features of SensorFM's 34 (which HRV bands it keeps is not published).
+    # SensorFM's other features (which frequency bands of heart rate variability it uses is not published).
     Channel("sleep_awake", "SLEEP", "fraction", 0, 1, 0.5, 0.5, source=_SENSORFM),
     Channel("sleep_light", "SLEEP", "fraction", 0, 1, 0.25, 0.43, source=_SENSORFM),
     Channel("sleep_deep", "SLEEP", "fraction", 0, 1, 0.1, 0.3, source=_SENSORFM),
@@ -89,7 +87,7 @@ _CHANNELS = (
     Channel("hrv_lf_hf_ratio", "PPG", "ratio", 0, 100, 2.0, 2.0, heavy_tailed=True, source=_SENSORFM),
     Channel("hrv_vlf", "PPG", "ms^2", 0, 20000, 900.0, 900.0, heavy_tailed=True, source=_SENSORFM),
     Channel("pnn20", "PPG", "fraction", 0, 1, 0.4, 0.25, source=_SENSORFM),
-    # What consumer and research devices report beyond the papers.
+    # Signals of consumer and research devices that the papers do not use.
     Channel("activity_intensity", "ACC", "level 0-3", 0, 3, 0.25, 0.6, heavy_tailed=True, source=_OURS),
     Channel("activity_count", "ACC", "counts/min", 0, 32766, 350.0, 800.0, heavy_tailed=True, source=_OURS),
     Channel("activity_chest", "ACC", "Actiheart counts/min", 0, 10000, 25.0, 80.0, heavy_tailed=True, source=_OURS),
@@ -104,7 +102,7 @@ _CHANNELS = (
 
 REGISTRY: Mapping[str, Channel] = MappingProxyType({channel.name: channel for channel in _CHANNELS})
 MINUTELY_26: tuple[str, ...] = tuple(channel.name for channel in _CHANNELS[:26])
-# 26 features + sleep stages (4) + SpO2 (3) + LF/HF: the published count; the HRV pick is our choice.
+# The published 34: 26 features, 4 sleep stages, 3 of SpO2, 1 of heart rate variability, where we choose LF/HF.
 SENSORFM_34: tuple[str, ...] = (
     *MINUTELY_26,
     "sleep_awake",
@@ -116,7 +114,7 @@ SENSORFM_34: tuple[str, ...] = (
     "spo2_coverage",
     "hrv_lf_hf_ratio",
 )
-# De-normalised predictions of these two are clipped at zero (SensorLM's released code).
+# Predictions of these in natural units are clipped at zero (SensorLM's released code).
 CLIPPED_AT_ZERO: tuple[str, ...] = ("steps", "sleep_coefficient")
 
 
@@ -124,7 +122,7 @@ def channel(name: str) -> Channel:
     """The channel of this canonical name.
 
     Raises:
-      UserError: no such channel; the nearest known names are offered.
+      UserError: no such channel; the message has the nearest names.
     """
     try:
         return REGISTRY[name]
@@ -135,5 +133,5 @@ def channel(name: str) -> Channel:
 
 
 def channels(names: Iterable[str]) -> tuple[Channel, ...]:
-    """The channels of these canonical names, in their order; UserError on an unknown one."""
+    """The channels of these canonical names, in the same order; UserError for an unknown one."""
     return tuple(channel(name) for name in names)

@@ -1,7 +1,7 @@
-"""The window: values, what of them was observed, and the door every value passes.
+"""A window: values of one person on a regular grid, and which of them were observed.
 
-Readers say *missing* with NaN. `checked_window` is the door: behind it there is no NaN, unobserved
-cells hold 0, and values a body or device cannot produce are unobserved and counted.
+Readers mark missing values with NaN. `checked_window` validates their arrays: in a `Window` there is no NaN, unobserved
+cells hold 0, and values outside their channel's plausible range are unobserved.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ MINUTES_PER_DAY = 1440
 
 @dataclasses.dataclass(frozen=True)
 class Event:
-    """Something that happened in a window.
+    """An event in a window.
 
     Attributes:
       kind: "activity", "sleep", "mood", "meal" or "session".
-      name: what it was, lower case ("walking", "asleep", "calm", "lunch", "stress").
+      name: lower case, such as "walking", "asleep", "calm", "lunch", "stress".
       start, end: minutes from the window's start, 0 <= start <= end <= T; end is exclusive.
     """
 
@@ -38,17 +38,17 @@ class Event:
 
 @dataclasses.dataclass(frozen=True)
 class Window:
-    """A stretch of one person's record on a regular grid.
+    """Consecutive minutes of one person, such as a day.
 
     Attributes:
       values: float32[T, C] in the registry's units; 0 where unobserved.
       observed: bool[T, C]; True where a value was recorded.
       channels: canonical names of the C columns.
-      participant: hashed id (`hash_participant`); never a raw one.
+      participant: hashed id (`hash_participant`).
       start: first minute, an aware UTC datetime.
       utc_offset_minutes: local time minus UTC at `start`; day windows start at local midnight.
       minutes_per_step: grid step; 1 for minutely windows.
-      labels: person or window labels: numbers, or strings such as {"sex": "F"}.
+      labels: of the person or the window, such as {"age": 41.0, "sex": "F"}.
       events: in order of start.
     """
 
@@ -64,8 +64,8 @@ class Window:
 
 
 @dataclasses.dataclass(frozen=True)
-class Refused:
-    """Cells the door turned into missing ones, per canonical channel."""
+class OutOfRange:
+    """Recorded cells that validation made unobserved, counted by channel."""
 
     implausible: Mapping[str, int]
 
@@ -80,34 +80,34 @@ def checked_window(
     minutes_per_step: int = 1,
     labels: Mapping[str, float | str] | None = None,
     events: Sequence[Event] = (),
-) -> tuple[Window, Refused]:
-    """The only way from a reader's array (NaN = missing) to a `Window`.
+) -> tuple[Window, OutOfRange]:
+    """Validates a reader's array and makes a `Window` of it. Every window is made here.
 
     Args:
-      values: [T, C] in registry units; NaN where missing. Infinite values and values outside the
-        channel's plausible range become unobserved and are counted.
+      values: [T, C] in the registry's units; NaN where missing. Infinite values and values outside the plausible range
+        of their channel become unobserved.
       channels: canonical names of the columns.
       participant: an id from `hash_participant`.
 
     Returns:
-      The window and what was refused.
+      The window, and how many values were out of range.
 
     Raises:
       UserError: unknown or repeated channel, wrong shape, naive start time.
     """
-    kinds = registered(channels)
+    columns = registered(channels)
     if len({*channels}) != len(channels):
         raise UserError(f"channels repeat in {list(channels)}: merge them before the window is made.")
-    if values.ndim != 2 or values.shape[1] != len(kinds):
-        raise UserError(f"window of shape {values.shape} does not match its {len(kinds)} channels {list(channels)}.")
+    if values.ndim != 2 or values.shape[1] != len(columns):
+        raise UserError(f"window of shape {values.shape} does not match its {len(columns)} channels {list(channels)}.")
     if start.tzinfo is None:
         raise UserError("a window's start must be an aware UTC datetime; got one without a time zone.")
     recorded = ~np.isnan(values)
-    low = np.array([kind.low for kind in kinds], np.float32)
-    high = np.array([kind.high for kind in kinds], np.float32)
+    low = np.array([column.low for column in columns], np.float32)
+    high = np.array([column.high for column in columns], np.float32)
     with np.errstate(invalid="ignore"):
         observed = recorded & (values >= low) & (values <= high)
-    refused = (recorded & ~observed).sum(axis=0)
+    out_of_range = (recorded & ~observed).sum(axis=0)
     window = Window(
         values=np.where(observed, values, 0).astype(np.float32),
         observed=observed,
@@ -119,11 +119,12 @@ def checked_window(
         labels=dict(labels or {}),
         events=tuple(sorted(events, key=lambda event: (event.start, event.end))),
     )
-    return window, Refused({name: int(count) for name, count in zip(channels, refused, strict=True) if count})
+    counts = {name: int(count) for name, count in zip(channels, out_of_range, strict=True) if count}
+    return window, OutOfRange(counts)
 
 
 def crop(window: Window, first: int, steps: int, columns: Sequence[int]) -> Window:
-    """At most `steps` steps of a window from `first` on, of some of its channels, with the events they lap over."""
+    """At most `steps` steps of a window from `first` on, of some of its channels, with the events that overlap them."""
     last = min(first + steps, len(window.values))
     if (first, last) == (0, len(window.values)) and list(columns) == list(range(len(window.channels))):
         return window
@@ -142,5 +143,5 @@ def crop(window: Window, first: int, steps: int, columns: Sequence[int]) -> Wind
 
 
 def hash_participant(raw_id: str, salt: str) -> str:
-    """A stable pseudonym, 16 hex digits of keyed BLAKE2b. The same salt joins a person across files."""
+    """A pseudonym: 16 hexadecimal digits of keyed BLAKE2b. A person has the same one wherever the salt is the same."""
     return hashlib.blake2b(raw_id.encode(), key=salt.encode()[:64], digest_size=8).hexdigest()

@@ -22,11 +22,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="keep the compiled step, for `lsm train` on such a pod with JAX_COMPILATION_CACHE_DIR=DIR",
     )  # fmt: skip
     parser.add_argument(
-        "--search", action="store_true", help="try other meshes, batch sizes and rematerialisation; keep the fastest that fits"
+        "--search",
+        action="store_true",
+        help="try other meshes, batches and rematerialisation; keep the fastest that fits",
     )
-    parser.add_argument(
-        "--seconds", type=float, default=900.0, help="the search begins no trial later than this (900)"
-    )
+    parser.add_argument("--seconds", type=float, default=900.0, help="the search begins no trial later than this (900)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -13,7 +13,8 @@ from lsm_jax.cli import main as command
 from lsm_jax.errors import RunError
 from lsm_jax.nn.attention import attention
 from lsm_jax.tools.bench import attention as bench_attention
-from lsm_jax.tools.bench.report import no_torch
+from lsm_jax.tools.bench.harness import why_no_torch
+from lsm_jax.tools.bench.settings import AttentionBench
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "lsm2.py"
 
@@ -23,7 +24,7 @@ def bench(folder: Path, kind: str, *options: str) -> dict:
     report = json.loads((folder / f"{kind}.json").read_text())
     assert {"cpu", "cores", "memory_bytes", "load_average"} <= set(report["machine"])
     assert {"python", "jax", "jaxlib"} <= set(report["versions"])
-    assert report["settings"]["rounds"] == 2
+    assert report["settings"]["repeats"] == 2
     for result in report["results"]:
         assert result["spread"]["rounds"] == 2
         assert all(math.isfinite(value) for value in result.values() if isinstance(value, float))
@@ -31,14 +32,14 @@ def bench(folder: Path, kind: str, *options: str) -> dict:
 
 
 def test_attention(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    names = ["reference", "jax", *(["torch"] if not no_torch() else [])]
+    names = ["reference", "jax", *(["torch"] if not why_no_torch() else [])]
     report = bench(
         tmp_path, "attention", "--tokens", "24,32", "--visible", "1,0.25", "--heads", "2", "--head-size", "8",
         "--dtype", "float32", "--only", ",".join(names),
     )  # fmt: skip
     assert "times faster than" in capsys.readouterr().out
-    seen = [(r["tokens"], r["visible"], r["direction"], r["name"]) for r in report["results"]]
-    assert seen == [
+    rows = [(r["tokens"], r["visible"], r["direction"], r["name"]) for r in report["results"]]
+    assert rows == [
         (tokens, visible, direction, name)
         for tokens in (24, 32)
         for visible in (1.0, 0.25)
@@ -55,7 +56,7 @@ def test_attention(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_a_contender_that_computes_something_else_is_not_timed(monkeypatch, tmp_path: Path) -> None:
     monkeypatch.setattr(bench_attention, "attention", lambda *arguments: 1.01 * attention(*arguments))
-    settings = bench_attention.Settings(tokens=(16,), visible=(0.5,), only=("jax", "reference"), rounds=1)
+    settings = AttentionBench(tokens=(16,), visible=(0.5,), only=("jax", "reference"), repeats=1)
     with pytest.raises(RunError, match=r"reference .* differs from jax"):
         bench_attention.measure(settings, tmp_path / "attention.json")
     assert not (tmp_path / "attention.json").exists()
@@ -67,7 +68,7 @@ def test_step(tmp_path: Path) -> None:
         "--config.model.size=tiny", "--config.rows.decoder_length=36", "--config.data.window_minutes=60",
         "--config.data.channels=heart_rate,steps,rmssd,skin_temperature,altitude_sd,sdnn",
     )  # fmt: skip
-    expected = [("ours", 0.0), ("ours", 0.5), ("dense", 0.5), *([("torch", 0.5)] if not no_torch() else [])]
+    expected = [("ours", 0.0), ("ours", 0.5), ("dense", 0.5), *([("torch", 0.5)] if not why_no_torch() else [])]
     results = {(result["name"], result["missing"]): result for result in report["results"]}
     assert sorted(results) == sorted(expected)
     assert report["matrix_product_gflops"]["float32"] > 0

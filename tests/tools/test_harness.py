@@ -40,7 +40,7 @@ def test_contenders_take_turns_after_one_warm_up_each() -> None:
     assert all(len(timing.seconds) == len(timing.cpu_seconds) == 2 for timing in timings.values())
 
 
-def test_a_turn_may_begin_with_runs_that_are_not_timed() -> None:
+def test_a_turn_may_begin_with_untimed_runs() -> None:
     clock, order = Clock(), []
 
     def run(number: int) -> int:
@@ -49,7 +49,7 @@ def test_a_turn_may_begin_with_runs_that_are_not_timed() -> None:
         return number
 
     other = Contender("other", lambda number: order.append(None))
-    timing = race([Contender("a", run), other], rounds=2, clock=clock, again=1)["a"]
+    timing = race([Contender("a", run), other], rounds=2, clock=clock, untimed=1)["a"]
     assert [number for number in order if number is not None] == [0, 1, 1, 2, 2]
     assert timing.seconds == [2.0, 2.0]
     assert timing.returned == [0, 1, 2]
@@ -71,12 +71,12 @@ def test_only_the_run_is_timed_and_what_it_returns_is_kept() -> None:
 
 @pytest.mark.parametrize(("budget", "rounds"), [(0.0, 1), (19.0, 1), (20.0, 2), (59.0, 5), (1e9, 8)])
 def test_the_budget_ends_a_race_between_rounds(budget: float, rounds: int) -> None:
-    clock, told = Clock(), []
+    clock, calls = Clock(), []
     contenders = [Contender("a", clock.work(3.0)), Contender("b", clock.work(7.0))]
-    timings = race(contenders, 8, budget, lambda done, total: told.append((done, total)), clock)
+    timings = race(contenders, 8, budget, lambda done, total: calls.append((done, total)), clock)
     assert timings["a"].seconds == [3.0] * rounds
     assert timings["b"].seconds == [7.0] * rounds
-    assert told == [(done, 16) for done in range(1, 2 * rounds + 1)]
+    assert calls == [(done, 16) for done in range(1, 2 * rounds + 1)]
 
 
 def test_two_of_one_name_are_refused() -> None:

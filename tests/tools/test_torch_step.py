@@ -10,9 +10,9 @@ import pytest
 
 from lsm_jax import objectives
 from lsm_jax.channels import MINUTELY_26
-from lsm_jax.config import load_config
+from lsm_jax.config import OptimizerConfig, load_config
 from lsm_jax.data.random_batches import random_batches_with_gaps
-from lsm_jax.tools.bench.step import torch_arrays, torch_recipe
+from lsm_jax.tools.bench.step import torch_arrays, torch_model
 
 torch = pytest.importorskip("torch")
 torch_step = pytest.importorskip("lsm_jax.tools.bench.torch_step")
@@ -52,7 +52,7 @@ def ported(params, model) -> None:
 
     put(model.patches, params["encoder"]["patches"]["projection"])
     put_stack(model.encoder, model.encoder_norm, params["encoder"]["stack"])
-    put(model.bridge, params["decoder"]["bridge"])
+    put(model.decoder_embed, params["decoder"]["bridge"])
     model.mask_token.data = torch.from_numpy(np.array(params["decoder"]["mask_token"]))
     put_stack(model.decoder, model.decoder_norm, params["decoder"]["stack"])
     put(model.head, params["decoder"]["head"])
@@ -70,23 +70,25 @@ def test_the_paper_s_base_has_as_many_parameters() -> None:
     objective, _ = paper_objective(MINUTELY_26, 1440)
     ours = sum(leaf.size for leaf in jax.tree.leaves(jax.eval_shape(objective.init, jax.random.key(0))))
     with torch.device("meta"):
-        theirs = sum(leaf.numel() for leaf in torch_step.Autoencoder(torch_recipe(objective)).parameters())
+        theirs = sum(leaf.numel() for leaf in torch_step.Autoencoder(torch_model(objective)).parameters())
     assert ours == theirs
 
 
 def test_the_loss_is_ours_under_the_same_masks() -> None:
     objective, batch = paper_objective(CHANNELS, 60, "model.size=tiny", "rows.decoder_length=24")
     params = noisy(jax.jit(objective.init)(jax.random.key(0)))
-    model = torch_step.Autoencoder(torch_recipe(objective))
+    model = torch_step.Autoencoder(torch_model(objective))
     ported(params, model)
     loss = jax.jit(objective.loss)
     for seed in range(3):
         rng = jax.random.key(seed)
         ours, metrics = loss(params, batch, rng)
         arrays = torch_arrays(objective, batch, objective.hidden(batch, rng))
-        assert arrays["scored"].sum() == metrics["loss_weight"] > 0
-        assert arrays["shown"].sum() == metrics["tokens_visible"] > 0
-        theirs = torch_step.squared_errors(model, torch_step.on_device(arrays, "cpu")).item() / arrays["scored"].sum()
+        assert arrays["target_cells"].sum() == metrics["loss_weight"] > 0
+        assert arrays["visible"].sum() == metrics["tokens_visible"] > 0
+        theirs = (
+            torch_step.squared_errors(model, torch_step.on_device(arrays, "cpu")).item() / arrays["target_cells"].sum()
+        )
         np.testing.assert_allclose(theirs, float(ours), rtol=2e-5)
 
 
@@ -94,13 +96,13 @@ def test_a_batch_taken_in_parts_is_one_batch() -> None:
     objective, batch = paper_objective(CHANNELS, 60, "model.size=tiny")
     arrays = torch_arrays(objective, batch, objective.hidden(batch, jax.random.key(0)))
     tensors = torch_step.on_device(arrays, "cpu")
-    assert len(arrays["shown"]) == 3  # a part of two windows, and one of one
-    model = torch_step.Autoencoder(torch_recipe(objective))
-    still = torch_step.Optimizer(0.0, (0.9, 0.95), 1e-8, weight_decay=0.0, clip=0.0)
+    assert len(arrays["visible"]) == 3  # a part of two windows, and one of one
+    model = torch_step.Autoencoder(torch_model(objective))
+    still = OptimizerConfig(learning_rate=0.0, weight_decay=0.0, clip_norm=0.0)
     loss = torch_step.Step(model, still, "float32")(tensors)
     in_parts = [parameter.grad.clone() for parameter in model.parameters()]
     model.zero_grad()
-    whole = torch_step.squared_errors(model, tensors) / int(arrays["scored"].sum())
+    whole = torch_step.squared_errors(model, tensors) / int(arrays["target_cells"].sum())
     whole.backward()
     np.testing.assert_allclose(loss, whole.item(), rtol=1e-6)
     for ours, parameter in zip(in_parts, model.parameters(), strict=True):
@@ -113,8 +115,8 @@ def test_steps_learn_a_batch(dtype: str) -> None:
     arrays = torch_arrays(objective, batch, objective.hidden(batch, jax.random.key(0)))
     tensors = torch_step.on_device(arrays, "cpu")
     torch.manual_seed(0)
-    optimizer = torch_step.Optimizer(3e-3, (0.9, 0.95), 1e-8, weight_decay=0.05, clip=1.0)
-    step = torch_step.Step(torch_step.Autoencoder(torch_recipe(objective)), optimizer, dtype)
+    optimizer = OptimizerConfig(learning_rate=3e-3, betas=(0.9, 0.95), epsilon=1e-8, weight_decay=0.05, clip_norm=1.0)
+    step = torch_step.Step(torch_step.Autoencoder(torch_model(objective)), optimizer, dtype)
     losses = [step(tensors) for _ in range(12)]
     assert np.isfinite(losses).all()
     assert losses[-1] < 0.9 * losses[0]

@@ -1,9 +1,8 @@
 """Attention alone: every implementation against dense baselines, on the same tokens.
 
-Ours read a packed row: the visible tokens first, padding behind them. The dense baselines hold every position in place
-with the missing ones masked, which is what one pays who does not pack: `reference` (dense XLA), `jax` (JAX's own
-`dot_product_attention` through XLA) and, where it is installed, `torch` (PyTorch's `scaled_dot_product_attention`).
-All must agree at the visible tokens before anything is timed.
+Our implementations read a packed row, the visible tokens first and padding behind them. The dense baselines mask the
+missing tokens instead: `reference` (dense XLA), `jax` (`jax.nn.dot_product_attention` through XLA) and, if installed,
+`torch` (PyTorch's `scaled_dot_product_attention`). All must agree at the visible tokens before anything is timed.
 """
 
 from __future__ import annotations
@@ -12,158 +11,147 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from jaxtyping import Bool, Float, Int
 
-from lsm_jax.errors import RunError, UserError, nearest
+from lsm_jax.errors import RunError, UserError
 from lsm_jax.nn.attention import IMPLEMENTATIONS, attention
 from lsm_jax.sharding import HEAD_AXIS
-from lsm_jax.tools.bench.harness import Contender, Timings, against, race, spread
-from lsm_jax.tools.bench.report import machine, no_torch, torch_device, write_report
+from lsm_jax.tools.bench.harness import (
+    Contender,
+    check_names,
+    machine,
+    race,
+    spread,
+    times_faster_than,
+    torch_device,
+    why_no_torch,
+    write_report,
+)  # fmt: skip
+from lsm_jax.tools.bench.settings import AttentionBench, Direction
 
-Direction = Literal["forward", "forward_backward"]
-DIRECTIONS: tuple[Direction, ...] = ("forward", "forward_backward")
-DTYPES = ("float32", "bfloat16")
-_BASELINES = ("reference", "jax", "torch")  # dense: they pay every position
-_AGREEMENT = {"float32": 1e-4, "bfloat16": 5e-2}  # of the largest entry; rounding and no more
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What is measured; a list of `tokens` is a sweep.
-
-    Attributes:
-      tokens: positions of a row.
-      visible: shares of them that were observed.
-      dtypes, directions: names in `DTYPES` and `DIRECTIONS`.
-      only: contenders by name; empty: all that run here.
-      rounds, budget: of each comparison, and seconds for all of them together.
-    """
-
-    tokens: tuple[int, ...] = (3744,)
-    visible: tuple[float, ...] = (1.0, 0.5, 0.2)
-    dtypes: tuple[str, ...] = ("float32",)
-    directions: tuple[Direction, ...] = DIRECTIONS
-    heads: int = 6
-    head_size: int = 64
-    rows: int = 1
-    only: tuple[str, ...] = ()
-    rounds: int = 10
-    budget: float = 300.0
-    seed: int = 0
+_BASELINES = ("reference", "jax", "torch")
+_TOLERANCE = {"float32": 1e-4, "bfloat16": 5e-2}  # of the largest entry, for rounding
 
 
 @dataclasses.dataclass(frozen=True)
-class _Case:
-    """One comparison: query, key, value and the output's cotangent in place, and which positions are visible."""
+class _Inputs:
+    """Inputs of one comparison: query, key, value and the output's cotangent, and which tokens are visible."""
 
-    inputs: list[Float[np.ndarray, "r n h d"]]
-    seen: Bool[np.ndarray, " n"]
+    arrays: list[Float[np.ndarray, "r n h d"]]
+    visible: Bool[np.ndarray, " n"]
     dtype: str
     direction: Direction
 
-    @property
-    def packed(self) -> list[Float[np.ndarray, "r n h d"]]:
-        """The inputs with the visible tokens moved to the front; zeros behind them."""
-        rest = ((0, 0), (0, int((~self.seen).sum())), (0, 0), (0, 0))
-        return [np.pad(array[:, self.seen], rest) for array in self.inputs]
+    @classmethod
+    def random(cls, settings: AttentionBench, tokens: int, share: float, dtype: str, direction: Direction) -> _Inputs:
+        """Normal numbers, with `share` of the tokens visible."""
+        random = np.random.default_rng(settings.seed)
+        shape = (4, settings.rows, tokens, settings.heads, settings.head_size)
+        arrays = list(random.standard_normal(shape, np.float32))
+        visible = np.zeros(tokens, bool)
+        visible[random.permutation(tokens)[: max(round(share * tokens), 1)]] = True
+        arrays[3][:, ~visible] = 0  # no loss depends on missing tokens
+        return cls(arrays, visible, dtype, direction)
+
+    def packed(self) -> _Inputs:
+        """The same with the visible tokens moved to the front and zeros behind them."""
+        padding = ((0, 0), (0, int((~self.visible).sum())), (0, 0), (0, 0))
+        arrays = [np.pad(array[:, self.visible], padding) for array in self.arrays]
+        return dataclasses.replace(self, arrays=arrays, visible=np.sort(self.visible)[::-1])
 
     @property
     def useful_flops(self) -> float:
-        """Two per multiply-add between visible tokens: two products forward, four backward; nothing recomputed."""
-        rows, _, heads, size = self.inputs[0].shape
+        """Two per multiply-add between visible tokens: two products forward, four backward, no recomputation."""
+        rows, _, heads, size = self.arrays[0].shape
         products = 2 if self.direction == "forward" else 6
-        return products * 2.0 * rows * heads * size * float(self.seen.sum()) ** 2
+        return products * 2.0 * rows * heads * size * float(self.visible.sum()) ** 2
 
 
 @dataclasses.dataclass(frozen=True)
-class _Ready:
-    """A contender that can run: returns the output and, backward, the gradients, all [R, N, H, D].
+class _Compiled:
+    """A contender ready to run.
 
     Attributes:
-      places: where the visible tokens are in what it returns.
-      peak_bytes: memory beside inputs and outputs; None where it is not known.
-      to_numpy: brings an array it returns here, float32.
+      run: computes the output and, backward, the gradients, all [R, N, H, D].
+      visible: indices of the visible tokens in them.
+      peak_bytes: memory beside inputs and outputs, if known.
+      to_numpy: makes NumPy float32 of one of them.
     """
 
     run: Callable[[], Sequence[Any]]
-    places: Int[np.ndarray, " visible"]
+    visible: Int[np.ndarray, " visible"]
     compile_seconds: float | None = None
     peak_bytes: int | None = None
     to_numpy: Callable[[Any], np.ndarray] = lambda array: np.asarray(array, np.float32)
 
-    def at_visible(self) -> list[np.ndarray]:
-        """What it returns at the visible tokens."""
-        return [self.to_numpy(array)[:, self.places] for array in self.run()]
+    def timed_run(self, _: int) -> None:
+        """One round; returns nothing, so that no results are kept."""
+        self.run()
 
 
-def measure(settings: Settings, out: Path, progress: Callable[[int, int], None] | None = None) -> list[dict[str, Any]]:
+def measure(
+    settings: AttentionBench, out: Path, progress: Callable[[int, int], None] | None = None
+) -> list[dict[str, Any]]:
     """Measures and writes `out`.
 
     Raises:
       UserError: a name in `only` is unknown.
       RunError: a contender computes something else than the others.
     """
-    measured_on = machine()
-    names = _contenders(settings.only)
-    cases = list(itertools.product(settings.tokens, settings.visible, settings.dtypes, settings.directions))
+    machine_before = machine()
+    known = (*_BASELINES, *(name for name in IMPLEMENTATIONS if name not in ("auto", "reference")))
+    check_names(settings.only, known)
+    cases = list(itertools.product(settings.tokens, settings.visible, settings.dtype, settings.directions))
     results: list[dict[str, Any]] = []
     left_out: dict[str, str] = {}
-    for number, (tokens, visible, dtype, direction) in enumerate(cases):
-        case = _case(settings, tokens, visible, dtype, direction)
-        ready = dict(_make_ready(case, names, left_out))
-        _check_agreement(case, ready)
-        contenders = [Contender(name, _timed(made)) for name, made in ready.items()]
-        timings = race(contenders, settings.rounds, settings.budget / len(cases))
-        where = {"direction": direction, "tokens": tokens, "visible": visible, "dtype": dtype}
-        results += [{"name": name, **where, **_result(case, name, ready[name], timings)} for name in ready]
+    for number, (tokens, share, dtype, direction) in enumerate(cases, start=1):
+        inputs = _Inputs.random(settings, tokens, share, dtype, direction)
+        compiled: dict[str, _Compiled] = {}
+        for name in settings.only or known:
+            try:
+                compiled[name] = _compile_torch(inputs) if name == "torch" else _compile_jax(inputs, name)
+            except UserError as error:  # it cannot run here
+                left_out[name] = str(error)
+        _check_agreement(inputs, compiled)
+        contenders = [Contender(name, each.timed_run) for name, each in compiled.items()]
+        timings = race(contenders, settings.repeats, settings.budget / len(cases))
+        for name, each in compiled.items():
+            seconds = spread(timings[name].seconds)
+            results.append(
+                {
+                    "name": name,
+                    "direction": direction,
+                    "tokens": tokens,
+                    "visible": share,
+                    "dtype": dtype,
+                    "seconds": seconds["median"],
+                    "gflops": inputs.useful_flops / seconds["median"] / 1e9,
+                    "spread": seconds,
+                    "cpu_seconds": float(np.median(timings[name].cpu_seconds)),
+                    "compile_seconds": each.compile_seconds,
+                    "peak_bytes": each.peak_bytes,
+                    "times_faster_than": times_faster_than({label: label for label in _BASELINES}, name, timings),
+                }
+            )
         if progress:
-            progress(number + 1, len(cases))
-    write_report(out, measured_on, dataclasses.asdict(settings), results, left_out=left_out)
+            progress(number, len(cases))
+    write_report(out, machine_before, settings, results, left_out=left_out)
     return results
 
 
-def _contenders(only: Sequence[str]) -> tuple[str, ...]:
-    ours = [name for name in IMPLEMENTATIONS if name not in ("auto", "reference")]  # `auto` is one of the others
-    known = (*_BASELINES, *ours)
-    for name in only:
-        if name not in known:
-            raise UserError(f"--only {name}: no such contender.{nearest(name, known)} Known: {', '.join(known)}.")
-    return tuple(only) or known
-
-
-def _case(settings: Settings, tokens: int, visible: float, dtype: str, direction: Direction) -> _Case:
-    random = np.random.default_rng(settings.seed)
-    shape = (settings.rows, tokens, settings.heads, settings.head_size)
-    inputs = list(random.standard_normal((4, *shape), np.float32))
-    seen = np.zeros(tokens, bool)
-    seen[random.permutation(tokens)[: max(round(visible * tokens), 1)]] = True
-    inputs[3][:, ~seen] = 0  # no loss asks for what is missing
-    return _Case(inputs, seen, dtype, direction)
-
-
-def _make_ready(case: _Case, names: Iterable[str], left_out: dict[str, str]) -> Iterable[tuple[str, _Ready]]:
-    """Compiles the contenders; those that cannot run here are noted in `left_out` with the reason."""
-    for name in names:
-        try:
-            yield name, _torch_ready(case) if name == "torch" else _jax_ready(case, name)
-        except UserError as error:
-            left_out[name] = str(error)
-
-
-def _jax_ready(case: _Case, name: str) -> _Ready:
-    in_place = name in _BASELINES
-    arrays = [jnp.asarray(array, case.dtype) for array in (case.inputs if in_place else case.packed)]
-    visible = case.seen if in_place else np.sort(case.seen)[::-1]
-    # An argument, or XLA would fold what the mask makes of constants.
-    segments = jnp.broadcast_to(jnp.asarray(visible, jnp.int32), arrays[0].shape[:2])
+def _compile_jax(inputs: _Inputs, name: str) -> _Compiled:
+    inputs = inputs if name in _BASELINES else inputs.packed()
+    arrays = [jnp.asarray(array, inputs.dtype) for array in inputs.arrays]
+    # An argument: XLA would fold what depends on a constant mask.
+    segments = jnp.broadcast_to(jnp.asarray(inputs.visible, jnp.int32), arrays[0].shape[:2])
 
     def forward(query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Array) -> jax.Array:
         if name == "jax":
@@ -171,105 +159,68 @@ def _jax_ready(case: _Case, name: str) -> _Ready:
             return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="xla")
         return attention(query, key, value, segments, segments, name)
 
-    def both(
+    def forward_backward(
         query: jax.Array, key: jax.Array, value: jax.Array, cotangent: jax.Array, segments: jax.Array
     ) -> tuple[jax.Array, ...]:
-        output, pull = jax.vjp(functools.partial(forward, segments=segments), query, key, value)
-        return (output, *pull(cotangent))
+        output, backward = jax.vjp(functools.partial(forward, segments=segments), query, key, value)
+        return (output, *backward(cotangent))
 
-    arguments = (*(arrays[:3] if case.direction == "forward" else arrays), segments)
     begun = time.perf_counter()
-    mesh, by_head = _heads_over_devices()
-    whole = NamedSharding(mesh, PartitionSpec())
-    arguments = tuple(jax.device_put(each, whole if each is segments else by_head) for each in arguments)
+    # All devices, such as the cores of a CPU, share the heads.
+    mesh = jax.make_mesh((jax.device_count(),), (HEAD_AXIS,), axis_types=(AxisType.Auto,))
+    by_head = NamedSharding(mesh, PartitionSpec(None, None, HEAD_AXIS))
+    sharded = jax.device_put(arrays[:3] if inputs.direction == "forward" else arrays, by_head)
+    arguments = (*sharded, jax.device_put(segments, NamedSharding(mesh, PartitionSpec())))
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        compiled = jax.jit(forward if case.direction == "forward" else both).lower(*arguments).compile()
-    seconds = time.perf_counter() - begun
+        function = forward if inputs.direction == "forward" else forward_backward
+        compiled = jax.jit(function).lower(*arguments).compile()
     memory = compiled.memory_analysis()
-    return _Ready(
+    return _Compiled(
         run=lambda: jax.tree.leaves(jax.block_until_ready(compiled(*arguments))),
-        places=np.flatnonzero(visible),
-        compile_seconds=seconds,
+        visible=np.flatnonzero(inputs.visible),
+        compile_seconds=time.perf_counter() - begun,
         peak_bytes=memory and int(memory.temp_size_in_bytes),
     )
 
 
-def _heads_over_devices() -> tuple[Mesh, NamedSharding]:
-    """All devices, the cores of a CPU among them, share the heads, for every contender of JAX alike."""
-    mesh = jax.make_mesh((jax.device_count(),), (HEAD_AXIS,), axis_types=(AxisType.Auto,))
-    return mesh, NamedSharding(mesh, PartitionSpec(None, None, HEAD_AXIS))
-
-
-def _torch_ready(case: _Case) -> _Ready:
-    """PyTorch where JAX computes, in its own layout [R, H, N, D], the mask a boolean of the keys."""
-    if reason := no_torch():
+def _compile_torch(inputs: _Inputs) -> _Compiled:
+    """PyTorch on the platform of JAX, in its own layout [R, H, N, D], with a boolean mask of the keys."""
+    if reason := why_no_torch():
         raise UserError(reason)
     import torch
 
-    device = torch.device(torch_device())
-    arrays = [
-        torch.from_numpy(array).to(device, getattr(torch, case.dtype)).transpose(1, 2).contiguous()
-        for array in case.inputs
-    ]
-    mask = torch.from_numpy(case.seen).to(device)[None, None, None, :]
-    inputs, cotangent = arrays[:3], arrays[3]
+    device, backward = torch.device(torch_device()), inputs.direction == "forward_backward"
+    *arguments, cotangent = (
+        torch.from_numpy(array).to(device, getattr(torch, inputs.dtype)).transpose(1, 2).contiguous()
+        for array in inputs.arrays
+    )
+    mask = torch.from_numpy(inputs.visible).to(device)[None, None, None, :]
+    for array in arguments:
+        array.requires_grad_(backward)
 
-    def forward() -> list[Any]:
-        with torch.no_grad():
-            return [torch.nn.functional.scaled_dot_product_attention(*inputs, attn_mask=mask)]
-
-    def both() -> list[Any]:
-        output = torch.nn.functional.scaled_dot_product_attention(*inputs, attn_mask=mask)
-        return [output, *torch.autograd.grad(output, inputs, cotangent)]
-
-    def finished(work: Callable[[], list[Any]]) -> list[Any]:
-        returned = work()
+    def run() -> list[Any]:
+        with torch.set_grad_enabled(backward):
+            output = torch.nn.functional.scaled_dot_product_attention(*arguments, attn_mask=mask)
+            returned = [output, *(torch.autograd.grad(output, arguments, cotangent) if backward else ())]
         if device.type == "cuda":
             torch.cuda.synchronize()
         return returned
 
-    if case.direction == "forward_backward":
-        for array in inputs:
-            array.requires_grad_()
-    work = forward if case.direction == "forward" else both
-    places = np.flatnonzero(case.seen)
     to_numpy = lambda array: array.detach().float().cpu().transpose(1, 2).numpy()  # noqa: E731
-    return _Ready(functools.partial(finished, work), places, to_numpy=to_numpy)
+    return _Compiled(run, np.flatnonzero(inputs.visible), to_numpy=to_numpy)
 
 
-def _timed(ready: _Ready) -> Callable[[int], None]:
-    """A round of it, whose results nobody keeps."""
-
-    def run(_: int) -> None:
-        ready.run()
-
-    return run
-
-
-def _check_agreement(case: _Case, ready: dict[str, _Ready]) -> None:
-    """RunError unless all contenders compute the same: the speed of a wrong answer is none."""
+def _check_agreement(inputs: _Inputs, compiled: dict[str, _Compiled]) -> None:
+    """RunError unless all contenders return the same at the visible tokens."""
     expected: list[np.ndarray] = []
-    for name, made in ready.items():
-        arrays = made.at_visible()
+    first = next(iter(compiled), "")
+    for name, each in compiled.items():
+        arrays = [each.to_numpy(array)[:, each.visible] for array in each.run()]
         expected = expected or arrays
-        for ours, theirs in zip(arrays, expected, strict=True):
-            difference = float(np.abs(ours - theirs).max() / max(np.abs(theirs).max(), 1e-3))
-            if not difference <= _AGREEMENT[case.dtype]:
+        for array, other in zip(arrays, expected, strict=True):
+            difference = float(np.abs(array - other).max() / max(np.abs(other).max(), 1e-3))
+            if not difference <= _TOLERANCE[inputs.dtype]:
                 raise RunError(
-                    f"{name} ({case.dtype}, {case.direction}) differs from {next(iter(ready))} by {difference:.1e} "
-                    f"of the largest entry at {len(made.places)} visible of {len(case.seen)} tokens."
+                    f"{name} ({inputs.dtype}, {inputs.direction}) differs from {first} by {difference:.1e} of the "
+                    f"largest entry at {len(each.visible)} visible of {len(inputs.visible)} tokens."
                 )
-
-
-def _result(case: _Case, name: str, ready: _Ready, timings: dict[str, Timings]) -> dict[str, Any]:
-    timing = timings[name]
-    seconds = spread(timing.seconds)
-    return {
-        "seconds": seconds["median"],
-        "gflops": case.useful_flops / seconds["median"] / 1e9,
-        "spread": seconds,
-        "cpu_seconds": float(np.median(timing.cpu_seconds)),
-        "compile_seconds": ready.compile_seconds,
-        "peak_bytes": ready.peak_bytes,
-        "times_faster_than": against(timings, name, {baseline: baseline for baseline in _BASELINES}),
-    }

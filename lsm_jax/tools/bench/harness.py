@@ -1,19 +1,29 @@
-"""The one way speed is measured here: contenders take turns, A B C A B C, on one machine.
+"""Times contenders in turns, A B C A B C, and writes what was measured as one JSON file.
 
-Machines drift: clocks change, other work comes and goes. Contenders measured one after the other would each meet
-another machine; taking turns they meet the same one, and what disturbs one round disturbs all of it. Every contender
-runs once before anything is timed, figures are medians with their spread, and contenders are compared by the ratio of
-their medians.
+Clocks change and other work comes and goes. What disturbs one round disturbs every contender in it, so contenders are
+compared within a race only. Each runs once before anything is timed; figures are medians with quartiles.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
+import os
+import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
+from importlib import metadata, util
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from lsm_jax.errors import UserError, nearest
+from lsm_jax.nn.attention import platform as jax_platform
+from lsm_jax.tools.bench.settings import BenchSettings
+
+_LIBRARIES = ("lsm_jax", "jax", "jaxlib", "flax", "numpy", "grain", "array_record", "torch")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,9 +31,9 @@ class Contender:
     """Something to time.
 
     Attributes:
-      name: unique among the contenders of a race.
-      run: does the work of a round, which is complete when it returns; round 0 is the warm-up.
-      prepare, finish: what a round needs before and after, not timed.
+      name: unique in a race.
+      run: does the work of a round and returns when it is complete; round 0 is the warm-up.
+      prepare, finish: done before and after a round, not timed.
       cpu_clock: processor seconds so far, of all threads of the process that does the work.
     """
 
@@ -36,12 +46,10 @@ class Contender:
 
 @dataclasses.dataclass(frozen=True)
 class Timings:
-    """A contender's rounds, in order.
+    """A contender's timed rounds, in order: wall time and processor time.
 
     Attributes:
-      seconds: wall time.
-      cpu_seconds: of all threads of its process; other work on the machine disturbs it less.
-      returned: what `run` returned, in the warm-up first.
+      returned: what `run` returned, that of the warm-up first.
     """
 
     seconds: list[float] = dataclasses.field(default_factory=list)
@@ -55,41 +63,40 @@ def race(
     budget: float = float("inf"),
     progress: Callable[[int, int], None] | None = None,
     clock: Callable[[], float] = time.perf_counter,
-    again: int = 0,
+    untimed: int = 0,
 ) -> dict[str, Timings]:
     """Times contenders in turns.
 
     Args:
       rounds: how often each is timed.
-      again: runs that are not timed at the beginning of every turn. While others had theirs, which may take minutes, a
-        virtual machine may have taken back the memory that a contender stands in.
-      budget: seconds; no round is begun that would probably end later, but one is always run.
+      budget: seconds; no round begins that would probably end later, but one always does.
       progress: called with the runs done and the runs to do.
-      clock: tells the seconds.
+      untimed: additional runs at the beginning of every turn. While the others ran, a virtual machine may have taken
+        a contender's memory back.
 
     Returns:
-      Timings by name; every contender has as many.
+      Timings by name, equally many for every contender.
     """
     timings = {contender.name: Timings() for contender in contenders}
     if len(timings) < len(contenders):
         raise ValueError("two contenders of one name")
     for contender in contenders:
-        _take_turn(contender, 0, timings[contender.name], clock)
+        _run_once(contender, 0, timings[contender.name], clock)
     begun = clock()
     for number in range(1, rounds + 1):
         spent = clock() - begun
         if number > 1 and spent * number / (number - 1) > budget:
             break
-        for place, contender in enumerate(contenders, start=1):
-            for _ in range(again):
-                _take_turn(contender, number, Timings(), clock)
-            _take_turn(contender, number, timings[contender.name], clock)
+        for index, contender in enumerate(contenders, start=1):
+            for _ in range(untimed):
+                _run_once(contender, number, Timings(), clock)
+            _run_once(contender, number, timings[contender.name], clock)
             if progress:
-                progress((number - 1) * len(contenders) + place, rounds * len(contenders))
+                progress((number - 1) * len(contenders) + index, rounds * len(contenders))
     return timings
 
 
-def _take_turn(contender: Contender, number: int, timings: Timings, clock: Callable[[], float]) -> None:
+def _run_once(contender: Contender, number: int, timings: Timings, clock: Callable[[], float]) -> None:
     if contender.prepare:
         contender.prepare(number)
     cpu, begun = contender.cpu_clock(), clock()
@@ -105,32 +112,101 @@ def _take_turn(contender: Contender, number: int, timings: Timings, clock: Calla
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
-    """Median, fastest, quartiles and number of the values (at least one)."""
-    lower, median, upper = np.percentile(values, [25, 50, 75])
+    """Median, minimum, quartiles and number of the values (at least one)."""
+    lower, median, upper = map(float, np.percentile(values, [25, 50, 75]))
+    least = float(min(values))
     return {
-        "median": float(median),
-        "minimum": float(min(values)),
-        "lower_quartile": float(lower),
-        "upper_quartile": float(upper),
-        "rounds": len(values),
-    }
+        "median": median, "minimum": least, "lower_quartile": lower, "upper_quartile": upper, "rounds": len(values),
+    }  # fmt: skip
 
 
 def times_faster(baseline: Timings, contender: Timings) -> dict[str, float]:
-    """How many times less wall time than a baseline of the same race: ratio of medians.
+    """The ratio of a baseline's median wall time to a contender's of the same race.
 
-    The quartiles are those of the ratios round by round, in which whatever slowed a whole round cancels.
+    The quartiles are of the ratios of single rounds, in which whatever slowed a whole round cancels.
     """
-    by_round = np.array(baseline.seconds) / np.array(contender.seconds)
-    lower, upper = np.percentile(by_round, [25, 75])
+    lower, upper = np.percentile(np.array(baseline.seconds) / np.array(contender.seconds), [25, 75])
     ratio = np.median(baseline.seconds) / np.median(contender.seconds)
     return {"ratio": float(ratio), "lower_quartile": float(lower), "upper_quartile": float(upper)}
 
 
-def against(timings: Mapping[str, Timings], name: str, baselines: Mapping[str, str]) -> dict[str, dict[str, float]]:
-    """`times_faster` than each baseline that took part; `baselines` maps how a report calls it to its name."""
+def times_faster_than(
+    baselines: Mapping[str, str], name: str, timings: Mapping[str, Timings]
+) -> dict[str, dict[str, float]]:
+    """`times_faster` than each baseline that took part; `baselines` maps its label in the report to its name."""
     return {
         label: times_faster(timings[other], timings[name])
         for label, other in baselines.items()
         if other in timings and other != name
     }
+
+
+def check_names(only: Sequence[str], names: Sequence[str]) -> None:
+    """UserError if `--only` has a name that is no contender."""
+    for name in only:
+        if name not in names:
+            raise UserError(f"--only {name}: no such contender.{nearest(name, names)} Known: {', '.join(names)}.")
+
+
+def why_no_torch() -> str:
+    """Why PyTorch, an optional baseline, cannot take part; empty if it can."""
+    if util.find_spec("torch") is None:
+        return "PyTorch is not installed (pip install torch)."
+    if jax_platform() == "gpu":
+        import torch
+
+        return "" if torch.cuda.is_available() else "this PyTorch finds no CUDA device."
+    return (
+        "" if jax_platform() == "cpu" else f"PyTorch is a baseline on CPUs and NVIDIA GPUs, not on a {jax_platform()}."
+    )
+
+
+def torch_device() -> str:
+    """PyTorch's name for the platform on which JAX computes."""
+    return "cuda" if jax_platform() == "gpu" else "cpu"
+
+
+def machine() -> dict[str, Any]:
+    """The machine. Other work shares it if `load_average` is above 0 at the start."""
+    import jax
+
+    affinity = getattr(os, "sched_getaffinity", None)
+    return {
+        "cpu": _cpu_name(),
+        "cores": len(affinity(0)) if affinity else os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "system": platform.platform(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "tunables": {name: os.environ[name] for name in ("GLIBC_TUNABLES", "XLA_FLAGS") if name in os.environ},
+        "load_average": os.getloadavg()[0],
+    }
+
+
+def write_report(
+    file: Path,
+    machine_before: Mapping[str, Any],
+    settings: BenchSettings,
+    results: Sequence[Mapping[str, Any]],
+    **further: Any,
+) -> None:
+    """Writes a JSON report; `machine_before` is what `machine` returned before the first run."""
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        with contextlib.suppress(metadata.PackageNotFoundError):  # not installed, or run from a checkout
+            versions[name] = metadata.version(name)
+    content = {
+        "machine": {**machine_before, "load_average_after": os.getloadavg()[0]},
+        "versions": versions,
+        "settings": dataclasses.asdict(settings),
+        **further,
+        "results": results,
+    }
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _cpu_name() -> str:
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text(encoding="utf-8").splitlines() if information.is_file() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()

@@ -1,8 +1,8 @@
-"""The training step: ours against the same model dense, and against a plain PyTorch step.
+"""The training step: ours, the same model computed densely, and a plain PyTorch step.
 
-`ours` is the step `lsm train` runs, once per share of missing cells. `dense` is the same configuration with every
-position computed and missing ones masked; `torch` is `torch_step`. The cost of these two does not depend on what is
-missing, so they run at the last share only. All train on the same batches under the same masks.
+`ours` is the step of `lsm train`, measured for every share of missing cells. `dense` is the same configuration with
+every position computed and missing ones masked; `torch` is `torch_step`. Their cost does not depend on what is missing,
+so they run at the last share only. All train on the same batches with the same masks.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,125 +27,103 @@ from lsm_jax.data.loader import Batch
 from lsm_jax.data.random_batches import random_batches_with_gaps
 from lsm_jax.data.row_balance import RowBalancer
 from lsm_jax.data.spec import DataSpec
-from lsm_jax.errors import UserError, nearest
+from lsm_jax.errors import UserError
 from lsm_jax.nn.positions import Positions
-from lsm_jax.nn.sizes import ModelSize
 from lsm_jax.objectives.masked import MaskedReconstruction
-from lsm_jax.tools.bench.harness import Contender, Timings, against, race, spread
-from lsm_jax.tools.bench.report import machine, no_torch, torch_device, write_report
-from lsm_jax.train.mesh import make_mesh, to_devices
+from lsm_jax.tools.bench.harness import (
+    Contender,
+    Timings,
+    check_names,
+    machine,
+    race,
+    spread,
+    times_faster_than,
+    torch_device,
+    why_no_torch,
+    write_report,
+)  # fmt: skip
+from lsm_jax.tools.bench.settings import StepBench
 from lsm_jax.train.schedule import TrainSchedule
+from lsm_jax.train.mesh import make_mesh, to_devices
 from lsm_jax.train.state import Program, make_program
 
 if TYPE_CHECKING:
-    from lsm_jax.tools.bench.torch_step import Recipe
+    from lsm_jax.tools.bench.torch_step import TorchModel
 
-CONTENDERS = ("ours", "dense", "torch")
-_PRODUCTS = 4  # matrix products a round, so that a round is long against the clock and the call
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What is measured.
-
-    Attributes:
-      missing: shares of cells; the baselines take part at the last.
-      dtypes: compute types.
-      batch_size: windows of a step.
-      batches: different ones, taken in turn.
-      only: names in `CONTENDERS`; empty: all that run here.
-      rounds, budget: steps of each contender, and seconds for all together.
-    """
-
-    missing: tuple[float, ...] = (0.0, 0.5)
-    dtypes: tuple[str, ...] = ("float32",)
-    batch_size: int = 4
-    batches: int = 4
-    only: tuple[str, ...] = ()
-    rounds: int = 10
-    budget: float = 600.0
-    seed: int = 0
+_CONTENDERS = ("ours", "dense", "torch")
+_PRODUCTS = 4  # matrix products of a round, so that it is long against the clock and the call
 
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-    """A contender with what is known of it before it runs.
+    """A contender, and what the report has of it beside its timings.
 
     Attributes:
-      keys: what tells it from the others in the report.
-      visible: share of the tokens that were recorded.
-      peak_bytes: tells the most memory of a step: parameters, optimizer, batch and temporaries.
+      peak_bytes: the most memory of a step: parameters, optimizer, batch and temporaries.
     """
 
+    name: str
+    dtype: str
+    missing: float
     contender: Contender
-    keys: dict[str, Any]
-    visible: float
     peak_bytes: Callable[[], int | None]
     compile_seconds: float | None = None
     implementations: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def measure(
-    config: Config, settings: Settings, out: Path, progress: Callable[[int, int], None] | None = None
+    config: Config, settings: StepBench, out: Path, progress: Callable[[int, int], None] | None = None
 ) -> list[dict[str, Any]]:
     """Measures the step of a configuration and writes `out`.
 
     Raises:
       UserError: a setting is refused, or the configuration does not train by masked reconstruction.
     """
-    measured_on = machine()
-    for name in settings.only:
-        if name not in CONTENDERS:
-            raise UserError(f"--only {name}: no such contender.{nearest(name, CONTENDERS)}")
-    left_out = {"torch": reason} if (reason := no_torch()) else {}
+    machine_before = machine()
+    check_names(settings.only, _CONTENDERS)
+    left_out = {"torch": reason} if (reason := why_no_torch()) else {}
     if left_out and settings.only == ("torch",):
         raise UserError(f"--only torch: {reason}")
-    entries = [entry for missing in settings.missing for entry in _entries(config, settings, missing)]
-    products = {dtype: _matrix_product(dtype) for dtype in settings.dtypes}
+    entries: list[_Entry] = []
+    visible: dict[float, float] = {}
+    for missing in settings.missing:
+        spec, batches = random_batches_with_gaps(
+            tuple(config.data.channels) or MINUTELY_26, config.data.window_minutes, missing, settings.batch_size,
+            settings.batches, settings.seed, RowBalancer.from_config(_prepared(config, settings.batch_size, "auto")),
+        )  # fmt: skip
+        names = set(settings.only or _CONTENDERS) - left_out.keys()
+        names &= {*_CONTENDERS} if missing == settings.missing[-1] else {"ours"}
+        for dtype in settings.dtype:
+            prepared = _prepared(config, settings.batch_size, dtype)
+            objective = objectives.build(prepared, spec)
+            if not isinstance(objective, MaskedReconstruction):
+                raise UserError(f"objective.name={config.objective.name!r}: only masked reconstruction is measured.")
+            grid = objective.tokens
+            observed = [grid.tokens_observed(grid.cells(jnp.asarray(batch["observed"]))) for batch in batches]
+            visible[missing] = float(np.mean([tokens.mean() for tokens in observed]))
+            if "ours" in names:
+                entries.append(_jax_entry("ours", missing, prepared, spec, batches))
+            if "dense" in names:
+                entries.append(_jax_entry("dense", missing, _dense(prepared, grid.size), spec, batches))
+            if "torch" in names:
+                entries.append(_torch_entry(missing, prepared, objective, batches))
+    products = {dtype: _matrix_product(dtype) for dtype in settings.dtype}
     contenders = [entry.contender for entry in entries] + [product for product, _ in products.values()]
-    timings = race(contenders, settings.rounds, settings.budget, progress, again=1)
+    timings = race(contenders, settings.repeats, settings.budget, progress, untimed=1)
     gflops = {
         dtype: flops / spread(timings[product.name].seconds)["median"] / 1e9
         for dtype, (product, flops) in products.items()
     }
-    results = [_result(entry, entries, timings, settings) for entry in entries]
-    for result in results:
-        if "gflops" in result:
-            result["share_of_matrix_product"] = result["gflops"] / gflops[result["dtype"]]
+    results = [_result(entry, entries, timings, settings, visible[entry.missing], gflops) for entry in entries]
     sections = {"model": dataclasses.asdict(config.model), "rows": dataclasses.asdict(config.rows)}
-    said = {**dataclasses.asdict(settings), **sections}
-    write_report(out, measured_on, said, results, left_out=left_out, matrix_product_gflops=gflops)
+    write_report(
+        out, machine_before, settings, results, config=sections, left_out=left_out, matrix_product_gflops=gflops
+    )
     return results
 
 
-def _entries(config: Config, settings: Settings, missing: float) -> Iterator[_Entry]:
-    """The contenders at one share of missing cells."""
-    spec, batches = random_batches_with_gaps(
-        tuple(config.data.channels) or MINUTELY_26, config.data.window_minutes, missing, settings.batch_size,
-        settings.batches, settings.seed, RowBalancer.from_config(_configured(config, settings.batch_size, "auto")),
-    )  # fmt: skip
-    wanted = set(settings.only or CONTENDERS)
-    if missing != settings.missing[-1]:
-        wanted &= {"ours"}
-    for dtype in settings.dtypes:
-        prepared = _configured(config, settings.batch_size, dtype)
-        objective = objectives.build(prepared, spec)
-        if not isinstance(objective, MaskedReconstruction):
-            raise UserError(f"objective.name={config.objective.name!r}: only masked reconstruction is measured.")
-        grid = objective.tokens
-        recorded = [grid.tokens_observed(grid.cells(jnp.asarray(batch["observed"]))) for batch in batches]
-        visible = float(np.mean([part.mean() for part in recorded]))
-        keys = {"dtype": dtype, "missing": missing}
-        if "ours" in wanted:
-            yield _jax_entry({"name": "ours", **keys}, visible, prepared, spec, batches)
-        if "dense" in wanted:
-            yield _jax_entry({"name": "dense", **keys}, visible, _dense(prepared, grid.size), spec, batches)
-        if "torch" in wanted and not no_torch():
-            yield _torch_entry({"name": "torch", **keys}, visible, prepared, objective, batches)
-
-
-def _configured(config: Config, batch_size: int, dtype: str) -> Config:
-    # Rows of pods hold more windows than a device has here.
+def _prepared(config: Config, batch_size: int, dtype: str) -> Config:
+    # Rows of a pod may hold more windows than a device here has.
     windows = math.gcd(config.rows.windows_per_row, batch_size // jax.device_count())
     changes = {"train.batch_size": batch_size, "rows.windows_per_row": windows, "model.dtype": dtype}
     return with_changes(config, changes)
@@ -154,14 +132,12 @@ def _configured(config: Config, batch_size: int, dtype: str) -> Config:
 def _dense(config: Config, tokens: int) -> Config:
     """The same model with every position of encoder and decoder computed."""
     rows = {"rows.layout": "dense", "rows.windows_per_row": 1, "rows.decoder_length": tokens}
-    # One window of a device at a time: the score matrices of several fill tens of gigabytes.
+    # One window at a time on a device: the scores of several need tens of gigabytes.
     micro_batches = max(config.train.batch_size // jax.device_count(), 1)
     return with_changes(config, {**rows, "model.attention": "reference", "train.grad_accum_steps": micro_batches})
 
 
-def _jax_entry(
-    keys: dict[str, Any], visible: float, config: Config, spec: DataSpec, batches: Sequence[Batch]
-) -> _Entry:
+def _jax_entry(name: str, missing: float, config: Config, spec: DataSpec, batches: Sequence[Batch]) -> _Entry:
     objective = objectives.build(config, spec)
     program = _program(config, objective)
     on_device = [to_devices(program.mesh, batch, config.train.batch_size) for batch in batches]
@@ -169,22 +145,47 @@ def _jax_entry(
     begun = time.perf_counter()
     compiled = program.step.lower(state, on_device[0]).compile()
     seconds = time.perf_counter() - begun
-
-    def run(number: int) -> Any:
-        nonlocal state
-        state, metrics = compiled(state, on_device[number % len(on_device)])
-        return jax.block_until_ready(metrics)
-
-    implementations = dict(getattr(objective, "implementations", {}))
     memory = compiled.memory_analysis()
-    # What a donated argument shares with an output is counted in both.
+    # The size of the results includes donated arguments, which the size of the arguments has too.
     peak = memory and (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         + memory.temp_size_in_bytes
         - memory.alias_size_in_bytes
     )
-    return _Entry(Contender(_unique(keys), run), keys, visible, lambda: peak, seconds, implementations)
+
+    def run(number: int) -> Any:
+        nonlocal state
+        state, metrics = compiled(state, on_device[number % len(on_device)])
+        return jax.block_until_ready(metrics)
+
+    contender = Contender(f"{name} {config.model.dtype} {missing}", run)
+    implementations = dict(getattr(objective, "implementations", {}))
+    return _Entry(name, config.model.dtype, missing, contender, lambda: peak, seconds, implementations)
+
+
+def _torch_entry(missing: float, config: Config, objective: MaskedReconstruction, batches: Sequence[Batch]) -> _Entry:
+    """PyTorch's step, with the masks that ours draws in the step of the same number."""
+    from lsm_jax.tools.bench import torch_step
+
+    process = torch_step.process(torch_model(objective), config.optimizer, config.model.dtype, torch_device())
+    hidden = jax.jit(objective.hidden)
+    program = _program(config, objective)
+    rng = jax.random.wrap_key_data(jax.jit(lambda: program.init().rng)())  # initialises nothing but the key
+
+    def prepare(number: int) -> None:
+        batch = batches[number % len(batches)]
+        arrays = torch_arrays(objective, batch, hidden(batch, jax.random.fold_in(rng, number)))
+        process.submit(torch_step.set_batch, arrays).result()
+
+    contender = Contender(
+        f"torch {config.model.dtype} {missing}",
+        run=lambda _: {"loss": process.submit(torch_step.run_step).result()},
+        prepare=prepare,
+        cpu_clock=lambda: process.submit(time.process_time).result(),
+    )
+    peak_bytes = lambda: process.submit(torch_step.peak_bytes).result()  # noqa: E731
+    return _Entry("torch", config.model.dtype, missing, contender, peak_bytes)
 
 
 def _program(config: Config, objective: objectives.Objective) -> Program:
@@ -192,69 +193,33 @@ def _program(config: Config, objective: objectives.Objective) -> Program:
     return make_program(config, objective, make_mesh(config.mesh), schedule)
 
 
-def _torch_entry(
-    keys: dict[str, Any],
-    visible: float,
-    config: Config,
-    objective: MaskedReconstruction,
-    batches: Sequence[Batch],
-) -> _Entry:
-    """PyTorch's step, given the masks that ours draws in the step of the same number."""
-    from lsm_jax.tools.bench import torch_step
+def torch_model(objective: MaskedReconstruction) -> TorchModel:
+    """The PyTorch model for an objective's size and token grid, with the paper's positions and its D of one half."""
+    from lsm_jax.tools.bench.torch_step import TorchModel
 
-    section = config.optimizer
-    optimizer = torch_step.Optimizer(
-        section.learning_rate, section.betas, section.epsilon, section.weight_decay, section.clip_norm
-    )
-    recipe = torch_recipe(objective)
-    apart = torch_step.worker(recipe, optimizer, keys["dtype"], torch_device())
-    hidden = jax.jit(objective.hidden)
-    program = _program(config, objective)
-    rng = jax.random.wrap_key_data(jax.jit(lambda: program.init().rng)())  # compiles no more of the state than this
-
-    def prepare(number: int) -> None:
-        batch = batches[number % len(batches)]
-        arrays = torch_arrays(objective, batch, hidden(batch, jax.random.fold_in(rng, number)))
-        apart.submit(torch_step.give, arrays).result()
-
-    contender = Contender(
-        _unique(keys),
-        run=lambda _: {"loss": apart.submit(torch_step.take).result()},
-        prepare=prepare,
-        cpu_clock=lambda: apart.submit(torch_step.cpu_seconds).result(),
-    )
-    return _Entry(contender, keys, visible, peak_bytes=lambda: apart.submit(torch_step.peak_bytes).result())
-
-
-def torch_recipe(objective: MaskedReconstruction) -> Recipe:
-    """The PyTorch model of the objective's size on its token grid, with the paper's positions and its D of one half."""
-    from lsm_jax.tools.bench.torch_step import Recipe
-
-    grid, sizes = objective.tokens, objective.settings.size
+    grid, size = objective.tokens, objective.settings.size
     encoder, decoder = (
         np.asarray(Positions("sincos", grid, width, dtype="float32", rngs=nnx.Rngs(0))(jnp.arange(grid.size)))
-        for width in (sizes.encoder.width, sizes.decoder.width)
+        for width in (size.encoder.width, size.decoder.width)
     )
-    return Recipe(
-        ModelSize(sizes.encoder, sizes.decoder), encoder, decoder, grid.cells_per_token, kept=grid.size - grid.size // 2
-    )
+    return TorchModel(size.encoder, size.decoder, encoder, decoder, grid.cells_per_token, grid.size - grid.size // 2)
 
 
 def torch_arrays(objective: MaskedReconstruction, batch: Batch, hidden: Bool[Array, "b n"]) -> dict[str, np.ndarray]:
-    """A batch by token, as `torch_step.squared_errors` takes it, under the artificial mask `hidden`."""
+    """A batch by token for `torch_step.squared_errors`, with the tokens `hidden` masked."""
     grid = objective.tokens
     values, observed = (grid.cells(jnp.asarray(batch[name])) for name in ("values", "observed"))
-    recorded = grid.tokens_observed(observed)
+    tokens_observed = grid.tokens_observed(observed)
     arrays = {
         "values": jnp.where(observed, values, 0),
-        "shown": recorded & ~hidden,
-        "scored": observed & (recorded & hidden)[:, :, None],
+        "visible": tokens_observed & ~hidden,
+        "target_cells": observed & (tokens_observed & hidden)[:, :, None],
     }
     return {name: np.array(array) for name, array in arrays.items()}
 
 
 def _matrix_product(dtype: str) -> tuple[Contender, float]:
-    """What large matrix products reach in the same run, and the FLOPs of its round."""
+    """Large matrix products in the same race, and the FLOPs of a round of them."""
     side = 2048 if jax.default_backend() == "cpu" else 8192
     matrix = jnp.ones((side, side), dtype)
     product = jax.jit(jnp.matmul)
@@ -266,23 +231,27 @@ def _matrix_product(dtype: str) -> tuple[Contender, float]:
     return Contender(f"matrix product {dtype}", run), _PRODUCTS * 2.0 * side**3
 
 
-def _unique(keys: dict[str, Any]) -> str:
-    return " ".join(map(str, keys.values()))
-
-
 def _result(
-    entry: _Entry, entries: Sequence[_Entry], timings: dict[str, Timings], settings: Settings
+    entry: _Entry,
+    entries: Sequence[_Entry],
+    timings: Mapping[str, Timings],
+    settings: StepBench,
+    visible: float,
+    product_gflops: Mapping[Any, float],
 ) -> dict[str, Any]:
-    keys, timing = entry.keys, timings[entry.contender.name]
-    baselines = {}
-    for other in (other.keys for other in entries if other.keys["dtype"] == keys["dtype"]):
-        if other["missing"] == keys["missing"] or other["name"] == keys["name"]:
-            label = other["name"] if other["missing"] == keys["missing"] else f"missing {other['missing']:g}"
-            baselines[label] = _unique(other)
+    timing = timings[entry.contender.name]
     seconds = spread(timing.seconds)
-    return {
-        **keys,
-        "visible": entry.visible,
+    baselines = {}
+    for other in (other for other in entries if other.dtype == entry.dtype):
+        if other.missing == entry.missing:
+            baselines[other.name] = other.contender.name
+        elif other.name == entry.name:
+            baselines[f"missing {other.missing:g}"] = other.contender.name
+    result = {
+        "name": entry.name,
+        "dtype": entry.dtype,
+        "missing": entry.missing,
+        "visible": visible,
         "windows_per_second": settings.batch_size / seconds["median"],
         "peak_bytes": entry.peak_bytes(),
         "spread": seconds,
@@ -290,22 +259,20 @@ def _result(
         "compile_seconds": entry.compile_seconds,
         "implementations": entry.implementations,
         "first_loss": float(timing.returned[0]["loss"]),
-        "times_faster_than": against(timings, entry.contender.name, baselines),
-        **_accounts(timing, settings.batch_size),
+        "times_faster_than": times_faster_than(baselines, entry.contender.name, timings),
     }
-
-
-def _accounts(timing: Timings, windows: int) -> dict[str, float]:
-    """What our metrics say of the timed steps: tokens of a window, and useful arithmetic a second."""
     metrics = [jax.device_get(returned) for returned in timing.returned[1:]]
     if "useful_flops" not in metrics[0]:
-        return {}
+        return result
+    windows = settings.batch_size
     mean = {name: float(np.mean([step[name] for step in metrics])) / windows for name in metrics[0]}
-    rates = [step["useful_flops"] / seconds for step, seconds in zip(metrics, timing.seconds, strict=True)]
     left_out = mean["tokens_visible_left_out"] + mean["tokens_targets_left_out"]
-    return {
+    rates = [step["useful_flops"] / seconds for step, seconds in zip(metrics, timing.seconds, strict=True)]
+    gflops = float(np.median(rates)) / 1e9
+    return result | {
         "tokens_visible": mean["tokens_visible"],
         "tokens_targets": mean["tokens_targets"],
         "left_out_share": left_out / max(mean["tokens_observed"], 1.0 / windows),
-        "gflops": float(np.median(rates)) / 1e9,
+        "gflops": gflops,
+        "share_of_matrix_product": gflops / product_gflops[entry.dtype],
     }

@@ -1,17 +1,15 @@
 """A plain PyTorch training step of LSM-2, the baseline of `lsm bench step`.
 
-What one writes who follows the paper: the encoder reads a fixed half of the positions (AIM's fixed D), masked where
-they are not visible, the decoder every position; `scaled_dot_product_attention`, autocast for bfloat16, fused AdamW.
-The function is ours with the variant `paper`, parameter for parameter, and the tests hold the losses equal.
-
-PyTorch is no dependency: only who measures against it imports this module.
+It follows the paper: the encoder reads a fixed half of the positions (AIM's fixed D), masked if they are not visible,
+the decoder reads all. It uses `scaled_dot_product_attention`, autocast for bfloat16 and fused AdamW. The function is
+ours with the variant `paper`; a test holds the losses equal for equal parameters. PyTorch is no dependency: only this
+module imports it.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import multiprocessing
-import time
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -22,38 +20,28 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from lsm_jax.nn.sizes import ModelSize, StackSize
+from lsm_jax.config import OptimizerConfig
+from lsm_jax.nn.sizes import StackSize
 
 Arrays = Mapping[str, np.ndarray]
-_PARTS = {"cpu": 2, "cuda": 16}  # windows taken at a time: the memory of a step grows with them
+_WINDOWS_AT_A_TIME = {"cpu": 2, "cuda": 16}  # the memory of a step grows with them
 
 
 @dataclasses.dataclass(frozen=True)
-class Optimizer:
-    """AdamW with clipping by global norm, as the section `optimizer` of a configuration has it."""
-
-    learning_rate: float
-    betas: tuple[float, float]
-    epsilon: float
-    weight_decay: float
-    clip: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Recipe:
-    """What the model is made from.
+class TorchModel:
+    """What an `Autoencoder` is made from.
 
     Attributes:
-      encoder_positions, decoder_positions: fixed vectors of the N positions.
-      cells: K, cells of a token.
-      kept: N - D, the tokens of a window that the encoder reads.
+      encoder_positions, decoder_positions: fixed embeddings of the N positions.
+      encoder_tokens: N - D, the tokens of a window that the encoder reads.
     """
 
-    size: ModelSize
+    encoder: StackSize
+    decoder: StackSize
     encoder_positions: Float[np.ndarray, "n d"]
     decoder_positions: Float[np.ndarray, "n e"]
-    cells: int
-    kept: int
+    cells_per_token: int
+    encoder_tokens: int
 
 
 class Block(nn.Module):
@@ -82,38 +70,39 @@ class Block(nn.Module):
 class Autoencoder(nn.Module):
     """LSM-2 with the paper's decoder."""
 
-    def __init__(self, recipe: Recipe) -> None:
+    def __init__(self, model: TorchModel) -> None:
         super().__init__()
-        encoder, decoder = recipe.size.encoder, recipe.size.decoder
-        self.kept = recipe.kept
-        self.patches = nn.Linear(recipe.cells, encoder.width)
+        encoder, decoder = model.encoder, model.decoder
+        self.encoder_tokens = model.encoder_tokens
+        self.patches = nn.Linear(model.cells_per_token, encoder.width)
         self.encoder = nn.ModuleList([Block(encoder) for _ in range(encoder.depth)])
         self.encoder_norm = nn.LayerNorm(encoder.width, eps=1e-6)
-        self.bridge = nn.Linear(encoder.width, decoder.width)
+        self.decoder_embed = nn.Linear(encoder.width, decoder.width)
         self.mask_token = nn.Parameter(0.02 * torch.randn(decoder.width))
         self.decoder = nn.ModuleList([Block(decoder) for _ in range(decoder.depth)])
         self.decoder_norm = nn.LayerNorm(decoder.width, eps=1e-6)
-        self.head = nn.Linear(decoder.width, recipe.cells)
-        # Not parameters, and torch refuses arrays it may not write to.
-        self.register_buffer("encoder_positions", torch.tensor(recipe.encoder_positions), persistent=False)
-        self.register_buffer("decoder_positions", torch.tensor(recipe.decoder_positions), persistent=False)
+        self.head = nn.Linear(decoder.width, model.cells_per_token)
+        # Copies: torch refuses arrays that it may not write to.
+        self.register_buffer("encoder_positions", torch.tensor(model.encoder_positions), persistent=False)
+        self.register_buffer("decoder_positions", torch.tensor(model.decoder_positions), persistent=False)
 
-    def forward(self, values: Tensor, shown: Tensor) -> Tensor:
-        """Predicted cells [B, N, K] of every token, from the `shown` [B, N] tokens of `values` [B, N, K]."""
-        places = torch.argsort((~shown).to(torch.int8), dim=1, stable=True)[:, : self.kept]
-        seen = shown.gather(1, places)
-        tokens = self.patches(values.gather(1, places[:, :, None].expand(-1, -1, values.shape[2])))
-        tokens = tokens + self.encoder_positions[places]
+    def forward(self, values: Tensor, visible: Tensor) -> Tensor:
+        """Predicted cells [B, N, K] of every token, from the `visible` [B, N] tokens of `values` [B, N, K]."""
+        # Visible tokens first; the rest of the encoder's half is masked.
+        indices = torch.argsort((~visible).to(torch.int8), dim=1, stable=True)[:, : self.encoder_tokens]
+        is_visible = visible.gather(1, indices)
+        tokens = self.patches(values.gather(1, indices[:, :, None].expand(-1, -1, values.shape[2])))
+        tokens = tokens + self.encoder_positions[indices]
         for block in self.encoder:
-            tokens = block(tokens, seen[:, None, None, :])
-        known = self.bridge(self.encoder_norm(tokens))
-        bare = self.mask_token.to(known.dtype)
-        known = torch.where(seen[:, :, None], known, bare)
-        stage = bare.expand(*shown.shape, -1).scatter(1, places[:, :, None].expand_as(known), known)
-        stage = stage + self.decoder_positions
+            tokens = block(tokens, is_visible[:, None, None, :])
+        encoded = self.decoder_embed(self.encoder_norm(tokens))
+        mask_token = self.mask_token.to(encoded.dtype)
+        encoded = torch.where(is_visible[:, :, None], encoded, mask_token)
+        tokens = mask_token.expand(*visible.shape, -1).scatter(1, indices[:, :, None].expand_as(encoded), encoded)
+        tokens = tokens + self.decoder_positions
         for block in self.decoder:
-            stage = block(stage, None)
-        return self.head(self.decoder_norm(stage))
+            tokens = block(tokens, None)
+        return self.head(self.decoder_norm(tokens))
 
 
 def on_device(batch: Arrays, device: str) -> dict[str, Tensor]:
@@ -122,92 +111,81 @@ def on_device(batch: Arrays, device: str) -> dict[str, Tensor]:
 
 
 def squared_errors(model: Autoencoder, batch: Mapping[str, Tensor]) -> Tensor:
-    """The sum of squared errors over the scored cells.
+    """The sum of squared errors over the target cells.
 
     Args:
-      batch: `values` [B, N, K], 0 where unobserved; `shown` [B, N], the tokens seen; `scored` [B, N, K], the observed
-        cells of hidden tokens.
+      batch: `values` [B, N, K], 0 where unobserved; `visible` [B, N], the tokens that the encoder reads; `target_cells`
+        [B, N, K], the observed cells of hidden tokens.
     """
-    values, shown, scored = (batch[name] for name in ("values", "shown", "scored"))
-    return (torch.square(model(values, shown).float() - values) * scored).sum()
+    errors = model(batch["values"], batch["visible"]).float() - batch["values"]
+    return (torch.square(errors) * batch["target_cells"]).sum()
 
 
 class Step:
     """A training step: forward and backward, a few windows at a time, then clipping and AdamW."""
 
-    def __init__(self, model: Autoencoder, settings: Optimizer, dtype: str, device: str = "cpu") -> None:
-        self.model, self.settings, self.device = model.to(device), settings, device
+    def __init__(self, model: Autoencoder, config: OptimizerConfig, dtype: str, device: str = "cpu") -> None:
+        self.model, self.device, self.clip_norm = model.to(device), device, config.clip_norm
         self.dtype = getattr(torch, dtype)
         self.optimizer = torch.optim.AdamW(
-            model.parameters(),
-            settings.learning_rate,
-            settings.betas,
-            settings.epsilon,
-            settings.weight_decay,
-            fused=True,
+            model.parameters(), config.learning_rate, config.betas, config.epsilon, config.weight_decay, fused=True
         )
 
     def __call__(self, batch: Mapping[str, Tensor]) -> float:
-        """Takes the step and returns the loss before it, the mean squared error over all scored cells."""
+        """Takes the step and returns the loss before it, the mean squared error over all target cells."""
         self.optimizer.zero_grad(set_to_none=True)
-        cells, together = batch["scored"].sum().clamp(min=1), _PARTS[self.device]
+        cells, windows = batch["target_cells"].sum().clamp(min=1), _WINDOWS_AT_A_TIME[self.device]
         total = torch.zeros((), device=self.device)
-        for first in range(0, len(batch["shown"]), together):
-            part = {name: array[first : first + together] for name, array in batch.items()}
+        for first in range(0, len(batch["visible"]), windows):
+            part = {name: array[first : first + windows] for name, array in batch.items()}
             with torch.autocast(self.device, self.dtype, enabled=self.dtype != torch.float32):
                 loss = squared_errors(self.model, part) / cells
             loss.backward()
             total += loss.detach()
-        if self.settings.clip > 0:
-            nn.utils.clip_grad_norm_(self.model.parameters(), self.settings.clip)
+        if self.clip_norm > 0:
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.clip_norm)
         self.optimizer.step()
         return float(total)  # waits for all of it
 
 
-class _Worker:
-    """A step with the batch it is to take: the state of the process that `worker` starts."""
+class _InProcess:
+    """The state of the process that `process` starts: the step, its next batch, and memory before both."""
 
     step: Step
     batch: dict[str, Tensor]
-    before: int | None
+    memory_before: int | None
 
 
-def worker(recipe: Recipe, settings: Optimizer, dtype: str, device: str) -> ProcessPoolExecutor:
-    """A process of PyTorch's own, for `give`, `take`, `cpu_seconds` and `peak_bytes`.
+def process(model: TorchModel, optimizer: OptimizerConfig, dtype: str, device: str) -> ProcessPoolExecutor:
+    """A process of its own for PyTorch, to submit `set_batch`, `run_step` and `peak_bytes` to.
 
-    In one process with JAX its memory would be in the way of ours, and ours of its.
+    In one process the memory that JAX and PyTorch hold could not be told from each other.
     """
-    return ProcessPoolExecutor(
-        1, multiprocessing.get_context("spawn"), initializer=_begin, initargs=(recipe, settings, dtype, device)
-    )
+    arguments = (model, optimizer, dtype, device)
+    return ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=_begin, initargs=arguments)
 
 
-def _begin(recipe: Recipe, settings: Optimizer, dtype: str, device: str) -> None:
-    _Worker.before = _memory("VmRSS")
-    _Worker.step = Step(Autoencoder(recipe), settings, dtype, device)
+def _begin(model: TorchModel, optimizer: OptimizerConfig, dtype: str, device: str) -> None:
+    _InProcess.memory_before = _memory("VmRSS")
+    _InProcess.step = Step(Autoencoder(model), optimizer, dtype, device)
 
 
-def give(batch: Arrays) -> None:
-    """Hands a worker the batch of its next step."""
-    _Worker.batch = on_device(batch, _Worker.step.device)
+def set_batch(batch: Arrays) -> None:
+    """Gives the process the batch of its next step."""
+    _InProcess.batch = on_device(batch, _InProcess.step.device)
 
 
-def take() -> float:
-    """Takes the step; the loss."""
-    return _Worker.step(_Worker.batch)
-
-
-def cpu_seconds() -> float:
-    """Processor seconds of all threads of a worker."""
-    return time.process_time()
+def run_step() -> float:
+    """Takes the step and returns the loss."""
+    return _InProcess.step(_InProcess.batch)
 
 
 def peak_bytes() -> int | None:
-    """The most memory its steps took, model and optimizer included; None where the system does not tell."""
-    if _Worker.step.device == "cuda":
+    """The most memory that the steps took, model and optimizer included; None if the system does not tell."""
+    if _InProcess.step.device == "cuda":
         return torch.cuda.max_memory_allocated()
-    peak = _memory("VmHWM")
-    return None if _Worker.before is None or peak is None else peak - _Worker.before
+    before, peak = _InProcess.memory_before, _memory("VmHWM")
+    return None if before is None or peak is None else peak - before
 
 
 def _memory(entry: str) -> int | None:
