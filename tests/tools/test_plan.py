@@ -19,8 +19,8 @@ from lsm_jax.tools.plan import search as searching
 from lsm_jax.tools.plan.costs import program_flops
 from lsm_jax.tools.plan.hlo import read_program
 from lsm_jax.tools.plan.topologies import installed, split_name
-from lsm_jax.train.schedule import TrainSchedule
 from lsm_jax.train.mesh import make_mesh, to_devices
+from lsm_jax.train.schedule import TrainSchedule
 from lsm_jax.train.state import batch_shapes, make_program
 
 CAPACITY, TARGETS = 192, 320

@@ -43,8 +43,8 @@ from lsm_jax.tools.bench.harness import (
     write_report,
 )  # fmt: skip
 from lsm_jax.tools.bench.settings import StepBench
-from lsm_jax.train.schedule import TrainSchedule
 from lsm_jax.train.mesh import make_mesh, to_devices
+from lsm_jax.train.schedule import TrainSchedule
 from lsm_jax.train.state import Program, make_program
 
 if TYPE_CHECKING:

@@ -27,8 +27,8 @@ from lsm_jax.tools.plan.costs import collectives, kernel_runs, moved_bytes, prog
 from lsm_jax.tools.plan.hlo import Computation, executed, read_program
 from lsm_jax.tools.plan.topologies import GPU_EXAMPLES, chip_named, split_name, topology_devices
 from lsm_jax.train.hardware import Chip, compiler_options
-from lsm_jax.train.schedule import TrainSchedule
 from lsm_jax.train.mesh import check_batch, make_mesh
+from lsm_jax.train.schedule import TrainSchedule
 from lsm_jax.train.state import Program, batch_shapes, is_sum, make_program
 
 # Without a dataset: the papers' 26 minutely features, of which 51 % are recorded (arXiv 2506.05321).
