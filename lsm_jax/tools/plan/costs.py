@@ -17,6 +17,8 @@ from lsm_jax.tools.plan.hlo import Computation, Instruction, Shape, executed, ro
 from lsm_jax.train.hardware import Chip
 
 _GEMMS = ("__cublas$gemm", "__cublas$lt$matmul")
+Sparsities = Sequence[BlockSparsity]
+
 _ATTENTION = "segment_attention_"
 # Opcodes that write nothing to memory themselves.
 _NOT_WRITING = {
@@ -48,7 +50,7 @@ class ProgramFlops:
     repeated_scores: float
 
 
-def program_flops(entry: Computation, sparsity: Sequence[BlockSparsity]) -> ProgramFlops:
+def program_flops(entry: Computation, sparsity: Sparsities) -> ProgramFlops:
     """FLOPs of one run of a program.
 
     Args:
@@ -113,7 +115,7 @@ def _taps_on_input(size: int, taps: int, positions: int, window: str, number: in
     return count
 
 
-def kernel_flops(call: Instruction, sparsity: Sequence[BlockSparsity]) -> tuple[float, float]:
+def kernel_flops(call: Instruction, sparsity: Sparsities) -> tuple[float, float]:
     """FLOPs of a Pallas kernel, and the part of them that computes attention scores a second time.
 
     Attention kernels state the FLOPs of all pairs of blocks. Where `sparsity` has rows of their lengths, only the pairs
@@ -230,7 +232,7 @@ class Collective:
     seconds_at_least: float
 
 
-def collectives(entry: Computation, hosts: Sequence[int], chip: Chip, sparsity: Sequence[BlockSparsity]) -> list[Collective]:
+def collectives(entry: Computation, hosts: Sequence[int], chip: Chip, sparsity: Sparsities) -> list[Collective]:
     """The collectives of a program.
 
     Args:
@@ -284,7 +286,7 @@ def _exchanges(computation: Computation) -> Iterator[tuple[Instruction, Sequence
         yield parts[0][1], [fusion for fusion, _ in parts if fusion.attribute("kind") != "kCustom"], True
 
 
-def _multiplies(instruction: Instruction, sparsity: Sequence[BlockSparsity]) -> bool:
+def _multiplies(instruction: Instruction, sparsity: Sparsities) -> bool:
     """Whether an instruction, or a computation that it calls, has a matrix product or a kernel."""
     if product_flops(instruction) or kernel_flops(instruction, sparsity)[0]:
         return True

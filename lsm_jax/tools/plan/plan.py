@@ -21,9 +21,9 @@ from lsm_jax.data.random_batches import random_batches_with_gaps
 from lsm_jax.data.row_balance import RowBalancer
 from lsm_jax.data.spec import DataSpec, data_spec, datasets_with_weight, open_datasets
 from lsm_jax.errors import RunError, UserError
-from lsm_jax.nn.attention import BlockSparsity, block_sparsity
+from lsm_jax.nn.attention import block_sparsity
 from lsm_jax.objectives.shared import AttentionShape
-from lsm_jax.tools.plan.costs import collectives, kernel_runs, moved_bytes, program_flops
+from lsm_jax.tools.plan.costs import Sparsities, collectives, kernel_runs, moved_bytes, program_flops
 from lsm_jax.tools.plan.hlo import Computation, executed, read_program
 from lsm_jax.tools.plan.topologies import GPU_EXAMPLES, chip_named, split_name, topology_devices
 from lsm_jax.train.hardware import Chip, compiler_options
@@ -143,9 +143,11 @@ def count_tokens_and_flops(config: Config, spec: DataSpec) -> tuple[dict[str, fl
     return counts, attention_shapes
 
 
-def block_sparsities(shapes: Sequence[AttentionShape], implementation: str) -> list[BlockSparsity]:
+def block_sparsities(shapes: Sequence[AttentionShape], implementation: str) -> Sparsities:
     """The blocks that an implementation computes for given segments. Call it inside the mesh of the topology."""
-    found = [block_sparsity(implementation, each.queries, each.keys, each.size.width // each.size.heads) for each in shapes]
+    found = [
+        block_sparsity(implementation, each.queries, each.keys, each.size.width // each.size.heads) for each in shapes
+    ]
     return [each for each in found if each]
 
 
@@ -170,7 +172,12 @@ def memory_by_use(program: Program, compiled: Any) -> dict[str, int]:
 
 
 def step_costs(
-    entry: Computation, hosts: Sequence[int], chip: Chip, useful: float, sparsity: Sequence[BlockSparsity], batch_size: int
+    entry: Computation,
+    hosts: Sequence[int],
+    chip: Chip,
+    useful: float,
+    sparsity: Sequence[BlockSparsity],
+    batch_size: int,
 ) -> dict[str, Any]:
     """FLOPs of all devices, memory traffic, collectives and the least time of a compiled step."""
     devices = len(hosts)
