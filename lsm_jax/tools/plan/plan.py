@@ -176,7 +176,7 @@ def step_costs(
     hosts: Sequence[int],
     chip: Chip,
     useful: float,
-    sparsity: Sequence[BlockSparsity],
+    sparsity: Sparsities,
     batch_size: int,
 ) -> dict[str, Any]:
     """FLOPs of all devices, memory traffic, collectives and the least time of a compiled step."""
