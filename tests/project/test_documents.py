@@ -72,6 +72,6 @@ def test_documents_name_no_machine(document: Path) -> None:
 
 
 def test_the_index_links_to_every_document() -> None:
-    index = (REPOSITORY / "docs" / "index.md").read_text(encoding="utf-8")
-    linked = set(re.findall(r"\]\(([\w-]+\.md)\)", index))
-    assert linked == {path.name for path in (REPOSITORY / "docs").glob("*.md")} - {"index.md"}
+    folder = REPOSITORY / "docs"
+    linked = set(re.findall(r"\]\(([\w/-]+\.md)\)", (folder / "index.md").read_text(encoding="utf-8")))
+    assert linked == {str(path.relative_to(folder)) for path in folder.rglob("*.md")} - {"index.md"}
