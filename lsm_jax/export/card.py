@@ -19,8 +19,8 @@ from lsm_jax.train.metrics import read_metrics
 from lsm_jax.train.run import Run
 
 _TERMS = (
-    "These parameters were made from the data sets named above; whoever shares them answers to the terms of those "
-    "data sets. The code that made them, lsm_jax, is under the Apache License 2.0, which says nothing about parameters."
+    "These parameters were made from the datasets named above; whoever shares them answers to the terms of those "
+    "datasets. The code that made them, lsm_jax, is under the Apache License 2.0, which says nothing about parameters."
 )
 _LIMITS = (
     "A research model of wearable signals. Not a medical device: do not diagnose, treat or decide about a person "

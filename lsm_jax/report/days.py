@@ -39,7 +39,7 @@ def draw_day(window: Window, moments: Mapping[str, Moments], description: str) -
     figure.get_layout_engine().set(w_pad=0, h_pad=0.01, hspace=0.02)  # type: ignore[union-attr, call-arg]
     cells.set_facecolor(LIGHT["missing"])
     cells.imshow(
-        standardised,
+        np.ma.repeat(standardised, 8, axis=0),  # so that smoothing along time does not blur one channel into the next
         cmap=matplotlib.colormaps["viridis"].with_extremes(bad=(0, 0, 0, 0)),
         vmin=-_COLOUR_RANGE,
         vmax=_COLOUR_RANGE,

@@ -166,7 +166,7 @@ def _datasets(config: Config) -> tuple[list[dict[str, str]], list[str]]:
                 }
             )
         except (UserError, KeyError, TypeError, ValueError) as error:
-            missing.append(f"Data set {Path(path).name} is not at hand: {error}")
+            missing.append(f"Dataset {Path(path).name} is not at hand: {error}")
     return rows, missing
 
 

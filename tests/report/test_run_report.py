@@ -133,7 +133,7 @@ def test_an_evaluation_that_training_has_left_behind_is_called_so(workdir):
 def test_a_dataset_that_has_moved_is_named(workdir, dataset):
     text = (workdir / "config.json").read_text().replace(str(dataset.path), "/nowhere/moved")
     (workdir / "config.json").write_text(text)
-    assert "Data set moved is not at hand" in page_of(workdir).text
+    assert "Dataset moved is not at hand" in page_of(workdir).text
 
 
 def test_names_from_files_cannot_become_markup(workdir):
