@@ -16,9 +16,10 @@ from lsm_jax.nn.attention.api import KEY_MAJOR_KERNELS
 from lsm_jax.tools.plan.hlo import Computation, Instruction, Shape, executed, root
 from lsm_jax.train.hardware import Chip
 
-_GEMMS = ("__cublas$gemm", "__cublas$lt$matmul")
 Sparsities = Sequence[BlockSparsity]
+"""The blocks that attention computes, one element for every pair of row lengths."""
 
+_GEMMS = ("__cublas$gemm", "__cublas$lt$matmul")
 _ATTENTION = "segment_attention_"
 # Opcodes that write nothing to memory themselves.
 _NOT_WRITING = {
@@ -51,11 +52,7 @@ class ProgramFlops:
 
 
 def program_flops(entry: Computation, sparsity: Sparsities) -> ProgramFlops:
-    """FLOPs of one run of a program.
-
-    Args:
-      sparsity: the blocks that attention computes, one element for every pair of row lengths.
-    """
+    """FLOPs of one run of a program."""
     products = kernels = repeated = 0.0
     for times, computation in executed(entry, inside_fusions=True):
         for each in computation:
@@ -237,8 +234,7 @@ def collectives(entry: Computation, hosts: Sequence[int], chip: Chip, sparsity: 
 
     Args:
       hosts: the host of each device, in the order of the mesh.
-      chip: of one device.
-      sparsity: as of `program_flops`.
+      chip: the share of one device.
     """
     merged: dict[tuple[str, int, int, bool], Collective] = {}
     for times, computation in executed(entry, inside_fusions=False):
