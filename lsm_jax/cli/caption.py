@@ -150,21 +150,20 @@ def _generated_lines(
 ) -> tuple[str, Iterator[dict[str, Any]]]:
     """The level that a run speaks at, and a line per window in its words."""
     from lsm_jax.captions.grammar import facts_of
-    from lsm_jax.evals.captioning import written
-    from lsm_jax.evals.findings import Settings
+    from lsm_jax.evals.captioning import Captioning
     from lsm_jax.train.loop import use_compile_cache
     from lsm_jax.train.run import load_run
 
     use_compile_cache()
     loaded = load_run(args.workdir, args.step)
-    settings = Settings(args.split, batch_size=args.batch_size, seed=args.seed, decode=args.decode, progress=tell)
+    suite = Captioning(batch_size=args.batch_size, seed=args.seed, decode=args.decode, progress=tell)
     level = str(loaded.config.language.levels)
 
     def lines() -> Iterator[dict[str, Any]]:
-        for _, rows in written(loaded, source, settings):
-            for info, window, text in rows:
+        for _, rows in suite.generate(loaded, source):
+            for info, text in rows:
                 tally.add(text, facts_of(text))
-                yield _line(info.index, window, level, text) | {"step": loaded.step, "decode": args.decode}
+                yield _line(info.index, info.window, level, text) | {"step": loaded.step, "decode": args.decode}
 
     return level, lines()
 

@@ -36,24 +36,23 @@ def run(args: argparse.Namespace) -> int:
         at_least_one(name, value)
     from lsm_jax.cli.progress import progress_bar
     from lsm_jax.data.store import open_dataset
-    from lsm_jax.evals.findings import Settings
-    from lsm_jax.evals.results import write_whole
-    from lsm_jax.evals.retrieval import search
+    from lsm_jax.evals.result import write_whole
+    from lsm_jax.evals.retrieval import Retrieval
     from lsm_jax.train.loop import use_compile_cache
     from lsm_jax.train.run import load_run
 
     use_compile_cache()
     loaded, dataset = load_run(args.workdir, args.step), open_dataset(args.data)
-    with progress_bar(f"days of {dataset.name}") as tell:
-        settings = Settings(args.split, batch_size=args.batch_size, progress=tell)
+    with progress_bar(f"days of {dataset.name}") as progress:
+        suite = Retrieval(batch_size=args.batch_size, progress=progress)
         source = dataset.held_out(args.split)
-        found = search(loaded, source, settings, texts=args.text, examples=args.window, top=args.top)
+        found = suite.search(loaded, source, texts=args.text, windows=args.window, top=args.top)
     for query in found:
         print(f"\n{query.get('text') or 'window ' + str(query['example'])}")
-        for place, hit in enumerate(query["found"], start=1):
-            print(f"{place:3}  {hit['likeness']:+.3f}  window {hit['example']}, {hit['start'][:10]}: {hit['caption']}")
+        for rank, hit in enumerate(query["found"], start=1):
+            print(f"{rank:3}  {hit['likeness']:+.3f}  window {hit['example']}, {hit['start'][:10]}: {hit['caption']}")
     if args.out:
-        told = {"dataset": dataset.name, "split": args.split, "step": loaded.step, "queries": found}
-        write_whole(args.out, json.dumps(told, indent=1, ensure_ascii=False))
+        content = {"dataset": dataset.name, "split": args.split, "step": loaded.step, "queries": found}
+        write_whole(args.out, json.dumps(content, indent=1, ensure_ascii=False))
         print(args.out)
     return 0

@@ -26,6 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Trains, and reports progress on standard error."""
     from lsm_jax.config import load_config
+    from lsm_jax.evals import evaluators
     from lsm_jax.train import processes
     from lsm_jax.train.loop import train
     from lsm_jax.train.mesh import cpu_devices_for, use_cores
@@ -34,5 +35,5 @@ def run(args: argparse.Namespace) -> int:
     # Both must come before anything asks for a device.
     processes.initialise(args.coordinator, args.process_id, args.process_count)
     use_cores(cpu_devices_for(config))
-    train(config, args.workdir)
+    train(config, args.workdir, evaluators(config))
     return 0

@@ -28,16 +28,15 @@ def run(args: argparse.Namespace) -> int:
     at_least_one("--batch-size", args.batch_size)
     from lsm_jax.cli.progress import progress_bar
     from lsm_jax.data.store import open_dataset
-    from lsm_jax.evals.findings import Settings
-    from lsm_jax.evals.zeroshot import evaluate_zeroshot
+    from lsm_jax.evals.zeroshot import ZeroShot
     from lsm_jax.train.loop import use_compile_cache
     from lsm_jax.train.run import load_run
 
     use_compile_cache()
     loaded, dataset = load_run(args.workdir, args.step), open_dataset(args.data)
-    with progress_bar(f"days of {dataset.name}") as tell:
-        settings = Settings(args.split, batch_size=args.batch_size, seed=args.seed, prompts=args.prompts, progress=tell)
-        findings = evaluate_zeroshot(loaded, {dataset.name: dataset}, settings, probes=False)
-    path = findings.write(args.out or args.workdir / "zeroshot.json")
-    print("\n".join([*findings.table(), "", *findings.notes, str(path)]))
+    with progress_bar(f"days of {dataset.name}") as progress:
+        shared = {"split": args.split, "batch_size": args.batch_size, "seed": args.seed, "progress": progress}
+        result = ZeroShot(**shared, prompts=args.prompts, probes=False).run(loaded, [dataset])
+    path = result.write_json(args.out or args.workdir / "zeroshot.json")
+    print("\n".join([result.table(), "", *result.notes, str(path)]))
     return 0

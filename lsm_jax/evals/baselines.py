@@ -1,22 +1,32 @@
-"""What a model must beat: fills that need no training, given the visible cells only.
+"""Baselines of the generative suite: fills that need no training and see the visible cells only.
 
-All of them predict z-scored values (the training mean is 0) at the hidden, recorded cells of a batch of
-windows at once. A channel with no visible cell in its window falls back to the training mean in the four
-fills from the window, and to the cohort's time-of-day mean in the two from the time of day.
+They predict z-scored values (the training mean is 0) at the hidden, recorded cells of a batch of windows. Where a
+channel has no visible cell in a window, `mean`, `nearest`, `last` and `linear` predict the training mean, and
+`person_time_of_day` the cohort's mean at that time of day.
+
+Time-of-day means are kept in bins of ten minutes of local time and smoothed around the clock with a Gaussian, so that
+the mean of a handful of days is a curve, not a comb.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
+from lsm_jax.windows import MINUTES_PER_DAY
+
 BASELINES: tuple[str, ...] = ("mean", "nearest", "last", "linear", "person_time_of_day", "cohort_time_of_day")
+BIN_MINUTES = 10
+BINS = MINUTES_PER_DAY // BIN_MINUTES
+_SMOOTHING_SD_MINUTES = 30.0
+# The Gaussian ends at four standard deviations, so that a bin far from any data is exactly empty.
+_REACH_BINS = int(4 * _SMOOTHING_SD_MINUTES / BIN_MINUTES)
 
 
-class Cells(NamedTuple):
+class CellIndex(NamedTuple):
     """Coordinates of n cells in a batch of windows: window, time step, channel."""
 
     window: Int[np.ndarray, " n"]
@@ -27,25 +37,23 @@ class Cells(NamedTuple):
 def predict_baselines(
     values: Float[np.ndarray, "b t c"],
     visible: Bool[np.ndarray, "b t c"],
-    cells: Cells,
+    cells: CellIndex,
     person_profile: Float[np.ndarray, "b t c"],
     cohort_profile: Float[np.ndarray, "b t c"],
 ) -> Mapping[str, Float[np.ndarray, " n"]]:
-    """Every baseline's z-scored prediction at `cells`.
+    """The z-scored prediction of every baseline at `cells`.
 
     Args:
-      values: z-scored; read only where `visible`, whatever else is in it.
-      visible: recorded and not hidden.
-      cells: where to predict; hidden cells.
-      person_profile: the person's time-of-day mean at each cell (`profiles.person_profiles`).
-      cohort_profile: the training cohort's.
+      values: z-scored; read only where `visible`.
+      cells: hidden cells.
+      person_profile, cohort_profile: time-of-day means of the person and of the training cohort at each cell.
     """
     shown = np.where(visible, values, 0).astype(np.float32)
     count = visible.sum(axis=1)
     mean = np.divide(shown.sum(axis=1), count, out=np.zeros(count.shape, np.float32), where=count > 0)
     window, step, channel = cells
     mean_here = mean[window, channel]
-    before, after = _neighbours(visible, cells)
+    before, after = _visible_neighbours(visible, cells)
     has_before, has_after = before >= 0, after < values.shape[1]
     value_before = shown[window, np.where(has_before, before, 0), channel]
     value_after = shown[window, np.where(has_after, after, 0), channel]
@@ -53,26 +61,101 @@ def predict_baselines(
     gap_before = np.where(has_before, step - before, np.inf).astype(np.float32)
     gap_after = np.where(has_after, after - step, np.inf).astype(np.float32)
     nearest = np.where(gap_before <= gap_after, value_before, value_after)
+    nearest = np.where(has_before | has_after, nearest, mean_here)
     between = has_before & has_after
     weight_after = np.divide(gap_before, gap_before + gap_after, out=np.zeros_like(gap_before), where=between)
     line = value_before + weight_after * (value_after - value_before)
     return {
         "mean": mean_here,
-        "nearest": np.where(has_before | has_after, nearest, mean_here),
+        "nearest": nearest,
         "last": np.where(has_before, value_before, mean_here),
-        "linear": np.where(between, line, np.where(has_before | has_after, nearest, mean_here)),
+        "linear": np.where(between, line, nearest),
         "person_time_of_day": person_profile[window, step, channel],
         "cohort_time_of_day": cohort_profile[window, step, channel],
     }
 
 
-def _neighbours(visible: np.ndarray, cells: Cells) -> tuple[np.ndarray, np.ndarray]:
+def _visible_neighbours(visible: np.ndarray, cells: CellIndex) -> tuple[np.ndarray, np.ndarray]:
     """The visible steps before and after each cell in its channel; -1 and T where there is none."""
     by_channel = np.ascontiguousarray(visible.transpose(0, 2, 1))
     steps = np.arange(visible.shape[1], dtype=np.int32)
-    here = (cells.window, cells.channel, cells.step)
-    before = np.maximum.accumulate(np.where(by_channel, steps, np.int32(-1)), axis=2)[here]
-    beyond = np.int32(visible.shape[1])
-    backwards = np.where(by_channel, steps, beyond)[:, :, ::-1]
-    after = np.minimum.accumulate(backwards, axis=2)[:, :, ::-1][here]
+    index = (cells.window, cells.channel, cells.step)
+    before = np.maximum.accumulate(np.where(by_channel, steps, np.int32(-1)), axis=2)[index]
+    backwards = np.where(by_channel, steps, np.int32(visible.shape[1]))[:, :, ::-1]
+    after = np.minimum.accumulate(backwards, axis=2)[:, :, ::-1][index]
     return before, after
+
+
+def time_bins(start_minute: Int[np.ndarray, " b"], minutes: int) -> Int[np.ndarray, "b t"]:
+    """The local time-of-day bin of every minute of windows that start at `start_minute` of the day."""
+    minute = start_minute[:, None].astype(np.int64) + np.arange(minutes)
+    return minute % MINUTES_PER_DAY // BIN_MINUTES
+
+
+def cohort_profile(
+    batches: Iterable[tuple[np.ndarray, np.ndarray, np.ndarray]], channels: int
+) -> Float[np.ndarray, "k c"]:
+    """The cohort's mean by time of day in z-scores, from batches of (values, observed, bins); 0 where there is none."""
+    sums, counts = np.zeros((BINS, channels)), np.zeros((BINS, channels))
+    for values, observed, bins in batches:
+        batch_sums, batch_counts = _sums_by_bin(values, observed, bins)
+        sums += batch_sums.sum(axis=0)
+        counts += batch_counts.sum(axis=0)
+    return _smoothed_mean(sums, counts, np.zeros_like(sums))
+
+
+def person_profiles(
+    values: Float[np.ndarray, "b t c"],
+    observed: Bool[np.ndarray, "b t c"],
+    bins: Int[np.ndarray, "b t"],
+    person: Int[np.ndarray, " b"],
+    cohort: Float[np.ndarray, "k c"],
+) -> Float[np.ndarray, "b k c"]:
+    """For each window the mean by time of day of the person's *other* windows, in z-scores.
+
+    Args:
+      person: an integer per window; all windows of a person must be in the batch.
+      cohort: used at times of day that the other windows do not cover.
+    """
+    sums, counts = _sums_by_bin(values, observed, bins)
+    profiles = np.empty(sums.shape, np.float32)
+    for one in np.unique(person):
+        own = np.flatnonzero(person == one)
+        profiles[own] = _smoothed_mean(_sum_of_others(sums[own]), _sum_of_others(counts[own]), cohort)
+    return profiles
+
+
+def _sums_by_bin(
+    values: Float[np.ndarray, "b t c"], observed: Bool[np.ndarray, "b t c"], bins: Int[np.ndarray, "b t"]
+) -> tuple[Float[np.ndarray, "b k c"], Float[np.ndarray, "b k c"]]:
+    """Sums and counts of the observed cells of each window by time-of-day bin, float64."""
+    batch, _, channels = values.shape
+    slot, size = (np.arange(batch)[:, None] * BINS + bins).ravel(), batch * BINS
+    sums, counts = np.zeros((size, channels)), np.zeros((size, channels))
+    for column in range(channels):
+        seen = observed[:, :, column].ravel()
+        shown = np.where(seen, values[:, :, column].ravel(), 0)
+        sums[:, column] = np.bincount(slot, weights=shown, minlength=size)
+        counts[:, column] = np.bincount(slot, weights=seen, minlength=size)
+    return sums.reshape(batch, BINS, channels), counts.reshape(batch, BINS, channels)
+
+
+def _smoothed_mean(
+    sums: Float[np.ndarray, "... k c"], counts: Float[np.ndarray, "... k c"], fallback: Float[np.ndarray, "... k c"]
+) -> Float[np.ndarray, "... k c"]:
+    """The mean around each time of day; `fallback` where less than one recorded minute is near."""
+    offsets = np.arange(-_REACH_BINS, _REACH_BINS + 1)
+    kernel = np.exp(-0.5 * (offsets * BIN_MINUTES / _SMOOTHING_SD_MINUTES) ** 2)
+    clock = np.zeros((BINS, BINS))  # Gaussian weights between bins, wrapped at midnight; 1 on the diagonal
+    np.add.at(clock, (np.arange(BINS)[:, None], (np.arange(BINS)[:, None] + offsets) % BINS), kernel)
+    total, weight = (np.einsum("kj,...jc->...kc", clock, part, optimize=True) for part in (sums, counts))
+    enough = weight >= 1.0
+    return np.where(enough, total / np.where(enough, weight, 1.0), fallback).astype(np.float32)
+
+
+def _sum_of_others(parts: np.ndarray) -> np.ndarray:
+    """For each part the sum of the others, without subtracting: not even a rounding error of a window reaches it."""
+    others = np.zeros_like(parts)
+    others[1:] += np.cumsum(parts, axis=0)[:-1]
+    others[:-1] += np.cumsum(parts[::-1], axis=0)[::-1][1:]
+    return others

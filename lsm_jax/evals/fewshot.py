@@ -1,70 +1,57 @@
-"""The few-shot suite: what a few labelled days per class are worth, on a run's embeddings of days."""
+"""The few-shot suite: classification of days from a few labelled days per class, on a run's embeddings."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
 
 from lsm_jax.data.store import Dataset
 from lsm_jax.errors import UserError
+from lsm_jax.evals.classification import (
+    auroc_rows,
+    fit_probes,
+    logged_classes,
+    read_labelled_days,
+    reference_probes,
+    standardised,
+)
 from lsm_jax.evals.days import read_days
-from lsm_jax.evals.findings import Findings, Row, Settings
-from lsm_jax.evals.probes import fit_scores, probe_scores, standardised
-from lsm_jax.evals.results import provenance
-from lsm_jax.evals.zeroshot import auroc_rows, logged_classes
+from lsm_jax.evals.result import Row
+from lsm_jax.evals.suite import DatasetSuite
 from lsm_jax.train.run import Run
 
 SHOTS = (1, 5, 10, 20)
 _DRAWS = 5
-_STRENGTH = 0.01  # of scikit-learn's C: few days and many features
+_INVERSE_REGULARISATION = 0.01  # scikit-learn's C: few days and many features
 
 
-def evaluate_fewshot(run: Run, datasets: Mapping[str, Dataset], settings: Settings) -> Findings:
-    """Probes of k days per class, five draws each, beside probes of all training days and the prior.
+@dataclasses.dataclass(frozen=True)
+class FewShot(DatasetSuite):
+    """Probes of k days per class, the mean of five draws, next to probes of all training days."""
 
-    A draw takes k training days of every class and k that hold none; a class is one against the rest of them. LSM-2's
-    runs are scored alike, on their own embeddings.
+    name: ClassVar[str] = "fewshot"
+    objectives: ClassVar[tuple[str, ...]] = ("masked_reconstruction", "clip", "siglip", "coca")
 
-    Raises:
-      UserError: no class with a day in the training split, or a run that does not embed.
-    """
-    results: list[Row] = []
-    notes = []
-    for name, dataset in datasets.items():
-        train, validation = (
-            read_days(run, dataset.held_out(split), settings.learning, statistics=True)
-            for split in ("train", "validation")
-        )
-        test = read_days(run, dataset.held_out(settings.split), settings, statistics=True)
-        known = {each for spoken in train.spoken for each in spoken}
-        classes = [each for each in logged_classes(dataset) if each in known]
+    def score(self, run: Run, dataset: Dataset) -> tuple[list[Row], list[str], list[Row]]:
+        """See `DatasetSuite.score`. A k is left out where some class has fewer training days."""
+        train, validation = read_labelled_days(run, dataset, self)
+        test = read_days(run, dataset.held_out(self.split), self, statistics=True)
+        in_training = set().union(*train.shown)
+        classes = [each for each in logged_classes(dataset) if each in in_training]
         if not classes:
             raise UserError(f"{dataset.path}: no day of its training split shows an activity or session.")
-        labels, validated = train.labels(classes), validation.labels(classes)
-        scores = {
-            f"{shots}-shot": few_shot_scores(train.embeddings, labels, test.embeddings, shots, settings.seed)
-            for shots in SHOTS
-            if (np.nansum(labels, axis=0) >= shots).all()
-        }
-        scores["linear_probe"] = probe_scores(
-            train.embeddings, validation.embeddings, test.embeddings, labels, validated
-        )
-        scores["statistics_probe"] = probe_scores(
-            train.statistics, validation.statistics, test.statistics, labels, validated
-        )
-        rows, left_out = auroc_rows(scores, test, classes, settings.seed)
-        results += [{"dataset": name, **row} for row in rows]
-        notes.append(f"{name}: probes of all {len(labels)} training days; {_DRAWS} draws of few.")
-        notes += [f"{name}: {each} is left out: {why}." for each, why in left_out.items()]
-        notes += [
-            f"{name}: no {shots}-shot: some class has fewer training days."
-            for shots in SHOTS
-            if f"{shots}-shot" not in scores
-        ]
-    told = {"split": settings.split, "seed": settings.seed, "max_windows": settings.max_windows}
-    return Findings("fewshot", results, notes, {**provenance(run), **told})
+        labels = train.labels(classes)
+        scores, too_few = {}, []
+        for shots in SHOTS:
+            if (np.nansum(labels, axis=0) >= shots).all():
+                scores[f"{shots}-shot"] = few_shot_scores(train.embeddings, labels, test.embeddings, shots, self.seed)
+            else:
+                too_few.append(f"no {shots}-shot: some class has fewer training days.")
+        rows, notes = auroc_rows(scores | reference_probes(train, validation, test, classes), test, classes, self.seed)
+        return rows, [f"probes of all {len(labels)} training days; {_DRAWS} draws of few.", *notes, *too_few], []
 
 
 def few_shot_scores(
@@ -74,17 +61,15 @@ def few_shot_scores(
     shots: int,
     seed: int,
 ) -> Float[np.ndarray, "d m c"]:
-    """Scores of the test days by probes of `shots` days of each class and as many of none, for each draw."""
+    """Scores of the test days by a probe of each draw of labelled days."""
     train, test = standardised(train, test)
-    draws = [few_days(labels, shots, np.random.default_rng((seed, shots, draw))) for draw in range(_DRAWS)]
-    return np.stack([fit_scores(train[days], labels[days], test, _STRENGTH) for days in draws])
+    draws = [draw_days(labels, shots, np.random.default_rng((seed, shots, draw))) for draw in range(_DRAWS)]
+    return np.stack([fit_probes(train[days], labels[days], test, _INVERSE_REGULARISATION) for days in draws])
 
 
-def few_days(labels: Float[np.ndarray, "n c"], shots: int, random: np.random.Generator) -> Int[np.ndarray, " d"]:
-    """Days of which each class has `shots` at least, and `shots` that hold no class where there are any."""
+def draw_days(labels: Float[np.ndarray, "n c"], shots: int, rng: np.random.Generator) -> Int[np.ndarray, " d"]:
+    """Days with at least `shots` of each class, and `shots` of no class where there are any."""
     chosen: set[int] = set()
-    groups: Sequence[np.ndarray] = [*(labels == 1).T, (labels == 0).all(axis=1)]
-    for group in groups:
-        days = np.flatnonzero(group)
-        chosen.update(random.permutation(days)[:shots].tolist())
+    for members in [*(labels == 1).T, (labels == 0).all(axis=1)]:
+        chosen.update(rng.permutation(np.flatnonzero(members))[:shots].tolist())
     return np.array(sorted(chosen))

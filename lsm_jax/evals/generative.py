@@ -1,120 +1,141 @@
-"""The generative suite: a run against every baseline, on people it was never trained on."""
+"""The generative suite: reconstruction of hidden tokens, compared with baselines, on people not trained on."""
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import ClassVar
 
 import numpy as np
+from jaxtyping import Float, Int
 
+from lsm_jax.channels import CLIPPED_AT_ZERO, REGISTRY
 from lsm_jax.data.loader import evaluation_batches
 from lsm_jax.data.spec import DataSpec
-from lsm_jax.data.store import Dataset, WindowSource
+from lsm_jax.data.store import Dataset
 from lsm_jax.errors import RunError, UserError
-from lsm_jax.evals.baselines import predict_baselines
-from lsm_jax.evals.pairs import (
-    ByPerson,
-    Pairs,
-    Windows,
-    model_batch,
-    person_chunks,
-    scored_cells,
-    task_pairs,
+from lsm_jax.evals.baselines import (
+    BASELINES,
+    CellIndex,
+    cohort_profile,
+    person_profiles,
+    predict_baselines,
+    time_bins,
 )
-from lsm_jax.evals.profiles import cohort_profile, person_profiles, time_bins
-from lsm_jax.evals.results import Results, provenance
-from lsm_jax.evals.scores import Scores
+from lsm_jax.evals.pairs import Pairs, WindowStack, by_person, model_batch, person_stacks, scored_cells, task_pairs
+from lsm_jax.evals.result import EvalResult, Row
+from lsm_jax.evals.statistics import bootstrap, score_and_interval, weighted_ratio
+from lsm_jax.evals.suite import Suite, unique_names
 from lsm_jax.objectives import masked
 from lsm_jax.tokens.tasks import GENERATIVE_TASKS, Task
 from lsm_jax.train.run import Run
 
-# A profile by time of day is settled long before this many windows; more would only take longer.
-_COHORT_WINDOWS = 3000
-_CHUNK_WINDOWS = 256
+METHODS: tuple[str, ...] = ("model", *BASELINES)
+_MEASURES = ("mse", "mae", "mse_natural", "mae_natural")
+_COHORT_WINDOWS = 3000  # a mean by time of day hardly changes with more
+_BATCH_WINDOWS = 256
 
-Progress = Callable[[int, int], None]
 
-
-def evaluate_generative(
-    run: Run,
-    datasets: Mapping[str, Dataset],
-    *,
-    split: str = "test",
-    tasks: Sequence[Task] = GENERATIVE_TASKS,
-    max_windows: int | None = None,
-    seed: int = 0,
-    batch_size: int = 32,
-    progress: Progress | None = None,
-) -> Results:
+@dataclasses.dataclass(frozen=True)
+class Generative(Suite):
     """Scores a run and the baselines on every recorded cell that each task hides.
 
-    Args:
-      run: from `load_run`; its objective must have `reconstruct` and `tokens`.
-      datasets: by name; windows are laid out on the run's channels and z-scored with its normalisation.
-      split: whose windows are scored; baselines learn the cohort's time of day from `train`.
-      max_windows: at most this many windows of each data set, of people taken whole; a quick look.
-      seed: of masks and bootstrap.
-      batch_size: windows per model call, at most; those with very many tokens come in smaller batches.
-      progress: told the windows done and in all.
+    `max_windows` takes people whole; long windows come in batches smaller than `batch_size`.
 
-    Raises:
-      UserError: no window of `split` shares a recorded channel with the run, or the objective cannot reconstruct.
-      RunError: the model's reconstructions are not finite.
+    Attributes:
+      tasks: what is hidden.
     """
-    objective = masked(run.objective)
-    grid = objective.tokens
-    people = _number_people({name: dataset.held_out(split) for name, dataset in datasets.items()})
-    scores = Scores.empty(tasks, sum(map(len, people.values())), run.spec.channels, run.spec.mean, run.spec.sd)
-    total = sum(len(ByPerson(dataset.source(split), max_windows)) for dataset in datasets.values())
-    done = dict.fromkeys(datasets, 0)
-    for name, dataset in datasets.items():
-        cohort = training_cohort(dataset, run.spec)
-        for windows in person_chunks(dataset.source(split), run.spec, people[name], max_windows):
-            profile = person_profiles(windows.values, windows.observed, windows.bins, windows.person, cohort)
-            for pairs in task_pairs(windows, tasks, grid, seed, batch_size, objective.max_context_tokens):
-                score_pairs(scores, run, windows, pairs, profile, cohort)
-            done[name] += len(windows.values)
-            if progress:
-                progress(sum(done.values()), max(total, sum(done.values())))
-    _check(scores, run, split, datasets)
-    settings = {"split": split, "seed": seed, "max_windows": max_windows}
-    return _results(scores, run, settings, people, done)
+
+    name: ClassVar[str] = "generative"
+    objectives: ClassVar[tuple[str, ...]] = ("masked_reconstruction",)
+
+    tasks: tuple[Task, ...] = GENERATIVE_TASKS
+
+    def run(self, run: Run, datasets: Sequence[Dataset]) -> EvalResult:
+        """See `Suite.run`. The baseline `cohort_time_of_day` is learnt from each dataset's training split."""
+        objective, named = masked(run.objective), unique_names(datasets)
+        sources = {name: dataset.held_out(self.split) for name, dataset in named.items()}
+        count = itertools.count()
+        people = {
+            name: {participant: next(count) for participant in sorted({*source.participants})}
+            for name, source in sources.items()
+        }
+        sums = ErrorSums(self.tasks, sum(map(len, people.values())), run.spec.channels, run.spec.mean, run.spec.sd)
+        total = sum(len(by_person(source, self.max_windows)) for source in sources.values())
+        done = dict.fromkeys(sources, 0)
+        for name, source in sources.items():
+            cohort = _training_cohort(named[name], run.spec)
+            for windows in person_stacks(source, run.spec, people[name], self.max_windows):
+                profile = person_profiles(windows.values, windows.observed, windows.bins, windows.person, cohort)
+                for pairs in task_pairs(
+                    windows, self.tasks, objective.tokens, self.seed, self.batch_size, objective.max_context_tokens
+                ):
+                    _score_pairs(sums, run, windows, pairs, profile, cohort)
+                done[name] += len(windows.values)
+                self.report(sum(done.values()), total)
+        self._check(sums, run, list(named))
+        return self._result(sums, run, people, done)
+
+    def _check(self, sums: ErrorSums, run: Run, names: Sequence[str]) -> None:
+        if not sums.cells.any():
+            raise UserError(
+                f"split {self.split!r} of {', '.join(names)} has no window in which a task could hide something: "
+                f"does it share no channel with the run ({', '.join(run.spec.channels)})?"
+            )
+        if not np.isfinite(sums.errors).all():
+            raise RunError(
+                f"the model of step {run.step} reconstructs values that are not finite; it cannot be scored."
+            )
+
+    def _result(
+        self, sums: ErrorSums, run: Run, people: dict[str, dict[str, int]], windows: dict[str, int]
+    ) -> EvalResult:
+        members = {name: np.array(list(index.values())) for name, index in people.items()}
+        scored = {
+            name: {"windows": windows[name], "people": int(sums.cells[:, index].any(axis=(0, 2)).sum())}
+            for name, index in members.items()
+        }
+        return EvalResult(
+            suite=self.name,
+            results=sums.rows(self.seed),
+            comparisons=sums.comparisons(self.seed),
+            by_dataset=[
+                {"dataset": name, **row}
+                for name, index in members.items()
+                for row in sums.comparisons(self.seed, index)
+                if row["channel"] == "all"
+            ],
+            notes=[
+                *(
+                    f"{name}: {counts['windows']} windows, {counts['people']} people."
+                    for name, counts in scored.items()
+                ),
+                "Mean squared error of z-scored values over every recorded cell of hidden tokens; the lowest is bold.",
+                "*Ahead* is 1 - model / best baseline, with its 95 % interval over people.",
+            ],
+            provenance=self.provenance(run, datasets=scored),
+        )
 
 
-def named(datasets: Iterable[Dataset]) -> dict[str, Dataset]:
-    """Data sets by name; of several with one name the later ones are numbered."""
-    by_name: dict[str, Dataset] = {}
-    for dataset in datasets:
-        alike = sum(other.name == dataset.name for other in by_name.values())
-        by_name[f"{dataset.name}-{alike + 1}" if alike else dataset.name] = dataset
-    return by_name
-
-
-def score_pairs(
-    scores: Scores,
-    run: Run,
-    windows: Windows,
-    pairs: Pairs,
-    profile: np.ndarray,
-    cohort: np.ndarray,
+def _score_pairs(
+    sums: ErrorSums, run: Run, windows: WindowStack, pairs: Pairs, profile: np.ndarray, cohort: np.ndarray
 ) -> None:
-    """Adds one batch of (window, task) pairs to `scores`."""
+    """Adds one batch of (window, task) pairs to the sums."""
     objective = masked(run.objective)
     visible, cells = scored_cells(windows, pairs, objective.tokens)
-    # The call returns at once; the baselines are made while the device reconstructs.
-    batch, hidden = model_batch(windows, pairs, visible)
-    reconstructed = objective.reconstruct(run.params, batch, hidden)
+    # `reconstruct` returns at once; the baselines are computed while the device works.
+    reconstructed = objective.reconstruct(run.params, *model_batch(windows, pairs, visible))
     values, bins = windows.values[pairs.window], windows.bins[pairs.window]
     of_person = np.take_along_axis(profile[pairs.window], bins[:, :, None], axis=1)
     predictions = dict(predict_baselines(values, visible, cells, of_person, cohort[bins]))
     predictions["model"] = np.asarray(reconstructed)[tuple(cells)]
-    scores.add(values[tuple(cells)], predictions, cells, pairs.task, windows.person[pairs.window])
+    sums.add(values[tuple(cells)], predictions, cells, pairs.task, windows.person[pairs.window])
 
 
-def training_cohort(dataset: Dataset, spec: DataSpec) -> np.ndarray:
-    """The time-of-day mean of the training split of a data set, [bins, C], z-scored."""
-    batches = evaluation_batches(dataset.source("train"), spec, _CHUNK_WINDOWS, _COHORT_WINDOWS)
+def _training_cohort(dataset: Dataset, spec: DataSpec) -> np.ndarray:
+    """The mean by time of day of a dataset's training split, [bins, C], z-scored."""
+    batches = evaluation_batches(dataset.source("train"), spec, _BATCH_WINDOWS, _COHORT_WINDOWS)
     parts = (
         (batch["values"], batch["observed"], time_bins(batch["start_minute"], spec.window_minutes))
         for batch, _ in batches
@@ -122,47 +143,109 @@ def training_cohort(dataset: Dataset, spec: DataSpec) -> np.ndarray:
     return cohort_profile(parts, len(spec.channels))
 
 
-def _results(
-    scores: Scores,
-    run: Run,
-    settings: Mapping[str, Any],
-    people: Mapping[str, Mapping[str, int]],
-    windows: Mapping[str, int],
-) -> Results:
-    members = {name: np.array(list(numbers.values())) for name, numbers in people.items()}
-    seed = settings["seed"]
-    scored = {
-        name: {"windows": windows[name], "people": int(scores.cells[:, indices].any(axis=(0, 2)).sum())}
-        for name, indices in members.items()
-    }
-    return Results(
-        suite="generative",
-        results=scores.rows(seed),
-        comparisons=scores.comparisons(seed),
-        by_dataset=[
-            {"dataset": name, **row}
-            for name, indices in members.items()
-            for row in scores.comparisons(seed, indices)
-            if row["channel"] == "all"
-        ],
-        provenance={**provenance(run), **settings, "datasets": scored},
-    )
+class ErrorSums:
+    """Accumulates errors over batches. Everything is a sum, so batches and their order do not matter.
 
+    Attributes:
+      errors: [tasks, people, methods, channels, 4]: sums of squared and absolute error, z-scored, then natural units.
+      cells: [tasks, people, channels]: scored cells.
+      windows: [tasks, people, channels + 1]: windows with scored cells; the last column is any channel.
+    """
 
-def _check(scores: Scores, run: Run, split: str, datasets: Iterable[str]) -> None:
-    if not scores.cells.any():
-        raise UserError(
-            f"split {split!r} of {', '.join(datasets)} has no window in which a task could hide something: "
-            f"does it share no channel with the run ({', '.join(run.spec.channels)})?"
-        )
-    if not np.isfinite(scores.errors).all():
-        raise RunError(f"the model of step {run.step} reconstructs values that are not finite; it cannot be scored.")
+    def __init__(
+        self, tasks: Sequence[Task], people: int, channels: Sequence[str], mean: np.ndarray, sd: np.ndarray
+    ) -> None:
+        self.tasks, self.columns = tuple(tasks), (*channels, "all")
+        self._mean, self._sd = np.asarray(mean, np.float32), np.asarray(sd, np.float32)
+        self._floor = np.array([0.0 if name in CLIPPED_AT_ZERO else -np.inf for name in channels])
+        self.errors = np.zeros((len(tasks), people, len(METHODS), len(channels), len(_MEASURES)))
+        self.cells = np.zeros((len(tasks), people, len(channels)))
+        self.windows = np.zeros((len(tasks), people, len(channels) + 1))
 
+    def add(
+        self,
+        truth: Float[np.ndarray, " n"],
+        predictions: Mapping[str, Float[np.ndarray, " n"]],
+        cells: CellIndex,
+        task: Int[np.ndarray, " b"],
+        person: Int[np.ndarray, " b"],
+    ) -> None:
+        """Adds a batch of b windows.
 
-def _number_people(sources: Mapping[str, WindowSource]) -> dict[str, dict[str, int]]:
-    """A number for every participant of every data set, from 0 on."""
-    count = itertools.count()
-    return {
-        name: {participant: next(count) for participant in sorted({*source.participants})}
-        for name, source in sources.items()
-    }
+        Args:
+          truth, predictions: z-scored, at `cells`; predictions by method.
+          task, person: indices, of each window.
+        """
+        shape = (len(task), self.cells.shape[2])
+        slot = cells.window * shape[1] + cells.channel
+
+        def total(weights: np.ndarray | None) -> np.ndarray:
+            return np.bincount(slot, weights, minlength=shape[0] * shape[1]).reshape(shape)
+
+        counts = total(None)
+        np.add.at(self.cells, (task, person), counts)
+        touched = np.concatenate([counts > 0, (counts > 0).any(axis=1, keepdims=True)], axis=1)
+        np.add.at(self.windows, (task, person), touched)
+        truth_natural = self._natural(truth, cells.channel)
+        for number, method in enumerate(METHODS):
+            error = predictions[method].astype(np.float64) - truth
+            # Negative steps and the like do not exist: SensorLM's code clips them, too.
+            natural = np.maximum(self._natural(predictions[method], cells.channel), self._floor[cells.channel])
+            error_natural = natural - truth_natural
+            measures = (error**2, np.abs(error), error_natural**2, np.abs(error_natural))
+            sums = np.stack([total(measure) for measure in measures], axis=-1)
+            np.add.at(self.errors[:, :, number], (task, person), sums)
+
+    def _natural(self, scaled: np.ndarray, channel: np.ndarray) -> np.ndarray:
+        return scaled.astype(np.float64) * self._sd[channel] + self._mean[channel]
+
+    def rows(self, seed: int) -> list[Row]:
+        """`results`: one row per task, channel (`all` is the total) and method."""
+        rows = []
+        for shared, column, errors, cells in self._totals():
+            replicates = bootstrap(weighted_ratio(errors[..., 0], cells[:, None]), np.arange(len(cells)), seed)
+            means = errors.sum(axis=0) / cells.sum()
+            for number, method in enumerate(METHODS):
+                measures = dict(zip(_MEASURES, means[number].tolist(), strict=True))
+                if column == "all":  # units differ between channels
+                    measures |= {"mse_natural": None, "mae_natural": None}
+                _, interval = score_and_interval(replicates[:, number], shared["people"])
+                unit = REGISTRY[column].unit if column in REGISTRY else None
+                made = {"method": method, **measures, "unit": unit, "ci95": interval, "cells": int(cells.sum())}
+                rows.append({**shared, **made})
+        return rows
+
+    def comparisons(self, seed: int, people: np.ndarray | None = None) -> list[Row]:
+        """The model against the best baseline of each task and channel, paired: the same people drawn for both.
+
+        Args:
+          people: only these people (indices), for example those of one dataset.
+        """
+        rows = []
+        for shared, _, errors, cells in self._totals(people):
+            squared = errors[..., 0]
+            best = int(squared[:, 1:].sum(axis=0).argmin()) + 1
+            model, baseline = squared[:, 0].sum(), squared[:, best].sum()
+            if baseline > 0:
+                ratio = bootstrap(weighted_ratio(squared[:, 0], squared[:, best]), np.arange(len(cells)), seed)
+                _, interval = score_and_interval(1 - ratio, shared["people"])
+                made = {"baseline": METHODS[best], "improvement": float(1 - model / baseline), "ci95": interval}
+                made |= {"model_mse": float(model / cells.sum()), "baseline_mse": float(baseline / cells.sum())}
+                rows.append({**shared, **made})
+        return rows
+
+    def _totals(self, people: np.ndarray | None = None) -> Iterator[tuple[Row, str, np.ndarray, np.ndarray]]:
+        """For each task and channel with cells: shared keys, channel, errors [p, m, 4] and cells [p] of its people."""
+        chosen = np.arange(self.cells.shape[1]) if people is None else people
+        for number, task in enumerate(self.tasks):
+            # Drawing people without a single cell would only widen the intervals by chance.
+            scored = chosen[self.cells[number, chosen].any(axis=1)]
+            for column, channel in enumerate(self.columns):
+                every = slice(None) if channel == "all" else slice(column, column + 1)
+                errors, cells = self.errors[number, scored, :, every].sum(axis=2), self.cells[number, scored, every]
+                cells = cells.sum(axis=1)
+                if cells.any():
+                    yield {
+                        "task": task.name, "setting": task.setting, "channel": channel,
+                        "windows": int(self.windows[number, scored, column].sum()), "people": int((cells > 0).sum()),
+                    }, channel, errors, cells  # fmt: skip

@@ -1,37 +1,36 @@
-"""Pairs of a window and a task: which are asked, and how a batch of them looks to model and baselines."""
+"""Windows of whole people, and batches of (window, task) pairs for the model and the baselines."""
 
 from __future__ import annotations
 
 import dataclasses
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
-from lsm_jax.data.codec import Record
-from lsm_jax.data.loader import Batch, WindowInfo, evaluation_batches
+from lsm_jax.data.loader import evaluation_batches
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.data.store import WindowSource
-from lsm_jax.evals.baselines import Cells
-from lsm_jax.evals.profiles import time_bins
+from lsm_jax.evals.baselines import CellIndex, time_bins
+from lsm_jax.objectives.shared import bucket_length
 from lsm_jax.tokens.grid import TokenGrid
 from lsm_jax.tokens.tasks import Task, hidden_tokens
 
-_RARE = 24
-_MOST_SCORES = 2**24  # of one head; 64 MiB in float32, times heads and what a layer keeps of them
+_FEW_PAIRS = 24  # fewer are not worth compiling a program for
+_MAX_SCORES = 2**24  # attention scores of one head; 64 MiB in float32, times heads and what a layer keeps of them
 
 
 @dataclasses.dataclass(frozen=True)
-class Windows:
+class WindowStack:
     """Some windows on a model's channels.
 
     Attributes:
       values: z-scored; 0 where unobserved.
-      person: a number per participant.
-      identity: of the window, a hash of participant and start; it seeds the window's masks.
+      person: an index per participant.
+      identity: a hash of participant and start, which seeds the window's masks.
     """
 
     values: Float[np.ndarray, "w t c"]
@@ -46,22 +45,21 @@ class Windows:
         """The local time-of-day bin of every minute."""
         return time_bins(self.start_minute, self.values.shape[1])
 
-    def part(self, rows: slice) -> Windows:
-        """Some of the windows."""
-        return Windows(**{name: array[rows] for name, array in vars(self).items()})
+    def __getitem__(self, rows: slice) -> WindowStack:
+        return WindowStack(**{name: array[rows] for name, array in vars(self).items()})
 
-    def joined(self, more: Windows) -> Windows:
-        """These windows and more."""
-        return Windows(**{name: np.concatenate([array, vars(more)[name]]) for name, array in vars(self).items()})
+    def __add__(self, other: WindowStack) -> WindowStack:
+        return WindowStack(**{name: np.concatenate([array, vars(other)[name]]) for name, array in vars(self).items()})
 
 
 @dataclasses.dataclass(frozen=True)
 class Pairs:
-    """A batch of b (window, task) pairs.
+    """A batch of b pairs.
 
     Attributes:
-      hidden: recorded tokens only, patches by channel groups.
-      rows: what the model's batch is padded to, so that one program serves all batches of a size.
+      window, task: indices into the stack and the tasks.
+      hidden: recorded tokens that the task hides, patches by channel groups.
+      rows: size that the model's batch is padded to, so that batches of similar pairs share a compiled program.
     """
 
     window: Int[np.ndarray, " b"]
@@ -70,122 +68,106 @@ class Pairs:
     rows: int
 
 
-class ByPerson:
-    """A source's windows in order of participant and start, whatever order they are stored in.
+def by_person(source: WindowSource, limit: int | None = None) -> list[int]:
+    """Positions of a source's windows in order of participant and start.
 
     Args:
-      limit: at most this many windows, of people taken whole: the baseline made of a person's other days would be weak
-        if those were left out. Participants are hashes, so the first of them are no particular people.
+      limit: at most this many windows, of people taken whole where possible: without a person's other windows, the
+        baseline made of them would be weak. Participants are hashes, so the first ones are a random sample.
     """
-
-    def __init__(self, source: WindowSource, limit: int | None = None) -> None:
-        self._source = source
-        names = np.array(source.participants)
-        self._order = np.lexsort((source.start_seconds, names))
-        if limit is not None:
-            ends = np.cumsum(np.unique(names, return_counts=True)[1])
-            self._order = self._order[: max(ends[ends <= limit], default=limit)]
-        self.path, self.channels = source.path, source.channels
-        self.participants = names[self._order].tolist()
-        self.steps, self.start_seconds = source.steps[self._order], source.start_seconds[self._order]
-
-    def __len__(self) -> int:
-        return len(self._order)
-
-    def record(self, position: int) -> Record:
-        """The record at a position of this order."""
-        return self._source.record(int(self._order[position]))
+    names = np.array(source.participants)
+    order: list[int] = np.lexsort((source.start_seconds, names)).tolist()
+    if limit is None:
+        return order
+    ends = np.cumsum(np.unique(names, return_counts=True)[1])
+    return order[: max(ends[ends <= limit].tolist(), default=limit)]
 
 
-def person_chunks(
-    source: WindowSource, spec: DataSpec, number: Mapping[str, int], limit: int | None, size: int = 256
-) -> Iterator[Windows]:
-    """A split's windows in stacks of whole people, about `size` each: memory follows a stack, not the split.
+def person_stacks(
+    source: WindowSource, spec: DataSpec, person_index: Mapping[str, int], limit: int | None, size: int = 256
+) -> Iterator[WindowStack]:
+    """A source's windows in stacks of whole people, about `size` each, so that memory does not grow with the source.
 
     Args:
-      number: of each participant.
-      limit: see `ByPerson`.
+      limit: see `by_person`.
     """
-    held: Windows | None = None
-    sorted_source = cast(WindowSource, ByPerson(source, limit))
-    for batch, infos in evaluation_batches(sorted_source, spec, size):
-        read = stack_windows(batch, infos, sorted_source, number)
-        held = read if held is None else held.joined(read)
-        # In order of participant all but the last are complete.
-        complete = int(np.argmax(held.person == held.person[-1]))
+    starts, pending = source.start_seconds, None
+    for batch, infos in evaluation_batches(source, spec, size, order=by_person(source, limit)):
+        names = [f"{info.participant} {starts[info.index]} {info.offset}" for info in infos]
+        stack = WindowStack(
+            **{key: batch[key][: len(infos)] for key in ("values", "observed", "start_minute", "weekday")},
+            person=np.array([person_index[info.participant] for info in infos], np.int64),
+            identity=np.array([zlib.crc32(name.encode()) for name in names], np.int64),
+        )
+        pending = stack if pending is None else pending + stack
+        # In order of participant, all but the last person are complete.
+        complete = int(np.argmax(pending.person == pending.person[-1]))
         if complete:
-            yield held.part(slice(0, complete))
-            held = held.part(slice(complete, None))
-    if held is not None:
-        yield held
+            yield pending[:complete]
+            pending = pending[complete:]
+    if pending is not None:
+        yield pending
 
 
 def task_pairs(
-    windows: Windows, tasks: Sequence[Task], grid: TokenGrid, seed: int, batch_size: int, max_context_tokens: int
+    windows: WindowStack, tasks: Sequence[Task], grid: TokenGrid, seed: int, batch_size: int, max_context_tokens: int
 ) -> Iterator[Pairs]:
-    """Every pair of a window and a task that fits it, in batches of at most `batch_size`.
+    """All pairs of a window and a task that suits it, in batches of at most `batch_size`.
 
-    A batch holds pairs of like numbers of visible and of hidden tokens, whatever their task: row lengths follow the
-    fullest pair of a batch and every length is compiled, so mixed batches would compute, and compile, for nothing.
+    A batch holds pairs with similar numbers of visible and of hidden tokens, whatever their task: its row lengths
+    follow its fullest pair and every length is compiled anew, so mixed batches would cost computation and compilation.
 
     Args:
-      max_context_tokens: visible tokens of a window that the model reads at most; windows with more are alike.
+      max_context_tokens: the most visible tokens of a window that the model reads.
     """
-    # A token with any recorded cell, whatever rule the model has for partly recorded ones.
+    # A token with any recorded cell, whatever the model's rule for partly recorded patches is.
     recorded = grid.cells(windows.observed).any(axis=-1).reshape(-1, grid.patches, grid.groups)
     by_size: dict[tuple[int, int], list[tuple[int, int, np.ndarray]]] = {}
     for number, task in enumerate(tasks):
         for row, tokens in enumerate(recorded):
             hidden = hidden_tokens(task, tokens, grid.patch_minutes, window_rng(seed, task, windows, row))
             if hidden is not None:
-                count = int(hidden.sum())
-                size = _size_class(min(int(tokens.sum()) - count, max_context_tokens)), _size_class(count)
-                by_size.setdefault(size, []).append((row, number, hidden))
-    for (seen, asked), pairs in sorted(_without_rare(by_size).items()):
-        # Scores of all queries and keys are kept by plain attention: long rows come in smaller batches.
-        rows = max(1, min(batch_size, _MOST_SCORES // (seen * max(seen, asked))))
+                context, targets = (bucket_length(mask.reshape(1, -1)) for mask in (tokens & ~hidden, hidden))
+                by_size.setdefault((min(context, max_context_tokens), targets), []).append((row, number, hidden))
+    for (context, targets), pairs in sorted(_merge_rare(by_size).items()):
+        # Plain attention keeps the scores of all queries and keys: long rows come in smaller batches.
+        rows = max(1, min(batch_size, _MAX_SCORES // (context * max(context, targets))))
         for first in range(0, len(pairs), rows):
-            chosen, numbers, hidden_of = zip(*pairs[first : first + rows], strict=True)
-            yield Pairs(np.array(chosen), np.array(numbers), np.stack(hidden_of), rows)
+            window, number_of, masks = zip(*pairs[first : first + rows], strict=True)
+            yield Pairs(np.array(window), np.array(number_of), np.stack(masks), rows)
 
 
-def _size_class(tokens: int) -> int:
-    """Doubling from 160, as the masked objective rounds row lengths."""
-    return 160 << ((tokens - 1) // 160).bit_length()
-
-
-def _without_rare(by_size: dict[tuple[int, int], list[Any]]) -> dict[tuple[int, int], list[Any]]:
-    """Moves the few pairs of a rare size to the next larger one there is: a batch or two do not pay for compiling."""
-    kept: dict[tuple[int, int], list[Any]] = {}
+def _merge_rare(by_size: dict[tuple[int, int], list[Any]]) -> dict[tuple[int, int], list[Any]]:
+    """Moves the pairs of a rare size to the next larger size there is, which saves compiling a program for them."""
+    merged: dict[tuple[int, int], list[Any]] = {}
     for size in sorted(by_size):
-        pairs = [*kept.get(size, []), *by_size[size]]
+        pairs = [*merged.pop(size, []), *by_size[size]]
         larger = [other for other in by_size if other > size and other[1] >= size[1]]
-        target = min(larger, key=lambda other: other[0] * max(other)) if larger and len(pairs) < _RARE else size
-        kept.pop(size, None)
-        kept[target] = [*kept.get(target, []), *pairs]
-    return kept
+        target = min(larger, key=lambda other: other[0] * max(other)) if larger and len(pairs) < _FEW_PAIRS else size
+        merged[target] = [*merged.get(target, []), *pairs]
+    return merged
 
 
-def window_rng(seed: int, task: Task, windows: Windows, row: int) -> np.random.Generator:
-    """The generator of one window's mask: a function of the seed, the task and the window alone."""
-    named = zlib.crc32(f"{task.name} {task.setting}".encode())
-    return np.random.default_rng([seed, named, int(windows.identity[row])])
+def window_rng(seed: int, task: Task, windows: WindowStack, row: int) -> np.random.Generator:
+    """The generator of one window's mask: a function of seed, task and window only."""
+    task_hash = zlib.crc32(f"{task.name} {task.setting}".encode())
+    return np.random.default_rng([seed, task_hash, int(windows.identity[row])])
 
 
-def scored_cells(windows: Windows, pairs: Pairs, grid: TokenGrid) -> tuple[Bool[np.ndarray, "b t c"], Cells]:
-    """What stays visible in each pair, and every recorded cell of its hidden tokens, to be scored."""
+def scored_cells(windows: WindowStack, pairs: Pairs, grid: TokenGrid) -> tuple[Bool[np.ndarray, "b t c"], CellIndex]:
+    """The cells that stay visible in each pair, and all recorded cells of its hidden tokens, which are scored."""
     observed = windows.observed[pairs.window]
     hidden = pairs.hidden.reshape(len(observed), grid.size, 1)
-    covered = grid.windows(hidden.repeat(grid.cells_per_token, axis=2))
-    return observed & ~covered, Cells(*np.nonzero(observed & covered))
+    hidden_cells = grid.windows(hidden.repeat(grid.cells_per_token, axis=2))
+    return observed & ~hidden_cells, CellIndex(*np.nonzero(observed & hidden_cells))
 
 
 def model_batch(
-    windows: Windows, pairs: Pairs, visible: Bool[np.ndarray, "b t c"]
+    windows: WindowStack, pairs: Pairs, visible: Bool[np.ndarray, "b t c"]
 ) -> tuple[dict[str, Array], Bool[Array, "s n"]]:
-    """The batch and the hidden tokens an objective reconstructs, padded to `pairs.rows` rows.
+    """The batch and the hidden tokens for an objective's `reconstruct`, padded to `pairs.rows` rows.
 
-    Hidden cells are zero in it: no mistake in a model can let it see what it is asked for.
+    Hidden cells are zero in the batch, so that no mistake in a model can reveal them.
     """
     rows = pairs.window
     batch = {
@@ -197,20 +179,6 @@ def model_batch(
     }
     padded = {key: jnp.asarray(_padded(array, pairs.rows)) for key, array in batch.items()}
     return padded, jnp.asarray(_padded(pairs.hidden.reshape(len(rows), -1), pairs.rows))
-
-
-def stack_windows(
-    batch: Batch, infos: Sequence[WindowInfo], source: WindowSource, number: Mapping[str, int]
-) -> Windows:
-    """The windows of an evaluation batch, without the rows that fill it up."""
-    starts = source.start_seconds
-    names = [f"{info.participant} {starts[info.index]} {info.offset}" for info in infos]
-    kept = {key: batch[key][: len(infos)] for key in ("values", "observed", "start_minute", "weekday")}
-    return Windows(
-        **kept,
-        person=np.array([number[info.participant] for info in infos], np.int64),
-        identity=np.array([zlib.crc32(name.encode()) for name in names], np.int64),
-    )
 
 
 def _padded(array: np.ndarray, size: int) -> np.ndarray:

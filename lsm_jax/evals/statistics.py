@@ -1,52 +1,104 @@
-"""Person-level bootstrap: people are drawn with replacement, all their cells with them.
+"""Statistics with weights, and their intervals by a bootstrap over people.
 
-Cells of one person resemble each other; drawing cells or windows would call noise a difference.
+Windows of one person resemble each other, so whole people are drawn with replacement. A draw is a weight per person:
+how often it was drawn. A statistic takes weights [..., n] of n items and returns one number per row of weights; 2,000
+draws are then a few array operations. `scipy.stats.bootstrap` gives the same interval of a mean, but draws items, not
+people, and returns NaN once a single draw has no value (an AUROC without a positive day).
 """
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable, Sequence
+
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
-REPLICATES = 2000
+DRAWS = 2000
 _PEOPLE_FOR_AN_INTERVAL = 2
+_WEIGHTS_AT_ONCE = 10_000_000
+
+Statistic = Callable[[Float[np.ndarray, "r n"]], Float[np.ndarray, "r *s"]]
 
 
-def person_draws(people: int, seed: int, replicates: int = REPLICATES) -> Int[np.ndarray, "r p"]:
-    """How often each person is drawn in each replicate; rows sum to `people`."""
-    if people == 0:
-        return np.zeros((replicates, 0), np.int64)
-    return np.random.default_rng(seed).multinomial(people, np.full(people, 1 / people), size=replicates)
+def bootstrap(
+    statistic: Statistic, person: Int[np.ndarray, " n"], seed: int, people: int | None = None
+) -> Float[np.ndarray, 1 + r * s]:
+    """A statistic of all items, then of each of `DRAWS` draws of people with replacement.
+
+    Args:
+      person: the person of each item, an index from 0.
+      people: how many people to draw from; default: as many as `person` has. Statistics of different items that are
+        averaged draw by draw need the same number, because it and the seed determine the draws.
+    """
+    count = int(person.max()) + 1 if people is None else people
+    parts = np.array_split(_draws(count, seed), -(-DRAWS * len(person) // _WEIGHTS_AT_ONCE))
+    return np.concatenate([statistic(np.ones((1, len(person)))), *(statistic(part[:, person]) for part in parts)])
 
 
-def pooled_mean_interval(
-    sums: Float[np.ndarray, "p ..."], counts: Float[np.ndarray, "p ..."], draws: Int[np.ndarray, "r p"]
-) -> Float[np.ndarray, "2 ..."]:
-    """The 95 % percentile interval of sum / count over people; NaN where fewer than two people have cells."""
-    means = _ratios(sums, counts, draws)
-    return _interval(means, counts)
+@functools.lru_cache(maxsize=2)
+def _draws(people: int, seed: int) -> Float[np.ndarray, "r p"]:
+    """How often each person is drawn; rows sum to `people`."""
+    draws = np.random.default_rng(seed).multinomial(people, np.full(people, 1 / people), size=DRAWS)
+    return draws.astype(np.float64)
 
 
-def relative_improvement_interval(
-    model: Float[np.ndarray, "p ..."],
-    baseline: Float[np.ndarray, "p ..."],
-    counts: Float[np.ndarray, "p ..."],
-    draws: Int[np.ndarray, "r p"],
-) -> Float[np.ndarray, "2 ..."]:
-    """The 95 % interval of 1 - model error / baseline error, the same people drawn for both (paired)."""
-    return _interval(1 - _ratios(model, baseline, draws), counts)
+def score_and_interval(replicates: Float[np.ndarray, " 1+r"], people: int) -> tuple[float | None, list[float] | None]:
+    """The score of all items and its 95 % percentile interval over draws.
+
+    Draws without a value are left out. None for an undefined score, and for the interval of fewer than two people.
+    """
+    score, drawn = replicates[0], replicates[1:][~np.isnan(replicates[1:])]
+    if np.isnan(score) or people < _PEOPLE_FOR_AN_INTERVAL or not len(drawn):
+        return (None if np.isnan(score) else float(score)), None
+    return float(score), np.percentile(drawn, (2.5, 97.5)).tolist()
 
 
-def _ratios(numerator: np.ndarray, denominator: np.ndarray, draws: np.ndarray) -> np.ndarray:
-    """[r, ...]: ratio of the drawn people's totals, NaN where the drawn people have nothing."""
-    above = np.tensordot(draws.astype(np.float64), numerator, axes=1)
-    below = np.tensordot(draws.astype(np.float64), denominator, axes=1)
-    return np.divide(above, below, out=np.full(above.shape, np.nan), where=below > 0)
+def weighted_ratio(above: Float[np.ndarray, n * a], below: Float[np.ndarray, n * b]) -> Statistic:
+    """The statistic sum of `above` / sum of `below`; NaN where the latter is 0."""
+
+    def ratio(weights: np.ndarray) -> np.ndarray:
+        numerator, denominator = (np.tensordot(weights, part, axes=1) for part in (above, below))
+        shape = np.broadcast_shapes(numerator.shape, denominator.shape)
+        return np.divide(numerator, denominator, out=np.full(shape, np.nan), where=denominator > 0)
+
+    return ratio
 
 
-def _interval(replicates: np.ndarray, counts: np.ndarray) -> np.ndarray:
-    enough = (counts > 0).sum(axis=0) >= _PEOPLE_FOR_AN_INTERVAL
-    known = np.where(enough, replicates, np.nan)
-    # A column without a single number stays NaN; numpy would warn about it.
-    filled = np.where(np.isnan(known).all(axis=0), 0.0, known)
-    return np.where(enough, np.nanpercentile(filled, [2.5, 97.5], axis=0), np.nan)
+def weighted_median(values: Float[np.ndarray, " n"], weights: Float[np.ndarray, "*r n"]) -> Float[np.ndarray, "*r"]:
+    """The smallest value at which the cumulative weight reaches half of the total."""
+    order = np.argsort(values)
+    reached = np.cumsum(weights[..., order], axis=-1)
+    return values[order][(reached >= reached[..., -1:] / 2).argmax(axis=-1)]
+
+
+def auroc(
+    scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"], weights: Float[np.ndarray, "*r n"]
+) -> Float[np.ndarray, "*r"]:
+    """Probability that a positive scores above a negative, ties counting half; NaN where either has no weight.
+
+    `sklearn.metrics.roc_auc_score` for all rows of weights at once: a class needs 2,000 of them.
+    """
+    order = np.argsort(scores, kind="stable")
+    ranked, labels, weight = scores[order], positive[order], weights[..., order]
+    ties = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
+    positives, negatives = (np.add.reduceat(weight * side, ties, axis=-1) for side in (labels, ~labels))
+    below = np.cumsum(negatives, axis=-1) - negatives
+    wins = (positives * (below + negatives / 2)).sum(axis=-1)
+    pairs = positives.sum(axis=-1) * negatives.sum(axis=-1)
+    return np.divide(wins, pairs, out=np.full(np.shape(pairs), np.nan), where=pairs > 0)
+
+
+def match_ranks(similarity: Float[np.ndarray, "q c"], matches: Bool[np.ndarray, "q c"]) -> Float[np.ndarray, " q"]:
+    """The rank, from 1, of each query's best match among the candidates that do not match; a tie costs half a rank.
+
+    Args:
+      matches: at least one candidate of each query.
+    """
+    best = np.where(matches, similarity, -np.inf).max(axis=1, keepdims=True)
+    return 1 + ((similarity > best) & ~matches).sum(axis=1) + 0.5 * ((similarity == best) & ~matches).sum(axis=1)
+
+
+def index_of(names: Sequence[str]) -> Int[np.ndarray, " n"]:
+    """An index for every distinct name, from 0 in sorted order."""
+    return np.unique(np.asarray(names, dtype=str), return_inverse=True)[1]

@@ -59,7 +59,7 @@ class Beats:
     """Heart beats in order.
 
     Attributes:
-      start: origin of the offsets, seconds since the Unix epoch; None if the file has none.
+      start: origin of the offsets, seconds since the Unix epoch; None where the file does not say.
       offset: seconds from `start`.
       interval: seconds since the beat before.
       line: line number of each.

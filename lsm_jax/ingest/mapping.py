@@ -197,7 +197,7 @@ class TimedRule(FileRule):
 
 
 class TableRule(TimedRule):
-    """Minute values. `sensor` is a column with the device's name; without it each file is one sensor."""
+    """Minute values. `sensor` is a column that tells devices apart; without it each file is one sensor."""
 
     channels: dict[str, ChannelRule]
     keep: Conditions = []
@@ -221,8 +221,7 @@ class TableRule(TimedRule):
             units = [source for source, converted in CONVERSIONS if converted == target] + [target]
             if rule.unit and rule.unit not in units:
                 raise _mistake(
-                    f"is {rule.unit!r}; units that can be converted: {', '.join(units)} (else give scale and offset)",
-                    f"{key}.unit",
+                    f"is {rule.unit!r}; known here: {', '.join(units)} (else give scale and offset)", f"{key}.unit"
                 )
         return self
 
@@ -258,10 +257,7 @@ class LabelRule(FileRule):
         return _unique(self.person.column, *self.columns.values())
 
 
-Rule = TableRule | EventRule | LabelRule
-
-
-class MappingFile(_Section):
+class Mapping(_Section):
     """All sections of a mapping file."""
 
     tables: list[TableRule] = []
@@ -269,11 +265,11 @@ class MappingFile(_Section):
     labels: list[LabelRule] = []
 
     @property
-    def timed(self) -> list[TableRule | EventRule]:
+    def timed(self) -> list[TimedRule]:
         return [*self.tables, *self.events]
 
     @property
-    def rules(self) -> list[Rule]:
+    def rules(self) -> list[FileRule]:
         return [*self.tables, *self.events, *self.labels]
 
     @property
@@ -285,7 +281,7 @@ class MappingFile(_Section):
         return self.tables[0].time.relative
 
 
-def load_mapping(path: Path) -> MappingFile:
+def load_mapping(path: Path) -> Mapping:
     """Reads and checks a mapping file.
 
     Raises:
@@ -297,7 +293,7 @@ def load_mapping(path: Path) -> MappingFile:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"mapping {path} cannot be read: {error}") from None
     try:
-        mapping = MappingFile.model_validate(content)
+        mapping = Mapping.model_validate(content)
     except pydantic.ValidationError as error:
         raise UserError(f"{path}:{_explain(text, error.errors()[0])}") from None
     if not mapping.tables:

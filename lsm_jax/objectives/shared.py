@@ -102,7 +102,7 @@ def rounded(tokens: int, limit: int) -> int:
     return min(math.ceil(max(tokens, 1) / step) * step, limit)
 
 
-def bucket_length(chosen: Bool[Array, "b n"]) -> int:
+def bucket_length(chosen: Bool[Array, "b n"] | Bool[np.ndarray, "b n"]) -> int:
     """A row length that holds the chosen tokens of every window: 160 doubled until it does.
 
     Coarse on purpose: every length is a program of its own, and compiling one takes seconds. From 160 on,

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from markupsafe import Markup
 from matplotlib.figure import Figure
 
-from lsm_jax.evals.results import Results
+from lsm_jax.evals.result import EvalResult
 from lsm_jax.report.render import readable
 from lsm_jax.report.style import HUES, LIGHT, inline_svg, new_figure, styled
 
@@ -66,7 +66,7 @@ def throughput(metrics: Sequence[Mapping[str, Any]]) -> Markup | None:
 
 
 @styled()
-def error_over_minutes(points: Sequence[Results]) -> Figure:
+def error_over_minutes(points: Sequence[EvalResult]) -> Figure:
     """The model's error over minutes of training; the best baseline of each setting as a dotted line.
 
     Args:

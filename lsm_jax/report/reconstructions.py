@@ -16,7 +16,8 @@ from matplotlib.figure import Figure
 from lsm_jax.channels import CLIPPED_AT_ZERO, channel
 from lsm_jax.data.store import Dataset
 from lsm_jax.evals.baselines import predict_baselines
-from lsm_jax.evals.pairs import Windows, model_batch, person_chunks, scored_cells, task_pairs
+from lsm_jax.evals.pairs import WindowStack, model_batch, person_stacks, scored_cells, task_pairs
+from lsm_jax.evals.suite import unique_names
 from lsm_jax.objectives import masked
 from lsm_jax.report.render import readable
 from lsm_jax.report.style import LIGHT, new_figure, styled
@@ -46,7 +47,7 @@ class Reconstruction:
 
 
 def write_reconstructions(
-    run: Run, datasets: Mapping[str, Dataset], folder: Path, split: str, seed: int, batch_size: int = 32
+    run: Run, datasets: Sequence[Dataset], folder: Path, split: str, seed: int, batch_size: int = 32
 ) -> list[Path]:
     """Draws the fullest day of each dataset under four tasks, one PNG per dataset.
 
@@ -58,7 +59,7 @@ def write_reconstructions(
     """
     folder.mkdir(parents=True, exist_ok=True)
     paths = []
-    for name, dataset in datasets.items():
+    for name, dataset in unique_names(datasets).items():
         window = _fullest_window(dataset, run, split)
         reconstructions = sorted(_reconstruct(run, window, seed, batch_size), key=lambda one: TASKS.index(one.task))
         if reconstructions:
@@ -68,7 +69,9 @@ def write_reconstructions(
 
 
 @styled()
-def draw_reconstructions(run: Run, window: Windows, reconstructions: Sequence[Reconstruction], title: str) -> Figure:
+def draw_reconstructions(
+    run: Run, window: WindowStack, reconstructions: Sequence[Reconstruction], title: str
+) -> Figure:
     """One window: the channels with the most observed cells as rows, the tasks as columns."""
     observed = window.observed[0].sum(axis=0)
     channels = [int(c) for c in np.argsort(-observed, kind="stable")[:_MAX_CHANNELS] if observed[c]]
@@ -94,7 +97,7 @@ def draw_reconstructions(run: Run, window: Windows, reconstructions: Sequence[Re
 def _draw_channel(
     axes: Axes,
     run: Run,
-    window: Windows,
+    window: WindowStack,
     number: int,
     hidden_steps: Int[np.ndarray, " cells"],
     values: Mapping[str, Float[np.ndarray, " cells"]],
@@ -121,7 +124,7 @@ def _draw_channel(
     axes.margins(x=0)
 
 
-def _reconstruct(run: Run, window: Windows, seed: int, batch_size: int) -> Iterator[Reconstruction]:
+def _reconstruct(run: Run, window: WindowStack, seed: int, batch_size: int) -> Iterator[Reconstruction]:
     objective = masked(run.objective)
     for pairs in task_pairs(window, TASKS, objective.tokens, seed, batch_size, objective.max_context_tokens):
         visible, cells = scored_cells(window, pairs, objective.tokens)
@@ -135,17 +138,17 @@ def _reconstruct(run: Run, window: Windows, seed: int, batch_size: int) -> Itera
             yield Reconstruction(TASKS[int(number)], cells.step[here], cells.channel[here], predicted)
 
 
-def _fullest_window(dataset: Dataset, run: Run, split: str) -> Windows:
+def _fullest_window(dataset: Dataset, run: Run, split: str) -> WindowStack:
     """The window with the most observed cells of a sample of the split; many channels count more than long ones."""
 
     def fullness(observed: Bool[np.ndarray, "t c"]) -> float:
         return float(np.sqrt(observed.mean(axis=0)).sum())
 
     source = dataset.held_out(split)
-    fullest: Windows | None = None
-    for windows in person_chunks(source, run.spec, dict.fromkeys(source.participants, 0), _MAX_CANDIDATES):
+    fullest: WindowStack | None = None
+    for windows in person_stacks(source, run.spec, dict.fromkeys(source.participants, 0), _MAX_CANDIDATES):
         row = int(np.argmax([fullness(observed) for observed in windows.observed]))
         if fullest is None or fullness(windows.observed[row]) > fullness(fullest.observed[0]):
-            fullest = windows.part(slice(row, row + 1))
+            fullest = windows[row : row + 1]
     assert fullest is not None  # a held-out source is never empty
     return fullest

@@ -17,19 +17,18 @@ class EvaluatorResult(Protocol):
         """The headline numbers by name. The loop writes each to `metrics.jsonl` as `EVALUATOR/NAME`."""
         ...
 
-    def write(self, folder: Path) -> None:
-        """Writes everything (JSON, Markdown) into `folder`, which exists: `WORKDIR/eval/step-N` during training."""
+    def write(self, folder: Path) -> Path:
+        """Writes everything (JSON, Markdown) into `folder`, `WORKDIR/eval/step-N` during training; returns the JSON."""
         ...
 
 
 class Evaluator(Protocol):
-    """One evaluation suite, set up once and run many times; compiled functions are worth keeping in it.
+    """One evaluation suite, set up once and run many times."""
 
-    Attributes:
-      name: of the suite, as in `evaluate.suites`.
-    """
-
-    name: str
+    @property
+    def name(self) -> str:
+        """The suite's name, as in `evaluate.suites`."""
+        ...
 
     def run(self, run: Run, datasets: Sequence[Dataset]) -> EvaluatorResult:
         """Evaluates a run as it is now.

@@ -3,8 +3,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsm_jax.evals.baselines import BASELINES, Cells, predict_baselines
-from lsm_jax.evals.profiles import BIN_MINUTES, BINS, cohort_profile, person_profiles, time_bins
+from lsm_jax.evals.baselines import (
+    BASELINES,
+    BIN_MINUTES,
+    BINS,
+    CellIndex,
+    cohort_profile,
+    person_profiles,
+    predict_baselines,
+    time_bins,
+)
 
 _ = np.nan  # hidden, or never recorded: no baseline may read it
 
@@ -12,7 +20,7 @@ _ = np.nan  # hidden, or never recorded: no baseline may read it
 def predictions(series, cells, person=9.0, cohort=7.0):
     """One window, one channel: predictions of every method at the given steps."""
     values = np.array(series, np.float32)[None, :, None]
-    at = Cells(np.zeros(len(cells), int), np.array(cells), np.zeros(len(cells), int))
+    at = CellIndex(np.zeros(len(cells), int), np.array(cells), np.zeros(len(cells), int))
     profile = np.full_like(values, person), np.full_like(values, cohort)
     return {k: v.tolist() for k, v in predict_baselines(values, ~np.isnan(values), at, *profile).items()}
 
@@ -38,7 +46,7 @@ def test_a_channel_with_nothing_visible_falls_back_to_the_training_mean():
 def test_windows_and_channels_do_not_mix():
     values = np.array([[[1, 10], [0, 0], [3, 30]], [[5, 50], [0, 0], [7, 70]]], np.float32)
     visible = values > 0
-    cells = Cells(*np.nonzero(~visible))
+    cells = CellIndex(*np.nonzero(~visible))
     flat = np.zeros_like(values)
     made = predict_baselines(values, visible, cells, flat, flat)
     assert made["linear"].tolist() == made["mean"].tolist() == [2, 20, 6, 60]
@@ -51,7 +59,7 @@ def test_never_looks_at_hidden_cells(seed, poison):
     rng = np.random.default_rng(seed)
     values = rng.normal(size=(3, 40, 2)).astype(np.float32)
     visible = rng.random(values.shape) < rng.choice([0.0, 0.1, 0.7])
-    cells = Cells(*np.nonzero(~visible))
+    cells = CellIndex(*np.nonzero(~visible))
     profile = rng.normal(size=values.shape).astype(np.float32)
     clean = predict_baselines(values, visible, cells, profile, profile)
     poisoned = predict_baselines(np.where(visible, values, poison), visible, cells, profile, profile)

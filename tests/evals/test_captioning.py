@@ -10,9 +10,7 @@ from lsm_jax.captions.caption import Captioner
 from lsm_jax.captions.facts import STATISTICS, Fact
 from lsm_jax.captions.grammar import facts_of, parse_caption
 from lsm_jax.errors import UserError
-from lsm_jax.evals.captioning import evaluate_captioning, events_found, judged, overlaps, written
-from lsm_jax.evals.findings import Settings
-from lsm_jax.evals.typical import mean_day, usual_activity
+from lsm_jax.evals.captioning import Captioning, check_caption, count_correct, mean_day, overlap_scores, usual_activity
 from lsm_jax.windows import Event
 
 
@@ -37,7 +35,7 @@ def window(dataset):
 
 
 def test_our_own_caption_is_true(window):
-    counts = judged(Captioner(("statistical", "semantic"))(window).text, window)
+    counts = check_caption(Captioner(("statistical", "semantic"))(window).text, window)
     assert counts["true facts"] == (14, 14) and counts["true numbers"] == (12, 12)
     assert counts["sentences unrecorded"] == counts["sentences unread"] == (0, 5)
     assert counts["activity precision"] == counts["activity recall"] == (2, 2)
@@ -49,54 +47,52 @@ def test_what_is_false_late_unrecorded_or_unreadable_is_told_apart(window):
         "The wearer did some running between 00:15 and 01:00. The wearer did some running between 00:16 and 01:00. "
         "The wearer did some yoga between 01:20 and 02:30. The wearer slept between 03:10 and 03:50. Hello there."
     )
-    counts = judged(text, window)
+    counts = check_caption(text, window)
     assert counts["activity precision"] == (1, 3)  # said twice and happened once; yoga began 20 minutes later
     assert counts["activity recall"] == (1, 2) and counts["activity F1"] == (2, 5)
     assert counts["sentences unrecorded"] == (1, 5) and counts["sentences unread"] == (1, 5)
     assert counts["true facts"] == (2, 4) and counts["true numbers"] == (0, 0) and counts["sleep recall"] == (0, 0)
-    assert judged("", window)["activity recall"] == (0, 2)
+    assert check_caption("", window)["activity recall"] == (0, 2)
 
 
 def test_events_are_found_once_in_whatever_order():
     real = [Fact("activity", "running", 30.0, 60, 90), Fact("activity", "running", 30.0, 80, 110)]
     told = [Fact("activity", "running", 30.0, 62, 92)] * 3
-    assert events_found(told, real) == events_found(told, real[::-1]) == 1
-    assert events_found(real[::-1], real) == 2 and events_found([], real) == 0
+    assert count_correct(told, real) == count_correct(told, real[::-1]) == 1
+    assert count_correct(real[::-1], real) == 2 and count_correct([], real) == 0
 
 
 def test_overlap_of_the_same_words_is_whole():
     texts, person = ["the wearer slept from one to two", "the wearer did some running today", ""], np.array([0, 1, 1])
-    whole = overlaps(texts, [texts] * 3, person, 0)
+    whole = overlap_scores(texts, [texts] * 3, person, 0)
     assert [round(score, 6) for score, _ in whole.values()] == [100, 100, 1]
     assert whole["overlap", "ROUGE-L"][1] == [1, 1]
-    none = overlaps(["x y z"] * 3, [texts] * 3, person, 0)
+    none = overlap_scores(["x y z"] * 3, [texts] * 3, person, 0)
     assert none["overlap", "BLEU"][0] < 1 and none["overlap", "ROUGE-L"][0] == 0
-    assert overlaps(["a"], [[""]], person[:1], 0) == {}
+    assert overlap_scores(["a"], [[""]], person[:1], 0) == {}
 
 
 def test_who_writes_our_captions_is_true_and_the_same_words_for_all_are_not(dataset, run):
-    findings = evaluate_captioning(
-        knowing(run, dataset.source("test"), by_letters), {"l": dataset}, Settings(batch_size=4)
-    )
-    scores = {(row["method"], row["class"]): row["score"] for row in findings.results}
+    result = Captioning(batch_size=4).run(knowing(run, dataset.source("test"), by_letters), [dataset])
+    scores = {(row["method"], row["class"]): row["score"] for row in result.results}
     assert {method for method, _ in scores} == {"model", "nearest_caption", "mean_day", "usual_activity", "reworded"}
     for method in ("model", "reworded"):
         assert scores[method, "activity F1"] == scores[method, "true facts"] == 1
         assert scores[method, "sentences unrecorded"] == scores[method, "sentences unread"] == 0
     assert scores["model", "BLEU"] == pytest.approx(100) and scores["reworded", "BLEU"] < 100
     assert scores["usual_activity", "activity F1"] < 1 and scores["nearest_caption", "sentences unread"] == 0
-    assert len(findings.details) == len(dataset.source("test"))
-    assert findings.details[0]["text"] == findings.details[0]["ours"]
+    assert len(result.details) == len(dataset.source("test"))
+    assert result.details[0]["text"] == result.details[0]["ours"]
 
 
 def test_a_real_run_writes_in_batches_of_any_size(dataset, run):
     source = dataset.source("test")
     texts = [
-        [text for _, rows in written(run, source, Settings(batch_size=size)) for *_, text in rows] for size in (4, 6)
+        [text for _, rows in Captioning(batch_size=size).generate(run, source) for _, text in rows] for size in (4, 6)
     ]
     assert texts[0] == texts[1] and len(texts[0]) == len(source) and any(texts[0])
     with pytest.raises(UserError, match=r"--decode gready: .*Did you mean 'greedy'\?"):
-        next(written(run, source, Settings(decode="gready")))
+        next(Captioning(decode="gready").generate(run, source))
 
 
 def test_typical_days_are_those_of_the_clock():
@@ -111,5 +107,5 @@ def test_typical_days_are_those_of_the_clock():
     assert facts_of(usual_activity(days)) == (activity,)
     assert usual_activity([()]) == mean_day([()]) == ""
     numbers = [Fact(kind, "heart_rate", value) for kind, value in zip(STATISTICS, (70, 90, 60, 5), strict=True)]
-    said = parse_caption(mean_day([numbers, [dataclasses.replace(fact, value=fact.value + 1) for fact in numbers]]))
-    assert [fact.value for fact in said.facts] == [70.5, 90.5, 60.5, 5.5] and not said.unparsed
+    parsed = parse_caption(mean_day([numbers, [dataclasses.replace(fact, value=fact.value + 1) for fact in numbers]]))
+    assert [fact.value for fact in parsed.facts] == [70.5, 90.5, 60.5, 5.5] and not parsed.unparsed

@@ -72,13 +72,13 @@ def test_a_missing_file_is_told(tmp_path):
 
 def test_a_class_the_data_lacks_and_a_prompt_too_long_are_told(written):
     prompts = read_prompts(written(PROMPTS))
-    prompts.require({"running", "stair climbing", "yoga", "golf"})
+    prompts.check_classes({"running", "stair climbing", "yoga", "golf"})
     with pytest.raises(UserError, match=r"classes\.yoga: the data has no such activity\. Did you mean 'yog'"):
-        prompts.require({"running", "stair climbing", "yog"})
+        prompts.check_classes({"running", "stair climbing", "yog"})
     tokenizer = Tokenizer.train([PROMPTS], 300)
-    assert len(prompts.fitting(tokenizer, 90)) == 7
+    assert len(prompts.sentences(tokenizer, 90)) == 7
     with pytest.raises(UserError, match=r"templates\[0\] has \d+ tokens and the model reads language\.text_length=20"):
-        prompts.fitting(tokenizer, 20)
+        prompts.sentences(tokenizer, 20)
 
 
 def test_the_shipped_files_serve_the_data_they_are_for():

@@ -1,6 +1,7 @@
 """`lsm zeroshot`, `retrieve`, `caption --workdir` and the suites of `evaluate`, on a run as training leaves it."""
 
 import json
+import re
 
 import pytest
 from language_run import CLASSES, PROMPTS, language_dataset, language_run, save_language_run
@@ -29,7 +30,8 @@ def on(folder, verb, *arguments, run="coca"):
 def test_zeroshot(folder, capsys):
     assert on(folder, "zeroshot", "--prompts", folder / "prompts.toml") == 0
     printed = capsys.readouterr().out
-    assert "| logged | auroc | stair climbing |" in printed and "| macro |" in printed
+    assert re.search(r"\| logged +\| auroc +\| stair climbing +\| \d\.\d{3}", printed)
+    assert re.search(r"\| macro +\|", printed)
     content = json.loads((folder / "coca" / "zeroshot.json").read_text())
     assert {row["class"] for row in content["results"]} == {*CLASSES, "macro"}
     assert {*content["details"][0]["scores"]} == {*CLASSES}
@@ -68,7 +70,7 @@ def test_suites(folder, suite, capsys):
     assert content["suite"] == suite and content["provenance"]["step"] == 7
     needed = {"dataset", "method", "task", "class", "score", "ci95", "windows", "people"}
     assert all(needed <= row.keys() for row in content["results"]) and len(content["results"]) > 5
-    assert "| logged |" in (folder / "coca" / "eval" / f"{suite}.md").read_text()
+    assert "| logged " in (folder / "coca" / "eval" / f"{suite}.md").read_text()
 
 
 def test_runs_that_cannot_are_told(folder, capsys):

@@ -7,7 +7,7 @@ import pytest
 from matplotlib.colors import to_hex
 from tiny_run import tiny_dataset, tiny_run
 
-from lsm_jax.evals.results import Results
+from lsm_jax.evals.result import EvalResult
 from lsm_jax.objectives import MaskedObjective
 from lsm_jax.report import reconstructions
 from lsm_jax.report.charts import error_over_minutes, series
@@ -37,7 +37,7 @@ def test_a_reconstruction_draws_what_the_model_says_where_cells_are_hidden(datas
     drawn = []
     draw = reconstructions.draw_reconstructions
     monkeypatch.setattr(reconstructions, "draw_reconstructions", lambda *args: drawn.append(draw(*args)) or drawn[-1])
-    (file,) = reconstructions.write_reconstructions(run, {"tiny": dataset}, tmp_path, "test", 0)
+    (file,) = reconstructions.write_reconstructions(run, [dataset], tmp_path, "test", 0)
     assert file == tmp_path / "reconstruction-tiny.png"
     assert file.stat().st_size > 10_000
     (figure,) = drawn
@@ -68,7 +68,7 @@ def test_error_over_minutes_keeps_tasks_and_settings_apart():
                 [("a_task", "50%"), ("a_task", "80%"), ("other", "60min")], errors, strict=True
             )
         ]
-        return Results("generative", [], rows, [], {"minutes": minutes})
+        return EvalResult("generative", [], {"minutes": minutes}, comparisons=rows)
 
     figure = error_over_minutes([at(5.0, (0.9, 0.8, 0.7)), at(10.0, (0.6, 0.5, 0.4))])
     assert [axes.get_title() for axes in figure.axes] == ["a task", "other"]

@@ -1,0 +1,159 @@
+"""The result of an evaluation suite: JSON for programs, Markdown tables for people."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import json
+import platform
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+import lsm_jax
+from lsm_jax.errors import UserError
+from lsm_jax.train.run import Run
+
+Row = dict[str, Any]
+_LIBRARIES = ("jax", "jaxlib", "flax", "numpy")
+_INDEX = ("dataset", "task", "setting", "class")
+_REFERENCES = ("class_prior", "statistics_probe")  # AUROC methods that do not use the model
+
+
+@dataclasses.dataclass(frozen=True)
+class EvalResult:
+    """The numbers of a suite.
+
+    Attributes:
+      results: generative suite: rows of {task, setting, channel, method, mse, mae, ci95, windows, people, cells,
+        mse_natural, mae_natural, unit}; `mse`, `mae`, `ci95` (of `mse`) are z-scored; channel `all` is the total.
+        Other suites: rows of {dataset, method, task, class, score, ci95, windows, people, ...}.
+        `ci95` is over people, None with fewer than two.
+      provenance: what made these numbers.
+      notes: sentences for the reader: what was scored, and what was left out and why.
+      comparisons: the model against the best baseline of each task: rows of {task, setting, channel, baseline,
+        model_mse, baseline_mse, improvement, ci95, ...}; improvement is 1 - model / baseline, paired by person.
+      by_dataset: `comparisons` of channel `all` within each dataset.
+      details: rows of single windows.
+    """
+
+    suite: str
+    results: Sequence[Row]
+    provenance: Mapping[str, Any]
+    notes: Sequence[str] = ()
+    comparisons: Sequence[Row] = ()
+    by_dataset: Sequence[Row] = ()
+    details: Sequence[Row] = ()
+
+    def scalars(self) -> dict[str, float]:
+        """The headline numbers by name, for a training run's metrics: the model's totals, and no single classes."""
+        named = {}
+        for row in self.results:
+            uses_model = row["method"] == "model" or (row["task"] == "auroc" and row["method"] not in _REFERENCES)
+            is_total = row.get("channel", "all") == "all" and "positives" not in row
+            value = row.get("mse", row.get("score"))
+            if uses_model and is_total and value is not None:
+                parts = [row["dataset"]] if len({each.get("dataset") for each in self.results}) > 1 else []
+                parts += [row["task"], row.get("setting") or row["class"], *[row["method"]] * (row["task"] == "auroc")]
+                named["_".join(parts).replace(" ", "_")] = value
+        return named
+
+    def write(self, folder: Path) -> Path:
+        """Writes `SUITE.json` and `SUITE.md`; returns the path of the JSON."""
+        return self.write_json(folder / f"{self.suite}.json")
+
+    def write_json(self, path: Path) -> Path:
+        """Writes `path`, a .json file, and the .md file beside it, each whole or not at all."""
+        write_whole(path, json.dumps(dataclasses.asdict(self), indent=1, allow_nan=False))
+        write_whole(path.with_suffix(".md"), self.markdown())
+        return path
+
+    def markdown(self) -> str:
+        """All tables, notes and the command."""
+        made_with = self.provenance
+        parts = [
+            f"# {self.suite}, step {made_with['step']}, split `{made_with['split']}`",
+            self.table(),
+            "\n".join(f"- {note}" for note in self.notes),
+            *(["## By channel, model against the best baseline", self._by_channel()] if self.comparisons else []),
+            f"Made with `{made_with['command']}`, seed {made_with['seed']}.",
+        ]
+        return "\n\n".join(parts) + "\n"
+
+    def table(self) -> str:
+        """The Markdown table of totals: a line per task and setting or class, a column per method."""
+        totals = [row for row in self.results if row.get("channel", "all") == "all"]
+        index = [key for key in _INDEX if totals and key in totals[0]]
+        lowest: dict[tuple[str, ...], float] = {}
+        for row in totals:
+            line = tuple(row[key] for key in index)
+            lowest[line] = min(row.get("mse", 0.0), lowest.get(line, float("inf")))
+        cells = [(row, row["method"], _cell(row, lowest[tuple(row[key] for key in index)])) for row in totals]
+        cells += [(row, "ahead", _improvement(row)) for row in self.comparisons if row["channel"] == "all"]
+        index += ["windows", "people"]
+        frame = pl.DataFrame(
+            [{key: row[key] for key in index} | {"method": method, "cell": cell} for row, method, cell in cells]
+        )
+        wide = frame.pivot("method", index=index, values="cell").fill_null("-")
+        return _markdown(wide.select(pl.exclude("windows", "people"), "windows", "people"))
+
+    def _by_channel(self) -> str:
+        keys = ("task", "setting", "channel")
+        model = {tuple(row[key] for key in keys): row for row in self.results if row["method"] == "model"}
+        lines = []
+        for row in self.comparisons:
+            own = model[tuple(row[key] for key in keys)]
+            if row["channel"] != "all":
+                lines.append(
+                    {key: row[key] for key in keys}
+                    | {"unit": own["unit"], "MAE (unit)": f"{own['mae_natural']:.3g}"}
+                    | {"MSE (z)": f"{row['model_mse']:.3f}", "best baseline": row["baseline"]}
+                    | {"its MSE (z)": f"{row['baseline_mse']:.3f}", "ahead": _improvement(row), "people": row["people"]}
+                )
+        return _markdown(pl.DataFrame(lines))
+
+
+def provenance(run: Run) -> dict[str, Any]:
+    """Configuration, step, command and versions behind a result."""
+    versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}
+    return {
+        "command": " ".join(["lsm", *sys.argv[1:]]),
+        "step": int(run.step),
+        "minutes": run.minutes,
+        "config": dataclasses.asdict(run.config),
+        "versions": {"lsm_jax": lsm_jax.__version__, "python": platform.python_version(), **versions},
+    }
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Writes a file whole or not at all, and makes its folder; UserError where it cannot be written."""
+    partial = path.with_name(path.name + ".partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.write_text(text, encoding="utf-8")
+        partial.replace(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written ({error.strerror}); choose another --out.") from None
+
+
+def _cell(row: Row, lowest: float) -> str:
+    if "mse" in row:
+        return f"**{row['mse']:.3f}**" if row["mse"] == lowest else f"{row['mse']:.3f}"
+    if row["score"] is None:
+        return "-"
+    return f"{row['score']:.3f}" + (f" ({row['ci95'][0]:.3f} to {row['ci95'][1]:.3f})" if row["ci95"] else "")
+
+
+def _improvement(row: Row) -> str:
+    return f"{row['improvement']:+.1%}" + (f" ({row['ci95'][0]:+.1%} to {row['ci95'][1]:+.1%})" if row["ci95"] else "")
+
+
+def _markdown(frame: pl.DataFrame) -> str:
+    with pl.Config(
+        tbl_formatting="MARKDOWN", tbl_hide_column_data_types=True, tbl_hide_dataframe_shape=True,
+        tbl_rows=-1, tbl_cols=-1, tbl_width_chars=-1, fmt_str_lengths=1000,
+    ):  # fmt: skip
+        return str(frame)
