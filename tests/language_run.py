@@ -34,9 +34,9 @@ def logged_windows(people=20, days=3):
     for number, window in enumerate(tiny_windows(people, days)):
         person, day = divmod(number, days)
         events = [
-            Event("activity", name, 40 * place, 40 * place + 30 + person)
-            for place, name in enumerate(CLASSES)
-            if (person + day + place) % 3 or day == 0
+            Event("activity", name, 40 * position, 40 * position + 30 + person)
+            for position, name in enumerate(CLASSES)
+            if (person + day + position) % 3 or day == 0
         ]
         yield dataclasses.replace(window, events=(*events, *[Event("sleep", "asleep", 150, 230)] * (person % 3 == 0)))
 
@@ -69,12 +69,12 @@ def save_language_run(run, workdir):
     run.tokenizer.save(workdir / TOKENIZER)
 
 
-class Knowing(SensorLanguage):
+class CaptionOracle(SensorLanguage):
     """A stand-in that embeds texts by `vector` and each day as the caption our own captioner gives it."""
 
     def __init__(self, like, run, source, vector):
         self.__dict__ |= like.__dict__
-        self.texts = [Captioner()(source[place]).text for place in range(len(source))]
+        self.texts = [Captioner()(source[position]).text for position in range(len(source))]
         self.tokenizer, self.vector = run.tokenizer, vector
 
     def embed(self, params, batch):
@@ -89,9 +89,9 @@ class Knowing(SensorLanguage):
         return self.tokenizer.encode(texts, 400).ids
 
 
-def knowing(run, source, vector):
+def with_oracle(run, source, vector):
     """The run with an objective that knows every caption of a split."""
-    return dataclasses.replace(run, objective=Knowing(run.objective, run, source, vector))
+    return dataclasses.replace(run, objective=CaptionOracle(run.objective, run, source, vector))
 
 
 def by_classes(text):

@@ -68,15 +68,15 @@ def run(args: argparse.Namespace) -> int:
             results.append(make_suite(args.suite, **shared, **own, progress=progress).run(loaded, datasets))
         path = results[-1].write(out / f"step-{step}" if args.curve else out)
     if args.curve:
-        path, written = out / "learning_curve.png", "step-*/ beside it"
+        path, others = out / "learning_curve.png", "step-*/ beside it"
         error_over_minutes(results).savefig(path, **PNG)
     else:
         print("\n".join([results[0].table(), "", *results[0].notes, ""]))
-        written = "its .md"
+        others = "its .md"
     if args.suite == "generative" and not args.curve:
         write_reconstructions(loaded, datasets, out / "figures", args.split, args.seed, args.batch_size)
-        written = "its .md and figures"
-    print(f"{path} and {written}, in {time.perf_counter() - started:.0f} s")
+        others = "its .md and figures"
+    print(f"{path} and {others}, in {time.perf_counter() - started:.0f} s")
     return 0
 
 

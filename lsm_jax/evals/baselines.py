@@ -48,15 +48,15 @@ def predict_baselines(
       cells: hidden cells.
       person_profile, cohort_profile: time-of-day means of the person and of the training cohort at each cell.
     """
-    shown = np.where(visible, values, 0).astype(np.float32)
+    visible_values = np.where(visible, values, 0).astype(np.float32)
     count = visible.sum(axis=1)
-    mean = np.divide(shown.sum(axis=1), count, out=np.zeros(count.shape, np.float32), where=count > 0)
+    mean = np.divide(visible_values.sum(axis=1), count, out=np.zeros(count.shape, np.float32), where=count > 0)
     window, step, channel = cells
     mean_here = mean[window, channel]
     before, after = _visible_neighbours(visible, cells)
     has_before, has_after = before >= 0, after < values.shape[1]
-    value_before = shown[window, np.where(has_before, before, 0), channel]
-    value_after = shown[window, np.where(has_after, after, 0), channel]
+    value_before = visible_values[window, np.where(has_before, before, 0), channel]
+    value_after = visible_values[window, np.where(has_after, after, 0), channel]
     # Steps to each visible neighbour; a missing neighbour is infinitely far.
     gap_before = np.where(has_before, step - before, np.inf).astype(np.float32)
     gap_after = np.where(has_after, after - step, np.inf).astype(np.float32)
@@ -133,10 +133,10 @@ def _sums_by_bin(
     slot, size = (np.arange(batch)[:, None] * BINS + bins).ravel(), batch * BINS
     sums, counts = np.zeros((size, channels)), np.zeros((size, channels))
     for column in range(channels):
-        seen = observed[:, :, column].ravel()
-        shown = np.where(seen, values[:, :, column].ravel(), 0)
-        sums[:, column] = np.bincount(slot, weights=shown, minlength=size)
-        counts[:, column] = np.bincount(slot, weights=seen, minlength=size)
+        recorded = observed[:, :, column].ravel()
+        recorded_values = np.where(recorded, values[:, :, column].ravel(), 0)
+        sums[:, column] = np.bincount(slot, weights=recorded_values, minlength=size)
+        counts[:, column] = np.bincount(slot, weights=recorded, minlength=size)
     return sums.reshape(batch, BINS, channels), counts.reshape(batch, BINS, channels)
 
 

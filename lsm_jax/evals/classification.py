@@ -110,8 +110,8 @@ def auroc_rows(
                 reason = f"no day of the split {'without' if positive.all() else 'shows'} it"
                 notes.append(f"{name} is left out: {reason}.")
                 continue
-            drawn = values.reshape(-1, *labels.shape)[:, counts, column]
-            statistic = functools.partial(_auroc_over_draws, drawn, positive)
+            of_class = values.reshape(-1, *labels.shape)[:, counts, column]
+            statistic = functools.partial(_auroc_over_draws, of_class, positive)
             by_class[name] = bootstrap(statistic, person, seed, everyone)
             size = {"windows": int(counts.sum()), "positives": int(positive.sum())}
             people = len({*person[positive].tolist()})

@@ -34,7 +34,7 @@ class Days:
     Attributes:
       positions: in the split.
       participants, starts: hashed ids, and starts in UTC (ISO 8601).
-      shown: activities and sessions that a caption may mention: long enough, and covered by the sensors.
+      captioned: activities and sessions that a caption may mention: long enough, and covered by the sensors.
       logged: all that the log names.
       captions: at the run's levels, worded as in epoch 0; empty where there is nothing to say.
       statistics: mean, sd, `QUANTILES` and observed share of every channel, z-scored.
@@ -44,7 +44,7 @@ class Days:
     positions: Int[np.ndarray, " n"]
     participants: tuple[str, ...]
     starts: tuple[str, ...]
-    shown: tuple[set[str], ...]
+    captioned: tuple[set[str], ...]
     logged: tuple[set[str], ...]
     captions: tuple[str, ...]
     statistics: Float[np.ndarray, "n f"]
@@ -61,10 +61,10 @@ class Days:
         NaN where the log names it and the day does not show it (under 20 minutes, or not recorded): such a day is
         neither right nor wrong for that class.
         """
-        shown, logged = (
-            np.array([[name in day for name in classes] for day in days]) for days in (self.shown, self.logged)
+        captioned, logged = (
+            np.array([[name in day for name in classes] for day in days]) for days in (self.captioned, self.logged)
         )
-        return np.where(shown, 1, np.where(logged, np.nan, 0)).astype(np.float32)
+        return np.where(captioned, 1, np.where(logged, np.nan, 0)).astype(np.float32)
 
 
 def read_days(run: Run, source: WindowSource, suite: Suite, *, embed: bool = True, statistics: bool = False) -> Days:
@@ -84,9 +84,9 @@ def read_days(run: Run, source: WindowSource, suite: Suite, *, embed: bool = Tru
         for info in itertools.compress(infos, recorded):
             window = info.window
             logged = activity_names(window)
-            shown = {event.name for event in captioned_events(window)} & logged
+            captioned = {event.name for event in captioned_events(window)} & logged
             text = write(window).text if write else ""
-            rows.append((info.index, info.participant, window.start.isoformat(), shown, logged, text))
+            rows.append((info.index, info.participant, window.start.isoformat(), captioned, logged, text))
         if embed:
             embeddings.append(embed_windows(run, batch)[: len(infos)][recorded])
         if statistics:
@@ -96,9 +96,9 @@ def read_days(run: Run, source: WindowSource, suite: Suite, *, embed: bool = Tru
             f"{source.path}: none of these {len(source)} windows has a recorded value of a channel of the run "
             f"({', '.join(run.spec.channels)})."
         )
-    positions, participants, starts, shown_names, logged_names, captions = zip(*rows, strict=True)
+    positions, participants, starts, captioned_names, logged_names, captions = zip(*rows, strict=True)
     features, vectors = (np.concatenate(part) if part else np.zeros((len(rows), 0)) for part in (measured, embeddings))
-    return Days(np.array(positions), participants, starts, shown_names, logged_names, captions, features, vectors)
+    return Days(np.array(positions), participants, starts, captioned_names, logged_names, captions, features, vectors)
 
 
 def captioner(run: Run) -> Captioner | None:

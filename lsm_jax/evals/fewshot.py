@@ -39,7 +39,7 @@ class FewShot(DatasetSuite):
         """See `DatasetSuite.score`. A k is left out where some class has fewer training days."""
         train, validation = read_labelled_days(run, dataset, self)
         test = read_days(run, dataset.held_out(self.split), self, statistics=True)
-        in_training = set().union(*train.shown)
+        in_training = set().union(*train.captioned)
         classes = [each for each in logged_classes(dataset) if each in in_training]
         if not classes:
             raise UserError(f"{dataset.path}: no day of its training split shows an activity or session.")

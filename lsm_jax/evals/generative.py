@@ -211,8 +211,8 @@ class ErrorSums:
                     measures |= {"mse_natural": None, "mae_natural": None}
                 _, interval = score_and_interval(replicates[:, number], shared["people"])
                 unit = REGISTRY[column].unit if column in REGISTRY else None
-                made = {"method": method, **measures, "unit": unit, "ci95": interval, "cells": int(cells.sum())}
-                rows.append({**shared, **made})
+                numbers = {"method": method, **measures, "unit": unit, "ci95": interval, "cells": int(cells.sum())}
+                rows.append({**shared, **numbers})
         return rows
 
     def comparisons(self, seed: int, people: np.ndarray | None = None) -> list[Row]:
@@ -229,9 +229,9 @@ class ErrorSums:
             if baseline > 0:
                 ratio = bootstrap(weighted_ratio(squared[:, 0], squared[:, best]), np.arange(len(cells)), seed)
                 _, interval = score_and_interval(1 - ratio, shared["people"])
-                made = {"baseline": METHODS[best], "improvement": float(1 - model / baseline), "ci95": interval}
-                made |= {"model_mse": float(model / cells.sum()), "baseline_mse": float(baseline / cells.sum())}
-                rows.append({**shared, **made})
+                numbers = {"baseline": METHODS[best], "improvement": float(1 - model / baseline), "ci95": interval}
+                numbers |= {"model_mse": float(model / cells.sum()), "baseline_mse": float(baseline / cells.sum())}
+                rows.append({**shared, **numbers})
         return rows
 
     def _totals(self, people: np.ndarray | None = None) -> Iterator[tuple[Row, str, np.ndarray, np.ndarray]]:

@@ -85,14 +85,14 @@ def _unit_mean(vectors: Float[np.ndarray, "n e"]) -> Float[np.ndarray, " e"]:
 
 
 def _day_rows(days: Days, classes: Sequence[str], similarity: Float[np.ndarray, "n c"]) -> list[Row]:
-    rows = zip(days.positions.tolist(), days.participants, days.starts, days.shown, similarity, strict=True)
+    rows = zip(days.positions.tolist(), days.participants, days.starts, days.captioned, similarity, strict=True)
     return [
         {
             "example": position,
             "participant": participant,
             "start": start,
-            "holds": sorted(shown & {*classes}),
+            "holds": sorted(captioned & {*classes}),
             "scores": {name: round(float(score), 5) for name, score in zip(classes, scores, strict=True)},
         }
-        for position, participant, start, shown, scores in rows
+        for position, participant, start, captioned, scores in rows
     ]

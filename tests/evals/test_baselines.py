@@ -26,8 +26,8 @@ def predictions(series, cells, person=9.0, cohort=7.0):
 
 
 def test_by_hand():
-    made = predictions([_, 1, _, _, _, 5, _, 3, _], cells=[0, 2, 3, 4, 6, 8])
-    assert made == {
+    predicted = predictions([_, 1, _, _, _, 5, _, 3, _], cells=[0, 2, 3, 4, 6, 8])
+    assert predicted == {
         "mean": [3, 3, 3, 3, 3, 3],
         "nearest": [1, 1, 1, 5, 5, 3],
         "last": [3, 1, 1, 1, 5, 3],  # nothing came before step 0: the visible mean
@@ -35,12 +35,12 @@ def test_by_hand():
         "person_time_of_day": [9] * 6,
         "cohort_time_of_day": [7] * 6,
     }
-    assert tuple(made) == BASELINES
+    assert tuple(predicted) == BASELINES
 
 
 def test_a_channel_with_nothing_visible_falls_back_to_the_training_mean():
-    made = predictions([_, _, _], cells=[0, 1, 2])
-    assert all(made[name] == [0, 0, 0] for name in ("mean", "nearest", "last", "linear"))
+    predicted = predictions([_, _, _], cells=[0, 1, 2])
+    assert all(predicted[name] == [0, 0, 0] for name in ("mean", "nearest", "last", "linear"))
 
 
 def test_windows_and_channels_do_not_mix():
@@ -48,9 +48,9 @@ def test_windows_and_channels_do_not_mix():
     visible = values > 0
     cells = CellIndex(*np.nonzero(~visible))
     flat = np.zeros_like(values)
-    made = predict_baselines(values, visible, cells, flat, flat)
-    assert made["linear"].tolist() == made["mean"].tolist() == [2, 20, 6, 60]
-    assert made["last"].tolist() == [1, 10, 5, 50]
+    predicted = predict_baselines(values, visible, cells, flat, flat)
+    assert predicted["linear"].tolist() == predicted["mean"].tolist() == [2, 20, 6, 60]
+    assert predicted["last"].tolist() == [1, 10, 5, 50]
 
 
 @settings(max_examples=30, deadline=None)

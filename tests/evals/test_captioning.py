@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from language_run import by_letters, knowing, language_dataset, language_run
+from language_run import by_letters, language_dataset, language_run, with_oracle
 
 from lsm_jax.captions.caption import Captioner
 from lsm_jax.captions.facts import STATISTICS, Fact
@@ -42,13 +42,13 @@ def test_our_own_caption_is_true(window):
     assert counts["activity F1"] == (4, 4) and counts["sleep F1"] == (0, 0)
 
 
-def test_what_is_false_late_unrecorded_or_unreadable_is_told_apart(window):
+def test_false_late_unrecorded_and_unparsed_statements_are_counted_apart(window):
     text = (
         "The wearer did some running between 00:15 and 01:00. The wearer did some running between 00:16 and 01:00. "
         "The wearer did some yoga between 01:20 and 02:30. The wearer slept between 03:10 and 03:50. Hello there."
     )
     counts = check_caption(text, window)
-    assert counts["activity precision"] == (1, 3)  # said twice and happened once; yoga began 20 minutes later
+    assert counts["activity precision"] == (1, 3)  # predicted twice and happened once; yoga began 20 minutes later
     assert counts["activity recall"] == (1, 2) and counts["activity F1"] == (2, 5)
     assert counts["sentences unrecorded"] == (1, 5) and counts["sentences unread"] == (1, 5)
     assert counts["true facts"] == (2, 4) and counts["true numbers"] == (0, 0) and counts["sleep recall"] == (0, 0)
@@ -56,10 +56,10 @@ def test_what_is_false_late_unrecorded_or_unreadable_is_told_apart(window):
 
 
 def test_events_are_found_once_in_whatever_order():
-    real = [Fact("activity", "running", 30.0, 60, 90), Fact("activity", "running", 30.0, 80, 110)]
-    told = [Fact("activity", "running", 30.0, 62, 92)] * 3
-    assert count_correct(told, real) == count_correct(told, real[::-1]) == 1
-    assert count_correct(real[::-1], real) == 2 and count_correct([], real) == 0
+    true = [Fact("activity", "running", 30.0, 60, 90), Fact("activity", "running", 30.0, 80, 110)]
+    predicted = [Fact("activity", "running", 30.0, 62, 92)] * 3
+    assert count_correct(predicted, true) == count_correct(predicted, true[::-1]) == 1
+    assert count_correct(true[::-1], true) == 2 and count_correct([], true) == 0
 
 
 def test_overlap_of_the_same_words_is_whole():
@@ -73,7 +73,7 @@ def test_overlap_of_the_same_words_is_whole():
 
 
 def test_who_writes_our_captions_is_true_and_the_same_words_for_all_are_not(dataset, run):
-    result = Captioning(batch_size=4).run(knowing(run, dataset.source("test"), by_letters), [dataset])
+    result = Captioning(batch_size=4).run(with_oracle(run, dataset.source("test"), by_letters), [dataset])
     scores = {(row["method"], row["class"]): row["score"] for row in result.results}
     assert {method for method, _ in scores} == {"model", "nearest_caption", "mean_day", "usual_activity", "reworded"}
     for method in ("model", "reworded"):

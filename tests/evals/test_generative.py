@@ -48,9 +48,9 @@ def with_answer(run, answer):
     return dataclasses.replace(run, objective=Constant(run.objective.tokens, answer))
 
 
-def row(rows, **wanted):
-    found = [row for row in rows if all(row[key] == value for key, value in wanted.items())]
-    assert len(found) == 1, (wanted, len(found))
+def row(rows, **keys):
+    found = [row for row in rows if all(row[key] == value for key, value in keys.items())]
+    assert len(found) == 1, (keys, len(found))
     return found[0]
 
 
@@ -60,8 +60,8 @@ def results(real_run, dataset):
 
 
 def test_the_real_model_is_scored(real_run, dataset):
-    made = Generative(tasks=TASKS[:1], batch_size=8).run(real_run, [dataset])
-    whole = row(made.results, channel="all", method="model")
+    result = Generative(tasks=TASKS[:1], batch_size=8).run(real_run, [dataset])
+    whole = row(result.results, channel="all", method="model")
     assert 0 < whole["mse"] < 5  # untrained, of z-scored values
     assert whole["windows"] == len(dataset.source("test"))
 
@@ -129,26 +129,26 @@ def test_scores_are_those_of_a_plain_loop(real_run, dataset):
             if CHANNELS[column] == "steps":
                 guess = max(0.3 * spec.sd[column] + spec.mean[column], 0)
                 natural += [abs(guess - window.values[minute, column]) for minute in hidden]
-    made = Generative(tasks=TASKS).run(with_answer(real_run, 0.3), [dataset]).results
+    result = Generative(tasks=TASKS).run(with_answer(real_run, 0.3), [dataset]).results
     chosen = {"task": "temporal_extrapolation", "setting": "60min"}
-    np.testing.assert_allclose(row(made, **chosen, channel="all", method="model")["mse"], np.mean(errors), rtol=1e-4)
-    np.testing.assert_allclose(row(made, **chosen, channel="all", method="last")["mse"], np.mean(last), rtol=1e-4)
-    steps = row(made, **chosen, channel="steps", method="model")
+    np.testing.assert_allclose(row(result, **chosen, channel="all", method="model")["mse"], np.mean(errors), rtol=1e-4)
+    np.testing.assert_allclose(row(result, **chosen, channel="all", method="last")["mse"], np.mean(last), rtol=1e-4)
+    steps = row(result, **chosen, channel="steps", method="model")
     np.testing.assert_allclose(steps["mae_natural"], np.mean(natural), rtol=1e-4)
     assert steps["unit"] == "steps/min"
 
 
 def test_predictions_below_zero_are_clipped_in_natural_units(real_run, dataset):
-    made = Generative(tasks=TASKS).run(with_answer(real_run, -50.0), [dataset]).results
-    steps = row(made, task="sensor_imputation", setting="50%", channel="steps", method="model")
+    result = Generative(tasks=TASKS).run(with_answer(real_run, -50.0), [dataset]).results
+    steps = row(result, task="sensor_imputation", setting="50%", channel="steps", method="model")
     assert steps["mae_natural"] < 60
     assert steps["mae"] > 45
-    heart = row(made, task="sensor_imputation", setting="50%", channel="heart_rate", method="model")
+    heart = row(result, task="sensor_imputation", setting="50%", channel="heart_rate", method="model")
     sd = real_run.spec.sd[CHANNELS.index("heart_rate")]
     np.testing.assert_allclose(heart["mae_natural"], heart["mae"] * sd, rtol=1e-4)
 
 
-def test_the_model_is_never_shown_what_it_is_asked_for(real_run, dataset):
+def test_the_model_never_sees_hidden_cells(real_run, dataset):
     grid, number = real_run.objective.tokens, dict.fromkeys(dataset.source("test").participants, 0)
     windows = next(iter(person_stacks(dataset.source("test"), real_run.spec, number, None)))
     for pairs in task_pairs(windows, TASKS, grid, 0, 4, grid.size):
@@ -157,18 +157,18 @@ def test_the_model_is_never_shown_what_it_is_asked_for(real_run, dataset):
         assert (batch["values"][tuple(cells)] == 0).all()
         assert hidden.sum() == pairs.hidden.sum()
         poisoned = dataclasses.replace(windows, values=windows.values.copy())
-        for place, row_of_window in enumerate(pairs.window):
-            here = cells.window == place
+        for position, row_of_window in enumerate(pairs.window):
+            here = cells.window == position
             poisoned.values[row_of_window, cells.step[here], cells.channel[here]] = np.nan
-            alone = dataclasses.replace(pairs, window=pairs.window[[place]], hidden=pairs.hidden[[place]], rows=1)
-            again, _ = model_batch(poisoned, alone, visible[[place]])
-            assert (again["values"][0] == batch["values"][place]).all()
+            alone = dataclasses.replace(pairs, window=pairs.window[[position]], hidden=pairs.hidden[[position]], rows=1)
+            again, _ = model_batch(poisoned, alone, visible[[position]])
+            assert (again["values"][0] == batch["values"][position]).all()
             poisoned.values[row_of_window] = windows.values[row_of_window]
 
 
 def test_people_stay_whole_whatever_the_stack(dataset, real_run):
     source = dataset.source("train")
-    number = {name: place for place, name in enumerate(sorted({*source.participants}))}
+    number = {name: position for position, name in enumerate(sorted({*source.participants}))}
     stacks = list(person_stacks(source, real_run.spec, number, None, size=4))
     assert sum(len(stack.values) for stack in stacks) == len(source)
     assert len(stacks) > 2
@@ -203,9 +203,9 @@ def test_storage_order_changes_nothing(dataset, real_run):
 
 
 def test_a_quick_look_takes_fewer(real_run, dataset):
-    made = Generative(tasks=TASKS, max_windows=3).run(with_answer(real_run, 0.0), [dataset])
-    assert max(r["windows"] for r in made.results) == 3
-    assert made.provenance["datasets"]["tiny"]["windows"] == 3
+    result = Generative(tasks=TASKS, max_windows=3).run(with_answer(real_run, 0.0), [dataset])
+    assert max(r["windows"] for r in result.results) == 3
+    assert result.provenance["datasets"]["tiny"]["windows"] == 3
 
 
 @pytest.mark.parametrize(("limit", "kept"), [(1, "b"), (3, "bbb"), (4, "bbb"), (5, "bbbcc"), (None, "bbbccd")])
@@ -214,13 +214,13 @@ def test_a_quick_look_takes_people_whole(limit, kept):
     assert "".join(source.participants[position] for position in by_person(source, limit)) == kept
 
 
-def test_two_datasets_are_told_apart(real_run, dataset, tmp_path):
+def test_two_datasets_are_compared_separately(real_run, dataset, tmp_path):
     other = tiny_dataset(tmp_path / "other", seed=5)
     both = [dataset, other]
-    made = Generative(tasks=TASKS).run(with_answer(real_run, 0.0), both)
-    assert {r["dataset"] for r in made.by_dataset} == {"tiny", "tiny-2"} == {*unique_names(both)}
-    parts = [r for r in made.by_dataset if r["task"] == "sensor_imputation"]
-    whole = row(made.comparisons, task="sensor_imputation", setting="50%", channel="all")
+    result = Generative(tasks=TASKS).run(with_answer(real_run, 0.0), both)
+    assert {r["dataset"] for r in result.by_dataset} == {"tiny", "tiny-2"} == {*unique_names(both)}
+    parts = [r for r in result.by_dataset if r["task"] == "sensor_imputation"]
+    whole = row(result.comparisons, task="sensor_imputation", setting="50%", channel="all")
     assert sum(r["people"] for r in parts) == whole["people"] == 4
 
 

@@ -62,6 +62,6 @@ def test_every_suite_looks_first(dataset, tmp_path, capsys):
     anew = open_dataset(tmp_path / "anew")
     write_list(tmp_path / "run", tiny=dataset.source("train").participants)
     assert {*anew.source("test").participants} & {*dataset.source("train").participants}
-    for asked in (["--suite", "generative"], ["--curve"], ["--suite", "fewshot"], ["--suite", "retrieval"]):
-        assert main(["evaluate", "--workdir", str(tmp_path / "run"), "--data", str(anew.path), *asked]) == 2
+    for arguments in (["--suite", "generative"], ["--curve"], ["--suite", "fewshot"], ["--suite", "retrieval"]):
+        assert main(["evaluate", "--workdir", str(tmp_path / "run"), "--data", str(anew.path), *arguments]) == 2
         assert "people of the test split" in capsys.readouterr().err

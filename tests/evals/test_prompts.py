@@ -40,7 +40,7 @@ def test_sentences_are_read_after_each_context(written):
 
 
 @pytest.mark.parametrize(
-    ("text", "said"),
+    ("text", "message"),
     [
         ("templates = ['{activty}']\n[classes.yoga]", r"templates\[0\]: unknown .*{activty}\. Did you mean 'activity'"),
         ("templates = ['{activity!r}']\n[classes.yoga]", r"templates\[0\]: unknown placeholder"),
@@ -60,17 +60,17 @@ def test_sentences_are_read_after_each_context(written):
         (b"templates = ['\xff']", "not TOML, or damaged"),
     ],
 )  # fmt: skip
-def test_bad_files_are_refused_by_name_and_key(written, text, said):
-    with pytest.raises(UserError, match=f"prompts.toml: {said}"):
+def test_bad_files_are_refused_by_name_and_key(written, text, message):
+    with pytest.raises(UserError, match=f"prompts.toml: {message}"):
         read_prompts(written(text))
 
 
-def test_a_missing_file_is_told(tmp_path):
+def test_a_missing_file_is_refused(tmp_path):
     with pytest.raises(UserError, match=r"none\.toml: cannot be read"):
         read_prompts(tmp_path / "none.toml")
 
 
-def test_a_class_the_data_lacks_and_a_prompt_too_long_are_told(written):
+def test_a_class_the_data_lacks_and_a_prompt_too_long_are_refused(written):
     prompts = read_prompts(written(PROMPTS))
     prompts.check_classes({"running", "stair climbing", "yoga", "golf"})
     with pytest.raises(UserError, match=r"classes\.yoga: the data has no such activity\. Did you mean 'yog'"):

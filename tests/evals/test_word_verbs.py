@@ -39,8 +39,8 @@ def test_zeroshot(folder, capsys):
 
 def test_retrieve(folder, capsys, tmp_path):
     out = tmp_path / "new" / "found.json"
-    asked = ["--text", "The wearer slept.", "--window", "1", "--top", "2", "--out", out]
-    assert on(folder, "retrieve", *asked) == 0
+    arguments = ["--text", "The wearer slept.", "--window", "1", "--top", "2", "--out", out]
+    assert on(folder, "retrieve", *arguments) == 0
     queries = json.loads(out.read_text())["queries"]
     assert [len(query["found"]) for query in queries] == [2, 2] and queries[1]["example"] == 1
     assert "The wearer slept." in capsys.readouterr().out
@@ -51,8 +51,8 @@ def test_retrieve(folder, capsys, tmp_path):
 @pytest.mark.parametrize("decode", ["beam", "nucleus"])  # the suite below decodes greedily
 def test_captions_of_a_run(folder, decode, tmp_path, capsys):
     out = tmp_path / "captions.jsonl"
-    asked = ["--split", "test", "--decode", decode, "--out", out]
-    assert on(folder, "caption", *asked) == 0
+    arguments = ["--split", "test", "--decode", decode, "--out", out]
+    assert on(folder, "caption", *arguments) == 0
     lines = [json.loads(line) for line in out.read_text().splitlines()]
     assert [line["example"] for line in lines] == list(range(12))
     assert {(line["level"], line["step"], line["decode"]) for line in lines} == {("semantic", 7, decode)}
@@ -73,7 +73,7 @@ def test_suites(folder, suite, capsys):
     assert "| logged " in (folder / "coca" / "eval" / f"{suite}.md").read_text()
 
 
-def test_runs_that_cannot_are_told(folder, capsys):
+def test_runs_that_cannot_be_scored_are_refused(folder, capsys):
     refusals = [
         ("siglip", ["caption"], "writes captions; use one of cap, coca"),
         ("lsm2", ["retrieve", "--text", "yoga"], "knows no text; use a run of configs/sensorlm.py"),
@@ -83,22 +83,22 @@ def test_runs_that_cannot_are_told(folder, capsys):
         ("coca", ["evaluate", "--suite", "captioning", "--decode", "best"], "there is no such decoding"),
         ("coca", ["zeroshot", "--prompts", folder / "coca" / "config.json"], "not TOML"),
     ]
-    for run, (verb, *arguments), said in refusals:
-        assert on(folder, verb, *arguments, run=run) == 2, said
-        assert said in capsys.readouterr().err
+    for run, (verb, *arguments), message in refusals:
+        assert on(folder, verb, *arguments, run=run) == 2, message
+        assert message in capsys.readouterr().err
 
 
 def test_lsm2_has_few_shots_too(folder):
     assert on(folder, "evaluate", "--suite", "fewshot", run="lsm2") == 0
 
 
-def test_a_dataset_without_activities_is_told(folder, tmp_path, capsys):
+def test_a_dataset_without_activities_is_refused(folder, tmp_path, capsys):
     tiny_dataset(tmp_path / "plain")
-    asked = ["evaluate", "--workdir", folder / "coca", "--data", tmp_path / "plain", "--suite"]
-    for suite, said in (
+    arguments = ["evaluate", "--workdir", folder / "coca", "--data", tmp_path / "plain", "--suite"]
+    for suite, message in (
         ("zeroshot", "no prompt file in"),
         ("fewshot", "no day of its training split shows an activity"),
         ("retrieval", "only 0 days of its test split have a caption"),
     ):
-        assert main([*map(str, asked), suite]) == 2
-        assert said in capsys.readouterr().err
+        assert main([*map(str, arguments), suite]) == 2
+        assert message in capsys.readouterr().err

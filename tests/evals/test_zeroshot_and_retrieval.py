@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from language_run import CLASSES, PROMPTS, by_classes, by_letters, knowing, language_dataset, language_run
+from language_run import CLASSES, PROMPTS, by_classes, by_letters, language_dataset, language_run, with_oracle
 
 from lsm_jax.errors import UserError
 from lsm_jax.evals.classification import auroc_rows
@@ -33,9 +33,9 @@ def suite(tmp_path):
     return ZeroShot(batch_size=8, prompts=tmp_path / "prompts.toml")
 
 
-def score(result, **wanted):
-    found = [row for row in result.results if all(row[key] == value for key, value in wanted.items())]
-    assert len(found) == 1, (wanted, found)
+def score(result, **keys):
+    found = [row for row in result.results if all(row[key] == value for key, value in keys.items())]
+    assert len(found) == 1, (keys, found)
     return found[0]
 
 
@@ -43,23 +43,23 @@ def test_days_hold_what_was_logged_and_seen(dataset, run):
     source = dataset.source("test")
     days = read_days(run, source, Retrieval(batch_size=8), embed=False)
     assert days.positions.tolist() == list(range(len(source)))
-    for place, (shown, logged) in enumerate(zip(days.shown, days.logged, strict=True)):
-        window = source[place]
+    for position, (captioned, logged) in enumerate(zip(days.captioned, days.logged, strict=True)):
+        window = source[position]
         activities = [event for event in window.events if event.kind == "activity"]
         seen = window.observed.any(axis=1)
         assert logged == {event.name for event in activities}
-        assert shown == {event.name for event in activities if seen[event.start : event.end].mean() >= 0.5}
+        assert captioned == {event.name for event in activities if seen[event.start : event.end].mean() >= 0.5}
     labels = days.labels([*CLASSES, "golf"])
     assert (labels[:, 3] == 0).all() and 0 < labels[:, 0].sum() < len(labels)
-    unsure = dataclasses.replace(days, shown=tuple(shown - {"yoga"} for shown in days.shown))
+    unsure = dataclasses.replace(days, captioned=tuple(captioned - {"yoga"} for captioned in days.captioned))
     assert {*np.unique(unsure.labels(["yoga"])[~np.isnan(unsure.labels(["yoga"]))])} == {0}
     assert np.isnan(unsure.labels(["yoga"])).sum() == sum("yoga" in logged for logged in days.logged)
 
 
-def test_who_knows_the_classes_scores_one(dataset, run, suite, tmp_path):
+def test_an_oracle_of_the_classes_scores_one(dataset, run, suite, tmp_path):
     suite.prompts.write_text("contexts = ['The wearer slept.']\n" + PROMPTS)
-    knows = knowing(run, dataset.source("test"), lambda text: np.append(by_classes(text), 3.0))
-    result = dataclasses.replace(suite, probes=False).run(knows, [dataset])
+    oracle = with_oracle(run, dataset.source("test"), lambda text: np.append(by_classes(text), 3.0))
+    result = dataclasses.replace(suite, probes=False).run(oracle, [dataset])
     for name in (*CLASSES, "macro"):
         found = score(result, method="zeroshot", **{"class": name})
         assert found["score"] == 1 and found["ci95"] == [1, 1] and found["people"] >= 2
@@ -71,11 +71,11 @@ def test_who_knows_the_classes_scores_one(dataset, run, suite, tmp_path):
 
 
 def test_what_all_classes_share_is_taken_away(dataset, run, tmp_path):
-    knows = knowing(run, dataset.source("test"), lambda text: np.append(by_classes(text), 3.0))
+    oracle = with_oracle(run, dataset.source("test"), lambda text: np.append(by_classes(text), 3.0))
     file = tmp_path / "prompts.toml"
     for start in ("", "contexts = ['The wearer slept.', 'The wearer did some running.']\n"):
         file.write_text(start + PROMPTS)
-        directions = class_directions(knows, read_prompts(file))
+        directions = class_directions(oracle, read_prompts(file))
         shared = directions.mean(axis=0) if not start else directions[1:, 0]
         assert (np.argmax(directions, axis=1) == np.arange(3)).all()
         assert (shared < 1e-6).all()
@@ -96,9 +96,9 @@ def test_classes_are_averaged_over_the_same_draws_of_people(dataset, run):
     days = read_days(run, dataset.source("test"), Retrieval(batch_size=8), embed=False)
     last = days.person == days.person.max()
     # The last person's days name yoga without showing it: they do not count for it.
-    shown = tuple(held - {"yoga"} if unsure else held for held, unsure in zip(days.shown, last, strict=True))
+    captioned = tuple(held - {"yoga"} if unsure else held for held, unsure in zip(days.captioned, last, strict=True))
     logged = tuple(held | {"yoga"} if unsure else held for held, unsure in zip(days.logged, last, strict=True))
-    days = dataclasses.replace(days, shown=shown, logged=logged)
+    days = dataclasses.replace(days, captioned=captioned, logged=logged)
     classes, labels = ("running", "yoga"), days.labels(("running", "yoga"))
     assert np.isnan(labels[last, 1]).all() and not np.isnan(labels[:, 0]).any()
     scores = np.random.default_rng(0).normal(size=labels.shape)
@@ -136,9 +136,9 @@ def test_few_shots_have_each_class_and_none(dataset, run):
     assert (labels[chosen] == 1).any(axis=0).all() and (labels[chosen] == 0).all(axis=1).any() and len(chosen) <= 3
 
 
-def test_who_knows_the_captions_finds_them(dataset, run):
-    knows = knowing(run, dataset.source("test"), by_letters)
-    result = Retrieval(batch_size=8).run(knows, [dataset])
+def test_an_oracle_of_the_captions_finds_them(dataset, run):
+    oracle = with_oracle(run, dataset.source("test"), by_letters)
+    result = Retrieval(batch_size=8).run(oracle, [dataset])
     for task in ("text_for_day", "day_for_text"):
         for what in ("R@1", "R@5", "R@10", "median rank"):
             assert score(result, method="model", task=task, **{"class": what})["score"] == 1
@@ -148,14 +148,14 @@ def test_who_knows_the_captions_finds_them(dataset, run):
 
 def test_search_finds_days_for_words_and_words_for_days(dataset, run):
     source, suite = dataset.source("test"), Retrieval(batch_size=8)
-    knows = knowing(run, source, by_letters)
-    texts = knows.objective.texts
-    by_text, by_day = suite.search(knows, source, texts=[texts[2]], windows=[4], top=3)
+    oracle = with_oracle(run, source, by_letters)
+    texts = oracle.objective.texts
+    by_text, by_day = suite.search(oracle, source, texts=[texts[2]], windows=[4], top=3)
     assert by_text["found"][0]["caption"] == texts[2] and by_text["found"][0]["likeness"] == 1
     assert by_day["found"][0]["caption"] == texts[4] and len(by_day["found"]) == 3
     with pytest.raises(UserError, match=r"--window 99: the split has windows 0 to 11"):
-        suite.search(knows, source, windows=[99])
+        suite.search(oracle, source, windows=[99])
     with pytest.raises(UserError, match="--text is empty"):
-        suite.search(knows, source, texts=[" "])
+        suite.search(oracle, source, texts=[" "])
     with pytest.raises(UserError, match=r"tokens and the model reads 96"):
-        suite.search(knows, source, texts=["word " * 200])
+        suite.search(oracle, source, texts=["word " * 200])
