@@ -9,12 +9,11 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from lsm_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from lsm_jax.ingest.pipeline import People
     from lsm_jax.ingest.report import IngestReport
 
 HELP = "turn real exports into a dataset; bad rows are counted, set aside and reported"
@@ -65,7 +64,10 @@ def run(args: argparse.Namespace) -> int:
         people = pipeline.People(reader, source, settings["channels"], args.salt or pipeline.pseudonym_salt(args.out))
         try:
             if args.beam:
-                _write_on_beam(args, people, report, scratch / "report.json", settings)
+                write_on_beam = _beam_writer()
+                windows = people.beam_windows(report, scratch / "report.json")
+                write_on_beam(args.out, windows=windows, options=args.beam_option, **settings)
+                report.merge(IngestReport.read(scratch / "report.json"))
             else:
                 with _progress(report) as progress:
                     write_dataset(args.out, windows=people.windows(report), progress=progress, **settings)
@@ -79,16 +81,12 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def _write_on_beam(
-    args: argparse.Namespace, people: People, report: IngestReport, report_file: Path, settings: dict[str, Any]
-) -> None:
+def _beam_writer() -> Callable[..., object]:
     try:
         from lsm_jax.data.beam import write_dataset_on_beam
     except ImportError as error:
         raise UserError(f"--beam needs Apache Beam ({error}): pip install -e '.[beam]' in the checkout.") from None
-    windows = people.beam_windows(report, report_file)
-    write_dataset_on_beam(args.out, windows=windows, options=args.beam_option, **settings)
-    report.merge(type(report).read(report_file))
+    return write_dataset_on_beam
 
 
 @contextlib.contextmanager

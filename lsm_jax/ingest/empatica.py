@@ -140,11 +140,11 @@ class EmpaticaReader:
             signal = self._read(files.get(name), report, functools.partial(read_signal, sensor=name))
             if signal is not None:
                 recorded[name] = signal
-        recorded = keep_one_recording(drop_repeated_half(recorded, files, report), files, report)
+        recorded = keep_one_recording(drop_repeated_half(recorded, report), report)
         beats = self._read(files.get("IBI"), report, read_beats)
         start, end = _span(recorded, beats)
         tags = self._read(files.get("tags"), report, read_tags) or []
-        beat_times = _place_beats(beats, start, end, files["IBI"], report) if beats else None
+        beat_times = _place_beats(beats, start, end, report) if beats else None
         series = _signal_series(recorded, report) + _heart_series(recorded.get("HR"), beat_times, start, end, report)
         if not series:
             return [], []
@@ -186,24 +186,24 @@ def _span(recorded: dict[str, SampledSignal], beats: Beats | None) -> tuple[floa
 BeatTimes = tuple[Float[np.ndarray, " b"], Float[np.ndarray, " b"]]
 
 
-def _place_beats(beats: Beats, start: float, end: float, file: SourceFile, report: IngestReport) -> BeatTimes | None:
+def _place_beats(beats: Beats, start: float, end: float, report: IngestReport) -> BeatTimes | None:
     """(seconds since the epoch, interval) of the beats that fall into the session."""
     origin, fault = beats.start, ""
     if end <= start:
         fault = "no start time, and no other file of its session has one"
     elif origin is None:
         report.note(
-            f"{file.label}:1: no usable start time; beats are counted from the start of the session's other files."
+            f"{beats.file}:1: no usable start time; beats are counted from the start of the session's other files."
         )
         origin = start
     elif not start - 60 <= origin <= end:
         fault = "recorded at another time than the rest of its session"
     if fault or origin is None:
-        report.set_aside(file.label, fault)
+        report.set_aside(beats.file, fault)
         report.rows_kept -= len(beats.offset)
         return None
     inside = origin + beats.offset <= end
-    report.quarantine("beat after the end of its session", file.label, beats.line[~inside].tolist())
+    report.quarantine("beat after the end of its session", beats.file, beats.line[~inside].tolist())
     report.rows_kept -= int((~inside).sum())
     return origin + beats.offset[inside], beats.interval[inside]
 

@@ -40,11 +40,13 @@ class SampledSignal:
     """An evenly sampled signal.
 
     Attributes:
+      file: its name in reports.
       start: seconds since the Unix epoch.
       rate: Hz.
       samples: in the file's unit, NaN where missing or set aside.
     """
 
+    file: str
     start: float
     rate: float
     samples: Float[np.ndarray, "n k"]
@@ -59,12 +61,14 @@ class Beats:
     """Heart beats in order.
 
     Attributes:
-      start: origin of the offsets, seconds since the Unix epoch; None where the file does not say.
+      file: its name in reports.
+      start: origin of the offsets, seconds since the Unix epoch; None if the file has none.
       offset: seconds from `start`.
       interval: seconds since the beat before.
       line: line number of each.
     """
 
+    file: str
     start: float | None
     offset: Float[np.ndarray, " b"]
     interval: Float[np.ndarray, " b"]
@@ -98,7 +102,7 @@ def read_signal(file: SourceFile, sensor: str, report: IngestReport) -> SampledS
     report.rows_kept += len(index) + 1  # the rate is a row of the table too
     samples = np.full((int(index.max()) + 1, COLUMNS[sensor]), np.nan)
     samples[index] = np.concatenate(values)
-    return SampledSignal(start, rate, samples)
+    return SampledSignal(file.label, start, rate, samples)
 
 
 def read_beats(file: SourceFile, report: IngestReport) -> Beats:
@@ -125,7 +129,7 @@ def read_beats(file: SourceFile, report: IngestReport) -> Beats:
     _, once = np.unique(cells[:, 0], return_index=True)
     report.quarantine("the same beat again", file.label, np.delete(line, once).tolist())
     report.rows_kept += len(once)
-    return Beats(_seconds(names[0]), cells[once, 0], cells[once, 1], line[once])
+    return Beats(file.label, _seconds(names[0]), cells[once, 0], cells[once, 1], line[once])
 
 
 def read_tags(file: SourceFile, report: IngestReport) -> list[int]:
@@ -139,9 +143,7 @@ def read_tags(file: SourceFile, report: IngestReport) -> list[int]:
     return kept
 
 
-def drop_repeated_half(
-    recorded: dict[str, SampledSignal], files: dict[str, SourceFile], report: IngestReport
-) -> dict[str, SampledSignal]:
+def drop_repeated_half(recorded: dict[str, SampledSignal], report: IngestReport) -> dict[str, SampledSignal]:
     """Cuts off the second half of a recording that repeats its first half sample by sample.
 
     E4 Connect has delivered such files. Noise does not repeat, so an exact repeat of a minute or more of motion or
@@ -155,7 +157,7 @@ def drop_repeated_half(
     for name, signal in recorded.items():
         keep = round(length * signal.rate)
         dropped = max(len(signal.samples) - keep, 0)
-        report.quarantine("the recording again from its start", files[name].label, [keep + 3], rows=dropped)
+        report.quarantine("the recording again from its start", signal.file, [keep + 3], rows=dropped)
         report.rows_kept -= dropped
         cut[name] = dataclasses.replace(signal, samples=signal.samples[:keep])
     return cut
@@ -170,9 +172,7 @@ def _repeat_seconds(signal: SampledSignal) -> float:
     return half / signal.rate if np.array_equal(first, second) else 0.0
 
 
-def keep_one_recording(
-    recorded: dict[str, SampledSignal], files: dict[str, SourceFile], report: IngestReport
-) -> dict[str, SampledSignal]:
+def keep_one_recording(recorded: dict[str, SampledSignal], report: IngestReport) -> dict[str, SampledSignal]:
     """Drops signals that do not overlap in time with most of the session's other signals."""
     overlapping = {
         name: {other for other, theirs in recorded.items() if signal.start < theirs.end and theirs.start < signal.end}
@@ -180,7 +180,7 @@ def keep_one_recording(
     }
     kept = max(overlapping.values(), key=len, default=set())
     for name in recorded.keys() - kept:
-        report.set_aside(files[name].label, "recorded at another time than the rest of its session")
+        report.set_aside(recorded[name].file, "recorded at another time than the rest of its session")
         report.rows_kept -= int((~np.isnan(recorded[name].samples).any(1)).sum())
     return {name: signal for name, signal in recorded.items() if name in kept}
 
