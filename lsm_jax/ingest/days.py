@@ -24,7 +24,6 @@ from jaxtyping import Float, Int
 from lsm_jax.channels import channel as registered
 from lsm_jax.ingest.reader import PersonRecord, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
-from lsm_jax.ingest.sampling import unique_runs
 from lsm_jax.windows import MINUTES_PER_DAY, Event, Window, checked_window, hash_participant
 
 _EPOCH = dt.date(1970, 1, 1)
@@ -47,11 +46,11 @@ def day_windows(record: PersonRecord, channels: Sequence[str], salt: str, report
         for name in channels
     }
     minutes = [_wall_minutes(series.minute, record.time_zone) for series in record.series if series.channel in merged]
-    days = [unique_runs(minute // MINUTES_PER_DAY) for minute in minutes]
+    days = np.unique(np.concatenate([np.empty(0, np.int64), *minutes]) // MINUTES_PER_DAY)
     events = _wall_events(record)
     participant = hash_participant(record.person, salt)
     written = 0
-    for day in np.unique(np.concatenate([np.empty(0, np.int64), *days])).tolist():
+    for day in days.tolist():
         window = _day_window(day, merged, record, participant, events, report)
         if window is None:
             report.days_without_data += 1

@@ -48,7 +48,7 @@ def minute_series(
     value = value.astype(np.float32)
     low, high = (0 if kind.low >= 0 else -np.inf, np.inf) if aggregate == "sum" else (kind.low, kind.high)
     plausible = _plausible(channel, value, low, high, report)
-    days_without_value = unique_runs((second[~plausible] // 86400).astype(np.int64))
+    days_without_value = (second[~plausible] // 86400).astype(np.int64)
     second, value = _sort_and_deduplicate(channel, second[plausible], value[plausible], report)
     minute = (second // 60).astype(np.int64)
     first = np.flatnonzero(np.diff(minute, prepend=minute[:1] - 1))
@@ -58,16 +58,11 @@ def minute_series(
         minute, value = _hold(minute, value, period_minutes)
     if aggregate == "sum":
         plausible = _plausible(channel, value, kind.low, kind.high, report)
-        days_without_value = np.union1d(days_without_value, minute[~plausible] // 1440)
+        days_without_value = np.append(days_without_value, minute[~plausible] // 1440)
         minute, value = minute[plausible], value[plausible]
     # A day with samples but without a value keeps one NaN, so that it is counted as a day without data.
-    marker = np.setdiff1d(days_without_value, unique_runs(minute // 1440)) * 1440 + 720
+    marker = np.setdiff1d(days_without_value, minute // 1440) * 1440 + 720
     return Series(channel, np.append(minute, marker), np.append(value, np.full(len(marker), np.nan, np.float32)))
-
-
-def unique_runs(numbers: Int[np.ndarray, " n"]) -> Int[np.ndarray, " m"]:
-    """`np.unique`, faster where equal numbers stand in long runs."""
-    return np.unique(numbers[np.flatnonzero(np.diff(numbers, prepend=numbers[:1] - 1))])
 
 
 def _plausible(

@@ -92,6 +92,12 @@ def test_mistakes_end_with_code_2_and_a_sentence(export, tmp_path, capsys, chang
     assert not (tmp_path / "data").exists() and not list(tmp_path.glob(".data*"))
 
 
+def test_an_empty_salt_file_is_refused(export, tmp_path, capsys):
+    (tmp_path / "data.salt").touch()
+    assert ingest(export, tmp_path / "data") == 2
+    assert "data.salt is empty" in capsys.readouterr().err and not (tmp_path / "data").exists()
+
+
 def test_writing_into_the_export_is_refused(export, capsys):
     assert ingest(export, export / "data") == 2
     assert "lies inside" in capsys.readouterr().err and len(list(export.iterdir())) == 1

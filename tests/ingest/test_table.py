@@ -323,6 +323,27 @@ def test_mistakes_in_a_mapping_are_answered_with_key_and_line(tmp_path, change):
         ingest(tmp_path, WIDE.replace(target, wrong), {"a.csv": "who,when,hr\n"})
 
 
+EVENTS = '[[events]]\nfiles = "*"\nperson = { column = "who" }\nkind = "KIND"\ntime = { column = "when"TIME }\n'
+WHOLE_FILES = {
+    "": r"no \[\[tables\]\] section",
+    WIDE + EVENTS.replace("KIND", "party").replace("TIME", ""): r"m.toml:11: events\[0\].kind is 'party', .*'meal'",
+    WIDE + EVENTS.replace("KIND", "meal").replace("TIME", ', unit = "hours"'): "mixes relative and absolute times",
+    WIDE.replace('"when" }', '"when", time_zone = "Mars/Olympus" }'): r"m.toml:5: .*time_zone is 'Mars/Olympus'",
+    WIDE.replace('"when" }', '"when", weekday = "d", weekday_day = "n" }'): "weekday needs files of one person each",
+    WIDE.replace("[tables.", 'signal = "kind"\n[tables.'): r"m.toml:6: .*signal and value go together",
+    WIDE.replace("[tables.", 'signal = "kind"\nvalue = "v"\n[tables.'): r"m.toml:9: .*takes the key 'signal'",
+    WIDE + WIDE.replace('heart_rate = { column = "hr" }', 'glucose.column = "g"\nglucose.unit = "furlong"'): (
+        r"m.toml:15: tables\[1\].channels.glucose.unit is 'furlong'; .*mg/dL"
+    ),
+}
+
+
+@pytest.mark.parametrize("text", WHOLE_FILES, ids=range(len(WHOLE_FILES)))
+def test_mappings_that_contradict_themselves_are_refused(tmp_path, text):
+    with pytest.raises(UserError, match=WHOLE_FILES[text]):
+        ingest(tmp_path, text, {"a.csv": "who,when,hr\n"})
+
+
 def test_mapping_is_needed(tmp_path):
     with pytest.raises(UserError, match="--mapping"):
         make_reader("table", ReaderOptions())
