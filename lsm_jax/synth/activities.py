@@ -1,7 +1,7 @@
-"""The 20 activity classes, and what each does to heart, wrist and skin.
+"""The 20 activity classes, and how each affects heart, wrist and skin.
 
-The papers publish the number of classes and examples (running, skiing, kayaking, golf), not the list;
-this one is ours: the sports a watch lets its wearer log.
+The papers publish the number of classes and examples (running, skiing, kayaking, golf), not the list. This one is ours:
+activities that a watch lets its wearer log.
 """
 
 from __future__ import annotations
@@ -16,21 +16,16 @@ class Activity:
     """One class.
 
     Attributes:
-      name: as it stands in events.
-      popularity: relative frequency in the population.
-      minutes: median duration of a session.
-      hours: preferred starts, local clock.
-      heart: share of the heart-rate reserve a session settles at.
+      name: as in events; popularity: relative frequency in the population.
+      minutes: median duration of a session; hours: preferred starts, local time.
+      heart: fraction of the heart-rate reserve in steady state.
       cadence: steps per minute.
-      motion: wrist motion, 0 still to 1 running.
-      rhythm: periodicity of the motion, -1 erratic to 1 metronomic.
-      pitch: how quick the motion is within its minute, 0 to 1.
-      jolt: how impulsive it is, 0 to 1.
-      tilt, turn: the wrist's posture, in standard deviations of everyday postures.
+      motion: of the wrist, 0 still to 1 running; rhythm: periodicity of the motion, -1 erratic to 1 metronomic.
+      pitch, jolt: speed and impulsiveness of the motion, 0 to 1.
+      tilt, turn: posture of the wrist, in standard deviations of everyday postures.
       stop_go: depth of the alternation of effort and rest, 0 to 1, and its `period` in minutes.
-      climb: vertical unrest in metres per minute, scale of the altimeter feature.
-      sweat: how much skin conductance rises.
-      cooling: degrees the wrist cools through wind, water or snow.
+      climb: vertical movement in metres per minute, the scale of the altimeter feature.
+      sweat: rise of skin conductance; cooling: degrees that wind, water or snow cool the wrist.
     """
 
     name: str

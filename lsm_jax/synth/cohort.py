@@ -1,4 +1,4 @@
-"""The cohort as a stream of day windows, person by person."""
+"""Day windows of a synthetic cohort, person by person."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from lsm_jax.errors import UserError
 from lsm_jax.ingest.reader import RecordEvent
 from lsm_jax.synth.gaps import observed_cells
 from lsm_jax.synth.people import Person, draw_person
-from lsm_jax.synth.physiology import live
+from lsm_jax.synth.physiology import simulate_body
 from lsm_jax.synth.schedule import draw_schedule
-from lsm_jax.synth.sensors import record
+from lsm_jax.synth.sensors import simulate_sensors
 from lsm_jax.synth.signals import Flags
 from lsm_jax.windows import MINUTES_PER_DAY, Event, Window, checked_window
 
@@ -26,8 +26,7 @@ class PersonDays:
     """One synthetic person's days, n = days * 1440 minutes from a local midnight on.
 
     Attributes:
-      person: traits, known only here.
-      values: complete recording in registry units; `observed`: what a real watch would have kept of it.
+      values: complete recording in registry units; `observed`: cells that a real watch would have recorded.
       events: logged events, minutes since the first midnight.
     """
 
@@ -37,15 +36,14 @@ class PersonDays:
     events: tuple[RecordEvent, ...]
 
     def windows(self) -> Iterator[Window]:
-        """What the watch recorded, a window float32[1440, 26] per day."""
-        return self._cut(np.where(self.observed, self.values, np.float32(np.nan)))
+        """The recording with its gaps: a window float32[1440, 26] per day."""
+        return self._day_windows(np.where(self.observed, self.values, np.float32(np.nan)))
 
     def truth(self) -> Iterator[Window]:
-        """The same windows as a watch that never fails would have recorded them. For evaluation only."""
-        return self._cut(self.values)
+        """The same windows without gaps. For evaluation only."""
+        return self._day_windows(self.values)
 
-    def _cut(self, values: Float[np.ndarray, "n 26"]) -> Iterator[Window]:
-        labels = self.person.labels()
+    def _day_windows(self, values: Float[np.ndarray, "n 26"]) -> Iterator[Window]:
         offset = self.person.utc_offset_minutes
         midnight = dt.datetime.combine(self.person.first_day, dt.time(), dt.UTC) - dt.timedelta(minutes=offset)
         for day in range(len(values) // MINUTES_PER_DAY):
@@ -56,7 +54,7 @@ class PersonDays:
                 participant=self.person.participant,
                 start=midnight + dt.timedelta(days=day),
                 utc_offset_minutes=offset,
-                labels=labels,
+                labels=self.person.labels(),
                 events=_events_of_day(self.events, first),
             )
             yield window
@@ -74,29 +72,27 @@ def windows(people: int, days: int, seed: int = 0, *, truth: bool = False) -> It
     for name, number, least in (("people", people, 1), ("days", days, 1), ("seed", seed, 0)):
         if number < least:
             raise UserError(f"--{name} {number}: must be {least} or more.")
-    cohort = (synthesise(index, days, seed) for index in range(people))
+    cohort = (simulate_person(index, days, seed) for index in range(people))
     return (window for person in cohort for window in (person.truth() if truth else person.windows()))
 
 
-def synthesise(index: int, days: int, seed: int = 0) -> PersonDays:
+def simulate_person(index: int, days: int, seed: int = 0) -> PersonDays:
     """Person `index` of the cohort `seed` over `days` days."""
     person = draw_person(seed, index)
     schedule = draw_schedule(person, days, seed, index)
-    body = live(person, schedule, seed, index)
+    body = simulate_body(person, schedule, seed, index)
     observed, worn = observed_cells(person, schedule, body, seed, index)
-    events = tuple(event for event in schedule.events if _logged(event, worn))
-    return PersonDays(person, record(body, seed, index), observed, events)
+    events = tuple(event for event in schedule.events if _is_logged(event, worn))
+    return PersonDays(person, simulate_sensors(body, seed, index), observed, events)
 
 
-def _logged(event: RecordEvent, worn: Flags) -> bool:
-    """The watch logs sleep and activity it was there for; moods and meals are typed into a phone."""
-    if event.kind not in ("sleep", "activity"):
-        return True
-    return bool(worn[max(event.start, 0) : event.end].mean() >= 0.5)
+def _is_logged(event: RecordEvent, worn: Flags) -> bool:
+    """Sleep and activity are logged if the watch was worn; moods and meals are entered on a phone."""
+    return event.kind not in ("sleep", "activity") or bool(worn[max(event.start, 0) : event.end].mean() >= 0.5)
 
 
 def _events_of_day(events: tuple[RecordEvent, ...], first: int) -> list[Event]:
-    """Events of the day that begins at minute `first`, cut at its midnights."""
+    """Events of the day that begins at minute `first`, clipped to the day."""
     last = first + MINUTES_PER_DAY
     return [
         Event(event.kind, event.name, max(event.start, first) - first, min(event.end, last) - first)

@@ -1,4 +1,4 @@
-"""Who lives in the cohort: one person's traits, drawn together as they come together in people."""
+"""The people of the cohort: traits drawn jointly, with the correlations that they have in a population."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ class Person:
     Attributes:
       participant: hashed id, stable in (seed, index).
       age, bmi, sex, hypertension, anxiety, resting_heart_rate: the labels (years, kg/m^2, "F" or "M", flags, bpm).
-      fitness, anxiety_level, drive: z-scores: endurance, trait anxiety, daily movement.
+      fitness, anxiety_level, activity_level: z-scores of endurance, trait anxiety and daily movement.
       vagal_tone: offset of log RMSSD.
-      dip: how much more than average the heart slows in sleep, bpm.
-      chronotype: hours later than the average clock; sleep_hours: what a night lasts.
-      favourites: probabilities of the 20 activity classes.
-      log_conductance: offset of log skin conductance; warmth: offset of skin temperature in deg C.
-      strap: how tight the watch sits, z-score; wrist: everyday tilt and turn of the wrist.
-      night_wear: probability of wearing the watch at night; neglect: z-score of leaving it off.
+      sleep_dip: drop of the heart rate in sleep beyond the average, bpm.
+      chronotype: hours later than average; sleep_hours: mean length of a night.
+      activity_probabilities: probabilities of the 20 activity classes.
+      log_conductance: offset of log skin conductance; skin_warmth: offset of skin temperature in deg C.
+      strap_tightness: z-score; wrist: everyday tilt and turn of the wrist.
+      night_wear: probability of wearing the watch at night; non_wear: z-score of how often it is left off.
     """
 
     participant: str
@@ -42,18 +42,18 @@ class Person:
     resting_heart_rate: float
     fitness: float
     anxiety_level: float
-    drive: float
+    activity_level: float
     vagal_tone: float
-    dip: float
+    sleep_dip: float
     chronotype: float
     sleep_hours: float
-    favourites: Float[np.ndarray, " classes"]
+    activity_probabilities: Float[np.ndarray, " classes"]
     log_conductance: float
-    warmth: float
-    strap: float
+    skin_warmth: float
+    strap_tightness: float
     wrist: tuple[float, float]
     night_wear: float
-    neglect: float
+    non_wear: float
     first_day: dt.date
     utc_offset_minutes: int
 
@@ -62,13 +62,8 @@ class Person:
         """Age in standard deviations of the cohort."""
         return (self.age - 45) / 15
 
-    @property
-    def maximal_heart_rate(self) -> float:
-        """bpm, after Tanaka, Monahan and Seals (2001)."""
-        return 208 - 0.7 * self.age
-
     def labels(self) -> dict[str, float | str]:
-        """What a study would know of this person."""
+        """Labels that a study would have."""
         return {
             "age": self.age,
             "bmi": self.bmi,
@@ -79,14 +74,14 @@ class Person:
         }
 
 
-def stream(seed: int, index: int, stage: int) -> np.random.Generator:
-    """The random stream of one stage of one person: independent of every other person and stage."""
+def random_stream(seed: int, index: int, stage: int) -> np.random.Generator:
+    """Random numbers of one part (`stage`) of the simulation of one person, independent of all others."""
     return np.random.Generator(np.random.SFC64(np.random.SeedSequence(seed, spawn_key=(index, stage))))
 
 
 def draw_person(seed: int, index: int) -> Person:
-    """Person `index` of the cohort `seed`, whoever else is in it."""
-    rng = stream(seed, index, stage=0)
+    """Person `index` of the cohort `seed`; independent of the cohort's size."""
+    rng = random_stream(seed, index, stage=0)
     age = round(float(np.clip(rng.normal(45, 15), 18, 88)))
     age_z = (age - 45) / 15
     female = bool(rng.random() < 0.53)
@@ -96,7 +91,7 @@ def draw_person(seed: int, index: int) -> Person:
     anxiety_level = rng.normal() + 0.25 * female - 0.25 * age_z - 0.1 * fitness
     anxiety = bool(rng.logistic() < 2.2 * (anxiety_level - 0.9))
     hypertension = bool(rng.logistic() < -1.4 + 1.1 * age_z + 0.8 * bmi_z - 0.4 * fitness + 0.3 * (not female))
-    drive = 0.75 * rng.normal() + 0.4 * fitness - 0.35 * bmi_z - 0.15 * age_z
+    activity_level = 0.75 * rng.normal() + 0.4 * fitness - 0.35 * bmi_z - 0.15 * age_z
     resting = 65.5 - 3.0 * fitness + 1.6 * female + 1.2 * bmi_z + 1.0 * anxiety_level + 1.8 * hypertension
     return Person(
         participant=hash_participant(f"synthetic {seed} {index}", salt="lsm synth"),
@@ -108,29 +103,25 @@ def draw_person(seed: int, index: int) -> Person:
         resting_heart_rate=round(float(np.clip(resting + rng.normal(0, 2.2), 42, 98)), 1),
         fitness=fitness,
         anxiety_level=anxiety_level,
-        drive=drive,
-        vagal_tone=_vagal_tone(rng, age_z, fitness, anxiety_level, hypertension),
-        dip=2.0 * rng.normal(),
+        activity_level=activity_level,
+        vagal_tone=0.24 * rng.normal() - 0.22 * age_z + 0.12 * fitness - 0.13 * anxiety_level - 0.07 * hypertension,
+        sleep_dip=2.0 * rng.normal(),
         chronotype=float(np.clip(rng.normal(0, 1.0) - 0.45 * age_z, -2.5, 3)),
         sleep_hours=float(np.clip(rng.normal(7.2, 0.6) - 0.2 * anxiety_level, 5.2, 9.2)),
-        favourites=_favourites(rng, fitness, age_z),
+        activity_probabilities=_activity_probabilities(rng, fitness, age_z),
         log_conductance=0.5 * rng.normal() + 0.15 * anxiety_level,
-        warmth=0.5 * rng.normal() - 0.35 * bmi_z - 0.15 * female,
-        strap=rng.normal(),
+        skin_warmth=0.5 * rng.normal() - 0.35 * bmi_z - 0.15 * female,
+        strap_tightness=rng.normal(),
         wrist=(0.5 * rng.normal(), 0.5 * rng.normal()),
         night_wear=float(rng.beta(8, 1.5) if rng.random() < 0.68 else rng.beta(1.2, 6)),
-        neglect=rng.normal(),
+        non_wear=rng.normal(),
         first_day=FIRST_DAY + dt.timedelta(days=int(rng.integers(DAYS_OF_STUDY))),
         utc_offset_minutes=int(rng.choice(UTC_OFFSETS)),
     )
 
 
-def _vagal_tone(rng: np.random.Generator, age_z: float, fitness: float, anxiety: float, hypertension: bool) -> float:
-    return 0.24 * rng.normal() - 0.22 * age_z + 0.12 * fitness - 0.13 * anxiety - 0.07 * hypertension
-
-
-def _favourites(rng: np.random.Generator, fitness: float, age_z: float) -> np.ndarray:
-    """Most people do a few things often; the fit and the young prefer what is hard."""
+def _activity_probabilities(rng: np.random.Generator, fitness: float, age_z: float) -> np.ndarray:
+    """Most people do a few activities often; fit and young people prefer demanding ones."""
     hardness = per_class("heart")[: len(ACTIVITIES)] - 0.45
     weight = per_class("popularity")[: len(ACTIVITIES)] * np.exp(1.8 * hardness * (fitness - 0.5 * age_z))
     weight = weight * rng.gamma(0.45, size=len(ACTIVITIES))

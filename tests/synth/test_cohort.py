@@ -1,4 +1,4 @@
-"""The synthetic cohort: reproducible, plausible, correlated like bodies, with the gaps of real watches."""
+"""The synthetic cohort: reproducible, plausible, physiologically correlated, with realistic gaps."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from lsm_jax.channels import MINUTELY_26, REGISTRY
 from lsm_jax.errors import UserError
 from lsm_jax.synth.activities import NAMES
-from lsm_jax.synth.cohort import PersonDays, synthesise, windows
+from lsm_jax.synth.cohort import PersonDays, simulate_person, windows
 from lsm_jax.windows import MINUTES_PER_DAY
 
 COLUMN = {name: column for column, name in enumerate(MINUTELY_26)}
@@ -15,7 +15,7 @@ COLUMN = {name: column for column, name in enumerate(MINUTELY_26)}
 @pytest.fixture(scope="module")
 def cohort() -> list[PersonDays]:
     """160 people, three days each."""
-    return [synthesise(index, days=3, seed=11) for index in range(160)]
+    return [simulate_person(index, days=3, seed=11) for index in range(160)]
 
 
 def same(one, other) -> bool:
@@ -173,8 +173,8 @@ def test_person_labels_can_be_learnt_from_the_signals(cohort):
         summary = np.full((2, 26), np.nan)
         summary[:, seen] = np.nanmean(values[:, seen], axis=0), np.nanstd(values[:, seen], axis=0)
         features.append(summary.ravel())
-        known = person.person.labels()
-        labels.append([known[name] for name in ("age", "bmi", "hypertension", "anxiety")])
+        person_labels = person.person.labels()
+        labels.append([person_labels[name] for name in ("age", "bmi", "hypertension", "anxiety")])
     predicted, truth = held_out_ridge(np.array(features), np.array(labels))
     age, bmi, hypertension, anxiety = (np.corrcoef(predicted[:, k], truth[:, k])[0, 1] for k in range(4))
     assert age > 0.4 and bmi > 0.3 and hypertension > 0.25 and anxiety > 0.15
@@ -189,7 +189,7 @@ def held_out_ridge(features, labels, strength=30.0):
     return scaled[half:] @ np.linalg.solve(gram, scaled[:half].T @ centred[:half]), labels[half:]
 
 
-def test_activity_classes_can_be_told_apart(cohort):
+def test_activity_classes_are_separable(cohort):
     """The nearest class mean of one half of the people names the sessions of the other far better than chance."""
     sessions, classes, fitted = [], [], []
     for number, person in enumerate(cohort):
@@ -200,7 +200,7 @@ def test_activity_classes_can_be_told_apart(cohort):
                 fitted.append(number % 2 == 0)
     sessions, classes, fitted = np.array(sessions), np.array(classes), np.array(fitted)
     scaled = (sessions - sessions.mean(axis=0)) / sessions.std(axis=0)
-    known = sorted({*classes[fitted].tolist()})
-    centres = np.stack([scaled[fitted & (classes == number)].mean(axis=0) for number in known])
+    classes_fitted = sorted({*classes[fitted].tolist()})
+    centres = np.stack([scaled[fitted & (classes == number)].mean(axis=0) for number in classes_fitted])
     distance = ((scaled[~fitted, None] - centres) ** 2).sum(axis=-1)
-    assert (np.array(known)[distance.argmin(axis=1)] == classes[~fitted]).mean() > 0.4
+    assert (np.array(classes_fitted)[distance.argmin(axis=1)] == classes[~fitted]).mean() > 0.4
