@@ -71,12 +71,10 @@ def run(args: argparse.Namespace) -> int:
             else:
                 with _progress(report) as progress:
                     write_dataset(args.out, windows=people.windows(report), progress=progress, **settings)
-        except UserError:
+        finally:
             _print(report, args.out)
-            raise
     seconds = time.perf_counter() - started
     report.write(args.out / "ingest_report.json", seconds=round(seconds, 2), format=args.format)
-    _print(report, args.out)
     print(f"{args.out}: {report.days} days of {report.people} people in {seconds:.1f} s")
     return 0
 

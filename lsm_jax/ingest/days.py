@@ -2,8 +2,8 @@
 
 A day is 1440 minutes of the wall clock, starting at local midnight, so that a column of a window always means the same
 hour of a person's day. The hour that the clock skips in spring is therefore unobserved. Of the hour that it repeats in
-autumn the first pass is kept and the second is counted (`repeated_hour_minutes`); wall-clock text cannot tell the two
-passes apart and is read as the first (`parse.epoch_seconds`).
+autumn the first pass is kept and the second is counted (`repeated_hour_minutes`); wall-clock text is always
+read as the first pass (`parse.epoch_seconds`).
 
 Several sensors of one channel are merged minute by minute. Where more than one recorded (`overlaps`), heavy-tailed
 channels and sleep stages take the largest value, since a phone left on the table says nothing about the watch's steps.
@@ -116,7 +116,7 @@ def _merge(sensors: Sequence[Series], time_zone: str, report: IngestReport) -> M
 
 
 def _on_wall_clock(series: Series, time_zone: str, report: IngestReport) -> MinuteValues:
-    """The minutes that have a value, on the wall clock. Of minutes shown twice the first pass is kept."""
+    """The minutes that have a value, on the wall clock. Of a repeated hour only the first pass is returned."""
     recorded = ~np.isnan(series.value)
     wall, value = _wall_minutes(series.minute[recorded], time_zone), series.value[recorded]
     if (np.diff(wall) > 0).all():

@@ -1,7 +1,7 @@
 """Reads Empatica E4 recordings: folders or zips of sessions, to minute features, events and labels.
 
-A session is a folder (or a zip) that holds some of ACC, EDA, TEMP, HR, IBI and tags .csv. `empatica_people` says whose
-it is. The E4 writes UTC; `time_zone` says where it was worn, which moves the day windows and never the samples.
+A session is a folder (or a zip) that holds some of ACC, EDA, TEMP, HR, IBI and tags .csv. `empatica_people`
+finds its person. The E4 writes UTC; `time_zone` is that of the wearer, which moves the day windows, never the samples.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Session:
 
     Attributes:
       folder: its folder or zip, as in reports.
-      kind: its class in lower case, "" where the folders do not say.
+      kind: its class in lower case, "" if the folders name none.
       files: (sensor, file) pairs.
       valid_sensors: the only sensors to use; None for all.
     """
@@ -63,7 +63,7 @@ class Session:
     folder: str
     kind: str
     files: tuple[tuple[str, SourceFile], ...]
-    valid_sensors: frozenset[str] | None = None
+    valid_sensors: set[str] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +72,7 @@ class PersonSessions:
 
     person: str
     sessions: tuple[Session, ...]
-    labels: tuple[tuple[str, float | str], ...]
+    labels: dict[str, float | str]
 
 
 class EmpaticaReader:
@@ -110,15 +110,15 @@ class EmpaticaReader:
                 study_tables.append(file)
             else:
                 report.ignore(file.label, _UNUSED_FILES.get(name, "no file of an E4 session"))
-        study = read_study_tables(study_tables, report)
+        labels, valid_sensors = read_study_tables(study_tables, report)
         sessions: dict[str, list[Session]] = {}
-        for folder, (person, kind) in assign_sessions(folders, source, study.labels.keys(), report).items():
+        for folder, (person, kind) in assign_sessions(folders, source, {*labels}, report).items():
             keys = ((part.lower(), folder.name) for part in folder.parts)
-            valid = next((study.valid_sensors[key] for key in keys if key in study.valid_sensors), None)
+            valid = next((valid_sensors[key] for key in keys if key in valid_sensors), None)
             session = Session(str(folder), kind, tuple(folders[folder].items()), valid)
             sessions.setdefault(person, []).append(session)
         for person, own in sorted(sessions.items()):
-            yield PersonSessions(person, tuple(own), tuple(sorted(study.labels.get(person, {}).items())))
+            yield PersonSessions(person, tuple(own), dict(sorted(labels.get(person, {}).items())))
 
     def read(self, source: Path, key: PersonSessions, report: IngestReport) -> PersonRecord | None:  # noqa: ARG002
         series: list[Series] = []
@@ -130,7 +130,7 @@ class EmpaticaReader:
         if not series:
             report.note(f"{key.sessions[0].folder}: no usable signal; the person is left out.")
             return None
-        return PersonRecord(key.person, tuple(series), tuple(events), dict(key.labels), self._time_zone)
+        return PersonRecord(key.person, tuple(series), tuple(events), key.labels, self._time_zone)
 
     def _read_session(self, session: Session, report: IngestReport) -> tuple[list[Series], list[RecordEvent]]:
         valid = session.valid_sensors

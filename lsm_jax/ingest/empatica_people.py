@@ -1,4 +1,4 @@
-"""Whose the E4 sessions are, from the folders above them, and what a study's own tables say about the people.
+"""Finds the person of each E4 session from its folders, and labels of people from a study's own tables.
 
 The folder rules, for the levels of folders between the source and a session:
 
@@ -17,9 +17,8 @@ from __future__ import annotations
 
 import collections
 import csv
-import dataclasses
 import re
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Container, Iterable, Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 
 from lsm_jax.ingest.files import MIB, SourceFile, UnreadableFile, read_bytes
@@ -127,94 +126,86 @@ _ONLY_VALID = re.compile(r"(?P<session>\w+):.*\bonly the (?P<sensors>.+?) (?:dat
 _SENSOR_WORDS = {"accelero": "ACC", "electroderm": "EDA", "temp": "TEMP", "ppg": "PPG", "heart": "PPG"}
 
 
-@dataclasses.dataclass(frozen=True)
-class StudyTables:
-    """What the tables say.
-
-    Attributes:
-      labels: person -> label -> number or string.
-      valid_sensors: (session class in lower case, session folder) -> the only sensors of it to use.
-    """
-
-    labels: Mapping[str, Labels]
-    valid_sensors: Mapping[tuple[str, str], frozenset[str]]
-
-
 def is_study_table(file: SourceFile) -> bool:
     return file.name.lower() in (_PEOPLE, _FAULTS) or bool(_RATINGS.fullmatch(file.name))
 
 
-def read_study_tables(files: Iterable[SourceFile], report: IngestReport) -> StudyTables:
-    """Labels and known faults from the study's own tables; unreadable tables are set aside."""
-    labels: dict[str, Labels] = {}
-    valid: dict[tuple[str, str], frozenset[str]] = {}
+def read_study_tables(
+    files: Iterable[SourceFile], report: IngestReport
+) -> tuple[dict[str, Labels], dict[tuple[str, str], set[str]]]:
+    """Reads the study's own tables; unreadable ones are set aside.
+
+    Returns:
+      The labels of each person, and the only sensors to use of some sessions, by (session class in lower case, session
+      folder).
+    """
+    labels: dict[str, Labels] = collections.defaultdict(dict)
+    valid_sensors: dict[tuple[str, str], set[str]] = {}
     for file in files:
         try:
             # Windows encodings of a bullet or an accent become replacement characters, which no label needs.
             text = read_bytes(file, max_bytes=4 * MIB).decode("utf-8-sig", "replace")
             if file.name.lower() == _FAULTS:
-                valid |= _valid_sensors(text, file, report)
-            else:
-                read = _person_labels if file.name.lower() == _PEOPLE else _stress_ratings
-                for person, found in read(list(csv.reader(text.splitlines())), file, report):
-                    labels.setdefault(person, {}).update(found)
+                valid_sensors |= _valid_sensors(text, file, report)
+                continue
+            table = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines())]
         except UnreadableFile as error:
             report.set_aside(file.label, str(error))
+            continue
         except csv.Error as error:
             report.set_aside(file.label, f"not a readable table ({error})")
-    return StudyTables(labels, valid)
-
-
-def _table_rows(table: list[list[str]]) -> Iterator[tuple[int, str, dict[str, str]]]:
-    """(line number, id, column -> cell) of the rows that begin with an id."""
-    names = [name.strip() for name in table[0]] if table else []
-    for number, row in enumerate(table[1:], 2):
-        cells = [cell.strip() for cell in row]
-        if cells and cells[0]:
-            yield number, cells[0], dict(zip(names[1:], cells[1:], strict=False))
-
-
-def _person_labels(table: list[list[str]], file: SourceFile, report: IngestReport) -> Iterator[tuple[str, Labels]]:
-    """Sex, age, height, weight and activity of each person. Rows without a sex are footnotes of the table."""
-    for number, person, row in _table_rows(table):
-        sex = _SEX.get(row.get("Gender", "").lower())
-        if sex is None:
             continue
-        report.rows_read += 1
-        report.rows_kept += 1
-        labels: Labels = {"sex": sex}
-        for column, (label, low, high) in _NUMBERS.items():
-            value = _number(row.get(column, ""))
-            if value is not None and low <= value <= high:
-                labels[label] = value
-            elif value is not None:
-                report.note(f"{file.label}:{number}: {column} is not plausible and was left out.")
-        if "height_cm" in labels and "weight_kg" in labels:
-            labels["bmi"] = round(float(labels["weight_kg"]) / (float(labels["height_cm"]) / 100) ** 2, 2)
-        active = row.get("Does physical activity regularly?", "").lower()
-        if active in _YES_NO:
-            labels["physically_active"] = _YES_NO[active]
-        yield person, labels
+        for number, cells in enumerate(table[1:], 2):
+            row = dict(zip(table[0][1:], cells[1:], strict=False))
+            # Rows without an id, and rows of people without a sex, are footnotes.
+            if not cells or not cells[0] or (file.name.lower() == _PEOPLE and _sex(row) is None):
+                continue
+            report.rows_read += 1
+            if file.name.lower() == _PEOPLE:
+                found = _person_labels(row, f"{file.label}:{number}", report)
+            else:
+                found = _stress_ratings(row)
+            if found:
+                labels[cells[0]].update(found)
+                report.rows_kept += 1
+            else:
+                report.quarantine("no stress rating from 0 to 10", file.label, [number])
+    return labels, valid_sensors
 
 
-def _stress_ratings(table: list[list[str]], file: SourceFile, report: IngestReport) -> Iterator[tuple[str, Labels]]:
+def _sex(row: Mapping[str, str]) -> str | None:
+    return _SEX.get(row.get("Gender", "").lower())
+
+
+def _person_labels(row: Mapping[str, str], position: str, report: IngestReport) -> Labels:
+    """Sex, age, height, weight, body mass index and activity of a person."""
+    labels: Labels = {"sex": _sex(row) or ""}
+    for column, (label, low, high) in _NUMBERS.items():
+        value = _number(row.get(column, ""))
+        if value is not None and low <= value <= high:
+            labels[label] = value
+        elif value is not None:
+            report.note(f"{position}: {column} is not plausible and was left out.")
+    if "height_cm" in labels and "weight_kg" in labels:
+        labels["bmi"] = round(float(labels["weight_kg"]) / (float(labels["height_cm"]) / 100) ** 2, 2)
+    active = row.get("Does physical activity regularly?", "").lower()
+    if active in _YES_NO:
+        labels["physically_active"] = _YES_NO[active]
+    return labels
+
+
+def _stress_ratings(row: Mapping[str, str]) -> Labels:
     """Self-rated stress, 0 to 10, at each stage of the protocol, and its mean."""
-    for number, person, row in _table_rows(table):
-        report.rows_read += 1
-        rated = {name: _number(cell) for name, cell in row.items() if name}
-        ratings = {
-            f"stress_{name.lower().replace(' ', '_')}": value
-            for name, value in rated.items()
-            if value is not None and 0 <= value <= 10
-        }
-        if not ratings:
-            report.quarantine("no stress rating from 0 to 10", file.label, [number])
-            continue
-        report.rows_kept += 1
-        yield person, {**ratings, "stress_mean": round(sum(ratings.values()) / len(ratings), 3)}
+    rated = {name: _number(cell) for name, cell in row.items() if name}
+    ratings = {
+        f"stress_{name.lower().replace(' ', '_')}": value
+        for name, value in rated.items()
+        if value is not None and 0 <= value <= 10
+    }
+    return {**ratings, "stress_mean": round(sum(ratings.values()) / len(ratings), 3)} if ratings else {}
 
 
-def _valid_sensors(text: str, file: SourceFile, report: IngestReport) -> dict[tuple[str, str], frozenset[str]]:
+def _valid_sensors(text: str, file: SourceFile, report: IngestReport) -> dict[tuple[str, str], set[str]]:
     """Sessions of which the authors call only some sensors valid."""
     session_class, found = "", {}
     for number, line in enumerate(text.splitlines(), 1):
@@ -222,7 +213,7 @@ def _valid_sensors(text: str, file: SourceFile, report: IngestReport) -> dict[tu
             session_class = line.strip().lower()
         elif remark := _ONLY_VALID.search(line):
             sensors = {sensor for word, sensor in _SENSOR_WORDS.items() if word in remark["sensors"].lower()}
-            found[session_class, remark["session"]] = frozenset(sensors)
+            found[session_class, remark["session"]] = sensors
             report.note(f"{file.label}:{number}: of this session only {', '.join(sorted(sensors))} are used.")
     return found
 

@@ -197,7 +197,7 @@ class TimedRule(FileRule):
 
 
 class TableRule(TimedRule):
-    """Minute values. `sensor` is a column that tells devices apart; without it each file is one sensor."""
+    """Minute values. `sensor` is a column with the device's name; without it each file is one sensor."""
 
     channels: dict[str, ChannelRule]
     keep: Conditions = []
@@ -221,7 +221,8 @@ class TableRule(TimedRule):
             units = [source for source, converted in CONVERSIONS if converted == target] + [target]
             if rule.unit and rule.unit not in units:
                 raise _mistake(
-                    f"is {rule.unit!r}; known here: {', '.join(units)} (else give scale and offset)", f"{key}.unit"
+                    f"is {rule.unit!r}; units that can be converted: {', '.join(units)} (else give scale and offset)",
+                    f"{key}.unit",
                 )
         return self
 
@@ -257,7 +258,10 @@ class LabelRule(FileRule):
         return _unique(self.person.column, *self.columns.values())
 
 
-class Mapping(_Section):
+Rule = TableRule | EventRule | LabelRule
+
+
+class MappingFile(_Section):
     """All sections of a mapping file."""
 
     tables: list[TableRule] = []
@@ -265,11 +269,11 @@ class Mapping(_Section):
     labels: list[LabelRule] = []
 
     @property
-    def timed(self) -> list[TimedRule]:
+    def timed(self) -> list[TableRule | EventRule]:
         return [*self.tables, *self.events]
 
     @property
-    def rules(self) -> list[FileRule]:
+    def rules(self) -> list[Rule]:
         return [*self.tables, *self.events, *self.labels]
 
     @property
@@ -281,7 +285,7 @@ class Mapping(_Section):
         return self.tables[0].time.relative
 
 
-def load_mapping(path: Path) -> Mapping:
+def load_mapping(path: Path) -> MappingFile:
     """Reads and checks a mapping file.
 
     Raises:
@@ -293,7 +297,7 @@ def load_mapping(path: Path) -> Mapping:
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise UserError(f"mapping {path} cannot be read: {error}") from None
     try:
-        mapping = Mapping.model_validate(content)
+        mapping = MappingFile.model_validate(content)
     except pydantic.ValidationError as error:
         raise UserError(f"{path}:{_explain(text, error.errors()[0])}") from None
     if not mapping.tables:

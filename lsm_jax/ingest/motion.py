@@ -86,8 +86,8 @@ def _interpolate(samples: Float[np.ndarray, "n 3"], present: Bool[np.ndarray, " 
     """Fills gaps with straight lines, which hold no motion, so that a filter can run over them."""
     if present.all():
         return samples
-    index, known = np.arange(len(samples)), np.flatnonzero(present)
-    return np.stack([np.interp(index, known, samples[known, axis]) for axis in range(samples.shape[1])], axis=1)
+    index, given = np.arange(len(samples)), np.flatnonzero(present)
+    return np.stack([np.interp(index, given, samples[given, axis]) for axis in range(samples.shape[1])], axis=1)
 
 
 def _band(samples: Float[np.ndarray, "n ..."], band: tuple[float, float], rate: float) -> Float[np.ndarray, "n ..."]:

@@ -31,7 +31,8 @@ class People:
     """All people of a source.
 
     Attributes:
-      reader, source: who reads what.
+      reader: of the source's format.
+      source: folder or file of the export.
       channels: canonical names of the windows' columns.
       salt: keys the pseudonyms.
     """
@@ -42,19 +43,19 @@ class People:
     salt: str
 
     def windows(self, report: IngestReport) -> Iterator[Window]:
-        """Day windows of everybody; memory holds one person at a time."""
+        """Day windows of all people; memory holds one person at a time."""
         for key in self.reader.people(self.source, report):
             yield from self._person_windows(key, report)
 
     def beam_windows(self, report: IngestReport, report_file: Path) -> Callable[[beam.Pipeline], beam.PCollection]:
-        """A function from a Beam pipeline to the collection of everybody's windows.
+        """A function from a Beam pipeline to the collection of all people's windows.
 
         Args:
           report: what listing the people adds to the report.
           report_file: where the pipeline writes the merged reports of the people, as JSON.
 
         Raises:
-          UserError: nobody can be read.
+          UserError: the source holds no readable person.
         """
         import apache_beam as beam
 
@@ -94,8 +95,8 @@ def _merge_reports(reports: Iterable[IngestReport]) -> IngestReport:
 def pseudonym_salt(out: Path) -> str:
     """The random key of the pseudonyms, made once and kept in `OUT.salt`, readable by its owner only.
 
-    It stands beside the dataset and not inside, so that whoever is given the dataset cannot try ids against the
-    pseudonyms. It is kept so that ingesting again gives a person the same pseudonym and the same split.
+    The file is not part of the dataset, so that a receiver of the dataset cannot test ids against the pseudonyms. It is
+    kept so that ingesting again gives a person the same pseudonym and the same split.
 
     Raises:
       UserError: the file is empty.

@@ -73,10 +73,10 @@ class PersonRecord:
 
 @dataclasses.dataclass(frozen=True)
 class ReaderOptions:
-    """What the user says about a source.
+    """The user's options for a source.
 
     Attributes:
-      time_zone: IANA name of the wall clock the files are written in; None: UTC, or what the files say.
+      time_zone: IANA name of the wall clock the files are written in; None: UTC, or what the files state.
       mapping: the mapping file of the `table` reader.
       scratch: an existing empty folder for temporary files, such as rows sorted by person; the caller removes it.
       limits: sizes above which a file is refused.

@@ -50,7 +50,7 @@ class IngestReport:
       files_set_aside: "file: reason" for whole files that were refused or unreadable.
       files_ignored: "file: reason" for files that are not of this format.
       notes: other facts about the import. Each of these three lists holds a sentence once, at most `MAX_SENTENCES`.
-      disordered: samples that stood before their predecessor in time.
+      disordered: samples earlier than the sample before them in the file.
       duplicates: per channel, samples dropped because the same minute already had that value.
       conflicts: per channel, instants for which one sensor gave several different values.
       overlaps: per channel, minutes that several sensors recorded.

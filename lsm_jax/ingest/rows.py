@@ -162,7 +162,7 @@ class _TextTable:
                     yield self._parse(block, next_line)
                     next_line += block.count(b"\n")
                 if damage is not None:
-                    raise UnreadableFile(f"damaged after line {next_line - 1}, what stands before is kept ({damage})")
+                    raise UnreadableFile(f"damaged after line {next_line - 1}, what comes before it is kept ({damage})")
                 if not piece:
                     return
                 if len(rest) > self.file.limits.line_bytes:
@@ -273,7 +273,7 @@ def _parquet_rows(file: SourceFile, columns: list[str], report: IngestReport) ->
                 yield frame.insert_column(0, pl.Series(LINE, np.arange(first, first + len(frame), dtype=np.int64)))
                 first += len(frame)
         except (pa.ArrowException, *DAMAGE_ERRORS) as error:
-            raise UnreadableFile(f"damaged after row {first - 1}, what stands before is kept ({error})") from error
+            raise UnreadableFile(f"damaged after row {first - 1}, what comes before it is kept ({error})") from error
 
 
 def _read_sheet(file: SourceFile) -> tuple[pl.DataFrame, int]:

@@ -26,7 +26,7 @@ def minute_series(
 ) -> Series:
     """Turns one sensor's samples into minute values.
 
-    Samples outside the channel's range are counted and removed first, so that they spoil no mean: the mean of 124 bpm
+    Samples outside the channel's range are counted and removed first, because they distort means: the mean of 124 bpm
     and an artefact's 0 would look real. Samples of a sum are parts of a minute's value, so they may lie below the range
     (but be negative only where the range allows it), and the sums are checked as well.
 

@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
+import itertools
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import polars as pl
 
 from lsm_jax.errors import UserError
 from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
-from lsm_jax.ingest.mapping import FileRule, Mapping, load_mapping
+from lsm_jax.ingest.mapping import EventRule, FileRule, LabelRule, MappingFile, Rule, TableRule, load_mapping
 from lsm_jax.ingest.parse import check_time_zone
 from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
@@ -27,36 +28,14 @@ from lsm_jax.ingest.table_rows import Calendar, Labels, Origin, add_labels, even
 
 
 @dataclasses.dataclass(frozen=True)
-class PersonFiles:
+class PersonTables:
     """One person of a source: files of their own (with the index of the rule), slices of shared files, and labels."""
 
     person: str
-    tables: Sequence[tuple[int, SourceFile]]
-    events: Sequence[tuple[int, SourceFile]]
-    table_slices: Sequence[Slice]
+    files: Sequence[tuple[int, SourceFile]]
+    sample_slices: Sequence[Slice]
     event_slices: Sequence[Slice]
     labels: dict[str, float | str]
-
-
-class _FilesByPerson:
-    """The files of tables (or of events): those of one person each, and the rows of shared ones."""
-
-    def __init__(self, scratch: Path) -> None:
-        self.own: dict[str, list[tuple[int, SourceFile]]] = {}
-        self.shared = RowsByPerson(scratch)
-
-    @property
-    def people(self) -> set[str]:
-        return {*self.own, *self.shared.slices}
-
-    def add(
-        self, index: int, rule: FileRule, file: SourceFile, blocks: Iterable[pl.DataFrame], report: IngestReport
-    ) -> None:
-        if rule.person.column:
-            for block in blocks:
-                self.shared.add(block)
-        elif person := _person_in_name(file, rule, report):
-            self.own.setdefault(person, []).append((index, file))
 
 
 class TableReader:
@@ -67,11 +46,12 @@ class TableReader:
             raise UserError("the table format needs --mapping M.toml; see configs/ingest/ for worked examples.")
         self._options = options
         self._mapping = load_mapping(options.mapping)
+        self._rules = self._mapping.rules
         self._zone = check_time_zone(options.time_zone or _mapping_time_zone(self._mapping, options.mapping))
 
     def channels(self, source: Path) -> tuple[str, ...]:
         files = list(source_files(source, IngestReport(), self._options.limits))
-        for rule in self._mapping.rules:
+        for rule in self._rules:
             if not any(_matches(file, rule) for file in files):
                 raise UserError(
                     f"{self._options.mapping}: {rule.section}.files = {rule.files!r} matches none of the {len(files)} "
@@ -79,45 +59,49 @@ class TableReader:
                 )
         return self._mapping.channels
 
-    def people(self, source: Path, report: IngestReport) -> Iterator[PersonFiles]:
+    def people(self, source: Path, report: IngestReport) -> Iterator[PersonTables]:
         if self._options.scratch is None:
             raise UserError("the table reader needs a scratch folder (ReaderOptions.scratch).")
-        tables, events = _FilesByPerson(self._options.scratch), _FilesByPerson(self._options.scratch)
+        own: dict[str, list[tuple[int, SourceFile]]] = {}
+        samples, events = RowsByPerson(self._options.scratch), RowsByPerson(self._options.scratch)
         labels: Labels = {}
         for file in source_files(source, report, self._options.limits):
-            if not any(_matches(file, rule) for rule in self._mapping.rules):
+            matching = [(index, rule) for index, rule in enumerate(self._rules) if _matches(file, rule)]
+            if not matching:
                 report.ignore(file.label, "matched by no section of the mapping")
-            for index, table in enumerate(self._mapping.tables):
-                if _matches(file, table):
-                    tables.add(index, table, file, self._samples(index, file, self._origin(file, report)), report)
-            for index, event in enumerate(self._mapping.events):
-                if _matches(file, event):
-                    events.add(index, event, file, self._events(index, file, self._origin(file, report)), report)
-            self._read_labels(file, labels, report)
-        if missing := len({*labels, *events.people} - tables.people):
-            report.note(f"{missing} people have labels or events but no recording; they are left out.")
-        for person in sorted(tables.people):
-            yield PersonFiles(
-                person,
-                tables.own.get(person, ()),
-                events.own.get(person, ()),
-                tables.shared.slices.get(person, ()),
-                events.shared.slices.get(person, ()),
-                labels.get(person, {}),
-            )
+            for index, rule in matching:
+                match = re.search(rule.person.file, file.label) if rule.person.file else None
+                person = match.group(1) if match else None
+                if rule.person.file and not person:
+                    report.set_aside(file.label, f"{rule.section}.person.file finds no id in its name")
+                elif isinstance(rule, LabelRule):
+                    for block in self._blocks(file, rule, report):
+                        add_labels(block, rule, labels, self._origin(file, person, Calendar(), report))
+                elif person:
+                    own.setdefault(person, []).append((index, file))
+                else:
+                    for rows in self._rows(index, file, None, Calendar(), report):
+                        (samples if isinstance(rule, TableRule) else events).add(rows)
+        recorded = {name for name, files in own.items() if any(self._is_table(index) for index, _ in files)}
+        recorded |= samples.slices.keys()
+        if others := {*labels, *own, *events.slices} - recorded:
+            report.note(f"{len(others)} people have labels or events but no recording; they are left out.")
+        for name in sorted(recorded):
+            sample_slices, event_slices = samples.slices.get(name, []), events.slices.get(name, [])
+            yield PersonTables(name, own.get(name, []), sample_slices, event_slices, labels.get(name, {}))
 
-    def read(self, _: Path, key: PersonFiles, report: IngestReport) -> PersonRecord | None:
+    def read(self, _: Path, key: PersonTables, report: IngestReport) -> PersonRecord | None:
         calendar, samples, events = Calendar(), list[pl.DataFrame](), list[pl.DataFrame]()
-        for with_weekday in (True, False):  # files with a weekday set the date of day 0 for those without
-            for index, file in key.tables:
-                if bool(self._mapping.tables[index].time.weekday) == with_weekday:
-                    samples += self._samples(index, file, self._origin(file, report, key.person, calendar))
-            for index, file in key.events:
-                if bool(self._mapping.events[index].time.weekday) == with_weekday:
-                    events += self._events(index, file, self._origin(file, report, key.person, calendar))
+        # Files with a weekday set the date of day 0 for those without.
+        for with_weekday, tables in itertools.product((True, False), (True, False)):
+            for index, file in key.files:
+                has_weekday = bool(self._mapping.timed[index].time.weekday)
+                if (has_weekday, self._is_table(index)) == (with_weekday, tables):
+                    rows = self._rows(index, file, key.person, calendar, report)
+                    (samples if tables else events).extend(rows)
         # Rows of shared files were read before their people were known, with Monday as day 0.
-        if key.table_slices:
-            samples.append(load_slices(key.table_slices).with_columns(pl.col("second") + calendar.shift))
+        if key.sample_slices:
+            samples.append(load_slices(key.sample_slices).with_columns(pl.col("second") + calendar.shift))
         if key.event_slices:
             events.append(load_slices(key.event_slices).with_columns(pl.col("start", "end") + calendar.shift // 60))
         series = self._series(pl.concat(samples), report) if samples else ()
@@ -127,41 +111,32 @@ class TableReader:
         zone = "UTC" if self._mapping.relative else self._zone
         return PersonRecord(key.person, series, _unique_events(events), key.labels, zone)
 
-    def _origin(
-        self, file: SourceFile, report: IngestReport, person: str | None = None, calendar: Calendar | None = None
-    ) -> Origin:
-        return Origin(file.label, person, self._zone, calendar or Calendar(), report)
+    def _is_table(self, index: int) -> bool:
+        return isinstance(self._rules[index], TableRule)
 
-    def _samples(self, index: int, file: SourceFile, origin: Origin) -> Iterator[pl.DataFrame]:
-        rule = self._mapping.tables[index]
-        for block in self._blocks(file, rule, rule.used_columns, origin.report):
-            yield sample_rows(block, rule, index, origin)
+    def _origin(self, file: SourceFile, person: str | None, calendar: Calendar, report: IngestReport) -> Origin:
+        return Origin(file.label, person, self._zone, calendar, report)
 
-    def _events(self, index: int, file: SourceFile, origin: Origin) -> Iterator[pl.DataFrame]:
-        rule = self._mapping.events[index]
-        for block in self._blocks(file, rule, rule.used_columns, origin.report):
-            yield event_rows(block, rule, origin)
-
-    def _read_labels(self, file: SourceFile, labels: Labels, report: IngestReport) -> None:
-        for rule in self._mapping.labels:
-            if not _matches(file, rule):
-                continue
-            person = None if rule.person.column else _person_in_name(file, rule, report)
-            if person or rule.person.column:
-                for block in self._blocks(file, rule, rule.used_columns, report):
-                    add_labels(block, rule, labels, self._origin(file, report, person))
-
-    def _blocks(
-        self, file: SourceFile, rule: FileRule, columns: Sequence[str], report: IngestReport
+    def _rows(
+        self, index: int, file: SourceFile, person: str | None, calendar: Calendar, report: IngestReport
     ) -> Iterator[pl.DataFrame]:
+        """The samples or events of a file."""
+        rule, origin = self._rules[index], self._origin(file, person, calendar, report)
+        for block in self._blocks(file, rule, report):
+            if isinstance(rule, TableRule):
+                yield sample_rows(block, rule, index, origin)
+            elif isinstance(rule, EventRule):
+                yield event_rows(block, rule, origin)
+
+    def _blocks(self, file: SourceFile, rule: Rule, report: IngestReport) -> Iterator[pl.DataFrame]:
         """The rule's columns of a file, block by block. A file that lacks one is set aside."""
         try:
             names = read_header(file, rule.separator).names
-            if missing := [column for column in columns if column not in names]:
+            if missing := [column for column in rule.used_columns if column not in names]:
                 raise UnreadableFile(
                     f"line 1 lacks the column {missing[0]!r}, which {rule.section} of the mapping names"
                 )
-            yield from read_rows(file, columns, report, rule.separator)
+            yield from read_rows(file, rule.used_columns, report, rule.separator)
         except UnreadableFile as error:
             report.set_aside(file.label, str(error))
 
@@ -185,7 +160,7 @@ class TableReader:
         return tuple(series)
 
 
-def _mapping_time_zone(mapping: Mapping, path: Path) -> str:
+def _mapping_time_zone(mapping: MappingFile, path: Path) -> str:
     """The mapping's one time zone, which cuts the days where the command line names none.
 
     Raises:
@@ -198,14 +173,6 @@ def _mapping_time_zone(mapping: Mapping, path: Path) -> str:
             f"--time-zone, such as --time-zone {zones[0]}."
         )
     return zones[0] if zones else "UTC"
-
-
-def _person_in_name(file: SourceFile, rule: FileRule, report: IngestReport) -> str | None:
-    match = re.search(rule.person.file, file.label)
-    if match is None or not match.group(1):
-        report.set_aside(file.label, f"{rule.section}.person.file finds no id in its name")
-        return None
-    return match.group(1)
 
 
 def _matches(file: SourceFile, rule: FileRule) -> bool:

@@ -86,10 +86,10 @@ def sample_rows(block: pl.DataFrame, rule: TableRule, index: int, origin: Origin
     """The good rows for each channel: rule (`index`), channel, sensor, second, value (NaN: not valid), invalid."""
     second, reasons = _seconds(block, rule, origin)
     if rule.signal:
-        known = block[rule.signal].cast(pl.String).is_in([channel.signal for channel in rule.channels.values()])
-        known = known.fill_null(False)
-        origin.report.rows_ignored += int((~known).sum())
-        block, second, reasons = block.filter(known), second.filter(known), reasons.filter(known)
+        signals = [channel.signal for channel in rule.channels.values()]
+        used = block[rule.signal].cast(pl.String).is_in(signals).fill_null(False)
+        origin.report.rows_ignored += int((~used).sum())
+        block, second, reasons = block.filter(used), second.filter(used), reasons.filter(used)
     reasons = add_reason(reasons, _unreadable_rows(block, rule, reasons, origin), "value is not a number")
     block, second = _good_rows(block, rule, second, reasons, origin)
     sensor = block[rule.sensor] if rule.sensor else pl.repeat(origin.file, len(block), eager=True)

@@ -62,7 +62,7 @@ def test_of_the_repeated_hour_of_autumn_the_first_pass_is_kept():
     assert report.repeated_hour_minutes == 60
 
 
-def test_wall_clock_text_knows_both_changes_of_the_clock():
+def test_wall_clock_text_at_both_changes_of_summer_time():
     text = ["2024-03-31 02:30:00", "2024-10-27 02:30:00", "2024-10-27T02:30:00+01:00", "1959-01-01 00:00", "?"]
     seconds, reason = epoch_seconds(pl.Series(text), ISO_FORMATS, "Europe/Berlin")
     first, second = (minute_of(2024, 10, 27, 2, 30, BERLIN, fold) * 60 for fold in (0, 1))
@@ -82,7 +82,7 @@ def test_overlapping_sensors_average_levels_and_take_the_largest_burst():
     assert report.overlaps == {"glucose": 1, "steps": 1}
 
 
-def test_an_impossible_value_spoils_no_mean():
+def test_an_impossible_value_is_removed_before_sensors_are_averaged():
     day = minute_of(2024, 5, 1)
     (window,), report = cut(series("glucose", [day, day + 1], [5, np.inf]), series("glucose", [day, day + 1], [500, 6]))
     assert window.values[:2, 0].tolist() == [5, 6] and report.implausible == {"glucose": 2}
@@ -143,7 +143,7 @@ def test_slow_samples_fill_their_own_period_and_no_more(minutes, period):
     st.lists(st.tuples(st.integers(0, 200), st.sampled_from([0, 24, 241, -np.inf, np.inf, 60, 62, 240])), max_size=40),
     st.sampled_from(["mean", "max", "min", "last"]),
 )
-def test_an_impossible_sample_is_as_if_it_were_not_there(samples, aggregate):
+def test_an_impossible_sample_is_ignored(samples, aggregate):
     def minutes(samples):
         report = IngestReport()
         second, value = np.array([*zip(*samples, strict=True)] or [[], []], float)
@@ -157,7 +157,7 @@ def test_an_impossible_sample_is_as_if_it_were_not_there(samples, aggregate):
     assert report.implausible["heart_rate"] == len(samples) - len(real)
 
 
-def test_samples_that_are_summed_are_parts_and_only_negative_ones_are_impossible():
+def test_only_negative_samples_of_a_sum_are_impossible():
     report = IngestReport()
     second = np.array([0, 20, 40])
     parts = minute_series("met", second, np.array([0.4, 0.4, -5]), report, aggregate="sum")
@@ -166,7 +166,7 @@ def test_samples_that_are_summed_are_parts_and_only_negative_ones_are_impossible
     assert slopes.value.tolist() == [-2]
 
 
-def test_samples_within_a_second_are_samples_of_their_own():
+def test_samples_within_a_second_are_separate():
     text = [f"2024-05-01 00:00:00.{millisecond:03d}" for millisecond in (0, 250, 500, 500, 750)]
     report = IngestReport()
     for cells, formats in (

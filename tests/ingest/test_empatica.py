@@ -97,7 +97,7 @@ def test_a_good_session_loses_nothing(tmp_path):
     assert events == {("stress", 0, MINUTES), ("tag", 1, 2)}
 
 
-def test_a_session_alone_a_folder_of_one_and_a_zip_read_the_same(tmp_path):
+def test_one_session_its_folder_and_its_zip_read_the_same(tmp_path):
     folder = session(tmp_path / "in" / "P7")
     packed = tmp_path / "P7.zip"
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
@@ -110,7 +110,7 @@ def test_a_session_alone_a_folder_of_one_and_a_zip_read_the_same(tmp_path):
             np.testing.assert_array_equal(mine.value, theirs.value)
 
 
-def test_spelled_out_and_unix_starts_are_the_same_time(tmp_path):
+def test_iso_and_unix_start_times_are_the_same(tmp_path):
     session(tmp_path / "unix")
     spelled = session(tmp_path / "spelled")
     for file in spelled.iterdir():
@@ -161,7 +161,7 @@ def test_the_time_zone_moves_the_day_and_not_the_samples(tmp_path):
         (["run/S1", "run/S2", "ride/S1_a", "ride/S1_b", "ride/S2"], {"S1": 3, "S2": 2}),
     ],
 )
-def test_who_is_who(tmp_path, places, people):
+def test_people_are_found_from_folders(tmp_path, places, people):
     for number, place in enumerate(places):
         session(tmp_path / place, minutes=1, start=START + 86400 * number)
     report = IngestReport()
@@ -178,7 +178,7 @@ def test_who_is_who(tmp_path, places, people):
 
 
 @pytest.mark.parametrize("inside", ["", "S{}/"])
-def test_an_archive_per_person_writes_no_id_in_clear(tmp_path, inside):
+def test_ids_in_archive_names_are_not_written_as_events(tmp_path, inside):
     """As WESAD is shipped: S2/S2_E4_Data.zip."""
     for person in (2, 3):
         folder = session(tmp_path / "made" / str(person), minutes=1)
@@ -192,7 +192,7 @@ def test_an_archive_per_person_writes_no_id_in_clear(tmp_path, inside):
     assert {event.name for record in records.values() for event in record.events} == {"tag"}
 
 
-def test_pieces_are_joined_where_the_study_names_the_whole(tmp_path):
+def test_parts_of_a_recording_are_joined_if_the_study_names_the_person(tmp_path):
     for piece in "ab":
         session(tmp_path / f"S07_{piece}", minutes=1, start=START + ord(piece) * 3600)
     (tmp_path / "subject-info.csv").write_text("Info ,Gender,Age\nS07,f,30\n")
@@ -200,10 +200,13 @@ def test_pieces_are_joined_where_the_study_names_the_whole(tmp_path):
     assert records["S07"].labels == {"sex": "F", "age": 30} and len(records) == 1
 
 
-def test_people_the_study_names_are_the_people(tmp_path):
+def test_people_named_by_the_study_are_the_people(tmp_path):
     for number, place in enumerate(["control/ann", "control/ben", "patient/cy", "patient/di"]):
         session(tmp_path / place, minutes=1, start=START + number * 3600)
-    assert set(read_all(tmp_path)[0]) == {"control", "patient"}  # as P01/2023-05-19 would look, so it is said
+    assert set(read_all(tmp_path)[0]) == {
+        "control",
+        "patient",
+    }  # no digits: the upper level is taken, and a note says so
     (tmp_path / "subject-info.csv").write_text("Info ,Gender\nann,f\nben,m\ncy,m\ndi,f\n")
     assert set(read_all(tmp_path)[0]) == {"ann", "ben", "cy", "di"}
 
@@ -235,7 +238,7 @@ def test_numbered_people_of_crossed_classes_are_found(tmp_path_factory, places, 
         assert {session.folder: key.person for key in keys for session in key.sessions} == folders
 
 
-def test_a_study_table_that_cannot_be_split_is_set_aside(tmp_path):
+def test_an_unparsable_study_table_is_set_aside(tmp_path):
     session(tmp_path / "S01", minutes=1)
     (tmp_path / "subject-info.csv").write_text("Info ,Gender\nS01,m\nS02," + "x" * 200_000 + "\n")
     records, report = read_all(tmp_path)
@@ -255,7 +258,7 @@ def test_labels_come_from_the_study_tables(tmp_path):
     assert report.quarantined["no stress rating from 0 to 10"].samples == ["Stress_Level_v1.csv:3"]
 
 
-def test_sensors_the_authors_do_not_trust_are_not_read(tmp_path):
+def test_sensors_that_the_authors_call_invalid_are_not_read(tmp_path):
     for number, place in enumerate(["STRESS/f07", "AEROBIC/f07", "STRESS/f08"]):
         session(tmp_path / place, minutes=1, start=START + number * 86400)
     fault = "STRESS\n\x95\tf07: dock, only the ELECTRODERMAL ACTIVITY AND ACCELEROMETER DATA measurements are valid.\n"
@@ -266,7 +269,7 @@ def test_sensors_the_authors_do_not_trust_are_not_read(tmp_path):
     assert "data_constraints.txt:2" in report.notes[0]
 
 
-# Bad sessions: what is wrong is said with file and line, what is right is kept.
+# Bad sessions: faults are reported with file and line, and the rest is read.
 
 
 def test_a_damaged_line_costs_its_sample_and_shifts_no_other(tmp_path):
@@ -286,7 +289,7 @@ def test_a_damaged_line_costs_its_sample_and_shifts_no_other(tmp_path):
     assert report.rows_read == report.rows_kept + report.rows_quarantined
 
 
-def test_values_no_sensor_gives_are_quarantined(tmp_path):
+def test_values_out_of_the_sensor_range_are_quarantined(tmp_path):
     folder = session(tmp_path / "P1")
     lines = lines_of(folder, "TEMP")
     lines[2 + 240 : 2 + 480] = ["228.9"] * 240
@@ -315,8 +318,8 @@ def test_values_no_sensor_gives_are_quarantined(tmp_path):
 def test_a_bad_file_is_set_aside_and_the_others_are_read(tmp_path, name, text, why):
     session(tmp_path / "P1", **{name: text})
     records, report = read_all(tmp_path)
-    (said,) = report.files_set_aside
-    assert said.startswith(f"P1/{name}.csv") and why in said
+    (entry,) = report.files_set_aside
+    assert entry.startswith(f"P1/{name}.csv") and why in entry
     for channel, sensor in (("steps", "ACC"), ("eda_lead_contact", "EDA"), ("skin_temperature", "TEMP")):
         assert len(minutes_of(records["P1"], channel)) == (0 if sensor == name else MINUTES)
     assert len(minutes_of(records["P1"], "heart_rate")) == MINUTES  # from the beats, where HR.csv is gone
@@ -347,7 +350,7 @@ def test_a_recording_that_repeats_itself_is_cut(tmp_path):
     assert report.rows_read == report.rows_kept + report.rows_quarantined
 
 
-def test_a_truncated_zip_keeps_what_stands_before_the_damage(tmp_path):
+def test_a_truncated_zip_is_set_aside(tmp_path):
     folder = session(tmp_path / "P1", minutes=30)
     packed = tmp_path / "in" / "P1.zip"
     packed.parent.mkdir()
@@ -365,12 +368,12 @@ def test_files_beyond_the_limit_and_links_are_refused(tmp_path):
     (tmp_path / "secret.csv").write_text(f"{START}.0\n4.0\n" + "1.0\n" * 960)
     size = (folder / "ACC.csv").stat().st_size
     records, report = read_all(tmp_path / "in", limits=Limits(file_bytes=size - 1))
-    assert {said.split(":")[0] for said in report.files_set_aside} == {"P1/ACC.csv", "P1/EDA.csv"}
+    assert {entry.split(":")[0] for entry in report.files_set_aside} == {"P1/ACC.csv", "P1/EDA.csv"}
     assert len(minutes_of(records["P1"], "heart_rate")) == MINUTES
     assert not len(minutes_of(records["P1"], "eda_lead_contact"))
 
 
-def test_a_folder_without_sessions_is_said_plainly(tmp_path):
+def test_a_folder_without_sessions_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("nothing")
     with pytest.raises(UserError, match="no Empatica E4 session"):
         make_reader("empatica", ReaderOptions()).channels(tmp_path)

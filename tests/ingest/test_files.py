@@ -1,4 +1,4 @@
-"""Files of strangers: links, odd paths, bombs and damage are set aside, and the files beside them are read."""
+"""Untrusted files: links, odd paths, bombs and damage are set aside, and the other files are read."""
 
 import dataclasses
 import gzip
@@ -124,7 +124,7 @@ def test_a_truncated_zip_costs_only_itself(source, keep):
     assert found == ["good.csv"] and "damaged archive" in refused["z.zip"]
 
 
-def test_a_workbook_that_is_none_is_refused(source):
+def test_a_file_that_is_no_workbook_is_refused(source):
     (source / "a.xlsx").write_bytes(b"PK\x03\x04 no workbook")
     with pytest.raises(UnreadableFile, match="Excel"):
         read_workbook(SourceFile(source, "a.xlsx"))
@@ -134,7 +134,7 @@ def test_a_workbook_that_is_none_is_refused(source):
         read_workbook(SourceFile(source, "b.xlsx", limits=Limits(workbook_bytes=50_000)))
 
 
-def test_sources_that_do_not_exist_or_never_end(source, tmp_path):
+def test_missing_and_oversized_sources_are_refused(source, tmp_path):
     with pytest.raises(UserError, match="does not exist"):
         list(source_files(tmp_path / "nowhere", IngestReport()))
     with pytest.raises(UserError, match="more than 0 files"):

@@ -87,7 +87,7 @@ def test_six_hours_of_zeros_are_not_worn(source, tmp_path, zeros, not_worn):
     assert np.isnan(days["activity_intensity"]).sum() == 1440 - 700 + not_worn == 740 + report.not_worn_minutes
 
 
-def test_zeros_in_sleep_or_with_any_sign_of_life_are_worn(source, tmp_path):
+def test_zeros_in_sleep_or_with_a_heart_rate_are_worn(source, tmp_path):
     (source / "i.csv").write_text(
         NARROW.format("Intensity") + "\n".join(f"1,{clock(minute)},0" for minute in range(1440))
     )
@@ -101,7 +101,7 @@ def test_zeros_in_sleep_or_with_any_sign_of_life_are_worn(source, tmp_path):
     assert np.flatnonzero(~worn).tolist() == list(range(1001, 1440))
 
 
-def test_values_no_sensor_gives_are_no_sign_of_sleep_or_of_life(source, tmp_path):
+def test_implausible_values_do_not_count_as_sleep_or_heart_rate(source, tmp_path):
     zeros = [f"1,{clock(minute)},0" for minute in range(300, 1100)]
     (source / "i.csv").write_text(NARROW.format("Intensity") + f"1,{clock(0)},1\n" + "\n".join(zeros))
     (source / "hr.csv").write_text("Id,Time,Value\n" + "\n".join(f"1,{clock(minute)},0" for minute in range(300, 1100)))

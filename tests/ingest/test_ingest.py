@@ -59,7 +59,7 @@ def test_an_export_becomes_a_dataset_and_a_report(export, tmp_path, capsys):
     assert len(windows_of(tmp_path / "data")) == 4
 
 
-def test_ids_are_pseudonyms_of_a_salt_kept_beside_the_dataset(export, tmp_path):
+def test_ids_are_hashed_with_a_salt_outside_the_dataset(export, tmp_path):
     assert ingest(export, tmp_path / "a") == 0
     salt = tmp_path / "a.salt"
     assert stat.S_IMODE(salt.stat().st_mode) == 0o600
@@ -76,7 +76,7 @@ def test_ids_are_pseudonyms_of_a_salt_kept_beside_the_dataset(export, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "message"),
     [
         (("--format", "fitbti"), "Did you mean 'fitbit'"),
         (("--time-zone", "Nowhere"), "unknown time zone 'Nowhere'"),
@@ -86,9 +86,9 @@ def test_ids_are_pseudonyms_of_a_salt_kept_beside_the_dataset(export, tmp_path):
         (("--name", "Not A Name"), "dataset name"),
     ],
 )
-def test_mistakes_end_with_code_2_and_a_sentence(export, tmp_path, capsys, change, said):
+def test_mistakes_end_with_code_2_and_a_sentence(export, tmp_path, capsys, change, message):
     assert ingest(export, tmp_path / "data", *change) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert not (tmp_path / "data").exists() and not list(tmp_path.glob(".data*"))
 
 
@@ -103,13 +103,13 @@ def test_writing_into_the_export_is_refused(export, capsys):
     assert "lies inside" in capsys.readouterr().err and len(list(export.iterdir())) == 1
 
 
-def test_an_export_without_one_good_row_says_what_was_wrong(tmp_path, capsys):
+def test_an_export_without_a_good_row_is_refused_with_the_reasons(tmp_path, capsys):
     source = tmp_path / "export"
     source.mkdir()
     (source / "i.csv").write_text(HEADER + "1,never,0\n")
     assert ingest(source, tmp_path / "data") == 2
-    said = capsys.readouterr()
-    assert "no windows to write" in said.err and "time is not readable (i.csv:2)" in said.out
+    output = capsys.readouterr()
+    assert "no windows to write" in output.err and "time is not readable (i.csv:2)" in output.out
 
 
 def test_beam_writes_the_same_windows_splits_and_report(export, tmp_path):
@@ -140,7 +140,7 @@ def test_beam_writes_the_same_windows_splits_and_report(export, tmp_path):
     ),
     st.sampled_from(sorted(FORMATS)),
 )
-def test_no_bytes_bring_a_reader_down(tmp_path_factory, files, name):
+def test_no_bytes_crash_a_reader(tmp_path_factory, files, name):
     folder = tmp_path_factory.mktemp("junk")
     for path, content in files.items():
         (folder / "source" / path).parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Rows of text, Parquet and workbooks: a bad line costs itself and is placed, its neighbours are read."""
+"""Rows of text, Parquet and workbooks: a bad line is reported with its number, and the other lines are read."""
 
 import contextlib
 import gzip
@@ -24,7 +24,7 @@ def read(folder, content, name="t.csv", columns=("a", "b"), **limits):
     return (pl.concat(frames) if frames else pl.DataFrame()), report
 
 
-def test_lines_keep_their_numbers_and_bad_ones_are_placed(tmp_path):
+def test_line_numbers_are_kept_and_bad_lines_are_reported(tmp_path):
     table, report = read(tmp_path, 'a,b\r\n1,2\r\n\r\n3\r\n"4,4",5\r\n"6,7\r\n8,9,10\r\n11,12')
     assert table.rows() == [(2, "1", "2"), (5, "4,4", "5"), (8, "11", "12")]
     assert report.rows_read == 6
@@ -63,7 +63,7 @@ def test_separator_byte_order_mark_and_repeated_names(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "said"),
+    ("content", "message"),
     [
         (b"", "empty"),
         (b"\n\n", "empty"),
@@ -73,19 +73,19 @@ def test_separator_byte_order_mark_and_repeated_names(tmp_path):
         (b"\0\1\2\n", "not a text"),
     ],
 )
-def test_files_without_a_header_are_refused(tmp_path, content, said):
+def test_files_without_a_header_are_refused(tmp_path, content, message):
     (tmp_path / "t.csv").write_bytes(content)
-    with pytest.raises(UnreadableFile, match=said):
+    with pytest.raises(UnreadableFile, match=message):
         read_header(SourceFile(tmp_path, "t.csv"))
 
 
-def test_a_line_without_end_is_refused_and_what_stood_before_is_kept(tmp_path):
+def test_an_endless_line_is_refused_and_the_lines_before_it_are_read(tmp_path):
     table, report = read(tmp_path, b"a,b\n1,2\n" + b"x" * 5000, line_bytes=1000)
     assert table.rows() == [(2, "1", "2")]
     assert "longer than 1000 bytes" in report.files_set_aside[0]
 
 
-def test_a_zip_damaged_inside_yields_what_stands_before_the_damage(tmp_path):
+def test_a_zip_damaged_inside_yields_the_rows_before_the_damage(tmp_path):
     body = b"a,b\n" + b"".join(b"%d,%d\n" % (i, i * 7919 % 1000) for i in range(300_000))
     with zipfile.ZipFile(tmp_path / "z.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("t.csv", body)

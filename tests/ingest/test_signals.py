@@ -1,4 +1,4 @@
-"""Minute features: what is known of simple signals must come out, and nothing missing may spoil anything."""
+"""Minute features: right values for simple signals, and missing samples do not change the rest."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def test_grid_refuses_a_rate_without_whole_minutes():
 
 
 @given(st.lists(st.floats(-1e6, 1e6) | st.just(float("nan")), min_size=1, max_size=30), st.floats(0, 1))
-def test_quantile_is_numpys(values, q):
+def test_quantile_equals_numpy(values, q):
     row = np.array(values)
     if np.isnan(row).all():
         assert np.isnan(signals.quantile(row[None], q)[0])
@@ -86,7 +86,7 @@ def test_a_steady_heart_has_no_variability():
     np.testing.assert_allclose(features["rr_percent_valid"], 1, atol=0.02)
 
 
-def test_alternating_beats_have_the_rmssd_and_entropy_of_arithmetic():
+def test_rmssd_and_entropy_of_alternating_beats():
     features = signals.heart_beat_features(*beats(np.tile([0.75, 0.8125], 100)), int(START // 60), 2)
     np.testing.assert_allclose(features["rmssd"], 62.5)
     np.testing.assert_allclose(features["pnn20"], 1)
@@ -94,7 +94,7 @@ def test_alternating_beats_have_the_rmssd_and_entropy_of_arithmetic():
     np.testing.assert_allclose(features["rr_difference_entropy"], np.log(2), atol=0.01)
 
 
-def test_one_ectopic_beat_changes_nothing_but_the_valid_share():
+def test_one_ectopic_beat_changes_only_the_valid_share():
     regular = np.full(80, 0.75)
     ectopic = regular.copy()
     ectopic[30:32] = 0.45, 1.05
@@ -113,7 +113,7 @@ def test_a_difference_never_spans_lost_beats():
     assert features["sdnn"][0] > 40
 
 
-def test_a_minute_with_few_beats_is_missing_but_its_valid_share_is_known():
+def test_a_minute_with_few_beats_has_only_a_valid_share():
     seconds, interval = beats(np.full(5, 0.8))
     features = signals.heart_beat_features(seconds, interval, int(START // 60), 2)
     np.testing.assert_allclose(features["rr_percent_valid"], [4 / 60, 0])
@@ -150,7 +150,7 @@ def test_energy_and_axis_of_a_sine():
     np.testing.assert_allclose(features["jerk_autocorrelation"], 128 * (1 + lag), rtol=0.01)
 
 
-def test_kurtosis_tells_bursts_from_steady_motion():
+def test_kurtosis_separates_bursts_from_steady_motion():
     steady = motion.acceleration_features(acceleration(sine(2), still(0), still(1)), RATE)
     burst = motion.acceleration_features(
         acceleration(lambda time: sine(2)(time) * (time % 60 < 5), still(0), still(1)), RATE
@@ -159,7 +159,7 @@ def test_kurtosis_tells_bursts_from_steady_motion():
 
 
 def test_features_do_not_depend_on_how_the_watch_is_turned():
-    """All but the axis mean and the sleep coefficient, which speak of the device's own axes."""
+    """All but the axis mean and the sleep coefficient, which refer to the device's own axes."""
     rng = np.random.default_rng(0)
     grid = acceleration(sine(2, 0.6), sine(1.3, 0.3), sine(3.1, 0.15, 1)) + rng.normal(0, 0.01, (4, 1920, 3))
     rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
@@ -199,7 +199,7 @@ def test_a_gap_makes_its_minute_missing_and_leaves_the_others_alone():
         np.testing.assert_allclose(gapped[name][[0, 1, 3]], whole[name][[0, 1, 3]], rtol=0.05, err_msg=name)
 
 
-def test_half_a_minute_of_motion_is_the_least():
+def test_features_need_half_a_minute_of_motion():
     samples = np.ones((int(60 * RATE) + 800, 3))
     _, grid = signals.minute_grid(samples, START, RATE)
     assert list(np.isnan(motion.acceleration_features(grid, RATE)["acc_log_energy"])) == [False, True]
@@ -218,7 +218,7 @@ def test_any_motion_gives_plausible_features_or_none(seed, size, missing):
     assert missing < 1 or all(np.isnan(values).all() for values in features.values())
 
 
-def test_motion_at_a_crawl_is_refused():
+def test_a_low_sampling_rate_of_acceleration_is_refused():
     with pytest.raises(UserError, match="too slow"):
         motion.acceleration_features(np.zeros((1, 240, 3)), 4.0)
 
@@ -235,7 +235,7 @@ def test_a_ramp_has_its_slope_and_the_level_of_its_middle():
     np.testing.assert_allclose(features["eda_lead_contact"], 240)
 
 
-def test_spikes_and_a_loose_electrode_do_not_bend_the_line():
+def test_spikes_and_a_loose_electrode_do_not_change_the_line():
     rng = np.random.default_rng(1)
     _, clean = signals.minute_grid(np.full(240, 5.0), START, 4.0)
     spoilt = clean.copy()
@@ -247,7 +247,7 @@ def test_spikes_and_a_loose_electrode_do_not_bend_the_line():
     assert features["eda_lead_contact"][0] == 215
 
 
-def test_no_contact_is_missing_skin_but_a_known_contact_count():
+def test_no_contact_gives_a_contact_count_of_zero_and_no_level():
     features = signals.skin_conductance_features(np.zeros((1, 240)))
     assert features["eda_lead_contact"][0] == 0
     assert np.isnan(features["skin_conductance_level"][0]) and np.isnan(features["skin_conductance_slope"][0])
@@ -266,7 +266,7 @@ def test_a_failed_thermometer_is_missing():
     values=st.lists(st.floats(-50, 150) | st.just(float("nan")), min_size=1, max_size=40),
     shift=st.integers(-5, 5),
 )
-def test_robust_line_follows_a_shift_and_knows_when_it_cannot(samples, values, shift):
+def test_robust_line_follows_a_shift(samples, values, shift):
     grid = np.resize(np.array(values), (2, samples))
     level, slope = signals.robust_line(grid)
     shifted_level, shifted_slope = signals.robust_line(grid + shift)
@@ -275,7 +275,7 @@ def test_robust_line_follows_a_shift_and_knows_when_it_cannot(samples, values, s
     assert np.isnan(level).all() or not np.isnan(grid).all()
 
 
-def test_mean_level_ignores_what_no_body_has():
+def test_mean_level_ignores_implausible_samples():
     grid = np.full((2, 60), 70.0)
     grid[0, :20] = 400
     grid[1, :40] = 0

@@ -1,4 +1,4 @@
-"""Tables described by a mapping: what each key does, and what a mistake in it is answered with."""
+"""Tables described by a mapping: what each key does, and the message for each mistake."""
 
 import datetime as dt
 
@@ -178,7 +178,7 @@ kind = "sleep"
     assert report.quarantined["ends before it starts"].samples == ["naps.txt:3"]
 
 
-def test_files_that_tell_no_weekday_follow_the_person_s_that_do(tmp_path):
+def test_files_without_a_weekday_follow_those_of_the_person_with_one(tmp_path):
     mapping = """
 [[tables]]
 files = "a*.csv"  # read before the file that tells the weekday
@@ -211,7 +211,7 @@ channels = { heart_rate = { column = "hr" } }
 ZONED = WIDE.replace('{ column = "when" }', '{ column = "when", time_zone = "America/New_York" }')
 
 
-def test_the_mapping_s_time_zone_cuts_the_days(tmp_path):
+def test_days_are_cut_in_the_time_zone_of_the_mapping(tmp_path):
     files = {"a.csv": "who,when,hr\na,2024-05-01 00:00,60\na,2024-05-01 23:59,61\n"}
     (window,) = ingest(tmp_path, ZONED, files)[0]["a"]
     assert window.utc_offset_minutes == -240 and np.flatnonzero(window.observed[:, 0]).tolist() == [0, 1439]
@@ -282,7 +282,7 @@ def test_columns_of_any_type_are_read_or_reported(tmp_path, kind, relative):
 
 
 @pytest.mark.parametrize("cell", [["2024-05-01"], dt.timedelta(days=1), dt.time(12)])
-def test_a_column_of_no_cells_sets_its_file_aside(tmp_path, cell):
+def test_a_nested_or_duration_column_sets_its_file_aside(tmp_path, cell):
     frame = pl.DataFrame({"who": "a", "when": [cell], "hr": 60.0})
     files = {"a.parquet": frame, "b.csv": "who,when,hr\nb,2024-05-01 00:00,60\n"}
     windows, report = ingest(tmp_path, WIDE.replace("*.csv", "*"), files)
@@ -315,11 +315,11 @@ MISTAKES = {
 
 
 @pytest.mark.parametrize("change", MISTAKES)
-def test_mistakes_in_a_mapping_are_answered_with_key_and_line(tmp_path, change):
-    wrong, said = MISTAKES[change]
+def test_mistakes_in_a_mapping_name_key_and_line(tmp_path, change):
+    wrong, message = MISTAKES[change]
     target = " ".join(change.split())
     assert target in WIDE
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=message):
         ingest(tmp_path, WIDE.replace(target, wrong), {"a.csv": "who,when,hr\n"})
 
 
