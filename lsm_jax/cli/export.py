@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     import json
 
     from lsm_jax.export.safetensors import export_safetensors
-    from lsm_jax.report.model_card import model_card
+    from lsm_jax.report.render import model_card
     from lsm_jax.train.run import load_run
 
     out = args.out or args.workdir / "export" / args.format

@@ -15,54 +15,39 @@ from lsm_jax.evals.result import EvalResult
 from lsm_jax.report.render import readable
 from lsm_jax.report.style import HUES, LIGHT, inline_svg, new_figure, styled
 
-_SIZE = (4.6, 2.5)
 _POINTS_PER_MEAN = 40  # the moving mean is over one part in so many of the points
 
 
 @styled()
-def loss_curves(metrics: Sequence[Mapping[str, Any]], label: str) -> Markup | None:
-    """Training and validation loss over steps as an SVG; None where there is no loss yet.
+def line_chart(
+    metrics: Sequence[Mapping[str, Any]], labels: Mapping[str, str], ylabel: str, from_zero: bool = False
+) -> Markup | None:
+    """Metrics over steps as an SVG, each raw and as a moving mean; None where no metric has a value yet.
 
     Args:
-      label: what the loss is, and its unit.
+      labels: the name of each metric in the legend.
     """
-    steps, losses = series(metrics, "loss")
-    validation_steps, validation_losses = series(metrics, "validation_loss")
-    if not len(losses) and not len(validation_losses):
+    curves = {name: series(metrics, name) for name in labels}
+    curves = {name: (steps, values) for name, (steps, values) in curves.items() if len(steps)}
+    if not curves:
         return None
-    figure, axes = new_figure(*_SIZE)
-    smooth = _moving_mean(losses)
-    if len(losses):
-        axes.plot(steps, losses, color=LIGHT["vermilion"], linewidth=0.8, alpha=0.3)
-        axes.plot(steps, smooth, color=LIGHT["vermilion"], linewidth=1.6, label="training")
-    if len(validation_losses):
-        axes.plot(
-            validation_steps, validation_losses, "o-", color=LIGHT["blue"], linewidth=1.6, markersize=3.5,
-            label="validation",
-        )  # fmt: skip
-    axes.legend()
-    # The first steps fall from far above and would flatten all that follows.
-    values = np.concatenate([smooth, validation_losses])
-    low, high = values.min(), np.quantile(values, 0.98)
+    figure, axes = new_figure(4.6, 2.5)
+    means = []
+    for hue, (name, (steps, values)) in zip(HUES, curves.items(), strict=False):
+        means.append(_moving_mean(values))
+        axes.plot(steps, values, color=LIGHT[hue], linewidth=0.8, alpha=0.3)
+        dots = "." if len(steps) < 50 else ""  # a single point has no line
+        axes.plot(steps, means[-1], color=LIGHT[hue], linewidth=1.6, marker=dots, label=labels[name])
+    if len(labels) > 1:
+        axes.legend()
+    # The first steps of a loss fall from far above and would flatten all that follows.
+    low, high = np.quantile(np.concatenate(means), [0, 0.98])
+    low = 0 if from_zero else low
     if high > low:
-        axes.set_ylim(low - 0.06 * (high - low), high + 0.12 * (high - low))
-    axes.set(xlabel="step", ylabel=label)
+        axes.set_ylim(low - (0 if from_zero else 0.06 * (high - low)), high + 0.12 * (high - low))
+    axes.set(xlabel="step", ylabel=ylabel)
     axes.grid(axis="y")
-    return inline_svg(figure, "training and validation loss over steps")
-
-
-@styled()
-def throughput(metrics: Sequence[Mapping[str, Any]]) -> Markup | None:
-    """Windows per second over steps as an SVG; None where none was measured yet."""
-    steps, speed = series(metrics, "windows_per_second")
-    if not len(steps):
-        return None
-    figure, axes = new_figure(*_SIZE)
-    axes.plot(steps, speed, color=LIGHT["blue"], linewidth=1.2)
-    axes.set_ylim(0, 1.12 * speed.max())
-    axes.set(xlabel="step", ylabel="windows / s")
-    axes.grid(axis="y")
-    return inline_svg(figure, "windows per second over steps")
+    return inline_svg(figure, f"{' and '.join(labels.values())} over steps")
 
 
 @styled()

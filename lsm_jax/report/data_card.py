@@ -28,7 +28,6 @@ def data_card_page(dataset: Dataset, days: int) -> str:
         return render(
             "data_card.html",
             title=card["name"],
-            subtitle=card["description"],
             card=card,
             tokens=card["tokens_per_window"]["quantiles"],
             gaps=_gap_shares(card["gaps"]),

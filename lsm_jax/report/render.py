@@ -16,6 +16,11 @@ def render(template: str, **values: Any) -> str:
     return _ENVIRONMENT.get_template(template).render(values)
 
 
+def model_card(card: Mapping[str, Any]) -> str:
+    """The README of an export: the card's content (`lsm_jax.export.card.card_of`) in words and tables."""
+    return render("model_card.md", card=card)
+
+
 def png_address(content: bytes) -> str:
     """A PNG file as a `data:` address, so that the page needs no second file."""
     return "data:image/png;base64," + base64.b64encode(content).decode()
@@ -33,13 +38,16 @@ def percent(share: float, digits: int = 1) -> str:
     return f"{share:.{digits}%}"
 
 
-def improvement(comparison: Mapping[str, Any], digits: int = 1) -> str:
-    """How much lower the model's error is than a baseline's, with its 95 % interval where there is one."""
-    text = f"{comparison['improvement']:+.{digits}%}"
-    if not comparison["ci95"]:
-        return text
-    low, high = comparison["ci95"]
-    return f"{text} ({low:+.{digits}%} to {high:+.{digits}%})"
+def interval(limits: tuple[float, float], digits: int = 1) -> str:
+    """The limits of an interval of shares as percentages with signs."""
+    low, high = limits
+    return f"{low:+.{digits}%} to {high:+.{digits}%}"
+
+
+def improvement(comparison: Mapping[str, Any]) -> str:
+    """How much lower the model's error is than the baseline's, with its 95 % interval where there is one."""
+    limits = f" ({interval(comparison['ci95'])})" if comparison["ci95"] else ""
+    return f"{comparison['improvement']:+.1%}{limits}"
 
 
 def readable(name: str) -> str:
@@ -74,7 +82,7 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters = (number, percent, improvement, readable, duration, by_split)
+    filters = (number, percent, interval, improvement, readable, duration, by_split)
     environment.filters.update({filter_.__name__: filter_ for filter_ in filters})
     environment.globals.update(palette=PALETTE, hues=HUES, offsets=offsets)
     return environment

@@ -16,13 +16,12 @@ from lsm_jax.data.spec import DataSpec
 from lsm_jax.data.store import open_dataset
 from lsm_jax.errors import UserError
 from lsm_jax.evals.result import write_whole
-from lsm_jax.report.charts import loss_curves, throughput
-from lsm_jax.report.render import by_split, duration, improvement, number, percent, png_address, readable, render
+from lsm_jax.report.charts import line_chart
+from lsm_jax.report.render import by_split, number, percent, png_address, readable, render
 from lsm_jax.train.metrics import read_metrics
 from lsm_jax.train.workdir import SPEC, read_config
 
 _Parsed = TypeVar("_Parsed")
-_Rows = Sequence[Mapping[str, Any]]
 
 _HEADLINES = (
     ("random_imputation", "80%"),
@@ -61,24 +60,27 @@ def write_report(workdir: Path, out: Path) -> Path:
     other_suites = list(_other_suites(workdir / "eval", step))
     evaluated = {other["suite"] for other in other_suites} | ({"generative"} if evaluation else set())
     figures = sorted((workdir / "eval" / "figures").glob("*.png"))
+    losses = {"loss": "training", "validation_loss": "validation"}
     seconds = _newest(metrics, "time", {})
-    rows, missing = _datasets(config)
+    datasets, datasets_missing = _datasets(config)
     values = {
         "title": workdir.resolve().name,
         "folder": workdir.name,
-        "subtitle": _subtitle(config, spec, step),
-        "tiles": [*_headlines(evaluation), *_training_time(metrics, step)],
+        "config": config,
+        "spec": spec,
+        "step": step,
         "evaluation": evaluation,
         "other_suites": other_suites,
         "not_evaluated": [suite for suite in suites if suite not in evaluated],
         "reconstructs": "generative" in suites,
         "pictures": [(file.stem.replace("-", " "), png_address(file.read_bytes())) for file in figures],
-        "loss_curves": loss_curves(metrics, _LOSSES.get(config.objective.name, "loss")),
-        "throughput": throughput(metrics),
+        "losses": line_chart(metrics, losses, _LOSSES.get(config.objective.name, "loss")),
+        "speed": line_chart(metrics, {"windows_per_second": "throughput"}, "windows / s", from_zero=True),
+        "windows_per_second": _newest(metrics, "windows_per_second", None),
         "seconds": sorted(((name, spent) for name, spent in seconds.items() if spent), key=lambda item: -item[1]),
-        "datasets": rows,
-        "datasets_missing": missing,
-        "config": to_json(config),
+        "datasets": datasets,
+        "datasets_missing": datasets_missing,
+        "config_text": to_json(config),
         "made_by": f"lsm_jax {lsm_jax.__version__}, {time.strftime('%Y-%m-%d %H:%M')}",
     }
     try:
@@ -87,38 +89,6 @@ def write_report(workdir: Path, out: Path) -> Path:
         raise _damaged(generative, error) from None
     write_whole(out, page)
     return out
-
-
-def _subtitle(config: Config, spec: DataSpec, step: int) -> str:
-    tokens = config.tokens
-    return (
-        f"{readable(config.objective.name)} · size {config.model.size}, decoder {config.model.decoder} · "
-        f"{len(spec.channels)} channels in windows of {spec.window_minutes} minutes · tokens of "
-        f"{tokens.patch_minutes} minutes × {tokens.patch_channels} · step {step:,}"
-    )
-
-
-def _headlines(evaluation: Mapping[str, Any] | None) -> Iterator[dict[str, str]]:
-    """A tile for each headline task: how far the model's error is below that of the best baseline."""
-    rows = {(row["task"], row["setting"]): row for row in evaluation["rows"]} if evaluation else {}
-    for task, setting in _HEADLINES:
-        if row := rows.get((task, setting)):
-            lower = row["improvement"] > 0
-            interval = improvement(row, 0).partition(" ")[2]
-            yield {
-                "label": f"{readable(task)}, {readable(setting)}",
-                "value": f"{percent(abs(row['improvement']), 0)} {'lower' if lower else 'higher'}",
-                "tone": "ahead" if lower else "behind",
-                "note": f"error than {readable(row['baseline'])} {interval}".rstrip(),
-            }
-
-
-def _training_time(metrics: _Rows, step: int) -> Iterator[dict[str, str]]:
-    """A tile that says how long the run has trained, once it has."""
-    if seconds := sum(_newest(metrics, "time", {}).values()):
-        speed = _newest(metrics, "windows_per_second", None)
-        note = f"{number(step)} steps" + (f", {number(round(speed))} windows / s" if speed else "")
-        yield {"label": "trained for", "value": duration(seconds), "tone": "", "note": note}
 
 
 def _other_suites(folder: Path, step: int) -> Iterator[dict[str, Any]]:
@@ -162,9 +132,10 @@ def _evaluation(content: Mapping[str, Any], step: int) -> dict[str, Any]:
         "stale": _stale(provenance["step"], step),
         "methods": list(dict.fromkeys(row["method"] for row in results)),
         "limits": (-widest, widest),
+        "headlines": [totals[key] for key in _HEADLINES if key in totals],
         "rows": [
-            totals[key] | {"mse": by_method, "first_of_task": tasks.index(key[0]) == number}
-            for number, (key, by_method) in enumerate(mse.items())
+            totals[key] | {"mse": by_method, "first_of_task": tasks.index(key[0]) == i}
+            for i, (key, by_method) in enumerate(mse.items())
         ],
         "by_dataset": content["by_dataset"],
         "by_channel": [
@@ -200,6 +171,6 @@ def _datasets(config: Config) -> tuple[list[dict[str, str]], list[str]]:
     return rows, missing
 
 
-def _newest(metrics: _Rows, name: str, default: Any) -> Any:
+def _newest(metrics: Sequence[Mapping[str, Any]], name: str, default: Any) -> Any:
     """The last value of a metric that is not zero, empty or missing."""
     return next((record[name] for record in reversed(metrics) if record.get(name)), default)

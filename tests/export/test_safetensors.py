@@ -9,7 +9,7 @@ from tiny_run import CHANNELS, tiny_dataset, tiny_run
 
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.export.safetensors import check_export, export_safetensors, load_exported
-from lsm_jax.report.model_card import model_card
+from lsm_jax.report.render import model_card
 
 
 @pytest.fixture(scope="module")
