@@ -1,15 +1,18 @@
-"""The caption of a window at one or several levels, worded anew each epoch and the same whenever it is asked for."""
+"""The caption of a window at one or several levels, with new wording in each epoch."""
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections import Counter
+from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from lsm_jax.captions.facts import Fact
 from lsm_jax.captions.grammar import Statement, render
-from lsm_jax.captions.semantic import KINDS, semantic_statements
+from lsm_jax.captions.semantic import EVENT_KINDS, semantic_statements
 from lsm_jax.captions.statistical import statistical_statements
 from lsm_jax.captions.structural import structural_statements
 from lsm_jax.config import LanguageConfig
@@ -17,15 +20,22 @@ from lsm_jax.errors import UserError, nearest
 from lsm_jax.windows import Window
 
 LEVELS = ("statistical", "structural", "semantic")
+# Why every caption of a dataset may be empty at a level.
+EMPTY_BECAUSE = {
+    "statistical": "no channel that captions speak of was observed for half an hour",
+    "structural": "no channel was recorded long enough without a gap to show a trend, peak or drop",
+    "semantic": "no activity, sleep, mood, meal or session was logged while something was recorded; `[[events]]` of a "
+    "mapping file bring such logs in",
+}
 
 
 @dataclasses.dataclass(frozen=True)
 class Caption:
-    """What is said of a window.
+    """The description of a window.
 
     Attributes:
-      text: sentences with a space between; empty where nothing recorded can be said at these levels.
-      statements: what the sentences say, in their order.
+      text: sentences joined by spaces; empty if too little was recorded to say anything at these levels.
+      statements: the content of each sentence, in the same order.
     """
 
     text: str
@@ -37,41 +47,64 @@ class Caption:
         return tuple(fact for statement in self.statements for fact in statement.facts)
 
 
+class CaptionStatistics:
+    """Counts of the words and facts of captions."""
+
+    def __init__(self) -> None:
+        self.words: list[int] = []
+        self._facts: Counter[str] = Counter()
+
+    def add(self, text: str, facts: Iterable[Fact]) -> None:
+        """Adds a caption."""
+        self.words.append(len(text.split()))
+        self._facts.update(fact.kind for fact in facts)
+
+    def summary(self) -> dict[str, Any]:
+        """Counts of windows and facts; words of the captions that are not empty."""
+        words = sorted(count for count in self.words if count) or [0]
+        return {
+            "windows": len(self.words),
+            "empty": self.words.count(0),
+            "words": {"median": words[len(words) // 2], "most": words[-1]},
+            "facts": dict(self._facts.most_common()),
+        }
+
+
 @dataclasses.dataclass(frozen=True)
 class Captioner:
     """Writes captions.
 
     Attributes:
-      levels: of `LEVELS`, in the order their sentences come.
-      seed: another seed, other words and other extra channels.
-      events: kinds of events the semantic level speaks of, of `semantic.KINDS`.
+      levels: some of `LEVELS`, in the order of their sentences.
+      seed: chooses the wording and the randomly added channels.
+      events: kinds of events that the semantic level mentions, some of `semantic.EVENT_KINDS`.
     """
 
     levels: tuple[str, ...] = ("semantic",)
     seed: int = 0
-    events: tuple[str, ...] = KINDS
+    events: tuple[str, ...] = EVENT_KINDS
 
     @classmethod
     def from_config(cls, language: LanguageConfig) -> Captioner:
-        """That of the section `language`; UserError with the nearest names where a level or a kind is unknown."""
+        """From the section `language`; UserError, with the nearest names, if a level or kind of event is unknown."""
         for kind in language.events:
-            if kind not in KINDS:
+            if kind not in EVENT_KINDS:
                 raise UserError(
-                    f"language.events: there is no kind of event {kind!r}.{nearest(kind, KINDS)} "
-                    f"Kinds are {', '.join(KINDS)}; none named means all."
+                    f"language.events: there is no kind of event {kind!r}.{nearest(kind, EVENT_KINDS)} "
+                    f"Kinds are {', '.join(EVENT_KINDS)}; none named means all."
                 )
-        return cls(parse_levels(language.levels), language.seed, tuple(language.events) or KINDS)
+        return cls(parse_levels(language.levels), language.seed, tuple(language.events) or EVENT_KINDS)
 
     def __call__(self, window: Window, epoch: int = 0) -> Caption:
-        """The window's caption: a pure function of the seed, the epoch and the window.
+        """The window's caption, a pure function of the seed, the epoch and the window.
 
-        The window is known by its participant and start, not by its place in a file, so that another order, another
-        number of hosts or another mixture of datasets reads the same words.
+        Participant and start time identify the window, not its position in a file. So the wording does not depend on
+        the data order, the number of hosts or the mixture of datasets.
 
         Raises:
           UserError: the window is longer than a day.
         """
-        random = stream(f"{self.seed} {epoch}", window)
+        random = window_rng(f"{self.seed} {epoch}", window)
         statements: list[Statement] = []
         for level in self.levels:
             if level == "statistical":
@@ -84,11 +117,7 @@ class Captioner:
 
 
 def parse_levels(text: str) -> tuple[str, ...]:
-    """The levels of "semantic", "statistical+structural" or "all".
-
-    Raises:
-      UserError: an unknown or repeated level; the nearest names are offered.
-    """
+    """Parses "semantic", "statistical+structural" or "all"; UserError if a level is unknown or repeated."""
     if text == "all":
         return LEVELS
     levels = tuple(text.split("+"))
@@ -103,8 +132,8 @@ def parse_levels(text: str) -> tuple[str, ...]:
     return levels
 
 
-def stream(purpose: str, window: Window) -> np.random.Generator:
-    """Random numbers for one purpose, the same for a window wherever it stands."""
+def window_rng(purpose: str, window: Window) -> np.random.Generator:
+    """A random generator seeded by the purpose and the window's participant and start time."""
     identity = f"{purpose} {window.participant} {int(window.start.timestamp())}"
     digest = hashlib.blake2b(identity.encode(), digest_size=16).digest()
     return np.random.Generator(np.random.Philox(key=np.frombuffer(digest, np.uint64)))

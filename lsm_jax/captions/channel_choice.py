@@ -1,8 +1,8 @@
-"""Which channels a caption speaks of: some always, some by the luck of the epoch.
+"""Chooses the channels that a caption describes: fixed ones in every caption, and random extras.
 
-SensorLM (arXiv 2506.09108) describes fixed features of the groups heart, activity, sleep and EDA plus random extras
-(heart 2, activity 1, EDA 1). Which features are fixed is not published; the lists are ours, and so are the channels
-beyond the 26 features: a device that has none of them is simply not described by them.
+SensorLM (arXiv 2506.09108) describes fixed features of the groups heart, activity, sleep and EDA, plus random extras
+(heart 2, activity 1, EDA 1). It does not publish which features are fixed, so the lists here are ours, as are the
+channels beyond the 26 minutely features. Channels that a device lacks are not described.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from jaxtyping import Bool
 
 from lsm_jax.channels import REGISTRY
 
-# By group: channels always described, and how many of the others are drawn.
+# By group: the fixed channels, and the number of random extras.
 _FIXED: Mapping[str, tuple[tuple[str, ...], int]] = MappingProxyType(
     {
         "heart": (("heart_rate", "rmssd"), 2),
@@ -38,13 +38,13 @@ _GROUP_OF_SENSOR = {
     "SPO2": "blood",
     "GLUCOSE": "blood",
 }
-# Codes have no mean, and how well a sensor could see is no news about the wearer.
-_SILENT = frozenset({"sleep_state", "spo2_confidence", "spo2_coverage"})
+# Category codes have no mean, and a sensor's signal quality says nothing about the wearer.
+_NOT_CAPTIONED = frozenset({"sleep_state", "spo2_confidence", "spo2_coverage"})
 
 
 def group_of(name: str) -> str | None:
-    """The group a channel is described under; None where captions do not speak of it."""
-    if name in _SILENT:
+    """The group of a channel; None if captions do not describe it."""
+    if name in _NOT_CAPTIONED:
         return None
     return "sleep" if name == "sleep_coefficient" else _GROUP_OF_SENSOR.get(REGISTRY[name].sensor)
 
@@ -52,11 +52,11 @@ def group_of(name: str) -> str | None:
 def choose_channels(
     channels: tuple[str, ...], supported: Bool[np.ndarray, " c"], random: np.random.Generator
 ) -> list[list[int]]:
-    """Columns to describe, by group in the order of `GROUPS`: the fixed ones, then the extras drawn.
+    """Columns to describe, for each group in the order of `GROUPS`: fixed channels, then random extras.
 
     Args:
       channels: canonical names of the window's columns.
-      supported: columns observed enough to be spoken of; no other is chosen.
+      supported: columns with enough observed cells; no other is chosen.
     """
     chosen = []
     for fixed, others, extras in _columns(channels):
@@ -70,12 +70,12 @@ def choose_channels(
 
 @functools.lru_cache(maxsize=64)
 def _columns(channels: tuple[str, ...]) -> Sequence[tuple[list[int], list[int], int]]:
-    """By group: columns of the fixed channels, of the others, and how many of those to draw."""
-    place = {name: column for column, name in enumerate(channels)}
+    """For each group: columns of its fixed channels, columns of its other channels, number of extras."""
+    index = {name: column for column, name in enumerate(channels)}
     return [
         (
-            [place[name] for name in fixed if name in place],
-            [column for name, column in place.items() if group_of(name) == group and name not in fixed],
+            [index[name] for name in fixed if name in index],
+            [column for name, column in index.items() if group_of(name) == group and name not in fixed],
             extras,
         )
         for group, (fixed, extras) in _FIXED.items()

@@ -1,8 +1,7 @@
-"""Is it true? What a text says, held against the record it is about.
+"""Checks the facts of a text against the window that the text describes.
 
-The rules are those by which captions are written, so every sentence of ours passes, with tolerances for a writer that
-reads the record as a model does: numbers within a tenth of the channel's usual spread, times of events within a
-quarter of an hour, peaks within one bin.
+The rules are those by which captions are written, so every sentence of ours is true. Tolerances allow for a model's
+precision: numbers within a tenth of the channel's sd, times of events within 15 minutes, peaks within one bin.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import functools
 
 import numpy as np
 
-from lsm_jax.captions.facts import EXTREMES, STATISTICS, TRENDS, Clock, Fact, clock_distance
+from lsm_jax.captions.facts import EXTREMES, STATISTICS, TRENDS, Fact, LocalClock, clock_distance
 from lsm_jax.captions.semantic import EVENT_SUPPORT, SUPPORT_MINUTES, event_facts
 from lsm_jax.captions.statistical import MINUTES_FOR_STATISTICS, statistics
 from lsm_jax.captions.structural import BIN_MINUTES, STEADY_RANGE, TREND_CHANGE, Bins, bin_means, find_extremes
@@ -22,7 +21,7 @@ from lsm_jax.windows import Window
 
 
 class Verdict(enum.Enum):
-    """What the record says to a fact; `UNRECORDED`: nothing, as it was not observed there."""
+    """The result of a check; `UNRECORDED` means that too little was observed to tell."""
 
     TRUE = "true"
     FALSE = "false"
@@ -31,19 +30,19 @@ class Verdict(enum.Enum):
 
 @dataclasses.dataclass(frozen=True)
 class Tolerance:
-    """How far a true statement may be off.
+    """The allowed error of a true statement.
 
     Attributes:
-      spreads: numbers, in standard deviations of the channel as the registry has them.
-      minutes: starts and ends of events; twice as much for how long they took.
+      sds: of numbers, in standard deviations of the channel (from the registry).
+      minutes: of starts and ends of events; twice as much for durations.
     """
 
-    spreads: float = 0.1
+    sds: float = 0.1
     minutes: int = 15
 
 
 class FactChecker:
-    """Judges facts about one window.
+    """Checks facts about one window.
 
     Raises:
       UserError: the window is longer than a day.
@@ -51,10 +50,10 @@ class FactChecker:
 
     def __init__(self, window: Window, tolerance: Tolerance | None = None) -> None:
         self._window, self._tolerance = window, tolerance or Tolerance()
-        self._clock = Clock(window)
+        self._clock = LocalClock(window)
 
     def __call__(self, fact: Fact) -> Verdict:
-        """The record's verdict on a fact."""
+        """Checks a fact."""
         if fact.kind not in (*STATISTICS, *TRENDS, *EXTREMES):
             return self._event(fact)
         if fact.subject not in self._window.channels:
@@ -76,10 +75,10 @@ class FactChecker:
         supported = bins.supported[column, first:last]
         if supported.sum() < max(2, 0.5 * (last - first)):
             return Verdict.UNRECORDED
-        # In ranges of the channel, as trends are found: the last bit decides on what stands on a threshold.
-        stretch = bins.mean[column, first:last][supported] / (bins.spread[column] or 1)
-        change, extent = stretch[-1] - stretch[0], np.ptp(stretch)
-        slope = np.polyfit(np.flatnonzero(supported), stretch, 1)[0]
+        # Normalised as in `find_trends`, because rounding decides about trends exactly at a threshold.
+        z = bins.mean[column, first:last][supported] / (bins.spread[column] or 1)
+        change, extent = z[-1] - z[0], np.ptp(z)
+        slope = np.polyfit(np.flatnonzero(supported), z, 1)[0]
         if fact.kind == "steady":
             return _verdict(extent < STEADY_RANGE)
         sign = 1 if fact.kind == "increase" else -1
@@ -87,11 +86,12 @@ class FactChecker:
 
     def _extreme(self, fact: Fact, column: int) -> Verdict:
         bins, start = self._bins, fact.start or 0
-        # Captions keep one of several close by; all of them are there.
-        for found in find_extremes(bins, [column], apart=1):
-            middle = self._clock.start(found.first * bins.steps + bins.steps // 2)
+        # Captions mention one of several extremes close together; here all of them count.
+        for extreme in find_extremes(bins, [column], min_distance=1):
+            middle = self._clock.start(extreme.first * bins.steps + bins.steps // 2)
             near = clock_distance(middle, start) <= BIN_MINUTES
-            if found.kind == fact.kind and near and self._close(fact, bins.mean[column, found.first]) is Verdict.TRUE:
+            value = bins.mean[column, extreme.first]
+            if extreme.kind == fact.kind and near and self._close(fact, value) is Verdict.TRUE:
                 return Verdict.TRUE
         at = self._clock.steps_of(start, start + 1)[0] // bins.steps
         return Verdict.FALSE if bins.supported[column, at : at + 1].any() else Verdict.UNRECORDED
@@ -103,11 +103,11 @@ class FactChecker:
         if fact.start == fact.end:
             start, end = start - SUPPORT_MINUTES // 2, end + SUPPORT_MINUTES // 2
         first, last = self._clock.steps_of(start, end)
-        recorded = first < last and self._seen[first:last].mean() >= EVENT_SUPPORT
-        return Verdict.FALSE if recorded else Verdict.UNRECORDED
+        supported = first < last and self._recorded[first:last].mean() >= EVENT_SUPPORT
+        return Verdict.FALSE if supported else Verdict.UNRECORDED
 
     def _close(self, fact: Fact, actual: float) -> Verdict:
-        allowed = self._tolerance.spreads * channel(fact.subject).sd
+        allowed = self._tolerance.sds * channel(fact.subject).sd
         return _verdict(fact.value is not None and abs(fact.value - actual) <= allowed)
 
     @functools.cached_property
@@ -119,18 +119,19 @@ class FactChecker:
         return event_facts(self._window)
 
     @functools.cached_property
-    def _seen(self) -> np.ndarray:
+    def _recorded(self) -> np.ndarray:
+        """Steps at which any channel was observed."""
         return np.asarray(self._window.observed.T.any(axis=0))
 
 
-def same_event(said: Fact, happened: Fact, tolerance: Tolerance) -> bool:
-    """Whether two facts about events mean the same one, times within the tolerance."""
-    if (said.kind, said.subject) != (happened.kind, happened.subject):
+def same_event(stated: Fact, actual: Fact, tolerance: Tolerance) -> bool:
+    """Whether two facts are about the same event, with times within the tolerance."""
+    if (stated.kind, stated.subject) != (actual.kind, actual.subject):
         return False
-    starts = clock_distance(said.start or 0, happened.start or 0) <= tolerance.minutes
-    ends = clock_distance(said.end or 0, happened.end or 0) <= tolerance.minutes
-    apart = abs((said.value or 0) - (happened.value or 0))
-    return starts and ends and apart <= (0 if said.kind == "mark" else 2 * tolerance.minutes)
+    starts = clock_distance(stated.start or 0, actual.start or 0) <= tolerance.minutes
+    ends = clock_distance(stated.end or 0, actual.end or 0) <= tolerance.minutes
+    error = abs((stated.value or 0) - (actual.value or 0))
+    return starts and ends and error <= (0 if stated.kind == "mark" else 2 * tolerance.minutes)
 
 
 def _verdict(holds: bool | np.bool) -> Verdict:

@@ -1,8 +1,8 @@
-"""What a caption asserts, as data: one `Fact` per number, trend, peak or event.
+"""The content of captions as data: one `Fact` for each number, trend, peak or event.
 
-Text is rendered from facts and facts are read back from text (`grammar`), so that what a model writes can be held
-against the record it wrote about (`truth`). Times are minutes of the local clock, because that is how a person speaks
-of a day: a start lies in 0..1439, an end in 1..1440, and 1440 is written 24:00.
+`grammar` renders facts as text and parses text back into facts, so that `fact_check` can check what a model wrote
+against the window that it described. Times are minutes of the local clock. A start is in 0..1439, an end in 1..1440,
+and 1440 is written as 24:00.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ EVENTS = ("activity", "sleep", "mood", "meal", "session", "mark")
 
 @dataclasses.dataclass(frozen=True)
 class Fact:
-    """One thing a caption says.
+    """One assertion of a caption.
 
     Attributes:
-      kind: of `STATISTICS`, `TRENDS`, `EXTREMES` or `EVENTS`. A mark is a button pressed during a session.
+      kind: one of `STATISTICS`, `TRENDS`, `EXTREMES` or `EVENTS`. A mark is a button press during a session.
       subject: canonical channel name, or the event's name.
-      value: in the channel's unit for statistics, peaks and drops; minutes for events with a length; how many for
-        marks; None for trends and moods.
-      start, end: minutes of the local clock; equal for moments (peaks, moods); None for statistics.
+      value: in the channel's unit for statistics, peaks and drops; minutes for events with a duration; the number of
+        button presses for marks; None for trends and moods.
+      start, end: minutes of the local clock; equal for peaks, drops and moods; None for statistics.
     """
 
     kind: str
@@ -37,11 +37,11 @@ class Fact:
     end: int | None = None
 
 
-class Clock:
-    """Steps of a window to minutes of the local clock and back.
+class LocalClock:
+    """Converts between steps of a window and minutes of the local clock.
 
     Raises:
-      UserError: the window is longer than a day, whose minutes a time of day cannot tell apart.
+      UserError: the window is longer than a day, so a time of day would be ambiguous.
     """
 
     def __init__(self, window: Window) -> None:
@@ -56,32 +56,29 @@ class Clock:
         self._midnight_to_start = local % MINUTES_PER_DAY
 
     def start(self, step: int) -> int:
-        """The minute, 0..1439, in which a step begins."""
+        """The minute, 0..1439, at which a step begins."""
         return (self._midnight_to_start + step * self.step_minutes) % MINUTES_PER_DAY
 
     def end(self, step: int) -> int:
-        """The minute, 1..1440, at which the step before this one ends."""
+        """The minute, 1..1440, at which the previous step ends."""
         return (self._midnight_to_start + step * self.step_minutes - 1) % MINUTES_PER_DAY + 1
 
     def steps_of(self, start: int, end: int) -> tuple[int, int]:
-        """The steps [first, last) of the window between two minutes of the clock; empty outside the window.
-
-        A stretch that laps over an edge of the window is cut there.
-        """
+        """The steps [first, last) between two minutes of the clock, cut at the window's edges; empty outside of it."""
         first = (start - self._midnight_to_start) % MINUTES_PER_DAY
         last = first + clock_minutes(start, end)
         if first >= self.steps * self.step_minutes and last > MINUTES_PER_DAY:
-            first, last = 0, last - MINUTES_PER_DAY  # it began before the window and reaches into it
+            first, last = 0, last - MINUTES_PER_DAY  # it began before the window
         first, last = first // self.step_minutes, -(-last // self.step_minutes)
         return min(first, self.steps), min(last, self.steps)
 
 
 def clock_minutes(start: int, end: int) -> int:
-    """Minutes, 1..1440, from one time of the clock until it next shows the other."""
+    """Minutes, 1..1440, from one time of the clock to the next occurrence of the other."""
     return (end - start - 1) % MINUTES_PER_DAY + 1
 
 
 def clock_distance(a: int, b: int) -> int:
     """Minutes between two times of the clock, the shorter way round."""
-    apart = abs(a - b) % MINUTES_PER_DAY
-    return min(apart, MINUTES_PER_DAY - apart)
+    distance = abs(a - b) % MINUTES_PER_DAY
+    return min(distance, MINUTES_PER_DAY - distance)

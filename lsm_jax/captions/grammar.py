@@ -20,21 +20,21 @@ from lsm_jax.captions.phrases import CHANNEL_OF, PHRASES, UNITS, decimals, unit_
 from lsm_jax.captions.templates import FORMS, MOVED, TURNED
 from lsm_jax.windows import MINUTES_PER_DAY
 
-_LONGEST_NAME = 40
+_MAX_NAME_LENGTH = 40
 _PUNCTUATION = " /&'+-"
 _VERBS = {"trend": MOVED, "extreme": TURNED}
 _KIND_OF_VERB = {verb: kind for verbs in _VERBS.values() for kind, choices in verbs.items() for verb in choices}
 _KIND_OF_FORM = {"sleep_named": "sleep", "meal_moment": "meal", "marks": "mark"}
-_OF_CHANNELS = ("statistics", "constant", "trend", "extreme")
-_SINGLE_MOMENTS = ("mood", "meal_moment", "mark")
+_CHANNEL_FORMS = ("statistics", "constant", "trend", "extreme")
+_MOMENT_FORMS = ("mood", "meal_moment", "mark")
 
 
 @dataclasses.dataclass(frozen=True)
 class Statement:
-    """What one sentence says.
+    """The content of one sentence.
 
     Attributes:
-      form: key of `templates.FORMS`.
+      form: a key of `templates.FORMS`.
       facts: the four statistics of a channel, or a single fact.
     """
 
@@ -44,14 +44,14 @@ class Statement:
 
 @dataclasses.dataclass(frozen=True)
 class ParsedCaption:
-    """What a text says: the facts of the sentences understood, and the sentences that were not."""
+    """The facts of the sentences that could be parsed, and the sentences that could not."""
 
     facts: tuple[Fact, ...]
     unparsed: tuple[str, ...]
 
 
 def render(statement: Statement, random: np.random.Generator) -> str:
-    """The statement as a sentence, its wording drawn uniformly from the templates of its form."""
+    """The statement as a sentence, with a random template of its form."""
     templates = FORMS[statement.form]
     draw = int(random.integers(2**32))
     draw, choice = divmod(draw, len(templates))
@@ -61,13 +61,13 @@ def render(statement: Statement, random: np.random.Generator) -> str:
 
 
 def wording(statement: Statement, template: str, verb: str = "") -> str:
-    """The statement in the words of one template of its form; `verb` where the form has a choice of them."""
+    """The statement in the words of one template of its form; `verb` fills `{moved}` or `{turned}`."""
     sentence = template.format(moved=verb, turned=verb, **_fields(statement))
     return sentence[0].upper() + sentence[1:] if "a" <= sentence[0] <= "z" else sentence
 
 
 def parse_caption(text: str) -> ParsedCaption:
-    """The facts of a text in our wording, sentence by sentence."""
+    """Parses a text sentence by sentence."""
     facts: list[Fact] = []
     unparsed = []
     for sentence in sentences(text):
@@ -80,46 +80,46 @@ def parse_caption(text: str) -> ParsedCaption:
 
 
 def sentences(text: str) -> list[str]:
-    """The sentences of a text: they end in a full stop before a space, or at a line's end."""
+    """The sentences of a text; a sentence ends at a full stop before a space, or at the end of a line."""
     return [sentence for sentence in re.split(r"(?<=\.)\s+|\n+", text.strip()) if sentence]
 
 
 def facts_of(text: str) -> tuple[Fact, ...]:
-    """The facts of a text in our wording; sentences in other words add none (`parse_caption` tells them)."""
+    """The facts of a text; sentences in other wording add none."""
     return parse_caption(text).facts
 
 
 def parse_sentence(sentence: str) -> Statement | None:
-    """The statement a sentence makes, None where it is not one of ours."""
+    """The statement of a sentence; None if no template gives this sentence."""
     for form, template, pattern in _patterns():
         match = pattern.fullmatch(sentence)
         if not match:
             continue
-        said = match.groupdict()
-        verb = said.get("moved") or said.get("turned") or ""
-        statement = _statement(form, said, _KIND_OF_VERB.get(verb, ""))
+        fields = match.groupdict()
+        verb = fields.get("moved") or fields.get("turned") or ""
+        statement = _statement(form, fields, _KIND_OF_VERB.get(verb, ""))
         if statement and wording(statement, template, verb) == sentence:
             return statement
     return None
 
 
 def event_name(name: str) -> str:
-    """An event's name as a sentence can hold it: lower case, no punctuation that could end or split the sentence."""
+    """An event's name for use in a sentence: lower case, without punctuation that could end the sentence."""
     words = " ".join(re.sub(rf"[^\w{re.escape(_PUNCTUATION)}]+", " ", name.lower()).split())
-    return words.strip(_PUNCTUATION)[:_LONGEST_NAME].strip(_PUNCTUATION) or "unnamed"
+    return words.strip(_PUNCTUATION)[:_MAX_NAME_LENGTH].strip(_PUNCTUATION) or "unnamed"
 
 
 def _fields(statement: Statement) -> dict[str, str]:
-    """The texts that fill a template of the statement's form."""
+    """The values of the fields of the statement's templates."""
     fact = statement.facts[0]
     fields = {}
     if fact.start is not None and fact.end is not None:
         fields = {"start": _clock(fact.start), "end": _clock(fact.end)}
-    if statement.form in _OF_CHANNELS:
-        places = decimals(fact.subject)
+    if statement.form in _CHANNEL_FORMS:
+        digits = decimals(fact.subject)
         fields |= {"channel": PHRASES[fact.subject], "unit": unit_words(fact.subject)}
         names = {"value": fact} if statement.form == "extreme" else {each.kind: each for each in statement.facts}
-        fields |= {name: f"{each.value:.{places}f}" for name, each in names.items() if each.value is not None}
+        fields |= {name: f"{each.value:.{digits}f}" for name, each in names.items() if each.value is not None}
         return fields
     fields["name"] = fact.subject
     if fact.value is not None:
@@ -127,29 +127,29 @@ def _fields(statement: Statement) -> dict[str, str]:
     return fields
 
 
-def _statement(form: str, said: Mapping[str, str], kind_of_verb: str) -> Statement | None:
-    """The statement behind a matched template's fields; None where a channel or time is none."""
-    start, end = _minute(said.get("start")), _minute(said.get("end"))
-    if ("start" in said and (start is None or start == MINUTES_PER_DAY)) or ("end" in said and not end):
+def _statement(form: str, fields: Mapping[str, str], kind_of_verb: str) -> Statement | None:
+    """The statement with these fields; None if a time is invalid."""
+    start, end = _minute(fields.get("start")), _minute(fields.get("end"))
+    if ("start" in fields and (start is None or start == MINUTES_PER_DAY)) or ("end" in fields and not end):
         return None
-    if form in _OF_CHANNELS:
-        subject = CHANNEL_OF[said["channel"].casefold()]
+    if form in _CHANNEL_FORMS:
+        subject = CHANNEL_OF[fields["channel"].casefold()]
         if form == "statistics":
-            return Statement(form, tuple(Fact(kind, subject, float(said[kind])) for kind in STATISTICS))
+            return Statement(form, tuple(Fact(kind, subject, float(fields[kind])) for kind in STATISTICS))
         if form == "constant":
-            level = float(said["mean"])
+            level = float(fields["mean"])
             return Statement(form, tuple(Fact(k, subject, 0.0 if k == "deviation" else level) for k in STATISTICS))
         if form == "extreme":
-            return Statement(form, (Fact(kind_of_verb, subject, float(said["value"]), start, start),))
+            return Statement(form, (Fact(kind_of_verb, subject, float(fields["value"]), start, start),))
         return Statement(form, (Fact(kind_of_verb, subject, None, start, end),))
     kind = _KIND_OF_FORM.get(form, form)
-    name = said.get("name", "asleep")
+    name = fields.get("name", "asleep")
     name = name[0].lower() + name[1:] if "A" <= name[0] <= "Z" else name
-    if form in _SINGLE_MOMENTS:
+    if form in _MOMENT_FORMS:
         return Statement(form, (Fact(kind, name, 1.0 if form == "mark" else None, start, start),))
     if form == "marks":
-        return Statement(form, (Fact(kind, name, float(said["count"]), start, end),))
-    minutes = _minutes(said["minutes"]) if "minutes" in said else clock_minutes(start or 0, end or 0)
+        return Statement(form, (Fact(kind, name, float(fields["count"]), start, end),))
+    minutes = _minutes(fields["minutes"]) if "minutes" in fields else clock_minutes(start or 0, end or 0)
     return Statement(form, (Fact(kind, name, float(minutes), start, end),))
 
 
@@ -158,7 +158,7 @@ def _clock(minute: int) -> str:
 
 
 def _minute(clock: str | None) -> int | None:
-    """Minutes since midnight of "HH:MM"; None where there is no such time."""
+    """Minutes since midnight of "HH:MM"; None for an invalid time."""
     if clock is None:
         return None
     hours, minutes = int(clock[:2]), int(clock[3:])
@@ -173,12 +173,12 @@ def _duration(minutes: int) -> str:
 
 def _minutes(duration: str) -> int:
     words = duration.split()
-    return sum(int(words[at]) * (60 if words[at + 1].startswith("hour") else 1) for at in range(0, len(words), 2))
+    return sum(int(words[i]) * (60 if words[i + 1].startswith("hour") else 1) for i in range(0, len(words), 2))
 
 
 @functools.cache
 def _patterns() -> Sequence[tuple[str, str, re.Pattern[str]]]:
-    """Every template as a pattern whose groups are its fields."""
+    """Form, template and regular expression of every template; the groups are its fields."""
     number = r"-?\d{1,9}(?:\.\d{1,4})?"
     clock = r"\d\d:\d\d"
     one_of = {
@@ -192,7 +192,7 @@ def _patterns() -> Sequence[tuple[str, str, re.Pattern[str]]]:
     fields |= dict.fromkeys((*STATISTICS, "value"), number) | {"start": clock, "end": clock}
     fields["minutes"] = r"\d{1,4} (?:hours?|minutes?)(?: \d{1,2} minutes?)?"
     fields["count"] = r"\d{1,4}"
-    fields["name"] = rf"\w[\w{re.escape(_PUNCTUATION)}]{{0,{_LONGEST_NAME - 1}}}"
+    fields["name"] = rf"\w[\w{re.escape(_PUNCTUATION)}]{{0,{_MAX_NAME_LENGTH - 1}}}"
     groups = {name: f"(?P<{name}>{pattern})" for name, pattern in fields.items()}
     return [
         (form, template, re.compile(re.sub(r"\\\{(\w+)\\\}", lambda field: groups[field[1]], re.escape(template))))

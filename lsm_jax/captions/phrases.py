@@ -1,4 +1,4 @@
-"""How captions name channels and units, and to how many decimals they give a number."""
+"""The names of channels and units in captions, and the number of decimals."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from types import MappingProxyType
 
 from lsm_jax.channels import REGISTRY, channel
 
-# Every phrase is a singular noun without article, so that one set of sentences fits all of them.
+# Every phrase is a singular noun without article, so that all templates fit all channels.
 _PHRASES = {
     "rr_percent_valid": "share of valid beat intervals",
     "rr_80th_percentile": "80th percentile of beat intervals",
@@ -64,7 +64,7 @@ _UNIT_WORDS = {
 
 
 def unit_words(name: str) -> str:
-    """The unit as it follows a number of this channel, " bpm"; empty where the unit says nothing to a reader."""
+    """The unit as it follows a number, such as " bpm"; empty if the unit would tell a reader nothing."""
     unit = channel(name).unit
     words = _UNIT_WORDS.get(unit, unit)
     return f" {words}" if words else ""
@@ -74,11 +74,11 @@ UNITS = tuple(sorted({unit_words(name) for name in REGISTRY}, key=len, reverse=T
 
 
 def decimals(name: str) -> int:
-    """One, as published (SensorLM, arXiv 2506.09108); more where a tenth would hide the channel's own spread."""
+    """Decimals of a channel: 1 as published (SensorLM, arXiv 2506.09108), more where 0.1 is coarse beside its sd."""
     spread = channel(name).sd
     return 1 if spread >= 1 else 2 if spread >= 0.1 else 3
 
 
-def spoken(name: str, value: float) -> float:
-    """A value as captions say it: rounded to the channel's decimals, never a negative zero."""
+def rounded(name: str, value: float) -> float:
+    """A value rounded to the channel's decimals, without a negative zero."""
     return round(float(value), decimals(name)) + 0.0

@@ -1,9 +1,9 @@
-"""The wording of captions, ours, at least as many templates of each sort as SensorLM publishes (arXiv 2506.09108).
+"""The sentence templates of captions: ours, and of each form at least as many as SensorLM publishes (arXiv 2506.09108).
 
-A template is one sentence that ends in a full stop and has none followed by a space inside. Every fact of its form
-stands in it, so that reading it back loses nothing; `{minutes}` may be left out, because start and end imply it.
-Nothing is said of hours that were not recorded: a statistic is one *of the recording*, and a stretch that was cut
-at midnight does not "begin" or "end" there, it lies between two times.
+A template is one sentence that ends in a full stop, with no full stop before a space inside. It contains every field of
+its form, so that parsing loses nothing; only `{minutes}` may be missing, because start and end imply it. Templates make
+no statement about hours that were not recorded. A statistic is one "of the recording", and an interval that was cut at
+midnight does not "begin" or "end" there, it lies between two times.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ STATISTICS = (
     "{maximum}.",
 )
 
-# Where all values are the same to the decimals given: the four numbers are then one, and the deviation none.
+# For channels whose rounded values are all equal: one number instead of four, and a deviation of 0.
 CONSTANT = (
     "{channel} was {mean}{unit} throughout its recorded minutes.",
     "The recorded {channel} never left {mean}{unit}.",
@@ -59,7 +59,7 @@ CONSTANT = (
     "{channel} stood at {mean}{unit} wherever it was recorded.",
 )
 
-# {moved} says which way; any of the phrases of a kind fits any of the sentences.
+# Phrases for {moved}; every phrase fits every template.
 MOVED = {
     "increase": ("rose", "climbed", "increased", "went up", "trended upward"),
     "decrease": ("fell", "declined", "decreased", "went down", "trended downward"),
@@ -84,7 +84,7 @@ TREND = (
     "Across the period {start} to {end} one sees that {channel} {moved}.",
 )
 
-# {turned} likewise. The value is the mean of the bin, so no sentence says that the channel went no further.
+# Phrases for {turned}. The value is a bin mean, so no template claims that it was the channel's most extreme value.
 TURNED = {
     "peak": ("peaked", "spiked", "surged", "stood out high", "came to a high point"),
     "drop": ("dipped", "dropped", "sank briefly", "stood out low", "came to a low point"),
@@ -132,7 +132,7 @@ ACTIVITY = (
     "In the activity log, {start} to {end} belongs to {name}.",
 )
 
-# Only for the event "asleep"; a log's own words for stages and naps are said by SLEEP_NAMED.
+# For the event "asleep"; SLEEP_NAMED is for other names in the log, such as stages and naps.
 SLEEP = (
     "The wearer was asleep from {start} to {end}.",
     "The wearer slept between {start} and {end}.",

@@ -1,4 +1,4 @@
-"""`lsm caption`: what each window of a dataset shows, in words, ours or a run's; and the vocabulary they need."""
+"""`lsm caption`: captions of a dataset's windows, ours or a model's, and the vocabulary that they need."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import itertools
 import json
 import textwrap
 import time
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,23 +15,14 @@ from lsm_jax.cli.evaluate import at_least_one
 from lsm_jax.errors import UserError
 
 if TYPE_CHECKING:
-    from lsm_jax.captions.caption import Captioner
-    from lsm_jax.captions.facts import Fact
-    from lsm_jax.data.store import Dataset, WindowSource
+    from lsm_jax.captions.caption import Captioner, CaptionStatistics
+    from lsm_jax.data.store import WindowSource
     from lsm_jax.windows import Window
 
 HELP = "describe days in words: statistics, trends and peaks, activities and sleep"
 EXAMPLE = "lsm caption --data data/synth --level semantic --split test --out captions.jsonl"
 
-_SHOWN = 3
-_LEARNT_FROM = 50_000  # captions at most; more add no words
-_LENGTHS = (256, 512, 1024)  # tokens, the lengths SensorLM publishes for its levels (arXiv 2506.09108)
-_SILENCE = {
-    "statistical": "no channel that captions speak of was observed for half an hour",
-    "structural": "no channel was recorded long enough without a gap to show a trend, peak or drop",
-    "semantic": "no activity, sleep, mood, meal or session was logged while something was recorded; `[[events]]` of a "
-    "mapping file bring such logs in",
-}
+_NUM_SHOWN = 3  # captions on the terminal
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -70,10 +60,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes or shows the captions, trains the tokenizer where asked for, and prints what they hold."""
-    from lsm_jax.captions.caption import Captioner, parse_levels
+    """Writes or prints the captions and their statistics, and trains a tokenizer if asked to."""
+    from lsm_jax.captions.caption import Captioner, CaptionStatistics, parse_levels
     from lsm_jax.cli.progress import progress_bar
     from lsm_jax.data.store import open_dataset
+    from lsm_jax.data.text import learn_vocabulary
 
     if args.workdir and (args.level or args.tokenizer or args.epoch):
         raise UserError(
@@ -91,64 +82,51 @@ def run(args: argparse.Namespace) -> int:
     source = dataset.source(args.split)
     if not len(source):
         raise UserError(f"{args.data}: its {args.split} split holds no window; choose another --split.")
-    tally, started = _Tally(), time.perf_counter()
-    with progress_bar(f"captions of {dataset.name}: windows") as tell:
+    statistics, started = CaptionStatistics(), time.perf_counter()
+    with progress_bar(f"captions of {dataset.name}: windows") as report:
         if args.workdir:
-            level, lines = _generated_lines(args, source, tally, tell)
+            level, lines = _model_lines(args, source, statistics, report)
         else:
-            lines = _lines(source, captioner, args.epoch, tally, tell)
-        shown = _write_lines(args.out, lines) if args.out else _first_texts(lines)
+            lines = _template_lines(source, captioner, args.epoch, statistics, report)
+        texts = _write_lines(args.out, lines) if args.out else _first_texts(lines)
     summary = {"dataset": dataset.name, "split": args.split, "level": level, "seed": args.seed}
-    summary |= {"epoch": args.epoch, "seconds": round(time.perf_counter() - started, 2)} | tally.summary()
-    _print_summary(summary, shown)
+    summary |= {"epoch": args.epoch, "seconds": round(time.perf_counter() - started, 2)} | statistics.summary()
+    _print_summary(summary, texts)
     if args.tokenizer:
-        summary["tokenizer"] = _learn_vocabulary(args, dataset, captioner)
+        tokenizer, summary["tokenizer"] = learn_vocabulary(dataset, captioner, args.vocabulary, args.epoch)
+        tokenizer.save(args.tokenizer)
+        _print_vocabulary(args, summary["tokenizer"])
+        try:
+            dataset.add_to_card("captions", {"+".join(captioner.levels): summary["tokenizer"]})
+        except OSError as error:
+            print(f"{dataset.path / 'data_card.json'}: left as it is, it cannot be written ({error.strerror})")
     if args.out:
         args.out.with_suffix(".summary.json").write_text(json.dumps(summary, indent=1))
         print(args.out)
     return 0
 
 
-class _Tally:
-    """What a stream of captions holds."""
-
-    def __init__(self) -> None:
-        self.words: list[int] = []
-        self._facts: Counter[str] = Counter()
-
-    def add(self, text: str, facts: Iterable[Fact]) -> None:
-        self.words.append(len(text.split()))
-        self._facts.update(fact.kind for fact in facts)
-
-    def summary(self) -> dict[str, Any]:
-        said = sorted(count for count in self.words if count) or [0]
-        return {
-            "windows": len(self.words),
-            "empty": self.words.count(0),
-            "words": {"median": said[len(said) // 2], "most": said[-1]},
-            "facts": dict(self._facts.most_common()),
-        }
-
-
-def _lines(
-    source: WindowSource, captioner: Captioner, epoch: int, tally: _Tally, tell: Callable[[int, int], None]
+def _template_lines(
+    source: WindowSource,
+    captioner: Captioner,
+    epoch: int,
+    statistics: CaptionStatistics,
+    report: Callable[[int, int], None],
 ) -> Iterator[dict[str, Any]]:
-    """A line per window; UserError where there is nothing to say of any."""
-    for example in range(len(source)):
-        window = source[example]
-        caption = captioner(window, epoch)
-        tally.add(caption.text, caption.facts)
-        yield _line(example, window, "+".join(captioner.levels), caption.text)
-        tell(example + 1, len(source))
-    if not any(tally.words):
-        reasons = "; ".join(f"{level}: {_SILENCE[level]}" for level in captioner.levels)
-        raise UserError(f"{source.path}: nothing to say of any of the split's {len(source)} windows ({reasons}).")
+    """A line of output for each window, with our caption."""
+    from lsm_jax.data.text import captioned_windows
+
+    level = "+".join(captioner.levels)
+    for index, (window, caption) in enumerate(captioned_windows(source, captioner, epoch)):
+        statistics.add(caption.text, caption.facts)
+        yield _line(index, window, level, caption.text)
+        report(index + 1, len(source))
 
 
-def _generated_lines(
-    args: argparse.Namespace, source: WindowSource, tally: _Tally, tell: Callable[[int, int], None]
+def _model_lines(
+    args: argparse.Namespace, source: WindowSource, statistics: CaptionStatistics, report: Callable[[int, int], None]
 ) -> tuple[str, Iterator[dict[str, Any]]]:
-    """The level that a run speaks at, and a line per window in its words."""
+    """The levels of a run, and a line of output for each window, with the run's caption."""
     from lsm_jax.captions.grammar import facts_of
     from lsm_jax.evals.captioning import Captioning
     from lsm_jax.train.loop import use_compile_cache
@@ -156,25 +134,25 @@ def _generated_lines(
 
     use_compile_cache()
     loaded = load_run(args.workdir, args.step)
-    suite = Captioning(batch_size=args.batch_size, seed=args.seed, decode=args.decode, progress=tell)
+    suite = Captioning(batch_size=args.batch_size, seed=args.seed, decode=args.decode, progress=report)
     level = str(loaded.config.language.levels)
 
     def lines() -> Iterator[dict[str, Any]]:
         for _, rows in suite.generate(loaded, source):
             for info, text in rows:
-                tally.add(text, facts_of(text))
+                statistics.add(text, facts_of(text))
                 yield _line(info.index, info.window, level, text) | {"step": loaded.step, "decode": args.decode}
 
     return level, lines()
 
 
-def _line(example: int, window: Window, level: str, text: str) -> dict[str, Any]:
-    who, start = window.participant, window.start.isoformat()
-    return {"example": example, "participant": who, "start": start, "level": level, "text": text}
+def _line(index: int, window: Window, level: str, text: str) -> dict[str, Any]:
+    person, start = window.participant, window.start.isoformat()
+    return {"example": index, "participant": person, "start": start, "level": level, "text": text}
 
 
 def _write_lines(out: Path, lines: Iterable[Mapping[str, Any]]) -> list[str]:
-    """Writes the file whole or not at all; shows nothing."""
+    """Writes the file completely or not at all, and returns no text to print."""
     partial = out.with_name(f".{out.name}.partial")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -190,54 +168,16 @@ def _write_lines(out: Path, lines: Iterable[Mapping[str, Any]]) -> list[str]:
 
 
 def _first_texts(lines: Iterator[Mapping[str, Any]]) -> list[str]:
-    """The first few texts; takes all lines, so that the summary is of the whole split."""
+    """The first few texts. Reads all lines, so that the statistics are of the whole split."""
     texts = (line["text"] for line in lines if line["text"])
-    shown = list(itertools.islice(texts, _SHOWN))
+    first = list(itertools.islice(texts, _NUM_SHOWN))
     for _ in texts:
         pass
-    return shown
+    return first
 
 
-def _learn_vocabulary(args: argparse.Namespace, dataset: Dataset, captioner: Captioner) -> dict[str, Any]:
-    """Trains and saves the tokenizer; how many tokens captions have goes to the terminal and the data card."""
-    import numpy as np
-
-    from lsm_jax.captions.tokenizer import Tokenizer
-
-    source = dataset.source("train")
-    places = np.linspace(0, len(source) - 1, min(len(source), _LEARNT_FROM)).astype(int).tolist()
-    texts = [text for place in places if (text := captioner(source[place], args.epoch).text)]
-    tokenizer = Tokenizer.train(texts, args.vocabulary)
-    tokenizer.save(args.tokenizer)
-    tokens = tokenizer.encode(texts, _LENGTHS[0]).lengths
-    median, high, most = (int(quantile) for quantile in np.percentile(tokens, (50, 99, 100)))
-    lengths = {
-        "captions": len(texts),
-        "vocabulary": tokenizer.vocabulary,
-        "tokens": {"median": median, "99th percentile": high, "most": most},
-        "share longer than": {str(length): round(float((tokens > length).mean()), 4) for length in _LENGTHS},
-    }
-    print(
-        f"{args.tokenizer}: {tokenizer.vocabulary:,} ids ({args.vocabulary:,} allowed) from {len(texts):,} captions; "
-        f"tokens each, begin and end included: median {median:,}, 99th percentile {high:,}, most {most:,}"
-    )
-    _add_to_card(dataset, "+".join(captioner.levels), lengths)
-    return lengths
-
-
-def _add_to_card(dataset: Dataset, level: str, lengths: Mapping[str, Any]) -> None:
-    card = {**dataset.card, "captions": {**dataset.card.get("captions", {}), level: lengths}}
-    file = dataset.path / "data_card.json"
-    partial = file.with_suffix(".partial")
-    try:
-        partial.write_text(json.dumps(card, indent=1))
-        partial.replace(file)
-    except OSError as error:
-        print(f"{file}: left as it is, it cannot be written ({error.strerror})")
-
-
-def _print_summary(summary: Mapping[str, Any], shown: Iterable[str]) -> None:
-    for text in shown:
+def _print_summary(summary: Mapping[str, Any], texts: Iterable[str]) -> None:
+    for text in texts:
         print(textwrap.fill(text, 120) + "\n")
     windows, seconds = summary["windows"], summary["seconds"]
     facts = ", ".join(f"{kind} {count:,}" for kind, count in summary["facts"].items())
@@ -245,4 +185,13 @@ def _print_summary(summary: Mapping[str, Any], shown: Iterable[str]) -> None:
         f"{summary['dataset']}, {summary['split']}, {summary['level']}: {windows:,} windows in {seconds:.1f} s "
         f"({windows / max(seconds, 1e-3):,.0f} a second); {summary['empty']:,} with nothing to say; words each: "
         f"median {summary['words']['median']}, most {summary['words']['most']}\nfacts: {facts}"
+    )
+
+
+def _print_vocabulary(args: argparse.Namespace, lengths: Mapping[str, Any]) -> None:
+    tokens = lengths["tokens"]
+    print(
+        f"{args.tokenizer}: {lengths['vocabulary']:,} ids ({args.vocabulary:,} allowed) from {lengths['captions']:,} "
+        f"captions; tokens each, begin and end included: median {tokens['median']:,}, 99th percentile "
+        f"{tokens['99th percentile']:,}, most {tokens['most']:,}"
     )

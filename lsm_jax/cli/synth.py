@@ -1,4 +1,4 @@
-"""`lsm synth`: a cohort with known physiology, written as a dataset."""
+"""`lsm synth`: a synthetic cohort with known physiology, written as a dataset."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes the cohort and, where asked for, its ground truth. Prints where and how fast."""
+    """Writes the cohort and, if asked to, its ground truth. Prints where they are and how long it took."""
     out, truth = args.out, args.ground_truth
     if truth and (
         out.resolve() in [truth.resolve(), *truth.resolve().parents] or truth.resolve() in out.resolve().parents
@@ -44,34 +44,25 @@ def run(args: argparse.Namespace) -> int:
 
 def _write(args: argparse.Namespace, out: Path, *, truth: bool) -> dict[str, object]:
     # Imported late: the rest of the command line should not wait for them.
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
     from lsm_jax.channels import MINUTELY_26
+    from lsm_jax.cli.progress import progress_bar
     from lsm_jax.data.store import write_dataset
     from lsm_jax.synth.cohort import windows
 
-    stream = windows(args.people, args.days, args.seed, truth=truth)
-    name = "synth_truth" if truth else "synth"
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-    started = time.perf_counter()
-    with Progress(*columns) as progress:
-        task = progress.add_task(f"{name}: person-days", total=args.people * args.days)
+    what = "Ground truth (no gaps, for evaluation only) of a" if truth else "A"
+    size = f"{args.people} people, {args.days} days"
+    name, days, started = "synth_truth" if truth else "synth", args.people * args.days, time.perf_counter()
+    with progress_bar(f"{name}: person-days") as report:
         write_dataset(
             out,
             name,
             MINUTELY_26,
-            stream,
+            windows(args.people, args.days, args.seed, truth=truth),
             seed=args.seed,
-            description=_description(args, truth),
+            description=f"{what} synthetic cohort: {size}, seed {args.seed}, made by lsm synth.",
             overwrite=args.overwrite,
-            progress=lambda count: progress.update(task, completed=count),
+            progress=lambda count: report(count, days),
         )
     seconds = time.perf_counter() - started
-    days = args.people * args.days
     print(f"{out}: {args.people} people, {days} person-days in {seconds:.1f} s ({days / seconds:.0f} a second)")
     return {"people": args.people, "days": args.days, "seed": args.seed, "seconds": round(seconds, 2)}
-
-
-def _description(args: argparse.Namespace, truth: bool) -> str:
-    what = "Ground truth (no gaps, for evaluation only) of a" if truth else "A"
-    return f"{what} synthetic cohort: {args.people} people, {args.days} days, seed {args.seed}, made by lsm synth."

@@ -1,14 +1,11 @@
-"""Writing a dataset on Apache Beam, TFDS's own way: for studies whose windows one process cannot write in time.
+"""Writes a dataset on Apache Beam with TFDS's Beam writer, for studies too large for one process.
 
-Same records, splits and sidecar files as `store.write_dataset`; only the order of windows within a split differs
-(TFDS orders by the hash of a window's key).
+Records, splits and sidecar files are those of `store.write_dataset`. Only the order of windows within a split differs,
+because TFDS sorts by the hash of a window's key.
 """
 
 from __future__ import annotations
 
-import dataclasses
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,12 +13,8 @@ from typing import Any, ClassVar
 import apache_beam as beam
 import tensorflow_datasets as tfds
 
-from lsm_jax.channels import channels as registered
-from lsm_jax.data.card import DatasetSummary
-from lsm_jax.data.codec import RecordWriter, record_features
-from lsm_jax.data.shards import NAME
-from lsm_jax.data.store import SPLITS, assign_splits, check_free, finish_dataset
-from lsm_jax.errors import UserError
+from lsm_jax.data.codec import RecordEncoder, record_features
+from lsm_jax.data.store import SPLITS, assign_splits, finish_dataset, staging_folder
 from lsm_jax.windows import Window
 
 LOCAL_RUNNER = "apache_beam.runners.portability.fn_api_runner.FnApiRunner"
@@ -37,22 +30,16 @@ def write_dataset_on_beam(
     description: str = "",
     overwrite: bool = False,
     options: Sequence[str] = (),
-) -> DatasetSummary:
-    """Runs a pipeline that yields windows and writes them as a dataset.
+) -> None:
+    """Runs a pipeline that makes windows and writes them as a dataset.
 
     Args:
       windows: adds its part to the pipeline and returns a collection of `Window`.
-      options: Beam's own command-line options; `--runner=...` chooses the runner, the local one by default.
+      options: Beam's own command-line options; `--runner=...` chooses the runner, by default the local one.
 
-    Other arguments and errors as `store.write_dataset`.
+    Other arguments and errors are those of `store.write_dataset`.
     """
-    registered(channels)
-    if not NAME.fullmatch(name):
-        raise UserError(f"dataset name {name!r}: use lower-case letters, digits and underscores, a letter first.")
-    check_free(out, overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-    try:
+    with staging_folder(out, name, channels, overwrite) as staging:
         builder = _builder(name, description, windows, tuple(channels), seed)(
             data_dir=str(staging), file_format="array_record"
         )
@@ -62,14 +49,7 @@ def write_dataset_on_beam(
             beam_runner=runner, beam_options=beam.options.pipeline_options.PipelineOptions(list(options))
         )
         builder.download_and_prepare(download_config=config)
-        dataset = Path(builder.data_dir)
-        summary = finish_dataset(dataset, channels)
-        if out.exists():
-            out.rename(staging / "replaced")
-        dataset.rename(out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-    return dataclasses.replace(summary, path=out)
+        finish_dataset(Path(builder.data_dir), channels, out)
 
 
 def _builder(
@@ -79,7 +59,7 @@ def _builder(
     channels: tuple[str, ...],
     seed: int,
 ) -> type[tfds.core.GeneratorBasedBuilder]:
-    """A TFDS builder of this name; TFDS takes the name of a dataset from its class."""
+    """A TFDS builder class; TFDS takes the name of the dataset from it."""
 
     class WindowsBuilder(tfds.core.GeneratorBasedBuilder):
         name = dataset
@@ -90,12 +70,12 @@ def _builder(
             return tfds.core.DatasetInfo(builder=self, features=record_features(), description=text or dataset)
 
         def _split_generators(self, dl_manager: Any, pipeline: beam.Pipeline) -> dict[str, beam.PCollection]:  # noqa: ARG002
-            found = windows(pipeline)
-            people = found | "Participant" >> beam.Map(_participant) | "Distinct" >> beam.Distinct()
+            all_windows = windows(pipeline)
+            people = all_windows | "Participant" >> beam.Map(_participant) | "Distinct" >> beam.Distinct()
             split_of = beam.pvalue.AsSingleton(
                 people | "List" >> beam.combiners.ToList() | "Split" >> beam.Map(assign_splits, seed)
             )
-            examples = found | "Encode" >> beam.ParDo(_Encode(channels))
+            examples = all_windows | "Encode" >> beam.ParDo(_Encode(channels))
             return {split: examples | split >> beam.Filter(_is_in, split_of, split) for split in SPLITS}
 
         def _generate_examples(self) -> Iterator[Any]:
@@ -105,13 +85,13 @@ def _builder(
 
 
 class _Encode(beam.DoFn):
-    """Windows to (key, example of `record_features`)."""
+    """Maps a window to (key, example of `record_features`)."""
 
     def __init__(self, channels: tuple[str, ...]) -> None:
         self._channels = channels
 
     def setup(self) -> None:
-        self._writer = RecordWriter(self._channels)
+        self._writer = RecordEncoder(self._channels)
 
     def process(self, element: Window, *_: Any, **__: Any) -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{element.participant}-{int(element.start.timestamp())}", self._writer.example(element)

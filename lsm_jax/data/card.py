@@ -1,11 +1,10 @@
-"""What is in a dataset, gathered one window at a time: moments for normalisation and the data card."""
+"""Statistics of a dataset, accumulated window by window: normalisation moments, the index and the data card."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections import Counter, defaultdict
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,79 +15,65 @@ from lsm_jax.channels import channel as registered
 from lsm_jax.windows import MINUTES_PER_DAY, Window
 
 TOKEN_MINUTES = 10  # LSM-2's patch: 10 minutes of one channel
-GAP_BOUNDS = (1, 2, 5, 10, 30, 60, 180, 360, 720, 1440)  # a gap counts under the largest bound it reaches, in minutes
+GAP_BOUNDS = (1, 2, 5, 10, 30, 60, 180, 360, 720, 1440)  # minutes; a gap counts under the largest bound it reaches
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)
-_NAMED_VALUES = 50  # a text label with more values than this is described by their number alone
+_MAX_NAMED_VALUES = 50  # with more distinct values, a text label is described by their number only
 
 
 @dataclasses.dataclass(frozen=True)
-class DatasetSummary:
-    """What a writer reports: where the dataset is and how much it holds.
+class Moments:
+    """Count, mean and sum of squared deviations of observed cells, of one channel or of C channels.
 
-    Attributes:
-      people, windows: by split, and `"all"`.
-      days: person-days, by local date.
-      missing_share: of all cells, over the dataset's channels.
-      disk_bytes: of all files.
-      warnings: plain sentences a person should read, such as a split without people.
+    The moments of disjoint sets of cells add up (Chan, Golub & LeVeque, 1983) without the cancellation of plain sums of
+    squares.
     """
 
-    path: Path
-    people: Mapping[str, int]
-    windows: Mapping[str, int]
-    days: int
-    missing_share: float
-    disk_bytes: int
-    warnings: tuple[str, ...]
-
-
-class RunningMoments:
-    """Count, mean and sum of squared deviations of every channel, merged window by window.
-
-    Chan, Golub & LeVeque's pairwise update: no sum of squares that cancels, whatever the values' scale.
-    """
-
-    def __init__(self, channel_count: int) -> None:
-        self.count = np.zeros(channel_count, np.int64)
-        self.mean = np.zeros(channel_count)
-        self.squares = np.zeros(channel_count)
-
-    def add(self, other: RunningMoments) -> None:
-        """Takes the cells that another has seen."""
-        total = self.count + other.count
-        share = other.count / np.maximum(total, 1)
-        gap = other.mean - self.mean
-        self.squares += other.squares + gap**2 * self.count * share
-        self.mean += gap * share
-        self.count = total
+    count: Int[np.ndarray, "*c"]
+    mean: Float[np.ndarray, "*c"]
+    squares: Float[np.ndarray, "*c"]
 
     @classmethod
-    def of(cls, values: Float[np.ndarray, "c t"], observed: Bool[np.ndarray, "c t"]) -> RunningMoments:
-        """The moments of some cells; unobserved ones must hold 0."""
-        moments = cls(len(values))
-        moments.count = observed.sum(axis=1)
-        moments.mean = values.sum(axis=1, dtype=np.float64) / np.maximum(moments.count, 1)
-        deviations = (values - moments.mean[:, None]) * observed
-        moments.squares = np.einsum("ct,ct->c", deviations, deviations)
-        return moments
+    def of_cells(cls, values: Float[np.ndarray, "c t"], observed: Bool[np.ndarray, "c t"]) -> Moments:
+        """The moments of a window's observed cells. Unobserved values must be 0."""
+        count = observed.sum(axis=1)
+        mean = values.sum(axis=1, dtype=np.float64) / np.maximum(count, 1)
+        deviations = (values - mean[:, None]) * observed
+        return cls(count, mean, np.einsum("ct,ct->c", deviations, deviations))
+
+    @classmethod
+    def from_sd(cls, count: int, mean: float, sd: float) -> Moments:
+        """The moments of one channel from its population standard deviation."""
+        return cls(np.asarray(count), np.asarray(mean), np.asarray(sd**2 * count))
+
+    @classmethod
+    def of_nothing(cls, channel_count: int) -> Moments:
+        """The moments of C channels without any observed cell."""
+        return cls(np.zeros(channel_count, np.int64), np.zeros(channel_count), np.zeros(channel_count))
+
+    def __add__(self, other: Moments) -> Moments:
+        count = self.count + other.count
+        share = other.count / np.maximum(count, 1)
+        difference = other.mean - self.mean
+        squares = self.squares + (other.squares + difference**2 * self.count * share)
+        return Moments(count, self.mean + difference * share, squares)
 
     @property
-    def sd(self) -> Float[np.ndarray, " c"]:
+    def sd(self) -> Float[np.ndarray, "*c"]:
         """Population standard deviation; 0 where nothing was observed."""
         return np.sqrt(self.squares / np.maximum(self.count, 1))
 
 
-class Description:
-    """Everything the sidecars of a dataset say, accumulated over its windows."""
+class DatasetStatistics:
+    """Accumulates the content of a dataset's sidecar files over its windows."""
 
     def __init__(self, name: str, text: str, channels: tuple[str, ...]) -> None:
         self.name, self.text, self.channels = name, text, channels
-        self._training = RunningMoments(len(channels))
+        self._training = Moments.of_nothing(len(channels))
         self._training_minutes = 0
-        self._all = RunningMoments(len(channels))
+        self._all = Moments.of_nothing(len(channels))
         self._low = np.full(len(channels), np.inf)
         self._high = np.full(len(channels), -np.inf)
-        # By minute of the local day: observed cells per channel, and steps seen.
+        # By minute of the local day: observed cells per channel, and steps.
         self._observed_at = np.zeros((len(channels), MINUTES_PER_DAY), np.int64)
         self._steps_at = np.zeros(MINUTES_PER_DAY, np.int64)
         self._gap_count = np.zeros((len(channels), len(GAP_BOUNDS)), np.int64)
@@ -99,13 +84,13 @@ class Description:
         self._rows: list[tuple[str, str, int, int, int, int, int]] = []
 
     def add(self, split: str, window: Window) -> None:
-        """Takes one window laid out on the dataset's channels."""
-        # Channel by channel: the store decodes windows so, and reductions over contiguous memory are much faster.
+        """Adds one window on the dataset's channels."""
+        # Channel-major, as the store decodes windows: reductions over contiguous memory are much faster.
         values, observed = np.ascontiguousarray(window.values.T), np.ascontiguousarray(window.observed.T)
-        moments = RunningMoments.of(values, observed)
-        self._all.add(moments)
+        moments = Moments.of_cells(values, observed)
+        self._all += moments
         if split == "train":
-            self._training.add(moments)
+            self._training += moments
             self._training_minutes += observed.shape[1]
         low = np.where(observed, values, np.float32(np.inf)).min(axis=1, initial=np.inf)
         high = np.where(observed, values, np.float32(-np.inf)).max(axis=1, initial=-np.inf)
@@ -130,11 +115,11 @@ class Description:
         )
 
     def index(self) -> pl.DataFrame:
-        """A row per window, in order: who, when, how much."""
+        """One row per window, in stored order."""
         return pl.DataFrame(self._rows, schema=INDEX_SCHEMA, orient="row")
 
     def normalisation(self) -> dict[str, Any]:
-        """The training split's moments, as `normalisation.json` holds them."""
+        """The content of `normalisation.json`: the training split's moments."""
         moments = zip(self._training.mean, self._training.sd, self._training.count, strict=True)
         return {
             "training_minutes": self._training_minutes,
@@ -145,7 +130,7 @@ class Description:
         }
 
     def card(self) -> dict[str, Any]:
-        """The data card, as `data_card.json` holds it."""
+        """The content of `data_card.json`."""
         index = self.index()
         people, windows = _by_split(index)
         cells = int(index["steps"].sum()) * len(self.channels)
@@ -183,21 +168,9 @@ class Description:
             "warnings": list(_warnings(people)),
         }
 
-    def summary(self, directory: Path) -> DatasetSummary:
-        card = self.card()
-        return DatasetSummary(
-            path=directory,
-            people=card["people_by_split"],
-            windows=card["windows_by_split"],
-            days=card["days"],
-            missing_share=card["missing_share"],
-            disk_bytes=sum(file.stat().st_size for file in directory.iterdir()),
-            warnings=tuple(card["warnings"]),
-        )
-
     def _add_hours(self, observed: Bool[np.ndarray, "c t"], start: int, minutes_per_step: int) -> None:
         first = 0
-        while first < observed.shape[1]:  # up to each midnight
+        while first < observed.shape[1]:  # day by day, up to midnight
             minute = (start + first * minutes_per_step) % MINUTES_PER_DAY
             steps = min(-(-(MINUTES_PER_DAY - minute) // minutes_per_step), observed.shape[1] - first)
             self._observed_at[:, minute::minutes_per_step][:, :steps] += observed[:, first : first + steps]
@@ -212,13 +185,13 @@ class Description:
         np.add.at(self._gap_minutes, (channel, bound), lengths)
 
     def _missing_by_hour(self) -> dict[str, list[float | None]]:
-        """Share of missing steps by channel and local hour; None for an hour no window covers."""
+        """Share of missing steps by channel and local hour; None for an hour that no window covers."""
         observed = self._observed_at.reshape(len(self.channels), 24, -1).sum(axis=2)
         steps = self._steps_at.reshape(24, -1).sum(axis=1)
         return {
             name: [
-                round(1 - int(seen) / int(total), 4) if total else None
-                for seen, total in zip(observed[column], steps, strict=True)
+                round(1 - int(count) / int(total), 4) if total else None
+                for count, total in zip(observed[column], steps, strict=True)
             ]
             for column, name in enumerate(self.channels)
         }
@@ -255,22 +228,22 @@ INDEX_SCHEMA = pl.Schema(
 
 
 def gap_lengths(observed: Bool[np.ndarray, "c t"]) -> tuple[Int[np.ndarray, " g"], Int[np.ndarray, " g"]]:
-    """Length in steps and channel of every maximal run of unobserved cells, channel by channel."""
+    """The length in steps and the channel of every gap (maximal run of unobserved cells), channel by channel."""
     channels, steps = observed.shape
     missing = np.zeros((channels, steps + 2), np.bool_)
     np.logical_not(observed, out=missing[:, 1:-1])
-    edges = np.flatnonzero(missing[:, 1:] != missing[:, :-1])  # every run has its start and its end, in turn
+    edges = np.flatnonzero(missing[:, 1:] != missing[:, :-1])  # starts and ends of gaps alternate
     starts, ends = edges[::2], edges[1::2]
     return ends - starts, starts // (steps + 1)
 
 
 def count_tokens(observed: Bool[np.ndarray, "c t"], patch: int) -> int:
-    """Patches of `patch` steps of one channel with at least one observed cell; the last may be shorter."""
-    seen = observed[:, ::patch].copy()
+    """Number of patches of `patch` steps of one channel with an observed cell; the last patch may be shorter."""
+    tokens_observed = observed[:, ::patch].copy()
     for step in range(1, patch):
-        later = observed[:, step::patch]
-        seen[:, : later.shape[1]] |= later
-    return int(np.count_nonzero(seen))
+        cells = observed[:, step::patch]
+        tokens_observed[:, : cells.shape[1]] |= cells
+    return int(np.count_nonzero(tokens_observed))
 
 
 def _local_minute(window: Window) -> int:
@@ -300,7 +273,7 @@ def _warnings(people: Mapping[str, int]) -> list[str]:
 
 
 def _label_summary(labels: Mapping[str, Mapping[str, float | str]]) -> dict[str, Any]:
-    """Labels by name over people: the range of numbers, the counts of texts."""
+    """By label, over people: statistics of its numbers and counts of its texts."""
     values: dict[str, list[float | str]] = defaultdict(list)
     for person in labels.values():
         for name, value in person.items():
@@ -319,6 +292,6 @@ def _label_summary(labels: Mapping[str, Mapping[str, float | str]]) -> dict[str,
                 "max": float(array.max()),
             }
         if texts:
-            summary[name]["values"] = dict(texts.most_common()) if len(texts) <= _NAMED_VALUES else {}
+            summary[name]["values"] = dict(texts.most_common()) if len(texts) <= _MAX_NAMED_VALUES else {}
             summary[name]["distinct"] = len(texts)
     return summary

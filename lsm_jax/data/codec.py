@@ -1,13 +1,13 @@
-"""A window as bytes: 16-bit codes per cell, 0 where nothing was observed.
+"""Windows as bytes: a 16-bit code for each cell, 0 where nothing was observed.
 
-A record is a `tf.train.Example` that TFDS reads with plain features. Cells are codes uint16[C, T], channel by
-channel, so that gaps are runs of zero bytes which ArrayRecord's zstd makes nearly free, and a cell's value is
-`offset[c] + code * step[c]`, `offset` and `step` chosen per window and channel:
+A record is a serialised `tf.train.Example` with plain TFDS features. Its cells are codes uint16[C, T], stored by
+channel, so that gaps are runs of zero bytes, which ArrayRecord's zstd compresses to almost nothing. The value of a
+cell is `offset[c] + code * step[c]`. Offset and step are chosen for each window and channel:
 
-- whole numbers spanning less than 65,535 (steps, counts, levels) have step 1 and are exact;
-- a channel with a single value has that value as its step and is exact;
-- all else has 14 bits of the channel's own range within the window, an error of at most 1/32,764 of that range,
-  far below what a wearable's sensor resolves; the two bits that 16 would add are noise that does not compress.
+- Whole numbers that span less than 65,535 (steps, counts, levels) have step 1 and are exact.
+- A channel with a single value has that value as its step and is exact.
+- Everything else is quantised to 14 bits of the channel's range within the window. The error is at most 1/32,764 of
+  that range, far below the resolution of wearable sensors. Two more bits would store noise that does not compress.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from google.protobuf.message import DecodeError
-from jaxtyping import Float, UInt16
+from jaxtyping import Bool, Float, UInt16
 from tensorflow_datasets.core.example_serializer import ExampleSerializer
 from tensorflow_datasets.proto import tf_example_pb2
 
@@ -31,13 +31,13 @@ from lsm_jax.windows import MINUTES_PER_DAY, Event, Window
 
 _EXACT_SPAN = 2**16 - 2  # codes 1 .. 65,535
 _LEVELS = 2**14 - 2
-_FINEST_STEP = np.float32(1e-30)  # its inverse is finite
-_LARGEST = np.float32(2.0**110)  # of an offset or step: with any code the value is finite
-_LONGEST_WINDOW = 366 * MINUTES_PER_DAY  # steps; longer ones are damage, not data
+_MIN_STEP = np.float32(1e-30)  # its inverse is finite
+_MAX_SCALE = np.float32(2.0**110)  # of |offset| and |step|, so that every code gives a finite value
+_MAX_STEPS = 366 * MINUTES_PER_DAY  # of a window; a longer one is damaged
 
 
 def record_features() -> tfds.features.FeaturesDict:
-    """The TFDS features of a record, for a writer of one's own (Beam) as for `tfds.builder_from_directory`."""
+    """The TFDS features of a record, as other writers (Beam) and `tfds.builder_from_directory` need them."""
     return tfds.features.FeaturesDict(
         {
             "codes": tfds.features.Scalar(np.object_),
@@ -53,8 +53,8 @@ def record_features() -> tfds.features.FeaturesDict:
     )
 
 
-class RecordWriter:
-    """Turns windows into records laid out on one channel list."""
+class RecordEncoder:
+    """Encodes windows as records whose cells follow the dataset's channel list."""
 
     def __init__(self, channels: Sequence[str]) -> None:
         self.channels = tuple(channels)
@@ -63,22 +63,22 @@ class RecordWriter:
         self._serializer = ExampleSerializer(self._features.get_serialized_info())
 
     def example(self, window: Window) -> dict[str, Any]:
-        """The window as an example of `record_features`.
+        """The window as a TFDS example of `record_features`.
 
         Raises:
-          UserError: the window has a channel that the dataset does not list.
+          UserError: the window has a channel that is not in the dataset's list.
         """
         unlisted = [name for name in window.channels if name not in self._column]
         if unlisted:
             raise UserError(f"a window has channels {unlisted} that the dataset's list {list(self.channels)} lacks.")
         codes, offset, step = encode_cells(window)
         columns = [self._column[name] for name in window.channels]
-        laid_out = np.zeros((len(self.channels), codes.shape[1]), "<u2")
-        laid_out[columns] = codes
+        all_codes = np.zeros((len(self.channels), codes.shape[1]), "<u2")
+        all_codes[columns] = codes
         offsets, steps = np.zeros(len(self.channels), np.float32), np.ones(len(self.channels), np.float32)
         offsets[columns], steps[columns] = offset, step
         return {
-            "codes": laid_out.tobytes(),
+            "codes": all_codes.tobytes(),
             "offset": offsets,
             "step": steps,
             "participant": window.participant,
@@ -95,21 +95,35 @@ class RecordWriter:
 
 
 def encode_cells(window: Window) -> tuple[UInt16[np.ndarray, "c t"], Float[np.ndarray, " c"], Float[np.ndarray, " c"]]:
-    """Codes, offset and step of a window's cells, as the module's head defines them."""
+    """Codes, offset and step of a window's cells; see the module docstring."""
     observed = np.ascontiguousarray(window.observed.T)
     values = np.where(observed, window.values.T, np.float32(0))
     low = np.where(observed, values, np.float32(np.inf)).min(axis=1, initial=np.inf)
     high = np.where(observed, values, np.float32(-np.inf)).max(axis=1, initial=-np.inf)
     low, high = np.where(low > high, 0, low), np.where(low > high, 0, high)
-    span, largest = high - low, np.maximum(np.abs(low), np.abs(high))
-    whole = (values == np.rint(values)).all(axis=1) & (span <= _EXACT_SPAN) & (largest < 2**24)
-    # A step finer than float32 itself around these values would be lost in `offset`.
-    finest = np.maximum(2 * np.spacing(largest), _FINEST_STEP)
-    step = np.where(whole, 1, np.maximum(span / _LEVELS, finest)).astype(np.float32)
+    span, magnitude = high - low, np.maximum(np.abs(low), np.abs(high))
+    whole = (values == np.rint(values)).all(axis=1) & (span <= _EXACT_SPAN) & (magnitude < 2**24)
+    # A step below float32's spacing at these values would be lost when the offset is added.
+    min_step = np.maximum(2 * np.spacing(magnitude), _MIN_STEP)
+    step = np.where(whole, 1, np.maximum(span / _LEVELS, min_step)).astype(np.float32)
     codes = (np.rint((values - low[:, None]) * (1 / step)[:, None]) + 1) * observed
     constant = span == 0
     offset = np.where(constant, 0, low - step).astype(np.float32)
     return codes.astype("<u2"), offset, np.where(constant, low, step).astype(np.float32)
+
+
+def decode_cells(
+    codes: UInt16[np.ndarray, "c t"], step: Float[np.ndarray, " c"], offset: Float[np.ndarray, " c"]
+) -> tuple[Float[np.ndarray, "c t"], Bool[np.ndarray, "c t"]]:
+    """The values `offset + code * step`, 0 where unobserved, and the observed mask.
+
+    A caller that wants z-scores passes `step / sd` and `(offset - mean) / sd`.
+    """
+    observed = codes != 0
+    values = codes * step[:, None]
+    values += offset[:, None]
+    values *= observed
+    return values, observed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -119,7 +133,6 @@ class Record:
     Attributes:
       codes: uint16[C, T]; 0 where unobserved.
       offset, step: float32[C]; a value is `offset + code * step`.
-      local_minute: minutes since 1970-01-01 00:00 *local* time of the first step.
     """
 
     codes: UInt16[np.ndarray, "c t"]
@@ -134,14 +147,12 @@ class Record:
 
     @property
     def local_minute(self) -> int:
+        """The first step in minutes of local time since 1970-01-01 00:00."""
         return self.start_seconds // 60 + self.utc_offset_minutes
 
     def window(self, channels: Sequence[str]) -> Window:
-        """The window this record holds, its arrays views of channel-major memory; ValueError on damaged texts."""
-        observed = self.codes != 0
-        values = self.codes * self.step[:, None]
-        values += self.offset[:, None]
-        values *= observed
+        """The decoded window, with arrays that are views of channel-major memory; ValueError on damaged texts."""
+        values, observed = decode_cells(self.codes, self.step, self.offset)
         return Window(
             values=values.T,
             observed=observed.T,
@@ -156,10 +167,10 @@ class Record:
 
 
 def parse_record(serialised: bytes, channel_count: int) -> Record:
-    """The record of these bytes.
+    """Parses a record.
 
     Raises:
-      ValueError: not a record of this many channels; says which part is wrong.
+      ValueError: this is not a record of `channel_count` channels; the message names the part that is wrong.
     """
     try:
         feature = tf_example_pb2.Example.FromString(serialised).features.feature
@@ -168,12 +179,12 @@ def parse_record(serialised: bytes, channel_count: int) -> Record:
     codes = np.frombuffer(_single(feature, "codes", "bytes_list"), "<u2")
     offset = np.array(feature["offset"].float_list.value, np.float32)
     step = np.array(feature["step"].float_list.value, np.float32)
-    if codes.size % channel_count or codes.size > channel_count * _LONGEST_WINDOW:
+    if codes.size % channel_count or codes.size > channel_count * _MAX_STEPS:
         raise ValueError(f"{codes.size} cells do not fit {channel_count} channels")
     if offset.shape != (channel_count,) or step.shape != (channel_count,):
         raise ValueError(f"offset and step of {offset.size} and {step.size} channels, not {channel_count}")
-    if not ((np.abs(offset) <= _LARGEST).all() and (np.abs(step) <= _LARGEST).all()):
-        raise ValueError(f"an offset or step is not a number of at most {_LARGEST:.0e}")
+    if not ((np.abs(offset) <= _MAX_SCALE).all() and (np.abs(step) <= _MAX_SCALE).all()):
+        raise ValueError(f"an offset or step is not a number of at most {_MAX_SCALE:.0e}")
     record = Record(
         codes=codes.reshape(channel_count, -1),
         offset=offset,
@@ -200,7 +211,7 @@ def _single(feature: Any, name: str, kind: str) -> Any:
 
 
 def _labels_json(labels: Mapping[str, float | str]) -> str:
-    """Labels as JSON; a number that is not finite is no label and is left out."""
+    """Labels as JSON, without numbers that are not finite."""
     kept = {
         name: value if isinstance(value, str) else float(value)
         for name, value in labels.items()

@@ -1,7 +1,7 @@
-"""Excerpts: a stretch of a day shown and spoken of by itself.
+"""Random crops of a day around one logged event, for learning from captions.
 
-A caption of a whole day names a handful of events somewhere in 1440 minutes, and from random weights it takes long to
-find out which words are about which hours. In a stretch around one event there is little else that they could be about.
+The caption of a whole day names a handful of events somewhere in 1440 minutes, and a randomly initialised model takes
+long to learn which words describe which hours. A crop around one event leaves little else for the words to describe.
 """
 
 from __future__ import annotations
@@ -11,49 +11,51 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lsm_jax.captions.semantic import KINDS, captioned_events
+from lsm_jax.captions.semantic import EVENT_KINDS, captioned_events
 from lsm_jax.windows import Window
 
-SHORTEST = 60  # minutes
-_MARGIN = 30  # minutes at most around an event, so that the end of the record does not tell where it ends
+MIN_CROP_MINUTES = 60
+_MAX_MARGIN_MINUTES = 30  # around an event, so that the end of the crop does not tell where the event ends
 
 
-def event_crop(window: Window, random: np.random.Generator, kinds: Sequence[str] = KINDS) -> tuple[int, int]:
-    """First minute and the one after the last of a stretch that holds an event and cuts none.
+def event_crop(window: Window, random: np.random.Generator, kinds: Sequence[str] = EVENT_KINDS) -> tuple[int, int]:
+    """A random interval of a window, as its first minute and one past its last, that cuts no event.
 
-    Its length is log-uniform from `SHORTEST` to the window's, and grows until every event that a caption could speak of
-    lies inside with a margin, or outside. The event is drawn by its kind first: a day has more meals than runs.
+    The event is drawn by kind first, because a day has more meals than runs. The length is log-uniform between
+    `MIN_CROP_MINUTES` and the window's length. The interval then grows until every event that a caption could mention
+    lies inside it with a margin, or outside. A window without such events gets an interval anywhere.
 
     Args:
-      window: of minutes.
-      kinds: of events that captions speak of.
+      window: a window of one minute per step.
+      kinds: kinds of events that captions mention.
     """
     steps = len(window.observed)
-    shortest = min(SHORTEST, steps)
+    shortest = min(MIN_CROP_MINUTES, steps)
     length = round(shortest * (steps / shortest) ** random.random())
-    margin = int(random.integers(1, _MARGIN + 1))
-    spoken = captioned_events(window, kinds)
-    events = [(max(event.start - margin, 0), min(event.end + margin, steps)) for event in spoken]
-    if events:
-        kind = random.choice(sorted({event.kind for event in spoken}))
-        start, end = events[random.choice([place for place, event in enumerate(spoken) if event.kind == kind])]
-        begin = min(int(random.integers(min(max(end - length, 0), start), start + 1)), steps - length)
-        stretch = begin, max(begin + length, end)
+    margin = int(random.integers(1, _MAX_MARGIN_MINUTES + 1))
+    events = captioned_events(window, kinds)
+    spans = [(max(event.start - margin, 0), min(event.end + margin, steps)) for event in events]
+    if spans:
+        kind = random.choice(sorted({event.kind for event in events}))
+        start, end = spans[random.choice([index for index, event in enumerate(events) if event.kind == kind])]
+        first = min(int(random.integers(min(max(end - length, 0), start), start + 1)), steps - length)
+        interval = first, max(first + length, end)
     else:
-        begin = int(random.integers(steps - length + 1))
-        stretch = begin, begin + length
+        first = int(random.integers(steps - length + 1))
+        interval = first, first + length
     while True:
-        touched = [event for event in events if event[0] < stretch[1] and stretch[0] < event[1]]
-        grown = min([stretch[0], *(start for start, _ in touched)]), max([stretch[1], *(end for _, end in touched)])
-        if grown == stretch:
-            return stretch
-        stretch = grown
+        overlapping = [span for span in spans if span[0] < interval[1] and interval[0] < span[1]]
+        starts, ends = zip(interval, *overlapping, strict=True)
+        grown = min(starts), max(ends)
+        if grown == interval:
+            return interval
+        interval = grown
 
 
 def mask_outside(window: Window, first: int, last: int) -> Window:
-    """The window as if nothing had been recorded, or logged, outside of a stretch."""
-    within = np.zeros(len(window.observed), bool)
-    within[first:last] = True
-    observed = window.observed & within[:, None]
+    """The window with nothing observed or logged outside the interval [first, last)."""
+    inside = np.zeros(len(window.observed), bool)
+    inside[first:last] = True
+    observed = window.observed & inside[:, None]
     events = tuple(event for event in window.events if first <= event.start and event.end <= last)
     return dataclasses.replace(window, values=np.where(observed, window.values, 0), observed=observed, events=events)

@@ -1,14 +1,15 @@
-"""Batches: records decoded straight into z-scored arrays laid out on the model's channels.
+"""Batches of z-scored windows on the model's channels, decoded directly from stored records.
 
-Batch `i` is a pure function of (seed, i): the data order gives its windows, a hash its crops, and what they recorded
-the rows they share. Grain runs that function ahead of the training loop, on threads or in processes, and keeps the
-batches in order; the loader's state is the number of batches taken, and resuming at any state is a fresh start from
-that number.
+Batch `i` is a pure function of (seed, i). The data order chooses its windows, a hash chooses where they are cropped,
+and their numbers of observed cells decide which windows share a row. Grain computes batches ahead of the training loop,
+in threads or processes, and returns them in order. The loader's state is the number of batches taken so far, so a
+loader that starts at that number continues the stream exactly.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import signal
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,7 +20,7 @@ from absl import flags
 from jaxtyping import Int
 
 from lsm_jax.config import DataConfig
-from lsm_jax.data.codec import Record
+from lsm_jax.data.codec import Record, decode_cells
 from lsm_jax.data.event_crops import mask_outside
 from lsm_jax.data.order import DataOrder
 from lsm_jax.data.row_balance import RowBalancer
@@ -30,30 +31,30 @@ from lsm_jax.errors import UserError
 from lsm_jax.windows import MINUTES_PER_DAY, Window, crop
 
 Batch = dict[str, np.ndarray]
-_ENDLESS = 2**48  # batches; a stream no run reaches the end of
-_DAYS_TO_THURSDAY = 3  # 1970-01-01 was a Thursday, and weekday 0 is Monday
+_NUM_BATCHES = 2**48  # of a stream: more than any run takes
+_WEEKDAY_OF_EPOCH = 3  # 1970-01-01 was a Thursday, and Monday is 0
 
 
-def _leave_interrupts(*_: int) -> None:
-    """A terminal's Ctrl-C goes to all processes; the training loop hears it and ends the others when it has saved."""
+def _ignore_interrupts(*_: int) -> None:
+    """Makes a worker ignore Ctrl-C, which a terminal sends to all processes. The training loop stops the workers."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class Loader:
-    """The endless stream of a split's batches, this host's rows of each.
+    """The endless stream of a split's batches. Each host gets its own rows of every global batch.
 
     Args:
-      config: the section `data`: `weights`, `workers` (processes; 0: threads of this one), `threads` of
-        each, `prefetch` (batches ahead).
-      datasets: those at `config.paths`, in that order.
+      config: the section `data`: `weights`, `workers` (processes; 0 uses threads of this process), `threads` of each,
+        `prefetch` (batches computed ahead).
+      datasets: the datasets at `config.paths`, in that order.
       spec: channels, normalisation and window length of the batches.
       batch_size: rows of the global batch; `process_count` must divide it.
-      position: global batches taken before, as `loader.position` said.
-      captions: adds `text` to the batches, worded anew each epoch.
-      balance: how windows are dealt to rows; None leaves them in the data order.
+      position: number of global batches taken before, as returned by `loader.position`.
+      captions: adds `text` to the batches, with new wording each epoch.
+      balance: assigns windows to rows; None keeps the data order.
 
     Raises:
-      UserError: no window in the split, or a batch size the hosts cannot share.
+      UserError: the split has no window, or hosts cannot share the batch evenly.
     """
 
     def __init__(
@@ -74,41 +75,44 @@ class Loader:
             raise UserError(f"data.threads={config.threads} and data.prefetch={config.prefetch} must be at least 1.")
         if batch_size < 1 or batch_size % process_count:
             raise UserError(f"batch size {batch_size} does not divide among {process_count} processes.")
-        drawn = config.weights or (1.0,) * len(datasets)
-        # Of a dataset of weight 0 nothing is drawn, and it may have nobody in this split.
+        weights = config.weights or (1.0,) * len(datasets)
+        # A dataset of weight 0 may have nobody in this split.
         sources = [
             dataset.held_out(split) if weight else dataset.source(split)
-            for dataset, weight in zip(datasets, drawn, strict=True)
+            for dataset, weight in zip(datasets, weights, strict=True)
         ]
         sizes = [len(source) for source in sources]
-        order = DataOrder(seed, sizes, mixture_weights(config, sizes))
         share = batch_size // process_count
-        rows = slice(process_index * share, (process_index + 1) * share)
-        layouts = [_Layout(source, spec) for source in sources]
-        self._batches = _Batches(
-            layouts, spec, order, batch_size, rows, captions, balance or RowBalancer.for_batch(1, 1, 1)
+        self._batches = _BatchReader(
+            layouts=[_ChannelLayout(source, spec) for source in sources],
+            spec=spec,
+            order=DataOrder(seed, sizes, mixture_weights(config, sizes)),
+            batch_size=batch_size,
+            host_rows=slice(process_index * share, (process_index + 1) * share),
+            captions=captions,
+            balance=balance or RowBalancer.for_batch(1, 1, 1),
         )
-        self._workers, self._ahead = int(config.workers), int(config.prefetch)
-        self._reading = grain.ReadOptions(int(config.threads), prefetch_buffer_size=self._ahead)
+        self._workers, self._prefetch = int(config.workers), int(config.prefetch)
+        self._read_options = grain.ReadOptions(int(config.threads), prefetch_buffer_size=self._prefetch)
         self.restore(position)
 
     def restore(self, position: int) -> None:
-        """Goes to the state after `position` global batches, forwards or back, at once."""
+        """Continues after `position` global batches, earlier or later than now."""
         self.close()
-        stream: Any = grain.MapDataset.range(position, _ENDLESS).map(self._batches)
-        stream = stream.to_iter_dataset(self._reading)
+        stream: Any = grain.MapDataset.range(position, _NUM_BATCHES).map(self._batches)
+        stream = stream.to_iter_dataset(self._read_options)
         if self._workers:
             if not flags.FLAGS.is_parsed():
                 flags.FLAGS.mark_as_parsed()  # Grain's processes read absl flags, which only absl programs parse
-            ahead = max(self._ahead // self._workers, 1)
-            options = grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=ahead)
-            stream = stream.mp_prefetch(options, worker_init_fn=_leave_interrupts)
+            buffer_size = max(self._prefetch // self._workers, 1)
+            options = grain.MultiprocessingOptions(self._workers, per_worker_buffer_size=buffer_size)
+            stream = stream.mp_prefetch(options, worker_init_fn=_ignore_interrupts)
         self._stream = iter(stream)
         self._position = position
 
     @property
     def position(self) -> int:
-        """Global batches taken: the one integer of state."""
+        """Number of global batches taken: the loader's whole state."""
         return self._position
 
     def __iter__(self) -> Iterator[Batch]:
@@ -120,13 +124,13 @@ class Loader:
         return batch
 
     def close(self) -> None:
-        """Stops the threads and processes that run ahead."""
+        """Stops the threads and processes that compute batches ahead."""
         close = getattr(getattr(self, "_stream", None), "close", None)
         if close:
             close()
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, eq=False)
 class WindowInfo:
     """The window in a row of an evaluation batch.
 
@@ -139,13 +143,12 @@ class WindowInfo:
     index: int
     participant: str
     offset: int
-    _record: Record
-    _layout: _Layout
+    _crop: _Crop
 
     @property
     def window(self) -> Window:
         """The row as a window in natural units, from the record that was read for the batch."""
-        return self._layout.window(self._record, self.offset)
+        return self._crop.window
 
 
 def evaluation_batches(
@@ -156,9 +159,9 @@ def evaluation_batches(
     captions: CaptionTokens | None = None,
     order: Sequence[int] | None = None,
 ) -> Iterator[tuple[Batch, list[WindowInfo]]]:
-    """A source's windows once, in fixed order; the last batch is filled up with all-missing windows.
+    """All windows of a source once, in a fixed order. All-missing windows fill the last batch.
 
-    Windows longer than `spec.window_minutes` are cut into consecutive rows; a remainder is left out. `window_id` is the
+    Windows longer than `spec.window_minutes` are cut into consecutive rows, without the remainder. `window_id` is the
     row's position in this order. Each stored window is read from disk once per row, never for `WindowInfo.window`.
 
     Args:
@@ -167,7 +170,7 @@ def evaluation_batches(
       order: positions of the windows to take, in this order; None takes all as they are stored.
 
     Yields:
-      (batch, infos): `infos` has an entry for every row that is a window, none for filling.
+      (batch, infos): one info for every row that holds a window; the rows after them are filling.
     """
     participants, steps = source.participants, source.steps
     rows = [
@@ -177,15 +180,15 @@ def evaluation_batches(
     ]
     if limit is not None and limit < len(rows):
         rows = [rows[position] for position in np.linspace(0, len(rows) - 1, limit).round().astype(int)]
-    layout = _Layout(source, spec)
+    layout = _ChannelLayout(source, spec)
     for first in range(0, len(rows), batch_size):
         infos = [
-            WindowInfo(index, participants[index], offset, source.record(index), layout)
+            WindowInfo(index, participants[index], offset, _Crop(layout, source.record(index), offset))
             for index, offset in rows[first : first + batch_size]
         ]
         batch = empty_batch(batch_size, spec, first + np.arange(batch_size))
         for row, info in enumerate(infos):
-            layout.place(info._record, info.offset, batch, row)
+            info._crop.decode_into(batch, row)
         if captions:
             batch["text"] = np.zeros((batch_size, captions.length), np.int32)
             batch["text"][: len(infos)] = captions([info.window for info in infos], [0] * len(infos))
@@ -204,138 +207,139 @@ def empty_batch(batch_size: int, spec: DataSpec, window_id: Int[np.ndarray, " b"
     }
 
 
-class _Layout:
-    """How one dataset's channels lie on the model's, and what normalises them."""
-
-    def __init__(self, source: WindowSource, spec: DataSpec) -> None:
-        place = {name: row for row, name in enumerate(source.channels)}
-        columns = [column for column, name in enumerate(spec.channels) if name in place]
-        self.source = source
-        self._known = [place[spec.channels[column]] for column in columns]
-        self._steps = spec.window_minutes
-        self._rows = _as_slice(self._known)
-        self._columns = _as_slice(columns)
-        self._mean, self._sd = spec.mean[columns], spec.sd[columns]
-
-    def place(self, record: Record, offset: int, batch: Batch, row: int) -> None:
-        """Decodes the record's steps from `offset` on, z-scored, into a row of the batch."""
-        if record.minutes_per_step != 1:
-            raise UserError(
-                f"{self.source.path}: its windows have {record.minutes_per_step} minutes per step, batches have one."
-            )
-        codes = record.codes[self._rows, offset : offset + self._steps]
-        observed = codes != 0
-        # Channel by channel, where memory is contiguous; (value - mean) / sd in one product and one sum.
-        values = codes * (record.step[self._rows] / self._sd)[:, None]
-        values += ((record.offset[self._rows] - self._mean) / self._sd)[:, None]
-        values *= observed
-        steps = codes.shape[1]
-        batch["values"][row, :steps][:, self._columns] = values.T
-        batch["observed"][row, :steps][:, self._columns] = observed.T
-        minute = record.local_minute + offset
-        batch["start_minute"][row] = minute % MINUTES_PER_DAY
-        batch["weekday"][row] = (minute // MINUTES_PER_DAY + _DAYS_TO_THURSDAY) % 7
-
-    def recorded(self, record: Record, offset: int, first: int, last: int | None) -> int:
-        """Recorded cells, of every fourth step, that `place` puts between two steps of its row."""
-        end = offset + (self._steps if last is None else last)
-        return int(np.count_nonzero(record.codes[self._rows, offset + first : end : 4]))
-
-    def window(self, record: Record, offset: int) -> Window:
-        """What `place` puts into a batch, as a window to speak of: the same steps, the channels the model knows."""
-        return crop(record.window(self.source.channels), offset, self._steps, self._known)
-
-
-@dataclasses.dataclass(frozen=True)
-class _Drawn:
-    """A window as it will be shown.
+class _ChannelLayout:
+    """Which channels of a dataset go to which columns of a batch, and their normalisation.
 
     Attributes:
-      offset: where the record is cropped.
-      epoch: of its dataset.
-      window: what captions speak of; None where there are none.
-      stretch: first and one past the last minute shown of the crop; None: all.
+      steps: steps of a batch's windows.
+      channels: the shared channels as indices into the dataset's list, as a list and as `rows` to index codes with.
+      columns: the same channels as columns of the batch.
+      mean, sd: float32, of the shared channels.
     """
 
-    layout: _Layout
+    def __init__(self, source: WindowSource, spec: DataSpec) -> None:
+        index = {name: row for row, name in enumerate(source.channels)}
+        columns = [column for column, name in enumerate(spec.channels) if name in index]
+        self.source, self.steps = source, spec.window_minutes
+        self.channels = [index[spec.channels[column]] for column in columns]
+        self.rows, self.columns = _as_slice(self.channels), _as_slice(columns)
+        self.mean, self.sd = spec.mean[columns], spec.sd[columns]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Crop:
+    """A record cropped to a batch's window length, from step `offset` on."""
+
+    layout: _ChannelLayout
     record: Record
     offset: int
-    epoch: int
-    window: Window | None
-    stretch: tuple[int, int] | None
 
-    def recorded(self) -> int:
-        return self.layout.recorded(self.record, self.offset, *(self.stretch or (0, None)))
+    @functools.cached_property
+    def window(self) -> Window:
+        """The crop in natural units, with the channels that the batch has too."""
+        layout = self.layout
+        return crop(self.record.window(layout.source.channels), self.offset, layout.steps, layout.channels)
+
+    def decode_into(self, batch: Batch, row: int, interval: tuple[int, int] | None = None) -> None:
+        """Decodes the crop, z-scored, into a row of the batch. Steps outside `interval` stay unobserved."""
+        layout, record = self.layout, self.record
+        if record.minutes_per_step != 1:
+            raise UserError(
+                f"{layout.source.path}: its windows have {record.minutes_per_step} minutes per step, batches have one."
+            )
+        # Z-scores come from the codes and not from `window`: this costs the same and rounds once instead of twice.
+        step, offset = record.step[layout.rows] / layout.sd, (record.offset[layout.rows] - layout.mean) / layout.sd
+        values, observed = decode_cells(self._codes(interval), step, offset)
+        first = interval[0] if interval else 0
+        steps = slice(first, first + values.shape[1])
+        batch["values"][row, steps][:, layout.columns] = values.T
+        batch["observed"][row, steps][:, layout.columns] = observed.T
+        minute = record.local_minute + self.offset
+        batch["start_minute"][row] = minute % MINUTES_PER_DAY
+        batch["weekday"][row] = (minute // MINUTES_PER_DAY + _WEEKDAY_OF_EPOCH) % 7
+
+    def size(self, interval: tuple[int, int] | None) -> int:
+        """Number of cells that `decode_into` marks observed, counted at every fourth step."""
+        return int(np.count_nonzero(self._codes(interval)[:, ::4]))
+
+    def _codes(self, interval: tuple[int, int] | None) -> np.ndarray:
+        first, last = interval or (0, self.layout.steps)
+        return self.record.codes[self.layout.rows, self.offset + first : self.offset + last]
 
 
 @dataclasses.dataclass(frozen=True)
-class _Batches(grain.transforms.Map):
-    """Batch number to this host's rows of that batch."""
+class _Sample:
+    """A window of a training batch.
 
-    layouts: Sequence[_Layout]
+    Attributes:
+      epoch: of the window's dataset.
+      interval: first and one past the last minute of an event crop; None for the whole window.
+    """
+
+    crop: _Crop
+    epoch: int
+    interval: tuple[int, int] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _BatchReader(grain.transforms.Map):
+    """Maps the number of a batch to this host's rows of it."""
+
+    layouts: Sequence[_ChannelLayout]
     spec: DataSpec
     order: DataOrder
     batch_size: int
-    rows: slice
+    host_rows: slice
     captions: CaptionTokens | None
     balance: RowBalancer
 
     def map(self, number: int) -> Batch:
-        drawn, window_id = self._balanced(number)
-        batch = empty_batch(len(drawn), self.spec, window_id)
-        for row, each in enumerate(drawn):
-            each.layout.place(each.record, each.offset, batch, row)
-            if each.stretch:
-                _hide_all_but(batch, row, *each.stretch)
+        samples, window_id = self._balanced(number)
+        batch = empty_batch(len(samples), self.spec, window_id)
+        for row, sample in enumerate(samples):
+            sample.crop.decode_into(batch, row, sample.interval)
         if self.captions:
-            spoken_of = [
-                mask_outside(each.window, *each.stretch) if each.stretch else each.window
-                for each in drawn
-                if each.window is not None
+            windows = [
+                mask_outside(sample.crop.window, *sample.interval) if sample.interval else sample.crop.window
+                for sample in samples
             ]
-            batch["text"] = self.captions(spoken_of, [each.epoch for each in drawn])
+            batch["text"] = self.captions(windows, [sample.epoch for sample in samples])
         return batch
 
-    def _balanced(self, number: int) -> tuple[list[_Drawn], Int[np.ndarray, " b"]]:
-        """This host's windows in the order of their rows, and the numbers that seed their masks.
+    def _balanced(self, number: int) -> tuple[list[_Sample], Int[np.ndarray, " b"]]:
+        """This host's windows in the order of its rows, and their ids, which seed their masks.
 
-        Groups that lie partly on this host are read whole, so that rows are the same whatever the number of hosts.
+        A group that lies partly on this host is read whole, so that rows do not depend on the number of hosts.
         """
-        size = self.balance.group_size
-        first, last = self.rows.start // size * size, -(-self.rows.stop // size) * size
+        size, rows = self.balance.group_size, self.host_rows
+        first, last = rows.start // size * size, -(-rows.stop // size) * size
         begin = number * self.batch_size
-        drawn = self._drawn(begin + np.arange(first, last))
+        samples = self._samples(begin + np.arange(first, last))
         if size > 1:
-            recorded = np.array([each.recorded() for each in drawn]).reshape(-1, size)
-            groups = np.arange(0, len(drawn), size)[:, None]
-            drawn = [drawn[place] for place in (groups + self.balance.assign(recorded)).reshape(-1)]
+            observed = np.array([sample.crop.size(sample.interval) for sample in samples]).reshape(-1, size)
+            groups = np.arange(0, len(samples), size)[:, None]
+            samples = [samples[index] for index in (groups + self.balance.assign(observed)).reshape(-1)]
         window_id = begin + np.arange(first, last, size)[:, None] + self.balance.window_ids
-        mine = slice(self.rows.start - first, self.rows.stop - first)
-        return drawn[mine], window_id.reshape(-1)[mine]
+        own = slice(rows.start - first, rows.stop - first)
+        return samples[own], window_id.reshape(-1)[own]
 
-    def _drawn(self, positions: Int[np.ndarray, " n"]) -> list[_Drawn]:
+    def _samples(self, positions: Int[np.ndarray, " n"]) -> list[_Sample]:
+        """The windows at these positions of the data order, cropped."""
         datasets, windows = self.order.lookup(positions)
         layouts = [self.layouts[dataset] for dataset in datasets]
         records = [layout.source.record(int(window)) for layout, window in zip(layouts, windows, strict=True)]
         spare = np.array([record.codes.shape[1] - self.spec.window_minutes for record in records])
         offsets = self.order.uniform(positions, np.maximum(spare, 0) + 1).tolist()
+        crops = [_Crop(*parts) for parts in zip(layouts, records, offsets, strict=True)]
         epochs = self.order.epochs(positions).tolist()
-        return [self._shown(*each) for each in zip(layouts, records, offsets, epochs, strict=True)]
-
-    def _shown(self, layout: _Layout, record: Record, offset: int, epoch: int) -> _Drawn:
-        if not self.captions:
-            return _Drawn(layout, record, offset, epoch, window=None, stretch=None)
-        window = layout.window(record, offset)
-        return _Drawn(layout, record, offset, epoch, window, self.captions.event_crop(window, epoch))
+        return [
+            _Sample(crop, epoch, self.captions.event_crop(crop.window, epoch) if self.captions else None)
+            for crop, epoch in zip(crops, epochs, strict=True)
+        ]
 
 
-def _hide_all_but(batch: Batch, row: int, first: int, last: int) -> None:
-    for part in (batch["values"], batch["observed"]):
-        part[row, :first] = part[row, last:] = 0
-
-
-def _as_slice(places: list[int]) -> list[int] | slice:
-    """The same places as a slice where they are consecutive, since NumPy copies much faster through one."""
-    if places and places == list(range(places[0], places[-1] + 1)):
-        return slice(places[0], places[-1] + 1)
-    return places
+def _as_slice(indices: list[int]) -> list[int] | slice:
+    """The same indices as a slice where they are consecutive: NumPy copies much faster through one."""
+    if indices and indices == list(range(indices[0], indices[-1] + 1)):
+        return slice(indices[0], indices[-1] + 1)
+    return indices

@@ -1,4 +1,7 @@
-"""Batches with gaps of a given share, without a dataset: speed depends on what is missing, not on what is recorded."""
+"""Batches of noise with realistic gaps, for benchmarks and planning.
+
+Speed depends on which cells are missing, not on their values, so no dataset is needed.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +17,10 @@ from lsm_jax.data.row_balance import RowBalancer
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError
 
-_MEAN_SPELL = 180.0  # minutes
-_CONCENTRATION = 4.0  # of the share missing among windows: as days of the synthetic cohort differ (sd 0.23 at 0.49)
+_MEAN_GAP_MINUTES = 180.0
+# alpha + beta of the Beta distribution of a window's missing share. Its sd is 0.23 at a mean of 0.49, as in the
+# synthetic cohort.
+_CONCENTRATION = 4.0
 
 
 def random_batches_with_gaps(
@@ -27,23 +32,23 @@ def random_batches_with_gaps(
     seed: int,
     balance: RowBalancer | None = None,
 ) -> tuple[DataSpec, list[Batch]]:
-    """`count` batches of z-scored noise with block gaps, and the specification a data card would give of them.
+    """`count` batches of z-scored noise with block gaps, and a matching `DataSpec`.
 
-    Windows differ in how much they lack, as days do; over all of them it is `missing`.
+    Windows differ in their missing share, as real days do; its mean over all windows is `missing`.
 
     Args:
       missing: share of cells, 0 <= missing < 1.
-      balance: how windows are dealt to rows, as the loader deals them; None leaves them as drawn.
+      balance: assigns windows to rows as the loader does; None keeps them in random order.
 
     Raises:
-      UserError: `missing` is out of range, or a channel unknown.
+      UserError: `missing` is out of range, or a channel is unknown.
     """
     if not 0 <= missing < 1:
         raise UserError(f"--missing {missing:g}: give shares of cells from 0 to below 1.")
     random = np.random.default_rng(seed)
-    spread = (np.arange(batch_size * count) + 0.5) / (batch_size * count)
-    given = _CONCENTRATION * missing, _CONCENTRATION * (1 - missing)
-    shares = random.permutation(scipy.stats.beta.ppf(spread, *given)) if missing else np.zeros(batch_size * count)
+    quantiles = (np.arange(batch_size * count) + 0.5) / (batch_size * count)
+    alpha, beta = _CONCENTRATION * missing, _CONCENTRATION * (1 - missing)
+    shares = random.permutation(scipy.stats.beta.ppf(quantiles, alpha, beta)) if missing else np.zeros(len(quantiles))
     observed = np.stack([block_gaps(random, channels, minutes, share) for share in shares])
     window_id = np.arange(len(observed))
     if balance:
@@ -70,16 +75,19 @@ def random_batches_with_gaps(
 def block_gaps(
     random: np.random.Generator, channels: Sequence[str], minutes: int, missing: float
 ) -> Bool[np.ndarray, "t c"]:
-    """Recorded cells of a window: spells without the watch, or without one of its sensors, until `missing` are gone."""
+    """A mask of observed cells of which exactly the share `missing` is False.
+
+    Gaps are stretches without the watch (all channels) or without one of its sensors, of exponential length.
+    """
     sensors = np.array([channel.sensor for channel in registered(channels)])
-    lost_together = [np.ones(len(sensors), bool), *(sensors == sensor for sensor in np.unique(sensors))]
+    groups = [np.ones(len(sensors), bool), *(sensors == sensor for sensor in np.unique(sensors))]
     observed = np.ones((minutes, len(sensors)), bool)
-    to_lose = round(missing * observed.size)
-    while to_lose:
-        start, length = random.integers(minutes), 1 + int(random.exponential(_MEAN_SPELL))
-        spell = np.zeros_like(observed)
-        spell[start : start + length] = lost_together[random.integers(len(lost_together))]
-        lost = np.flatnonzero(spell & observed)[:to_lose]
+    remaining = round(missing * observed.size)
+    while remaining:
+        start, length = random.integers(minutes), 1 + int(random.exponential(_MEAN_GAP_MINUTES))
+        gap = np.zeros_like(observed)
+        gap[start : start + length] = groups[random.integers(len(groups))]
+        lost = np.flatnonzero(gap & observed)[:remaining]
         observed.flat[lost] = False
-        to_lose -= len(lost)
+        remaining -= len(lost)
     return observed

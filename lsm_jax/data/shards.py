@@ -1,7 +1,8 @@
-"""The files of a dataset, read as if they were hostile: names, sizes and contents are checked before they are used.
+"""Reads the files of a dataset as untrusted input: names, sizes and contents are checked before use.
 
-TFDS's own reader is not used here: it imports whatever Python class `features.json` names and opens whatever path
-`dataset_info.json` spells. File names are built from the split names and counts, and must be plain files inside.
+TFDS's own reader is not used, because it imports the Python class named in `features.json` and opens the paths given in
+`dataset_info.json`. Here file names are built from the names and counts of splits, and must be plain files of the
+dataset's folder.
 """
 
 from __future__ import annotations
@@ -25,13 +26,13 @@ from lsm_jax.windows import Window
 
 SPLITS = ("train", "validation", "test")
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
-_SIDECAR_BYTES = 64 * 2**20  # a larger JSON beside a dataset is an attack or an accident
-_LARGEST_NUMBER = 1e30
-_MOST_SHARDS = 100_000
+_MAX_JSON_BYTES = 64 * 2**20
+_MAX_NUMBER = 1e30  # squares of numbers in a sidecar must not overflow
+_MAX_SHARDS = 100_000
 
 
-class Records:
-    """The records of some shards, as one sequence; a damaged one is a UserError that names its file."""
+class ShardReader:
+    """Random access to the records of several shards. A damaged record is a UserError that names its file."""
 
     def __init__(self, directory: Path, shards: Mapping[str, int], channel_count: int) -> None:
         self._directory = directory
@@ -42,7 +43,7 @@ class Records:
         if shards:
             try:
                 self._source = ArrayRecordDataSource([str(directory / shard) for shard in shards])
-            except Exception as error:  # the native reader raises what it likes
+            except Exception as error:  # the native reader raises many types
                 raise UserError(f"{directory}: a shard cannot be read ({first_line(error)}). Write it again.") from None
         if len(self._source) != sum(shards.values()):
             raise UserError(
@@ -54,14 +55,14 @@ class Records:
         return len(self._source)
 
     def record(self, position: int) -> Record:
-        """The record at a position, its cells still codes."""
+        """The record at a position, with cells as codes."""
         try:
             return parse_record(self._source[position], self._channel_count)
         except Exception as error:
             raise self._damaged(position, error) from None
 
     def window(self, position: int, channels: Sequence[str]) -> Window:
-        """The window at a position."""
+        """The decoded window at a position."""
         record = self.record(position)
         try:
             return record.window(channels)
@@ -82,7 +83,7 @@ class Records:
 
 
 def read_info(directory: Path) -> dict[str, Any]:
-    """`dataset_info.json`; UserError where it is not that of an ArrayRecord dataset."""
+    """The content of `dataset_info.json`; UserError if it does not describe an ArrayRecord dataset."""
     info = read_json(directory, "dataset_info.json", dict)
     name = info.get("name")
     if info.get("fileFormat") != "array_record" or not isinstance(name, str) or not NAME.fullmatch(name):
@@ -91,7 +92,7 @@ def read_info(directory: Path) -> dict[str, Any]:
 
 
 def list_shards(directory: Path, info: Mapping[str, Any]) -> dict[str, dict[str, int]]:
-    """File names of every split's shards with their record counts; the names are ours, never the file's word."""
+    """Shard file names and record counts by split. Names are built here, never taken from a file."""
     try:
         lengths = {split["name"]: [int(length) for length in split["shardLengths"]] for split in info["splits"]}
     except (KeyError, TypeError, ValueError):
@@ -99,7 +100,7 @@ def list_shards(directory: Path, info: Mapping[str, Any]) -> dict[str, dict[str,
     shards: dict[str, dict[str, int]] = {}
     for split in (split for split in SPLITS if split in lengths):
         count = len(lengths[split])
-        if count > _MOST_SHARDS or min(lengths[split], default=0) < 0:
+        if count > _MAX_SHARDS or min(lengths[split], default=0) < 0:
             raise UserError(f"{directory / 'dataset_info.json'}: impossible shards in split {split!r}.")
         names = [f"{info['name']}-{split}.array_record-{shard:05d}-of-{count:05d}" for shard in range(count)]
         for name in names:
@@ -111,10 +112,10 @@ def list_shards(directory: Path, info: Mapping[str, Any]) -> dict[str, dict[str,
 
 
 def read_json(directory: Path, name: str, kind: type) -> Any:
-    """The JSON file of a dataset; UserError where it is missing, too large, damaged or of another kind."""
+    """A JSON file of a dataset; UserError if it is missing, too large, damaged or not of type `kind`."""
     file = directory / name
     try:
-        if file.stat().st_size > _SIDECAR_BYTES:
+        if file.stat().st_size > _MAX_JSON_BYTES:
             raise UserError(f"{file}: {file.stat().st_size} bytes is more than such a file can have.")
         text = file.read_text(encoding="utf-8")
         content = json.loads(text, parse_float=_bounded, parse_int=_bounded_whole, parse_constant=_bounded)
@@ -128,8 +129,7 @@ def read_json(directory: Path, name: str, kind: type) -> Any:
 
 
 def _bounded(number: str) -> float:
-    """A number that no sum or square of a card's arithmetic overflows."""
-    if not abs(float(number)) < _LARGEST_NUMBER:
+    if not abs(float(number)) < _MAX_NUMBER:
         raise ValueError(f"the number {number[:20]} is out of all proportion")
     return float(number)
 
@@ -139,7 +139,7 @@ def _bounded_whole(number: str) -> int:
 
 
 def read_index(directory: Path) -> pl.DataFrame:
-    """`index.parquet`: a row per window. Arrow reads it, because Polars aborts on some damaged files."""
+    """`index.parquet`, one row per window. Read by Arrow, because Polars aborts the process on some damaged files."""
     file = directory / "index.parquet"
     try:
         frame = pl.from_arrow(pyarrow.parquet.read_table(file, columns=list(INDEX_SCHEMA)))
@@ -150,5 +150,5 @@ def read_index(directory: Path) -> pl.DataFrame:
 
 
 def first_line(error: Exception) -> str:
-    """The first line of an error, cut to fit a sentence."""
+    """The first line of an error message, at most 160 characters."""
     return (str(error) or type(error).__name__).splitlines()[0][:160]

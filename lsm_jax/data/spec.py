@@ -1,4 +1,4 @@
-"""What a model may know about its data: channels, normalisation, window length, how much is observed."""
+"""What a model knows about its data: channels, normalisation, window length and observed shares."""
 
 from __future__ import annotations
 
@@ -13,21 +13,22 @@ from jaxtyping import Float
 from lsm_jax.channels import REGISTRY
 from lsm_jax.channels import channel as registered
 from lsm_jax.config import DataConfig
+from lsm_jax.data.card import Moments
 from lsm_jax.data.store import Dataset, open_dataset
 from lsm_jax.errors import UserError
 
-_FEWEST_CELLS = 2  # moments of fewer cells say nothing; the registry's are used instead
+_MIN_CELLS = 2  # with fewer observed cells, a channel takes the registry's mean and sd
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DataSpec:
-    """What objectives may know about the data, saved with the run so that a checkpoint carries its normalisation.
+    """What objectives know about the data. It is saved with the run, so that a checkpoint carries its normalisation.
 
     Attributes:
-      channels: canonical names of the model's C channels; every batch is laid out on them.
+      channels: canonical names of the model's C channels, the columns of every batch.
       mean, sd: float32[C]; a batch holds `(value - mean) / sd`.
-      window_minutes: T, the steps of a batch's windows, one minute each.
-      observed_share: float32[C]: the training split's share of observed cells, 0 for a channel no dataset has.
+      window_minutes: T, the length of a batch's windows; a step is one minute.
+      observed_share: float32[C], share of observed cells in the training split; 0 for a channel that no dataset has.
     """
 
     channels: tuple[str, ...]
@@ -37,7 +38,7 @@ class DataSpec:
     observed_share: Float[np.ndarray, " c"]
 
     def save(self, file: Path) -> None:
-        """Writes the spec as JSON; float32 survives exactly."""
+        """Writes the spec as JSON, which keeps float32 exactly."""
         content = {
             "window_minutes": self.window_minutes,
             "channels": {
@@ -53,11 +54,7 @@ class DataSpec:
 
     @classmethod
     def load(cls, file: Path) -> DataSpec:
-        """Reads what `save` wrote.
-
-        Raises:
-          UserError: the file is missing, damaged, or names an unknown channel.
-        """
+        """Reads what `save` wrote; UserError if the file is missing, damaged, or names an unknown channel."""
         try:
             content = json.loads(file.read_text(encoding="utf-8"))
             moments = {name: dict(entry) for name, entry in content["channels"].items()}
@@ -82,13 +79,13 @@ class DataSpec:
 def data_spec(config: DataConfig, datasets: Sequence[Dataset]) -> DataSpec:
     """The specification of a run's data.
 
+    Moments of several datasets are pooled over all their training cells. A channel without training cells takes the
+    registry's mean and sd. The observed share is weighted as the datasets are mixed, so it describes a batch.
+
     Args:
-      config: the section `data`: `weights`, `channels` (empty: all the datasets have, in the registry's order),
+      config: the section `data`: `weights`, `channels` (empty: all channels of the datasets, in the registry's order),
         `window_minutes`.
       datasets: those at `config.paths`, from `open_datasets`.
-
-    Moments of several datasets are pooled by their counts; a channel no training window has takes the registry's.
-    The observed share follows the mixture, since it says what a batch will look like.
 
     Raises:
       UserError: a channel is unknown, or weights do not fit the datasets.
@@ -115,16 +112,16 @@ def open_datasets(config: DataConfig) -> list[Dataset]:
 
 
 def datasets_with_weight(config: DataConfig, datasets: Sequence[Dataset]) -> list[Dataset]:
-    """The datasets that windows are sampled from: all but those of weight 0."""
+    """The datasets that windows are sampled from, which is all but those of weight 0."""
     weights = mixture_weights(config, [len(dataset.source("train")) for dataset in datasets])
     return [dataset for dataset, weight in zip(datasets, weights, strict=True) if weight > 0]
 
 
 def mixture_weights(config: DataConfig, windows: Sequence[int]) -> Float[np.ndarray, " d"]:
-    """Each dataset's share of the windows drawn; `config.weights`, or its share of the windows where that is empty.
+    """The share of each dataset among sampled windows: `config.weights`, or if empty its share of all windows.
 
     Raises:
-      UserError: as many weights as paths are needed, none negative, and a dataset without windows has weight 0.
+      UserError: there is not one weight for each path, one is negative, or a dataset without windows has a weight.
     """
     weights = np.array(list(config.weights) or windows, np.float64)
     if len(weights) != len(windows) or not np.isfinite(weights).all() or (weights < 0).any() or weights.sum() <= 0:
@@ -135,18 +132,13 @@ def mixture_weights(config: DataConfig, windows: Sequence[int]) -> Float[np.ndar
 
 
 def _pooled(name: str, datasets: Sequence[Dataset]) -> tuple[float, float]:
-    """Mean and sd over the training cells of all datasets, or the registry's."""
+    """Mean and sd of a channel over the training cells of all datasets, or the registry's."""
     moments = [dataset.normalisation[name] for dataset in datasets if name in dataset.normalisation]
-    count = np.array([moment.count for moment in moments], np.float64)
-    kind = registered(name)
-    if count.sum() < _FEWEST_CELLS:
+    pooled, kind = sum(moments, Moments.from_sd(0, 0.0, 0.0)), registered(name)
+    if pooled.count < _MIN_CELLS:
         return kind.mean, kind.sd
-    share = count / count.sum()
-    means = np.array([moment.mean for moment in moments])
-    mean = float(share @ means)
-    sd = float(np.sqrt(share @ (np.array([moment.sd for moment in moments]) ** 2 + (means - mean) ** 2)))
-    # A channel that never changed would be divided by zero, or by the noise of rounding.
-    return mean, sd if sd > 1e-6 * kind.sd else kind.sd
+    # The sd of a channel that never changes is 0 or rounding noise, and must not divide anything.
+    return float(pooled.mean), float(pooled.sd) if pooled.sd > 1e-6 * kind.sd else kind.sd
 
 
 def _observed_share(name: str, datasets: Sequence[Dataset], weights: Float[np.ndarray, " d"]) -> float:

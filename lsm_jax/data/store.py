@@ -1,24 +1,26 @@
-"""Datasets on disk: written whole or not at all, opened as if their files were hostile.
+"""Datasets on disk: written completely or not at all, and opened as untrusted input.
 
-A dataset is a folder that `tfds.builder_from_directory` opens: ArrayRecord shards of the splits `train`,
-`validation` and `test`, `dataset_info.json`, `features.json`. Beside them lie `channels.json`, `normalisation.json`
-(the training split's moments), `data_card.json` and `index.parquet` (a row per window, so that who is in a split is
-known without decoding it).
+A dataset is a folder that `tfds.builder_from_directory` opens: ArrayRecord shards of the splits `train`, `validation`
+and `test`, `dataset_info.json` and `features.json`. Beside them are `channels.json`, `normalisation.json` (moments of
+the training split), `data_card.json` and `index.parquet` (one row per window, so that the people of a split are known
+without decoding it).
 
-Splits are by participant: all are ranked by a keyed hash of their id, the first 20 % are the test split, the next
-10 % the validation split, the rest is for training. Ranks rather than thresholds, because a study of twelve people
-must have its two in the test split and not a number that chance decides. The price: adding people may move others
-from split to split, so a grown study is a new dataset for new runs.
+Splits are by participant. Participants are ranked by a keyed hash of their id; the first 20 % are the test split, the
+next 10 % the validation split, and the rest is for training. Ranks instead of hash thresholds make the shares exact,
+even in a study of twelve people. The price is that adding people may move others to another split, so a study that has
+grown is a new dataset for new runs.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import json
 import shutil
+import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +31,21 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from lsm_jax.channels import channels as registered
-from lsm_jax.data.card import DatasetSummary, Description
-from lsm_jax.data.codec import Record, RecordWriter, record_features
-from lsm_jax.data.shards import NAME, SPLITS, Records, list_shards, read_index, read_info, read_json
+from lsm_jax.data.card import DatasetStatistics, Moments
+from lsm_jax.data.codec import Record, RecordEncoder, record_features
+from lsm_jax.data.shards import NAME, SPLITS, ShardReader, list_shards, read_index, read_info, read_json
 from lsm_jax.errors import UserError
 from lsm_jax.windows import Window
 
 _TEST_SHARE, _VALIDATION_SHARE = 0.2, 0.1
 _WINDOWS_PER_SHARD = 4096
-_WRITER_OPTIONS = "group_size:1,zstd:1"  # random access; higher levels win 1 % for twice the time
+_WRITER_OPTIONS = "group_size:1,zstd:1"  # random access; higher zstd levels save 1 % of space for twice the time
 
 
 def assign_splits(participants: Iterable[str], seed: int = 0) -> dict[str, str]:
-    """The split of every participant, as the module's head describes it; a function of the set and the seed.
+    """The split of every participant (see the module docstring), a function of the set of participants and the seed.
 
-    Two people fill train and test, three or more all splits; a single one is for training.
+    One person is in train, two are in train and test, and three or more fill all splits.
     """
 
     def rank(participant: str) -> bytes:
@@ -67,72 +69,72 @@ def write_dataset(
     description: str = "",
     overwrite: bool = False,
     progress: Callable[[int], None] | None = None,
-) -> DatasetSummary:
-    """Writes windows, in any order, as a dataset; the same windows and seed give the same bytes.
+) -> None:
+    """Writes windows, in any order, as a dataset. The same windows and seed give the same bytes.
 
-    Streams: memory holds one window and a few numbers per window written. The windows are staged in a temporary
-    folder beside `out`, shared out to splits once every participant is known, and moved to `out` in one rename.
+    Windows are streamed: memory holds one window, and a few numbers for each window written. They are staged in a
+    temporary folder beside `out`, distributed to splits once every participant is known, and moved to `out` in one
+    rename.
 
     Args:
-      out: the dataset's folder; must not exist, unless it holds a dataset and `overwrite` is set.
-      name: a TFDS name: letters, digits, underscores.
-      channels: canonical names of the dataset's columns; a channel a window lacks is unobserved in it.
-      progress: called with the number of windows taken so far.
+      out: the dataset's folder. It may exist if it holds a dataset and `overwrite` is set.
+      name: a TFDS name of lower-case letters, digits and underscores.
+      channels: canonical names of the dataset's columns; a channel that a window lacks is unobserved in it.
+      progress: called with the number of windows read so far.
 
     Raises:
-      UserError: no window, a bad name, an unknown channel, or `out` is in the way.
+      UserError: there is no window, the name is bad, a channel is unknown, or `out` may not be replaced.
     """
-    registered(channels)
-    if not NAME.fullmatch(name):
-        raise UserError(f"dataset name {name!r}: use lower-case letters, digits and underscores, a letter first.")
-    check_free(out, overwrite)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-    try:
+    with staging_folder(out, name, channels, overwrite) as staging:
         staged = _stage(staging / "staged", channels, windows, progress)
         dataset = staging / "dataset"
         dataset.mkdir(mode=0o755)
         _write_splits(dataset, name, staging / "staged", staged, seed, description)
-        summary = finish_dataset(dataset, channels)
-        if out.exists():
-            out.rename(staging / "replaced")
-        dataset.rename(out)
+        finish_dataset(dataset, channels, out)
+
+
+@contextlib.contextmanager
+def staging_folder(out: Path, name: str, channels: Sequence[str], overwrite: bool) -> Iterator[Path]:
+    """A temporary folder beside `out`, deleted in the end; UserError as by `write_dataset`."""
+    registered(channels)
+    if not NAME.fullmatch(name):
+        raise UserError(f"dataset name {name!r}: use lower-case letters, digits and underscores, a letter first.")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        if not (out / "channels.json").is_file():
+            raise UserError(f"{out} exists and is not a dataset; choose another --out.")
+        if not overwrite:
+            raise UserError(f"{out} holds a dataset already; pass --overwrite to replace it or choose another --out.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+    try:
+        yield staging
     finally:
         shutil.rmtree(staging, ignore_errors=True)
-    return dataclasses.replace(summary, path=out)
 
 
-def finish_dataset(directory: Path, channels: Sequence[str]) -> DatasetSummary:
-    """Writes what lies beside the shards of a TFDS dataset of records (`codec.record_features`).
+def finish_dataset(directory: Path, channels: Sequence[str], out: Path) -> None:
+    """Writes the sidecar files of a TFDS dataset of records (`codec.record_features`) and moves it to `out`.
 
-    One pass over the records as stored, so that index, moments and card describe exactly what a run will read.
-    Whoever writes shards another way (TFDS on Beam) calls this afterwards.
+    Index, moments and card are computed from the stored records, so they describe exactly what a run will read.
     """
     info = read_info(directory)
-    description = Description(info["name"], info.get("description", ""), tuple(channels))
+    statistics = DatasetStatistics(info["name"], info.get("description", ""), tuple(channels))
     for split, shards in list_shards(directory, info).items():
-        for window in Records(directory, shards, len(channels)).windows(channels):
-            description.add(split, window)
+        for window in ShardReader(directory, shards, len(channels)).windows(channels):
+            statistics.add(split, window)
     (directory / "channels.json").write_text(json.dumps(list(channels), indent=1))
-    (directory / "normalisation.json").write_text(json.dumps(description.normalisation(), indent=1))
-    (directory / "data_card.json").write_text(json.dumps(description.card(), indent=1))
-    description.index().write_parquet(directory / "index.parquet")
-    return description.summary(directory)
-
-
-@dataclasses.dataclass(frozen=True)
-class Moments:
-    """Mean and population standard deviation over `count` observed cells; all 0 where nothing was observed."""
-
-    mean: float
-    sd: float
-    count: int
+    (directory / "normalisation.json").write_text(json.dumps(statistics.normalisation(), indent=1))
+    (directory / "data_card.json").write_text(json.dumps(statistics.card(), indent=1))
+    statistics.index().write_parquet(directory / "index.parquet")
+    if out.exists():
+        out.rename(directory.parent / "replaced")
+    directory.rename(out)
 
 
 class WindowSource:
     """Random access to the windows of one split."""
 
-    def __init__(self, path: Path, records: Records, index: pl.DataFrame, channels: tuple[str, ...]) -> None:
+    def __init__(self, path: Path, records: ShardReader, index: pl.DataFrame, channels: tuple[str, ...]) -> None:
         self.path = path
         self._records = records
         self._index = index
@@ -145,27 +147,27 @@ class WindowSource:
         return self._records.window(position, self.channels)
 
     def record(self, position: int) -> Record:
-        """The record at a position, cells still codes: what the loader decodes straight into its batch."""
+        """The record at a position, which the loader decodes directly into its batch."""
         return self._records.record(position)
 
     @property
     def participants(self) -> list[str]:
-        """The participant of every window, in order."""
+        """The participant of every window."""
         return self._index["participant"].to_list()
 
     @property
     def steps(self) -> np.ndarray:
-        """int64[len]: time steps of every window."""
+        """Time steps of every window, int64[len]."""
         return self._index["steps"].to_numpy()
 
     @property
     def observed(self) -> np.ndarray:
-        """int64[len]: observed cells of every window."""
+        """Observed cells of every window, int64[len]."""
         return self._index["observed"].to_numpy()
 
     @property
     def start_seconds(self) -> np.ndarray:
-        """int64[len]: start of every window, seconds since the Unix epoch, UTC."""
+        """Start of every window in seconds since the Unix epoch (UTC), int64[len]."""
         return self._index["start_seconds"].to_numpy()
 
 
@@ -175,7 +177,7 @@ class Dataset:
 
     Attributes:
       normalisation: moments of the training split by channel.
-      training_minutes: time steps of the training split, so that a channel's observed share is `count` over them.
+      training_minutes: time steps of the training split; a channel's observed share is its `count` divided by them.
       card: the content of `data_card.json`.
     """
 
@@ -189,15 +191,11 @@ class Dataset:
     _index: pl.DataFrame
 
     def source(self, split: str) -> WindowSource:
-        """The windows of a split; one without windows has length 0.
-
-        Raises:
-          UserError: no such split, or a shard is damaged.
-        """
+        """The windows of a split, possibly none; UserError if there is no such split or a shard is damaged."""
         if split not in SPLITS:
             raise UserError(f"dataset {self.name} has no split {split!r}; splits are {', '.join(SPLITS)}.")
         rows = self._index.filter(pl.col("split") == split)
-        records = Records(self.path, self._shards.get(split, {}), len(self.channels))
+        records = ShardReader(self.path, self._shards.get(split, {}), len(self.channels))
         if len(records) != len(rows):
             raise UserError(
                 f"{self.path}: index.parquet lists {len(rows)} windows of split {split!r}, the shards hold "
@@ -205,8 +203,15 @@ class Dataset:
             )
         return WindowSource(self.path, records, rows, self.channels)
 
+    def add_to_card(self, section: str, content: Mapping[str, Any]) -> None:
+        """Merges content into a section of `data_card.json`; OSError if that cannot be written."""
+        card = {**self.card, section: {**self.card.get(section, {}), **content}}
+        partial = self.path / "data_card.partial"
+        partial.write_text(json.dumps(card, indent=1))
+        partial.replace(self.path / "data_card.json")
+
     def held_out(self, split: str) -> WindowSource:
-        """The windows of a split of people never trained on; UserError where there is no such person."""
+        """The windows of a split that must hold people; UserError if it has none."""
         source = self.source(split)
         if not len(source):
             raise UserError(
@@ -220,7 +225,7 @@ def open_dataset(path: Path | str) -> Dataset:
     """Opens a dataset for reading.
 
     Raises:
-      UserError: not a dataset, or a partial, damaged or hostile one; names the file and the fix.
+      UserError: this is not a dataset, or it is partial, damaged or hostile. The message names the file and the fix.
     """
     directory = Path(path)
     if not directory.is_dir():
@@ -244,8 +249,8 @@ def open_dataset(path: Path | str) -> Dataset:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Staged:
-    """Where every staged window lies: its place in the staging file, its participant and start."""
+class _StagedWindows:
+    """Participant, start and size in bytes of every window in the staging file, in its order."""
 
     participants: list[str]
     start_seconds: list[int]
@@ -254,17 +259,16 @@ class _Staged:
 
 def _stage(
     file: Path, channels: Sequence[str], windows: Iterable[Window], progress: Callable[[int], None] | None
-) -> _Staged:
-    known: dict[str, str] = {}
-    staged = _Staged([], [], [])
-    encoder = RecordWriter(channels)
+) -> _StagedWindows:
+    staged = _StagedWindows([], [], [])
+    encoder = RecordEncoder(channels)
     writer = ArrayRecordWriter(str(file), _WRITER_OPTIONS)
     try:
         for count, window in enumerate(windows, start=1):
             record = encoder.record(window)
             writer.write(record)
-            # One string object per person, however many windows: memory follows people, not windows.
-            staged.participants.append(known.setdefault(window.participant, window.participant))
+            # Interned, so that memory grows with people and not with windows.
+            staged.participants.append(sys.intern(window.participant))
             staged.start_seconds.append(int(window.start.timestamp()))
             staged.sizes.append(len(record))
             if progress:
@@ -276,8 +280,8 @@ def _stage(
     return staged
 
 
-def _write_splits(directory: Path, name: str, file: Path, staged: _Staged, seed: int, description: str) -> None:
-    """Shares staged records out to shards, each split in order of participant and start."""
+def _write_splits(directory: Path, name: str, file: Path, staged: _StagedWindows, seed: int, description: str) -> None:
+    """Copies staged records to the shards of their splits, in order of participant and start."""
     split_of = assign_splits(staged.participants, seed)
     source = ArrayRecordDataSource(str(file))
     template = tfds.core.ShardedFileTemplate(data_dir=directory, dataset_name=name, filetype_suffix="array_record")
@@ -314,29 +318,15 @@ def _write_splits(directory: Path, name: str, file: Path, staged: _Staged, seed:
     )
 
 
-def check_free(out: Path, overwrite: bool) -> None:
-    """UserError unless a dataset may be written to `out`."""
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (out / "channels.json").is_file():
-        raise UserError(f"{out} exists and is not a dataset; choose another --out.")
-    if not overwrite:
-        raise UserError(f"{out} holds a dataset already; pass --overwrite to replace it or choose another --out.")
-
-
 def _normalisation(directory: Path, channels: Sequence[str]) -> tuple[dict[str, Moments], int]:
-    content = read_json(directory, "normalisation.json", dict)
+    """The training split's moments by channel, and its number of time steps."""
+    file, keys = directory / "normalisation.json", ("count", "mean", "sd")
+    content = read_json(directory, file.name, dict)
     try:
-        moments = {name: _moments(content["channels"][name]) for name in channels}
+        numbers = np.array([[content["channels"][name][key] for key in keys] for name in channels], np.float64)
         minutes = int(content["training_minutes"])
     except (KeyError, TypeError, ValueError):
-        raise UserError(
-            f"{directory / 'normalisation.json'}: moments of a channel are missing or no numbers."
-        ) from None
-    if not all(np.isfinite([m.mean, m.sd]).all() and m.sd >= 0 and m.count >= 0 for m in moments.values()):
-        raise UserError(f"{directory / 'normalisation.json'}: holds a mean or sd that no data can have.")
-    return moments, minutes
-
-
-def _moments(content: Mapping[str, Any]) -> Moments:
-    return Moments(mean=float(content["mean"]), sd=float(content["sd"]), count=int(content["count"]))
+        raise UserError(f"{file}: moments of a channel are missing or no numbers.") from None
+    if not np.isfinite(numbers).all() or (numbers[:, [0, 2]] < 0).any():
+        raise UserError(f"{file}: holds a count, mean or sd that no data can have.")
+    return {name: Moments.from_sd(*row) for name, row in zip(channels, numbers.tolist(), strict=True)}, minutes

@@ -1,32 +1,36 @@
-"""Captions as tokens, made beside the batches they describe."""
+"""Captions as rows of tokens, computed beside the batches that they describe."""
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
-from lsm_jax.captions.caption import Captioner, stream
+from lsm_jax.captions.caption import EMPTY_BECAUSE, Caption, Captioner, window_rng
 from lsm_jax.captions.grammar import event_name
 from lsm_jax.captions.tokenizer import BEGIN, END, PAD, Tokenizer
 from lsm_jax.config import LanguageConfig
 from lsm_jax.data.event_crops import event_crop
-from lsm_jax.data.store import Dataset
+from lsm_jax.data.store import Dataset, WindowSource
 from lsm_jax.errors import UserError, nearest
 from lsm_jax.windows import Window
+
+_MAX_TRAINING_CAPTIONS = 50_000  # for a vocabulary; more add no words
+_TEXT_LENGTHS = (256, 512, 1024)  # tokens: the lengths that SensorLM publishes for its levels (arXiv 2506.09108)
 
 
 @dataclasses.dataclass(frozen=True)
 class CaptionTokens:
-    """Writes a window's caption as a row of tokens.
+    """Writes the captions of windows as rows of tokens.
 
     Attributes:
-      length: tokens of a row; a longer caption is cut, which a row without an end tells.
-      leave_out: names of activities and sessions that stay unseen: nothing at all is said of a window that holds one.
-      excerpts: share of the windows of which a stretch is shown and spoken of, another one each epoch.
+      length: tokens of a row. A longer caption is cut and then has no end token.
+      held_out_activities: names of activities and sessions; a window whose log has one of them gets no caption.
+      event_crop_prob: share of windows that are cropped around an event, differently in each epoch.
     """
 
     captioner: Captioner
@@ -37,11 +41,11 @@ class CaptionTokens:
 
     @classmethod
     def from_config(cls, language: LanguageConfig, file: Path) -> CaptionTokens:
-        """Those of the section `language`, with the tokenizer in `file`.
+        """From the section `language` and the tokenizer in `file`.
 
         Raises:
-          UserError: an unknown level or kind of event, no such tokenizer or a damaged one, or one with more ids than
-            the model knows.
+          UserError: a level or kind of event is unknown, the tokenizer is missing or damaged, or it has more ids than
+            the model's embedding table.
         """
         captioner = Captioner.from_config(language)
         if not file.name:
@@ -60,40 +64,35 @@ class CaptionTokens:
             raise UserError(
                 f"language.event_crop_prob={language.event_crop_prob}: give a share of windows, from 0 to 1."
             )
-        return cls(
-            captioner,
-            tokenizer,
-            language.text_length,
-            tuple(language.held_out_activities),
-            float(language.event_crop_prob),
-        )
+        held_out, crop_prob = tuple(language.held_out_activities), float(language.event_crop_prob)
+        return cls(captioner, tokenizer, language.text_length, held_out, crop_prob)
 
     def event_crop(self, window: Window, epoch: int) -> tuple[int, int] | None:
-        """The stretch of the window that is shown in this epoch; None: all of it.
+        """The interval, in steps, to which the window is cropped in this epoch; None for the whole window.
 
-        Of a day that stays unseen no part is shown by itself: a stretch without what is left out would be spoken of.
+        A window with a held-out activity is never cropped, because a crop without that activity would get a caption.
         """
-        if not self.event_crop_prob or self._unseen(window):
+        if not self.event_crop_prob or self._is_held_out(window):
             return None
-        random = stream(f"excerpt {self.captioner.seed} {epoch}", window)
+        random = window_rng(f"excerpt {self.captioner.seed} {epoch}", window)  # the word is part of the seed
         return event_crop(window, random, self.captioner.events) if random.random() < self.event_crop_prob else None
 
     def __call__(self, windows: Sequence[Window], epochs: Sequence[int]) -> Int[np.ndarray, "b l"]:
-        """A row per window: begin, its caption in that epoch, end, padding; all padding where nothing may be learnt."""
+        """One row per window: begin, its caption in that epoch, end, padding. Held-out windows are all padding."""
         texts = [self.captioner(window, epoch).text for window, epoch in zip(windows, epochs, strict=True)]
         ids = self.tokenizer.encode(texts, self.length).ids
-        # Of a day without anything to say a captioner learns to say nothing.
+        # The model learns to write an empty caption for a window without anything to describe.
         ids[[row for row, text in enumerate(texts) if not text], :2] = BEGIN, END
-        # Were a day only kept from naming an activity, the model would learn to look past what it saw of it.
-        ids[[row for row, window in enumerate(windows) if self._unseen(window)]] = PAD
+        # The whole caption is dropped: with only the activity left out, the model would learn to ignore its signals.
+        ids[[row for row, window in enumerate(windows) if self._is_held_out(window)]] = PAD
         return ids
 
-    def _unseen(self, window: Window) -> bool:
+    def _is_held_out(self, window: Window) -> bool:
         return not activity_names(window).isdisjoint(self.held_out_activities)
 
 
 def activity_names(window: Window) -> set[str]:
-    """The activities and sessions in a window's log, named as captions name them; button presses are none."""
+    """Names of the activities and sessions in a window's log, as captions spell them, without button presses."""
     return {
         event_name(event.name)
         for event in window.events
@@ -102,12 +101,43 @@ def activity_names(window: Window) -> set[str]:
 
 
 def check_held_out_activities(names: Sequence[str], datasets: Sequence[Dataset]) -> None:
-    """UserError where no dataset's card knows one of `language.held_out_activities`; the nearest names are offered."""
+    """UserError, with the nearest names, if an activity is in no dataset's card (`language.held_out_activities`)."""
     logged = [dataset.card.get("events", {}).get(kind, {}) for dataset in datasets for kind in ("activity", "session")]
-    known = {event_name(name) for names in logged for name in names}
+    activities = {event_name(name) for names in logged for name in names}
     for name in names:
-        if name not in known:
+        if name not in activities:
             raise UserError(
-                f"language.held_out_activities: no dataset has an activity {name!r}.{nearest(name, known)} "
-                f"They have {', '.join(sorted(known)) or 'none'}."
+                f"language.held_out_activities: no dataset has an activity {name!r}.{nearest(name, activities)} "
+                f"They have {', '.join(sorted(activities)) or 'none'}."
             )
+
+
+def captioned_windows(source: WindowSource, captioner: Captioner, epoch: int) -> Iterator[tuple[Window, Caption]]:
+    """Every window of a source with its caption; UserError, with the reasons, if all captions are empty."""
+    empty = True
+    for window in map(source.__getitem__, range(len(source))):
+        caption = captioner(window, epoch)
+        empty = empty and not caption.text
+        yield window, caption
+    if empty:
+        reasons = "; ".join(f"{level}: {EMPTY_BECAUSE[level]}" for level in captioner.levels)
+        raise UserError(f"{source.path}: nothing to say of any of the split's {len(source)} windows ({reasons}).")
+
+
+def learn_vocabulary(
+    dataset: Dataset, captioner: Captioner, size: int, epoch: int = 0
+) -> tuple[Tokenizer, dict[str, Any]]:
+    """A tokenizer of at most `size` ids, trained on captions of the training split, and their lengths in tokens."""
+    source = dataset.source("train")
+    indices = np.linspace(0, len(source) - 1, min(len(source), _MAX_TRAINING_CAPTIONS)).astype(int).tolist()
+    texts = [text for index in indices if (text := captioner(source[index], epoch).text)]
+    tokenizer = Tokenizer.train(texts, size)
+    tokens = tokenizer.encode(texts, _TEXT_LENGTHS[0]).lengths
+    median, high, most = (int(quantile) for quantile in np.percentile(tokens, (50, 99, 100)))
+    lengths = {
+        "captions": len(texts),
+        "vocabulary": tokenizer.vocabulary,
+        "tokens": {"median": median, "99th percentile": high, "most": most},
+        "share longer than": {str(length): round(float((tokens > length).mean()), 4) for length in _TEXT_LENGTHS},
+    }
+    return tokenizer, lengths

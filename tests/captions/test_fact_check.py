@@ -57,7 +57,7 @@ def test_verdicts(judge: FactChecker, fact: Fact, verdict: str) -> None:
 
 def test_a_tighter_tolerance_accepts_less(make_window) -> None:
     window = make_window({"heart_rate": np.full(1440, 60.0)}, [Event("activity", "running", 600, 660)])
-    strict = FactChecker(window, Tolerance(spreads=0.001, minutes=2))
+    strict = FactChecker(window, Tolerance(sds=0.001, minutes=2))
     assert strict(Fact("mean", "heart_rate", 61.0)) is Verdict.FALSE
     assert FactChecker(window)(Fact("mean", "heart_rate", 61.0)) is Verdict.TRUE
     assert strict(Fact("activity", "running", 60.0, 605, 660)) is Verdict.FALSE

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lsm_jax.captions.facts import STATISTICS, Fact, clock_minutes
 from lsm_jax.captions.grammar import Statement, event_name, facts_of, parse_caption, parse_sentence, wording
-from lsm_jax.captions.phrases import CHANNEL_OF, PHRASES, spoken
+from lsm_jax.captions.phrases import CHANNEL_OF, PHRASES, rounded
 from lsm_jax.captions.templates import FORMS, MOVED, TURNED
 from lsm_jax.channels import REGISTRY
 
@@ -25,10 +25,10 @@ names = st.one_of(st.sampled_from(["walking", "strength training", "hiit", "calm
 def statements(draw, form: str) -> Statement:
     """Any statement of a form."""
     channel = draw(st.sampled_from(sorted(REGISTRY)))
-    value = spoken(channel, draw(st.floats(-20_000, 20_000)))
+    value = rounded(channel, draw(st.floats(-20_000, 20_000)))
     start, end = draw(starts), draw(ends)
     if form == "statistics":
-        return Statement(form, tuple(Fact(k, channel, spoken(channel, draw(st.floats(-99, 99)))) for k in STATISTICS))
+        return Statement(form, tuple(Fact(k, channel, rounded(channel, draw(st.floats(-99, 99)))) for k in STATISTICS))
     if form == "constant":
         return Statement(form, tuple(Fact(k, channel, 0.0 if k == "deviation" else value) for k in STATISTICS))
     if form == "trend":

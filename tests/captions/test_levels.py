@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lsm_jax.captions.caption import LEVELS, Captioner, parse_levels
 from lsm_jax.captions.fact_check import FactChecker, Verdict
-from lsm_jax.captions.facts import STATISTICS, TRENDS, Clock, Fact
+from lsm_jax.captions.facts import STATISTICS, TRENDS, Fact, LocalClock
 from lsm_jax.captions.grammar import parse_caption
 from lsm_jax.captions.semantic import event_facts
 from lsm_jax.captions.structural import BIN_MINUTES
@@ -164,7 +164,7 @@ def test_times_are_the_local_clock_and_a_long_window_is_refused(make_window) -> 
 
 @hypothesis.given(st.integers(0, 1439), st.integers(1, 1440), st.data())
 def test_the_clock_runs_both_ways(make_window, start_minute: int, steps: int, data: st.DataObject) -> None:
-    clock = Clock(make_window({"heart_rate": np.full(steps, 60.0)}, start_minute=start_minute))
+    clock = LocalClock(make_window({"heart_rate": np.full(steps, 60.0)}, start_minute=start_minute))
     first = data.draw(st.integers(0, steps - 1))
     last = data.draw(st.integers(first + 1, steps))
     assert clock.steps_of(clock.start(first), clock.end(last)) == (first, last)

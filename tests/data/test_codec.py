@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tensorflow_datasets.proto import tf_example_pb2
 
-from lsm_jax.data.codec import RecordWriter, encode_cells, parse_record
+from lsm_jax.data.codec import RecordEncoder, encode_cells, parse_record
 from lsm_jax.windows import Event, Window
 
 CHANNELS = ("heart_rate", "activity_count", "glucose")
@@ -30,7 +30,7 @@ def window_of(values: np.ndarray, observed: np.ndarray, **parts) -> Window:
 
 
 def stored(window: Window) -> Window:
-    return parse_record(RecordWriter(window.channels).record(window), len(window.channels)).window(window.channels)
+    return parse_record(RecordEncoder(window.channels).record(window), len(window.channels)).window(window.channels)
 
 
 shapes = st.tuples(st.integers(1, 40), st.integers(1, 3))
@@ -92,7 +92,7 @@ def test_days_that_lack_half_their_cells_take_less_than_a_third_of_raw_float32(t
         observed = np.ones((1440, 3), bool)
         for column, start in enumerate(random.integers(0, 720, 3)):
             observed[start : start + 720, column] = False
-        writer.write(RecordWriter(CHANNELS).record(window_of(values, observed)))
+        writer.write(RecordEncoder(CHANNELS).record(window_of(values, observed)))
     writer.close()
     assert (tmp_path / "walk").stat().st_size < 0.33 * 100 * 1440 * 3 * 4
 
@@ -113,7 +113,7 @@ def test_bytes_that_are_no_record_are_a_value_error(garbage) -> None:
 @given(st.sampled_from(("offset", "step")), st.floats(width=32) | st.floats(2.0**100, 2.0**127, width=32))
 def test_a_damaged_scale_is_a_value_error_or_gives_finite_values(part, damage) -> None:
     window = window_of(np.arange(60.0).reshape(20, 3), np.ones((20, 3), bool))
-    example = tf_example_pb2.Example.FromString(RecordWriter(CHANNELS).record(window))
+    example = tf_example_pb2.Example.FromString(RecordEncoder(CHANNELS).record(window))
     example.features.feature[part].float_list.value[1] = damage
     try:
         back = parse_record(example.SerializeToString(), 3).window(CHANNELS)
@@ -126,7 +126,7 @@ def test_a_damaged_scale_is_a_value_error_or_gives_finite_values(part, damage) -
 @given(st.data())
 def test_a_damaged_record_is_a_value_error_or_a_window_without_nan(data) -> None:
     window = window_of(np.arange(60.0).reshape(20, 3), np.ones((20, 3), bool), labels={"age": 3.0})
-    damaged = bytearray(RecordWriter(CHANNELS).record(window))
+    damaged = bytearray(RecordEncoder(CHANNELS).record(window))
     for _ in range(data.draw(st.integers(1, 4))):
         damaged[data.draw(st.integers(0, len(damaged) - 1))] = data.draw(st.integers(0, 255))
     try:

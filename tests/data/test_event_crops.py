@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from random_windows import random_windows
 
 from lsm_jax.captions.semantic import captioned_events, event_facts
-from lsm_jax.data.event_crops import SHORTEST, event_crop, mask_outside
+from lsm_jax.data.event_crops import MIN_CROP_MINUTES, event_crop, mask_outside
 from lsm_jax.data.loader import Loader
 from lsm_jax.data.spec import data_spec
 from lsm_jax.windows import Event
@@ -34,7 +34,7 @@ def logged_windows(draw):
 def test_a_stretch_holds_an_event_and_cuts_none(window, seed):
     first, last = event_crop(window, np.random.default_rng(seed))
     steps, events = len(window.observed), captioned_events(window)
-    assert 0 <= first < last <= steps and last - first >= min(SHORTEST, steps)
+    assert 0 <= first < last <= steps and last - first >= min(MIN_CROP_MINUTES, steps)
     within = [event for event in events if first <= event.start and event.end <= last]
     outside = [event for event in events if event.end <= first or last <= event.start]
     assert len(within) + len(outside) == len(events)
@@ -59,9 +59,9 @@ def test_lengths_are_of_every_scale():
     random, quiet = np.random.default_rng(0), dataclasses.replace(WINDOWS[0], events=())
     lengths = np.array([last - first for first, last in (event_crop(quiet, random) for _ in range(400))])
     steps = len(quiet.observed)
-    middle = np.sqrt(min(SHORTEST, steps) * steps)
+    middle = np.sqrt(min(MIN_CROP_MINUTES, steps) * steps)
     assert 0.4 < (lengths < middle).mean() < 0.6
-    assert lengths.min() < 1.2 * min(SHORTEST, steps) and lengths.max() > 0.9 * steps
+    assert lengths.min() < 1.2 * min(MIN_CROP_MINUTES, steps) and lengths.max() > 0.9 * steps
 
 
 def test_batches_show_what_their_captions_speak_of(dataset, data_config, captions):

@@ -120,9 +120,9 @@ def test_gaps_are_the_runs_of_missing_cells(cells) -> None:
 
 
 def test_a_study_of_one_person_says_that_nobody_is_held_out(tmp_path: Path) -> None:
-    summary = write_dataset(tmp_path / "one", "one", CHANNELS, random_windows(1, 2))
-    assert any("test" in warning for warning in summary.warnings)
+    write_dataset(tmp_path / "one", "one", CHANNELS, random_windows(1, 2))
     dataset = open_dataset(tmp_path / "one")
+    assert any("test" in warning for warning in dataset.card["warnings"])
     assert len(dataset.source("test")) == 0
     with pytest.raises(UserError, match="1 people"):
         dataset.held_out("test")
