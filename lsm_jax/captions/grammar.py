@@ -1,9 +1,10 @@
 """Statements to sentences and back.
 
 A statement is the content of one sentence: the four statistics of a channel, a trend, a peak or an event. `render` puts
-it into words with a random template, and `parse_caption` recovers the facts of a text. Parsing is strict: a sentence
-counts only if filling its template with the parsed facts gives the same sentence again. A number without its decimals,
-a wrong unit or a time such as 25:10 is therefore reported as unparsed, not taken for something similar.
+it into words with a random template of `templates.toml`, and `parse_caption` recovers the facts of a text. Parsing is
+strict: a sentence counts only if filling its template with the parsed facts gives the same sentence again. A number
+without its decimals, a wrong unit or a time such as 25:10 is therefore reported as unparsed, not taken for something
+similar.
 """
 
 from __future__ import annotations
@@ -11,19 +12,23 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+import tomllib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 
 from lsm_jax.captions.facts import STATISTICS, Fact, clock_minutes
 from lsm_jax.captions.phrases import CHANNEL_OF, PHRASES, UNITS, decimals, unit_words
-from lsm_jax.captions.templates import FORMS, MOVED, TURNED
 from lsm_jax.windows import MINUTES_PER_DAY
 
 _MAX_NAME_LENGTH = 40
 _PUNCTUATION = " /&'+-"
-_VERBS = {"trend": MOVED, "extreme": TURNED}
-_KIND_OF_VERB = {verb: kind for verbs in _VERBS.values() for kind, choices in verbs.items() for verb in choices}
+_TEMPLATES = tomllib.loads(Path(__file__).with_name("templates.toml").read_text(encoding="utf-8"))
+FORMS: Mapping[str, Sequence[str]] = _TEMPLATES["forms"]
+VERBS: Mapping[str, Mapping[str, Sequence[str]]] = _TEMPLATES["verbs"]  # by form and kind of fact
+
+_KIND_OF_VERB = {verb: kind for verbs in VERBS.values() for kind, choices in verbs.items() for verb in choices}
 _KIND_OF_FORM = {"sleep_named": "sleep", "meal_moment": "meal", "marks": "mark"}
 _CHANNEL_FORMS = ("statistics", "constant", "trend", "extreme")
 _MOMENT_FORMS = ("mood", "meal_moment", "mark")
@@ -34,7 +39,7 @@ class Statement:
     """The content of one sentence.
 
     Attributes:
-      form: a key of `templates.FORMS`.
+      form: a key of `FORMS`.
       facts: the four statistics of a channel, or a single fact.
     """
 
@@ -55,7 +60,7 @@ def render(statement: Statement, random: np.random.Generator) -> str:
     templates = FORMS[statement.form]
     draw = int(random.integers(2**32))
     draw, choice = divmod(draw, len(templates))
-    verbs = _VERBS.get(statement.form)
+    verbs = VERBS.get(statement.form)
     verb = "" if verbs is None else (choices := verbs[statement.facts[0].kind])[draw % len(choices)]
     return wording(statement, templates[choice], verb)
 
@@ -184,8 +189,8 @@ def _patterns() -> Sequence[tuple[str, str, re.Pattern[str]]]:
     one_of = {
         "channel": sorted(PHRASES.values(), key=len, reverse=True),
         "unit": UNITS,
-        "moved": [verb for choices in MOVED.values() for verb in choices],
-        "turned": [verb for choices in TURNED.values() for verb in choices],
+        "moved": [verb for choices in VERBS["trend"].values() for verb in choices],
+        "turned": [verb for choices in VERBS["extreme"].values() for verb in choices],
     }
     fields = {name: "|".join(re.escape(choice) for choice in choices) for name, choices in one_of.items()}
     fields["channel"] = f"(?i:{fields['channel']})"

@@ -132,23 +132,54 @@ class Loader:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class WindowInfo:
-    """The window in a row of an evaluation batch.
+    """The window in a row of a batch: a stored window, cropped where it is longer than the batch's.
 
     Attributes:
       index: position of the stored window in its source.
-      participant: hashed id.
-      offset: first step of the row within the stored window; not 0 where windows are longer than the batch's.
+      offset: first step of the row within the stored window.
     """
 
     index: int
-    participant: str
     offset: int
-    _crop: _Crop
+    _layout: _ChannelLayout
+    _record: Record
 
     @property
+    def participant(self) -> str:
+        """Hashed id."""
+        return self._record.participant
+
+    @functools.cached_property
     def window(self) -> Window:
-        """The row as a window in natural units, from the record that was read for the batch."""
-        return self._crop.window
+        """The row as a window in natural units, with those of its channels that the batch has."""
+        layout = self._layout
+        return crop(self._record.window(layout.source.channels), self.offset, layout.steps, layout.channels)
+
+    def decode_into(self, batch: Batch, row: int, interval: tuple[int, int] | None = None) -> None:
+        """Decodes the window, z-scored, into a row of the batch. Steps outside `interval` stay unobserved."""
+        layout, record = self._layout, self._record
+        if record.minutes_per_step != 1:
+            raise UserError(
+                f"{layout.source.path}: its windows have {record.minutes_per_step} minutes per step, batches have one."
+            )
+        # Z-scores come from the codes and not from `window`: this costs the same and rounds once instead of twice.
+        step, offset = record.step[layout.rows] / layout.sd, (record.offset[layout.rows] - layout.mean) / layout.sd
+        values, observed = decode_cells(self._codes(interval), step, offset)
+        first = interval[0] if interval else 0
+        steps = slice(first, first + values.shape[1])
+        batch["values"][row, steps][:, layout.columns] = values.T
+        batch["observed"][row, steps][:, layout.columns] = observed.T
+        minute = record.local_minute + self.offset
+        batch["start_minute"][row] = minute % MINUTES_PER_DAY
+        batch["weekday"][row] = (minute // MINUTES_PER_DAY + _WEEKDAY_OF_EPOCH) % 7
+
+    def size(self, interval: tuple[int, int] | None = None) -> int:
+        """Number of cells that `decode_into` marks observed, counted at every fourth step."""
+        return int(np.count_nonzero(self._codes(interval)[:, ::4]))
+
+    def _codes(self, interval: tuple[int, int] | None) -> np.ndarray:
+        first, last = interval or (0, self._layout.steps)
+        return self._record.codes[self._layout.rows, self.offset + first : self.offset + last]
 
 
 def evaluation_batches(
@@ -172,7 +203,7 @@ def evaluation_batches(
     Yields:
       (batch, infos): one info for every row that holds a window; the rows after them are filling.
     """
-    participants, steps = source.participants, source.steps
+    steps = source.steps
     rows = [
         (int(index), part * spec.window_minutes)
         for index in (range(len(source)) if order is None else order)
@@ -183,12 +214,12 @@ def evaluation_batches(
     layout = _ChannelLayout(source, spec)
     for first in range(0, len(rows), batch_size):
         infos = [
-            WindowInfo(index, participants[index], offset, _Crop(layout, source.record(index), offset))
+            WindowInfo(index, offset, layout, source.record(index))
             for index, offset in rows[first : first + batch_size]
         ]
         batch = empty_batch(batch_size, spec, first + np.arange(batch_size))
         for row, info in enumerate(infos):
-            info._crop.decode_into(batch, row)
+            info.decode_into(batch, row)
         if captions:
             batch["text"] = np.zeros((batch_size, captions.length), np.int32)
             batch["text"][: len(infos)] = captions([info.window for info in infos], [0] * len(infos))
@@ -226,57 +257,11 @@ class _ChannelLayout:
         self.mean, self.sd = spec.mean[columns], spec.sd[columns]
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _Crop:
-    """A record cropped to a batch's window length, from step `offset` on."""
-
-    layout: _ChannelLayout
-    record: Record
-    offset: int
-
-    @functools.cached_property
-    def window(self) -> Window:
-        """The crop in natural units, with the channels that the batch has too."""
-        layout = self.layout
-        return crop(self.record.window(layout.source.channels), self.offset, layout.steps, layout.channels)
-
-    def decode_into(self, batch: Batch, row: int, interval: tuple[int, int] | None = None) -> None:
-        """Decodes the crop, z-scored, into a row of the batch. Steps outside `interval` stay unobserved."""
-        layout, record = self.layout, self.record
-        if record.minutes_per_step != 1:
-            raise UserError(
-                f"{layout.source.path}: its windows have {record.minutes_per_step} minutes per step, batches have one."
-            )
-        # Z-scores come from the codes and not from `window`: this costs the same and rounds once instead of twice.
-        step, offset = record.step[layout.rows] / layout.sd, (record.offset[layout.rows] - layout.mean) / layout.sd
-        values, observed = decode_cells(self._codes(interval), step, offset)
-        first = interval[0] if interval else 0
-        steps = slice(first, first + values.shape[1])
-        batch["values"][row, steps][:, layout.columns] = values.T
-        batch["observed"][row, steps][:, layout.columns] = observed.T
-        minute = record.local_minute + self.offset
-        batch["start_minute"][row] = minute % MINUTES_PER_DAY
-        batch["weekday"][row] = (minute // MINUTES_PER_DAY + _WEEKDAY_OF_EPOCH) % 7
-
-    def size(self, interval: tuple[int, int] | None) -> int:
-        """Number of cells that `decode_into` marks observed, counted at every fourth step."""
-        return int(np.count_nonzero(self._codes(interval)[:, ::4]))
-
-    def _codes(self, interval: tuple[int, int] | None) -> np.ndarray:
-        first, last = interval or (0, self.layout.steps)
-        return self.record.codes[self.layout.rows, self.offset + first : self.offset + last]
-
-
 @dataclasses.dataclass(frozen=True)
 class _Sample:
-    """A window of a training batch.
+    """A window of a training batch, in an epoch of its dataset; `interval` is its event crop, None for all of it."""
 
-    Attributes:
-      epoch: of the window's dataset.
-      interval: first and one past the last minute of an event crop; None for the whole window.
-    """
-
-    crop: _Crop
+    info: WindowInfo
     epoch: int
     interval: tuple[int, int] | None
 
@@ -297,10 +282,10 @@ class _BatchReader(grain.transforms.Map):
         samples, window_id = self._balanced(number)
         batch = empty_batch(len(samples), self.spec, window_id)
         for row, sample in enumerate(samples):
-            sample.crop.decode_into(batch, row, sample.interval)
+            sample.info.decode_into(batch, row, sample.interval)
         if self.captions:
             windows = [
-                mask_outside(sample.crop.window, *sample.interval) if sample.interval else sample.crop.window
+                mask_outside(sample.info.window, *sample.interval) if sample.interval else sample.info.window
                 for sample in samples
             ]
             batch["text"] = self.captions(windows, [sample.epoch for sample in samples])
@@ -316,7 +301,7 @@ class _BatchReader(grain.transforms.Map):
         begin = number * self.batch_size
         samples = self._samples(begin + np.arange(first, last))
         if size > 1:
-            observed = np.array([sample.crop.size(sample.interval) for sample in samples]).reshape(-1, size)
+            observed = np.array([sample.info.size(sample.interval) for sample in samples]).reshape(-1, size)
             groups = np.arange(0, len(samples), size)[:, None]
             samples = [samples[index] for index in (groups + self.balance.assign(observed)).reshape(-1)]
         window_id = begin + np.arange(first, last, size)[:, None] + self.balance.window_ids
@@ -326,15 +311,15 @@ class _BatchReader(grain.transforms.Map):
     def _samples(self, positions: Int[np.ndarray, " n"]) -> list[_Sample]:
         """The windows at these positions of the data order, cropped."""
         datasets, windows = self.order.lookup(positions)
-        layouts = [self.layouts[dataset] for dataset in datasets]
-        records = [layout.source.record(int(window)) for layout, window in zip(layouts, windows, strict=True)]
+        layouts, indices = [self.layouts[dataset] for dataset in datasets], windows.tolist()
+        records = [layout.source.record(index) for layout, index in zip(layouts, indices, strict=True)]
         spare = np.array([record.codes.shape[1] - self.spec.window_minutes for record in records])
         offsets = self.order.uniform(positions, np.maximum(spare, 0) + 1).tolist()
-        crops = [_Crop(*parts) for parts in zip(layouts, records, offsets, strict=True)]
+        infos = [WindowInfo(*parts) for parts in zip(indices, offsets, layouts, records, strict=True)]
         epochs = self.order.epochs(positions).tolist()
         return [
-            _Sample(crop, epoch, self.captions.event_crop(crop.window, epoch) if self.captions else None)
-            for crop, epoch in zip(crops, epochs, strict=True)
+            _Sample(info, epoch, self.captions.event_crop(info.window, epoch) if self.captions else None)
+            for info, epoch in zip(infos, epochs, strict=True)
         ]
 
 

@@ -248,47 +248,39 @@ def open_dataset(path: Path | str) -> Dataset:
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class _StagedWindows:
-    """Participant, start and size in bytes of every window in the staging file, in its order."""
-
-    participants: list[str]
-    start_seconds: list[int]
-    sizes: list[int]
-
-
 def _stage(
     file: Path, channels: Sequence[str], windows: Iterable[Window], progress: Callable[[int], None] | None
-) -> _StagedWindows:
-    staged = _StagedWindows([], [], [])
+) -> list[tuple[str, int, int]]:
+    """Writes windows to a staging file. Returns participant, start and size in bytes of each, in the same order."""
+    staged = []
     encoder = RecordEncoder(channels)
     writer = ArrayRecordWriter(str(file), _WRITER_OPTIONS)
     try:
-        for count, window in enumerate(windows, start=1):
+        for window in windows:
             record = encoder.record(window)
             writer.write(record)
-            # Interned, so that memory grows with people and not with windows.
-            staged.participants.append(sys.intern(window.participant))
-            staged.start_seconds.append(int(window.start.timestamp()))
-            staged.sizes.append(len(record))
+            # Interned, so that memory for names grows with people and not with windows.
+            staged.append((sys.intern(window.participant), int(window.start.timestamp()), len(record)))
             if progress:
-                progress(count)
+                progress(len(staged))
     finally:
         writer.close()
-    if not staged.sizes:
+    if not staged:
         raise UserError("no windows to write: the source holds no recorded minute. Check the report for refused rows.")
     return staged
 
 
-def _write_splits(directory: Path, name: str, file: Path, staged: _StagedWindows, seed: int, description: str) -> None:
+def _write_splits(
+    directory: Path, name: str, file: Path, staged: list[tuple[str, int, int]], seed: int, description: str
+) -> None:
     """Copies staged records to the shards of their splits, in order of participant and start."""
-    split_of = assign_splits(staged.participants, seed)
+    split_of = assign_splits((participant for participant, _, _ in staged), seed)
     source = ArrayRecordDataSource(str(file))
     template = tfds.core.ShardedFileTemplate(data_dir=directory, dataset_name=name, filetype_suffix="array_record")
+    in_order = sorted(range(len(staged)), key=lambda row: staged[row][:2])
     infos = []
     for split in SPLITS:
-        rows = [row for row, participant in enumerate(staged.participants) if split_of[participant] == split]
-        rows.sort(key=lambda row: (staged.participants[row], staged.start_seconds[row], row))
+        rows = [row for row in in_order if split_of[staged[row][0]] == split]
         if not rows:
             continue
         shards = np.array_split(np.array(rows), -(-len(rows) // _WINDOWS_PER_SHARD))
@@ -304,7 +296,7 @@ def _write_splits(directory: Path, name: str, file: Path, staged: _StagedWindows
             tfds.core.SplitInfo(
                 name=split,
                 shard_lengths=[len(shard) for shard in shards],
-                num_bytes=sum(staged.sizes[row] for row in rows),
+                num_bytes=sum(staged[row][2] for row in rows),
                 filename_template=split_template,
             )
         )

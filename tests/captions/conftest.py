@@ -1,4 +1,4 @@
-"""Days made by hand, of which the tests know what must be said."""
+"""Days with known content."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def test_the_file_has_a_line_per_window(cohort: Path, tmp_path: Path, capsys: py
     assert "3 windows" in capsys.readouterr().out
 
 
-def test_without_a_file_a_few_are_shown(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_a_file_a_few_captions_are_printed(cohort: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["caption", "--data", str(cohort), "--split", "test"]) == 0
     source = open_dataset(cohort).source("test")
     printed = " ".join(capsys.readouterr().out.split())
@@ -61,7 +61,7 @@ def test_without_a_file_a_few_are_shown(cohort: Path, capsys: pytest.CaptureFixt
     assert all(" ".join(text.split()) in printed for text in texts if text)
 
 
-def test_a_vocabulary_is_learnt_from_training_people_and_told_in_the_card(cohort: Path, tmp_path: Path) -> None:
+def test_a_vocabulary_is_learnt_from_training_people_and_described_in_the_card(cohort: Path, tmp_path: Path) -> None:
     file = tmp_path / "tokens.json"
     command = ["caption", "--data", str(cohort), "--split", "test", "--tokenizer", str(file), "--vocabulary", "400"]
     for level in ("semantic", "statistical"):
@@ -71,14 +71,14 @@ def test_a_vocabulary_is_learnt_from_training_people_and_told_in_the_card(cohort
     texts = [Captioner(("statistical",))(source[place]).text for place in range(len(source))]
     lengths = Tokenizer.load(file).encode([text for text in texts if text], 64).lengths
     assert {*dataset.card["captions"]} == {"semantic", "statistical"}
-    told = dataset.card["captions"]["statistical"]
-    assert (told["captions"], told["vocabulary"], told["tokens"]["most"]) == (len(lengths), 400, lengths.max())
-    assert told["share longer than"]["256"] == pytest.approx((lengths > 256).mean(), abs=1e-4)
+    card = dataset.card["captions"]["statistical"]
+    assert (card["captions"], card["vocabulary"], card["tokens"]["most"]) == (len(lengths), 400, lengths.max())
+    assert card["share longer than"]["256"] == pytest.approx((lengths > 256).mean(), abs=1e-4)
     assert f'<td class="number">{lengths.max():,}</td>' in data_card_page(dataset, 0)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--level", "semantik"], "unknown caption level 'semantik'. Did you mean 'semantic'?"),
         (["--epoch", "-1"], "--epoch -1: give 0 or more."),
@@ -88,12 +88,14 @@ def test_a_vocabulary_is_learnt_from_training_people_and_told_in_the_card(cohort
         (["--out", "/dev/null/captions.jsonl"], "cannot be written"),
     ],
 )
-def test_bad_input_is_told(cohort: Path, arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bad_input_is_refused(
+    cohort: Path, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["caption", "--data", str(cohort), *arguments]) == 2
-    assert said in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_a_dataset_with_nothing_to_say_is_told_why(
+def test_a_dataset_with_empty_captions_only_is_refused_with_reasons(
     bare: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "captions.jsonl"

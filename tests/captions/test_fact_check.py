@@ -1,4 +1,4 @@
-"""Statements against the record: what holds, what does not, and what nobody recorded."""
+"""Facts checked against windows: true, false, or not recorded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every sentence can be read back, word for word, and nothing else is taken for one."""
+"""Every sentence can be parsed back exactly, and nothing else is taken for one."""
 
 from __future__ import annotations
 
@@ -7,13 +7,20 @@ import pytest
 from hypothesis import strategies as st
 
 from lsm_jax.captions.facts import STATISTICS, Fact, clock_minutes
-from lsm_jax.captions.grammar import Statement, event_name, facts_of, parse_caption, parse_sentence, wording
+from lsm_jax.captions.grammar import (
+    FORMS,
+    VERBS,
+    Statement,
+    event_name,
+    facts_of,
+    parse_caption,
+    parse_sentence,
+    wording,
+)
 from lsm_jax.captions.phrases import CHANNEL_OF, PHRASES, rounded
-from lsm_jax.captions.templates import FORMS, MOVED, TURNED
 from lsm_jax.channels import REGISTRY
 
 FEW = hypothesis.settings(max_examples=12)
-VERBS = {"trend": MOVED, "extreme": TURNED}
 MOMENTS = ("mood", "meal_moment")
 starts, ends = st.integers(0, 1439), st.integers(1, 1440)
 names = st.one_of(st.sampled_from(["walking", "strength training", "hiit", "calm", "stress"]), st.text()).map(
@@ -32,9 +39,9 @@ def statements(draw, form: str) -> Statement:
     if form == "constant":
         return Statement(form, tuple(Fact(k, channel, 0.0 if k == "deviation" else value) for k in STATISTICS))
     if form == "trend":
-        return Statement(form, (Fact(draw(st.sampled_from(sorted(MOVED))), channel, None, start, end),))
+        return Statement(form, (Fact(draw(st.sampled_from(sorted(VERBS["trend"]))), channel, None, start, end),))
     if form == "extreme":
-        return Statement(form, (Fact(draw(st.sampled_from(sorted(TURNED))), channel, value, start, start),))
+        return Statement(form, (Fact(draw(st.sampled_from(sorted(VERBS["extreme"]))), channel, value, start, start),))
     kind = {"sleep_named": "sleep", "meal_moment": "meal", "marks": "mark"}.get(form, form)
     name = "asleep" if form == "sleep" else draw(names)
     if form in MOMENTS:
@@ -86,23 +93,23 @@ def test_phrases_name_one_channel_each() -> None:
         "<end>",
     ],
 )
-def test_what_is_not_ours_stays_unread(sentence: str) -> None:
+def test_other_sentences_stay_unparsed(sentence: str) -> None:
     reading = parse_caption(f"Mood at 08:15: calm. {sentence}")
     assert reading.facts == (Fact("mood", "calm", None, 495, 495),)
     assert reading.unparsed == (sentence,)
 
 
-def test_a_duration_that_contradicts_its_times_is_read_as_said() -> None:
+def test_a_duration_that_contradicts_its_times_is_parsed_as_written() -> None:
     (fact,) = facts_of("The wearer slept for 2 hours, from 01:00 to 02:30.")
     assert (fact.value, fact.start, fact.end) == (120, 60, 150)
 
 
 @hypothesis.given(st.text(max_size=300))
-def test_reading_takes_any_text(text: str) -> None:
+def test_any_text_can_be_parsed(text: str) -> None:
     assert parse_caption(text).facts == ()
 
 
-def test_names_keep_to_their_sentence() -> None:
+def test_names_cannot_end_their_sentence() -> None:
     assert event_name("  Hot Yoga (60 min). The wearer slept!\n") == "hot yoga 60 min the wearer slept"
     assert event_name("...") == "unnamed"
     assert len(event_name("long " * 30)) <= 40

@@ -1,4 +1,4 @@
-"""What captions say: what was recorded, by the published thresholds, the same each time it is asked for."""
+"""What captions state: what was recorded, by the published thresholds, and reproducibly."""
 
 from __future__ import annotations
 
@@ -124,7 +124,7 @@ def test_the_longest_activities_are_kept_and_every_mood(make_window) -> None:
     assert [fact.start for fact in facts] == sorted(fact.start for fact in facts)
 
 
-def test_short_activities_go_unsaid_meals_join_and_marks_are_counted(make_window) -> None:
+def test_short_activities_are_skipped_meals_join_and_marks_are_counted(make_window) -> None:
     events = [Event("activity", "running", 300, 319), Event("session", "stress", 600, 660)]
     events += [Event("meal", "food or drink", minute, minute + 1) for minute in (480, 490, 500, 800)]
     events += [Event("session", "tag", minute, minute + 1) for minute in (610, 620, 650)]
@@ -137,7 +137,7 @@ def test_short_activities_go_unsaid_meals_join_and_marks_are_counted(make_window
     )
 
 
-def test_events_the_sensors_did_not_see_go_unsaid(make_window) -> None:
+def test_events_without_recorded_data_are_skipped(make_window) -> None:
     events = [Event("activity", "running", 0, 60), Event("mood", "calm", 100, 101), Event("mood", "sad", 640, 641)]
     window = make_window({"heart_rate": minutes(630, 1440)}, events)
     assert event_facts(window) == (Fact("mood", "sad", None, 640, 640),)

@@ -1,4 +1,4 @@
-"""Tokens: nothing lost, digits apart, special ids fixed, damage refused, the same each time."""
+"""The tokenizer: lossless, single digits, fixed special ids, reproducible, and damaged files are refused."""
 
 from __future__ import annotations
 
@@ -104,7 +104,7 @@ def swapped(whole: dict) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "said"),
+    ("damage", "problem"),
     [
         (swapped, "special token <pad> has id 2, not 0"),
         (lambda whole: whole["model"]["vocab"].popitem(), "merges do not fit"),
@@ -119,10 +119,10 @@ def swapped(whole: dict) -> None:
         (lambda whole: whole.update(model=[1]), "not a tokenizer's JSON"),
     ],
 )
-def test_a_damaged_vocabulary_is_refused(tokenizer: Tokenizer, damage: Callable[[dict], object], said: str) -> None:
+def test_a_damaged_vocabulary_is_refused(tokenizer: Tokenizer, damage: Callable[[dict], object], problem: str) -> None:
     whole = json.loads(tokenizer.to_bytes())
     damage(whole)
-    with pytest.raises(UserError, match=f"tokens.json: .*{said}"):
+    with pytest.raises(UserError, match=f"tokens.json: .*{problem}"):
         Tokenizer.from_bytes(json.dumps(whole).encode(), "tokens.json")
 
 

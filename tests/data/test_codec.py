@@ -1,4 +1,4 @@
-"""A window survives its record: exactly where cells are whole numbers, within the stated error elsewhere."""
+"""Encoded windows: exact where cells are whole numbers, within the stated error elsewhere."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Excerpts hold an event, cut none, and say nothing of what they do not show."""
+"""Event crops contain an event, cut none, and their captions mention nothing outside of them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ WINDOWS = list(random_windows(4, 2))
 
 @st.composite
 def logged_windows(draw):
-    """A window with events anywhere in it, lapping over each other or not."""
+    """A window with events anywhere in it, overlapping or not."""
     window = draw(st.sampled_from(WINDOWS))
     steps = len(window.observed)
     spans = draw(st.lists(st.tuples(st.integers(0, steps - 25), st.integers(20, 300)), max_size=5))
@@ -31,7 +31,7 @@ def logged_windows(draw):
 
 @settings(max_examples=50, deadline=None)
 @given(logged_windows(), st.integers(0, 2**32))
-def test_a_stretch_holds_an_event_and_cuts_none(window, seed):
+def test_a_crop_contains_an_event_and_cuts_none(window, seed):
     first, last = event_crop(window, np.random.default_rng(seed))
     steps, events = len(window.observed), captioned_events(window)
     assert 0 <= first < last <= steps and last - first >= min(MIN_CROP_MINUTES, steps)
@@ -44,18 +44,18 @@ def test_a_stretch_holds_an_event_and_cuts_none(window, seed):
 
 @settings(max_examples=25, deadline=None)
 @given(logged_windows(), st.integers(0, 2**32))
-def test_what_is_shown_is_the_stretch_and_nothing_else(window, seed):
+def test_nothing_outside_the_interval_is_observed_or_logged(window, seed):
     first, last = event_crop(window, np.random.default_rng(seed))
     part = mask_outside(window, first, last)
     np.testing.assert_array_equal(part.observed[first:last], window.observed[first:last])
     np.testing.assert_array_equal(part.values[first:last], window.values[first:last])
     assert not part.observed[:first].any() and not part.observed[last:].any()
     assert (part.values[~part.observed] == 0).all()
-    # The clock is the day's own.
+    # Times are still those of the day.
     assert {*event_facts(part)} <= {*event_facts(window)}
 
 
-def test_lengths_are_of_every_scale():
+def test_crop_lengths_are_log_uniform():
     random, quiet = np.random.default_rng(0), dataclasses.replace(WINDOWS[0], events=())
     lengths = np.array([last - first for first, last in (event_crop(quiet, random) for _ in range(400))])
     steps = len(quiet.observed)
@@ -64,7 +64,7 @@ def test_lengths_are_of_every_scale():
     assert lengths.min() < 1.2 * min(MIN_CROP_MINUTES, steps) and lengths.max() > 0.9 * steps
 
 
-def test_batches_show_what_their_captions_speak_of(dataset, data_config, captions):
+def test_batches_are_cropped_as_their_captions(dataset, data_config, captions):
     config = data_config(dataset)
     spec, size = data_spec(config, [dataset]), len(dataset.source("train"))
     partly = dataclasses.replace(captions, event_crop_prob=0.5)
@@ -78,20 +78,20 @@ def test_batches_show_what_their_captions_speak_of(dataset, data_config, caption
     kept = batch["observed"]
     assert (whole["observed"] | ~kept).all()
     np.testing.assert_array_equal(batch["values"], np.where(kept, whole["values"], 0))
-    # Both halves of a cut are as wide in every channel: it is a stretch of time.
+    # What is hidden is hidden in all channels at the same steps: before and after one interval.
     hidden = (whole["observed"] & ~kept).any(axis=2)
     for row in np.flatnonzero(less):
         minutes = np.flatnonzero(kept[row].any(axis=1))
         assert not hidden[row, minutes[0] : minutes[-1] + 1].any() if len(minutes) else True
 
 
-def test_of_a_day_left_out_no_stretch_is_spoken_of(captions):
+def test_a_day_with_a_held_out_activity_is_never_cropped(captions):
     events = (Event("activity", "running", 100, 160), Event("activity", "yoga", 900, 960))
     day = dataclasses.replace(WINDOWS[0], events=events)
     partly = dataclasses.replace(captions, event_crop_prob=1.0)
     without = dataclasses.replace(partly, held_out_activities=("yoga",))
-    stretches = [partly.event_crop(day, epoch) for epoch in range(20)]
-    assert any(last <= 900 for _, last in stretches)
+    crops = [partly.event_crop(day, epoch) for epoch in range(20)]
+    assert any(last <= 900 for _, last in crops)
     assert [without.event_crop(day, epoch) for epoch in range(20)] == [None] * 20
     running = dataclasses.replace(day, events=events[:1])
     assert [without.event_crop(running, epoch) for epoch in range(20)] == [

@@ -1,4 +1,4 @@
-"""Batches: what a window's cells become, and the same stream from every state, on every number of hosts."""
+"""Batches: how cells are decoded, and the same stream from every position and on every number of hosts."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def loader_of(dataset, other_dataset, data_config):
         loader.close()
 
 
-def test_a_batch_holds_the_windows_cells_z_scored(dataset, data_config) -> None:
+def test_a_batch_holds_z_scored_windows(dataset, data_config) -> None:
     config = data_config(dataset)
     spec = data_spec(config, [dataset])
     windows = {window.start: window for window in dataset.source("validation")}
@@ -86,7 +86,7 @@ def test_a_channel_a_dataset_lacks_is_never_observed(loader_of) -> None:
     assert not (glucose & steps).any()
 
 
-def test_resuming_at_any_state_gives_the_tail(loader_of) -> None:
+def test_resuming_at_any_position_continues_the_stream(loader_of) -> None:
     whole = take(loader_of(), 7)
     for position in range(7):
         resumed = loader_of(position=position)
@@ -101,7 +101,7 @@ def test_resuming_at_any_state_gives_the_tail(loader_of) -> None:
 
 
 @pytest.mark.parametrize("hosts", [2, 4, 8])
-def test_hosts_together_hold_the_global_batch(loader_of, hosts) -> None:
+def test_the_rows_of_all_hosts_are_the_global_batch(loader_of, hosts) -> None:
     whole = take(loader_of(position=2), 3)
     parts = [loader_of(position=2, process_index=host, process_count=hosts) for host in range(hosts)]
     for batch in whole:
@@ -110,7 +110,7 @@ def test_hosts_together_hold_the_global_batch(loader_of, hosts) -> None:
 
 
 @pytest.mark.parametrize("hosts", [1, 2, 4, 8])
-def test_balanced_rows_hold_the_same_windows_whatever_the_hosts(loader_of, hosts) -> None:
+def test_balanced_rows_do_not_depend_on_the_number_of_hosts(loader_of, hosts) -> None:
     balance = RowBalancer.for_batch(16, windows_per_row=2, grad_accum_steps=2)
     assert balance.group_size == 8, "more than a host's share of two"
     plain, whole = (take(loader_of(batch_size=16, balance=given), 3) for given in (None, balance))
@@ -124,11 +124,11 @@ def test_balanced_rows_hold_the_same_windows_whatever_the_hosts(loader_of, hosts
         for group in range(2):
             cells = [each["observed"].sum(axis=(1, 2))[8 * group :][:8] for each in (before, batch)]
             assert sorted(cells[0]) == sorted(cells[1])
-            held = [[part[micro::2].reshape(-1, 2).sum(axis=1) for micro in range(2)] for part in cells]
-            assert np.ptp(held[1]) <= np.ptp(held[0])
+            totals = [[part[micro::2].reshape(-1, 2).sum(axis=1) for micro in range(2)] for part in cells]
+            assert np.ptp(totals[1]) <= np.ptp(totals[0])
 
 
-def test_a_dataset_of_weight_nought_is_neither_drawn_nor_counted(dataset, other_dataset, data_config) -> None:
+def test_a_dataset_of_weight_0_is_not_sampled(dataset, other_dataset, data_config) -> None:
     config = data_config(dataset, other_dataset, weights=(1.0, 0.0))
     datasets = [dataset, other_dataset]
     assert datasets_with_weight(config, datasets) == [dataset]
@@ -145,7 +145,7 @@ def test_processes_give_the_same_stream_as_threads(loader_of) -> None:
         assert_same(next(loader), batch)
 
 
-def test_crops_move_within_the_day_and_know_their_time(loader_of) -> None:
+def test_random_crops_cover_the_day(loader_of) -> None:
     batches = take(loader_of(batch_size=16), 8)
     starts = np.concatenate([batch["start_minute"] for batch in batches])
     assert batches[0]["values"].shape[1] == 300
@@ -154,7 +154,7 @@ def test_crops_move_within_the_day_and_know_their_time(loader_of) -> None:
     assert len(set(starts.tolist())) > 100
 
 
-def test_a_crop_is_cut_where_it_says(dataset, data_config) -> None:
+def test_a_crop_holds_the_steps_from_its_start_minute_on(dataset, data_config) -> None:
     config = data_config(dataset, window_minutes=300)
     spec = data_spec(config, [dataset])
     loader = Loader(config, [dataset], spec, "validation", seed=0, batch_size=6)
@@ -166,7 +166,7 @@ def test_a_crop_is_cut_where_it_says(dataset, data_config) -> None:
         np.testing.assert_array_equal(batch["observed"][row], window.observed[start : start + 300])
 
 
-def test_windows_shorter_than_the_batch_are_unobserved_at_their_end(tmp_path, data_config) -> None:
+def test_windows_shorter_than_the_batch_are_padded_with_unobserved_steps(tmp_path, data_config) -> None:
     write_dataset(tmp_path / "short", "short", CHANNELS, random_windows(3, 1, steps=100))
     config = data_config(open_dataset(tmp_path / "short"), window_minutes=240)
     datasets = open_datasets(config)
@@ -198,7 +198,7 @@ def test_a_batch_that_hosts_cannot_share_is_refused(loader_of) -> None:
 
 
 @given(st.integers(1, 13), st.sampled_from([1440, 700, 300]), st.sampled_from([None, 1, 4, 100]))
-def test_evaluation_takes_every_row_once_in_order(dataset, data_config, batch_size, minutes, limit) -> None:
+def test_evaluation_yields_every_row_once_in_order(dataset, data_config, batch_size, minutes, limit) -> None:
     spec = data_spec(data_config(dataset, window_minutes=minutes), [dataset])
     source = dataset.source("test")
     seen = []

@@ -1,4 +1,4 @@
-"""The data order: every window exactly once per epoch, the same whoever asks."""
+"""The data order: every window exactly once per epoch, the same on all hosts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ sizes = st.integers(1, 3000)
 
 
 @given(seeds, sizes, st.integers(0, 2**40))
-def test_the_permutation_is_one(seed, size, epoch) -> None:
+def test_permuted_is_a_permutation(seed, size, epoch) -> None:
     key = keys(seed, np.zeros(size, np.int64), np.full(size, epoch))
     assert sorted(permuted(np.arange(size), np.full(size, size), key)) == list(range(size))
 

@@ -1,4 +1,4 @@
-"""Batches with gaps: as much is missing as was asked for, in blocks."""
+"""Random batches with gaps: the requested share is missing, in blocks."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def test_gaps_are_long_and_windows_differ() -> None:
     assert len(np.unique(np.concatenate([batch["window_id"] for batch in batches]))) == 32
 
 
-def test_balanced_batches_hold_the_same_windows_in_rows_alike() -> None:
+def test_balanced_batches_hold_the_same_windows_in_balanced_rows() -> None:
     batches = functools.partial(random_batches_with_gaps, MINUTELY_26, 1440, 0.5, batch_size=8, count=4, seed=0)
-    recorded = lambda balance: [batch["observed"].sum(axis=(1, 2)) for batch in batches(balance=balance)[1]]  # noqa: E731
-    plain, dealt = recorded(None), recorded(RowBalancer.for_batch(8, windows_per_row=4, grad_accum_steps=1))
-    for before, after in zip(plain, dealt, strict=True):
+    observed = lambda balance: [batch["observed"].sum(axis=(1, 2)) for batch in batches(balance=balance)[1]]  # noqa: E731
+    plain, balanced = observed(None), observed(RowBalancer.for_batch(8, windows_per_row=4, grad_accum_steps=1))
+    for before, after in zip(plain, balanced, strict=True):
         assert sorted(before) == sorted(after)
     spread = lambda batches: np.ptp(np.reshape(batches, (4, 2, 4)).sum(axis=2), axis=1).mean()  # noqa: E731
-    assert spread(dealt) < 0.5 * spread(plain)
+    assert spread(balanced) < 0.5 * spread(plain)
 
 
 def test_nothing_missing_and_a_share_out_of_range() -> None:

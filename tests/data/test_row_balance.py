@@ -1,4 +1,4 @@
-"""Windows dealt to rows: each once, rows alike, and the rows those that the step makes of a batch."""
+"""Row balancing: every window is assigned once, and the rows that a step makes of a batch are balanced."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lsm_jax.data.row_balance import RowBalancer
 
 
 def rows_of(batch: Shaped[np.ndarray, " b"], windows: int, accumulate: int) -> Shaped[np.ndarray, "rows w"]:
-    """As a step cuts them: micro-batches of every so manieth window, rows of neighbours within each."""
+    """The rows of a step: micro-batch `i` takes windows i, i + accumulate, ...; rows take consecutive ones of those."""
     return np.concatenate([batch[part::accumulate].reshape(-1, windows) for part in range(accumulate)])
 
 
@@ -23,7 +23,7 @@ def rows_of(batch: Shaped[np.ndarray, " b"], windows: int, accumulate: int) -> S
     seed=st.integers(0, 2**16),
     ties=st.booleans(),
 )
-def test_every_window_stands_once_and_rows_of_a_group_hold_alike(windows, accumulate, blocks, seed, ties) -> None:
+def test_every_window_is_assigned_once_and_rows_are_balanced(windows, accumulate, blocks, seed, ties) -> None:
     balance = RowBalancer.for_batch(windows * accumulate * blocks, windows, accumulate)
     groups = windows * accumulate * blocks // balance.group_size
     random = np.random.default_rng(seed)
@@ -32,30 +32,30 @@ def test_every_window_stands_once_and_rows_of_a_group_hold_alike(windows, accumu
     assert (np.sort(order, axis=1) == np.arange(balance.group_size)).all()
     for group in range(groups):
         rows = rows_of(sizes[group][order[group]], windows, accumulate)
-        held = rows.sum(axis=1)
-        # What is dealt in one round never widens the gap beyond its own.
-        assert held.max() - held.min() <= sizes[group].max() - sizes[group].min()
+        totals = rows.sum(axis=1)
+        # A round never widens the gap between rows beyond the gap between its own windows.
+        assert totals.max() - totals.min() <= sizes[group].max() - sizes[group].min()
         assert (np.diff(rows, axis=1) <= 0).all(), "from the largest window of a row to the smallest"
 
 
 @given(windows=st.integers(2, 8), accumulate=st.integers(1, 4), blocks=st.integers(1, 4))
-def test_numbers_run_along_the_rows(windows, accumulate, blocks) -> None:
+def test_window_ids_are_consecutive_along_rows(windows, accumulate, blocks) -> None:
     balance = RowBalancer.for_batch(windows * accumulate * blocks, windows, accumulate)
     rows = rows_of(balance.window_ids, windows, accumulate)
     assert (np.diff(rows, axis=1) == 1).all()
     assert sorted(rows.flat) == list(range(balance.group_size))
 
 
-def test_rows_of_days_differ_less_than_as_they_come() -> None:
+def test_balanced_rows_of_days_differ_less_than_rows_in_order() -> None:
     sizes = np.random.default_rng(0).beta(2, 2, (500, 64))
     balance = RowBalancer.for_batch(4096, 16, 1)
-    dealt = np.take_along_axis(sizes, balance.assign(sizes), axis=1)
+    balanced = np.take_along_axis(sizes, balance.assign(sizes), axis=1)
     spread = lambda sizes: sizes.reshape(500, 4, 16).sum(axis=2).std(axis=1).mean()  # noqa: E731
-    assert spread(dealt) < 0.05 * spread(sizes)
+    assert spread(balanced) < 0.05 * spread(sizes)
 
 
 @pytest.mark.parametrize(("batch_size", "windows", "accumulate"), [(7, 1, 1), (6, 4, 1)])
-def test_single_windows_and_uneven_batches_stay_as_they_come(batch_size, windows, accumulate) -> None:
+def test_single_windows_and_uneven_batches_stay_in_order(batch_size, windows, accumulate) -> None:
     balance = RowBalancer.for_batch(batch_size, windows, accumulate)
     assert balance.group_size == 1
     assert balance.assign(np.ones((batch_size, 1))).tolist() == [[0]] * batch_size

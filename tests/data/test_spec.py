@@ -1,4 +1,4 @@
-"""The data specification: pooled moments, the mixture's observed share, and a file that survives."""
+"""The data specification: pooled moments, observed shares of a mixture, and its file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Datasets: whole or not at all, split by person, described as stored, and refused when damaged."""
+"""Datasets: written completely or not at all, split by person, described as stored, and refused when damaged."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_moments_are_those_of_the_training_split(dataset: Dataset) -> None:
     assert dataset.training_minutes == len(values)
 
 
-def test_the_card_says_what_is_there(dataset: Dataset) -> None:
+def test_the_card_describes_the_windows(dataset: Dataset) -> None:
     windows = [window for split in read_all(dataset.path).values() for window in split]
     observed = np.stack([window.observed for window in windows])
     card = dataset.card
@@ -119,7 +119,7 @@ def test_gaps_are_the_runs_of_missing_cells(cells) -> None:
     assert list(zip(lengths.tolist(), columns.tolist(), strict=True)) == runs
 
 
-def test_a_study_of_one_person_says_that_nobody_is_held_out(tmp_path: Path) -> None:
+def test_a_study_of_one_person_has_a_warning(tmp_path: Path) -> None:
     write_dataset(tmp_path / "one", "one", CHANNELS, random_windows(1, 2))
     dataset = open_dataset(tmp_path / "one")
     assert any("test" in warning for warning in dataset.card["warnings"])
@@ -138,7 +138,7 @@ def test_a_failing_source_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_is_there_is_replaced_only_when_asked_and_only_if_it_is_a_dataset(tmp_path: Path) -> None:
+def test_only_a_dataset_is_replaced_and_only_with_overwrite(tmp_path: Path) -> None:
     out = tmp_path / "out"
     write_dataset(out, "small", CHANNELS, random_windows(3, 1))
     with pytest.raises(UserError, match="--overwrite"):

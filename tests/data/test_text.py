@@ -1,4 +1,4 @@
-"""Captions beside the batches they describe: the same whoever loads them, new each epoch, of what the batch shows."""
+"""Captions beside their batches: the same for all loaders, new in each epoch, and about what the batch shows."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_a_batch_has_the_caption_of_each_of_its_windows(dataset, data_config, ca
     )
 
 
-def test_evaluation_has_captions_and_silent_filling(dataset, data_config, captions):
+def test_evaluation_batches_have_captions_and_padding(dataset, data_config, captions):
     source, spec = dataset.source("test"), data_spec(data_config(dataset), [dataset])
     batches = list(evaluation_batches(source, spec, 4, captions=captions))
     rows = np.concatenate([batch["text"] for batch, _ in batches])
@@ -63,7 +63,7 @@ def test_evaluation_has_captions_and_silent_filling(dataset, data_config, captio
     assert "text" not in next(iter(evaluation_batches(source, spec, 4)))[0]
 
 
-def test_long_captions_are_cut_and_show_it(captions):
+def test_long_captions_are_cut_and_have_no_end(captions):
     window = next(random_windows(1, 1))
     whole = captions([window], [0])[0]
     cut = dataclasses.replace(captions, length=20)([window], [0])[0]
@@ -71,7 +71,7 @@ def test_long_captions_are_cut_and_show_it(captions):
     assert END in whole and END not in cut
 
 
-def test_a_crop_is_spoken_of_as_a_window_of_its_own():
+def test_a_crop_is_a_window_of_its_own():
     window = dataclasses.replace(
         next(random_windows(1, 1)),
         events=(Event("activity", "running", 50, 100), Event("sleep", "asleep", 0, 80), Event("mood", "calm", 10, 10)),
@@ -100,27 +100,27 @@ def test_a_tokenizer_that_does_not_fit_is_named(tmp_path, captions):
         CaptionTokens.from_config(excessive, tmp_path / "large.json")
 
 
-def test_nothing_is_said_of_days_that_hold_an_activity_left_out(captions):
+def test_days_with_a_held_out_activity_have_no_caption(captions):
     window = next(random_windows(1, 1))
     events = (Event("activity", "Stair climbing!", 50, 100), Event("session", "tag", 5, 6), Event("sleep", "run", 0, 9))
-    held, other = dataclasses.replace(window, events=events), dataclasses.replace(window, events=events[1:])
-    assert activity_names(held) == {"stair climbing"} and activity_names(other) == set()
+    held_out, other = dataclasses.replace(window, events=events), dataclasses.replace(window, events=events[1:])
+    assert activity_names(held_out) == {"stair climbing"} and activity_names(other) == set()
     without = dataclasses.replace(captions, held_out_activities=("stair climbing", "run"))
-    said = without([held, other], [0, 0])
-    assert (said[0] == PAD).all()
-    np.testing.assert_array_equal(said[1], captions([other], [0])[0])
-    assert (captions([held], [0]) != PAD).any()
+    ids = without([held_out, other], [0, 0])
+    assert (ids[0] == PAD).all()
+    np.testing.assert_array_equal(ids[1], captions([other], [0])[0])
+    assert (captions([held_out], [0]) != PAD).any()
 
 
-def test_days_without_anything_to_say_begin_and_end(captions):
+def test_days_without_anything_to_describe_have_an_empty_caption(captions):
     window = dataclasses.replace(next(random_windows(1, 1)), events=())
-    speaks = dataclasses.replace(captions, captioner=Captioner(("semantic",)))
-    (row,) = speaks([window], [0])
+    semantic = dataclasses.replace(captions, captioner=Captioner(("semantic",)))
+    (row,) = semantic([window], [0])
     assert row[:2].tolist() == [BEGIN, END] and (row[2:] == PAD).all()
     assert captions.tokenizer.decode(row[None]) == [""]
 
 
-def test_an_activity_left_out_must_be_in_the_data(tmp_path):
+def test_a_held_out_activity_must_be_in_the_data(tmp_path):
     window = dataclasses.replace(next(random_windows(1, 1)), events=(Event("activity", "Rowing", 50, 100),))
     write_dataset(tmp_path / "data", "rows", CHANNELS, [window])
     dataset = open_dataset(tmp_path / "data")
