@@ -14,9 +14,11 @@ from jaxtyping import Bool, Float, Int
 from lsm_jax.channels import channel as registered
 from lsm_jax.windows import MINUTES_PER_DAY, Window
 
+SPLITS = ("train", "validation", "test")
 TOKEN_MINUTES = 10  # LSM-2's patch: 10 minutes of one channel
 GAP_BOUNDS = (1, 2, 5, 10, 30, 60, 180, 360, 720, 1440)  # minutes; a gap counts under the largest bound it reaches
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)
+_NO_PEOPLE = "no person is left for the {} split ({} in all); what needs it will refuse this dataset"
 _MAX_NAMED_VALUES = 50  # with more distinct values, a text label is described by their number only
 
 
@@ -95,24 +97,16 @@ class DatasetStatistics:
         low = np.where(observed, values, np.float32(np.inf)).min(axis=1, initial=np.inf)
         high = np.where(observed, values, np.float32(-np.inf)).max(axis=1, initial=-np.inf)
         self._low, self._high = np.minimum(self._low, low), np.maximum(self._high, high)
-        self._add_hours(observed, _local_minute(window), window.minutes_per_step)
+        start, steps = int(window.start.timestamp()), observed.shape[1]
+        self._add_hours(observed, start // 60 + window.utc_offset_minutes, window.minutes_per_step)
         self._add_gaps(observed, window.minutes_per_step)
         self._labels.setdefault(window.participant, {}).update(window.labels)
         for event in window.events:
             self._events[event.kind][event.name] += 1
             self._event_minutes[event.kind][event.name] += (event.end - event.start) * window.minutes_per_step
         tokens = count_tokens(observed, max(TOKEN_MINUTES // window.minutes_per_step, 1))
-        self._rows.append(
-            (
-                split,
-                window.participant,
-                int(window.start.timestamp()),
-                window.utc_offset_minutes,
-                observed.shape[1],
-                int(moments.count.sum()),
-                tokens,
-            )
-        )
+        cells = int(moments.count.sum())
+        self._rows.append((split, window.participant, start, window.utc_offset_minutes, steps, cells, tokens))
 
     def index(self) -> pl.DataFrame:
         """One row per window, in stored order."""
@@ -120,14 +114,10 @@ class DatasetStatistics:
 
     def normalisation(self) -> dict[str, Any]:
         """The content of `normalisation.json`: the training split's moments."""
-        moments = zip(self._training.mean, self._training.sd, self._training.count, strict=True)
-        return {
-            "training_minutes": self._training_minutes,
-            "channels": {
-                name: {"mean": float(mean), "sd": float(sd), "count": int(count)}
-                for name, (mean, sd, count) in zip(self.channels, moments, strict=True)
-            },
-        }
+        mean, sd, count = self._training.mean.tolist(), self._training.sd.tolist(), self._training.count.tolist()
+        channels = zip(self.channels, mean, sd, count, strict=True)
+        moments = {name: dict(zip(("mean", "sd", "count"), numbers, strict=True)) for name, *numbers in channels}
+        return {"training_minutes": self._training_minutes, "channels": moments}
 
     def card(self) -> dict[str, Any]:
         """The content of `data_card.json`."""
@@ -165,7 +155,7 @@ class DatasetStatistics:
                 }
                 for kind, names in sorted(self._events.items())
             },
-            "warnings": list(_warnings(people)),
+            "warnings": [_NO_PEOPLE.format(split, people["all"]) for split in SPLITS[1:] if not people[split]],
         }
 
     def _add_hours(self, observed: Bool[np.ndarray, "c t"], start: int, minutes_per_step: int) -> None:
@@ -246,15 +236,9 @@ def count_tokens(observed: Bool[np.ndarray, "c t"], patch: int) -> int:
     return int(np.count_nonzero(tokens_observed))
 
 
-def _local_minute(window: Window) -> int:
-    return int(window.start.timestamp()) // 60 + window.utc_offset_minutes
-
-
 def _by_split(index: pl.DataFrame) -> tuple[dict[str, int], dict[str, int]]:
     """People and windows of every split and of `"all"`."""
-    parts = {split: index.filter(pl.col("split") == split) for split in ("train", "validation", "test")} | {
-        "all": index
-    }
+    parts = {split: index.filter(pl.col("split") == split) for split in SPLITS} | {"all": index}
     people = {split: part["participant"].n_unique() for split, part in parts.items()}
     return people, {split: len(part) for split, part in parts.items()}
 
@@ -264,14 +248,6 @@ def _person_days(index: pl.DataFrame) -> int:
     return index.select(pl.struct("participant", local_day.alias("day")).n_unique()).item()
 
 
-def _warnings(people: Mapping[str, int]) -> list[str]:
-    return [
-        f"no person is left for the {split} split ({people['all']} in all); what needs it will refuse this dataset"
-        for split in ("validation", "test")
-        if not people[split]
-    ]
-
-
 def _label_summary(labels: Mapping[str, Mapping[str, float | str]]) -> dict[str, Any]:
     """By label, over people: statistics of its numbers and counts of its texts."""
     values: dict[str, list[float | str]] = defaultdict(list)
@@ -279,18 +255,13 @@ def _label_summary(labels: Mapping[str, Mapping[str, float | str]]) -> dict[str,
         for name, value in person.items():
             values[name].append(value)
     summary: dict[str, Any] = {}
-    for name, found in sorted(values.items()):
-        numbers = [value for value in found if not isinstance(value, str)]
-        texts = Counter(value for value in found if isinstance(value, str))
-        summary[name] = {"people": len(found)}
-        if numbers:
-            array = np.array(numbers, np.float64)
-            summary[name] |= {
-                "mean": float(array.mean()),
-                "sd": float(array.std()),
-                "min": float(array.min()),
-                "max": float(array.max()),
-            }
+    for name, of_people in sorted(values.items()):
+        numbers = np.array([value for value in of_people if not isinstance(value, str)], np.float64)
+        texts = Counter(value for value in of_people if isinstance(value, str))
+        summary[name] = {"people": len(of_people)}
+        if len(numbers):
+            statistics = {"mean": numbers.mean(), "sd": numbers.std(), "min": numbers.min(), "max": numbers.max()}
+            summary[name] |= {key: float(value) for key, value in statistics.items()}
         if texts:
             summary[name]["values"] = dict(texts.most_common()) if len(texts) <= _MAX_NAMED_VALUES else {}
             summary[name]["distinct"] = len(texts)

@@ -153,7 +153,8 @@ class WindowInfo:
     def window(self) -> Window:
         """The row as a window in natural units, with those of its channels that the batch has."""
         layout = self._layout
-        return crop(self._record.window(layout.source.channels), self.offset, layout.steps, layout.channels)
+        whole = layout.source.window(self.index, self._record)
+        return crop(whole, self.offset, layout.steps, layout.channels)
 
     def decode_into(self, batch: Batch, row: int, interval: tuple[int, int] | None = None) -> None:
         """Decodes the window, z-scored, into a row of the batch. Steps outside `interval` stay unobserved."""

@@ -19,12 +19,11 @@ import pyarrow
 import pyarrow.parquet
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from lsm_jax.data.card import INDEX_SCHEMA
+from lsm_jax.data.card import INDEX_SCHEMA, SPLITS
 from lsm_jax.data.codec import Record, parse_record
 from lsm_jax.errors import UserError
 from lsm_jax.windows import Window
 
-SPLITS = ("train", "validation", "test")
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _MAX_JSON_BYTES = 64 * 2**20
 _MAX_NUMBER = 1e30  # squares of numbers in a sidecar must not overflow
@@ -61,9 +60,9 @@ class ShardReader:
         except Exception as error:
             raise self._damaged(position, error) from None
 
-    def window(self, position: int, channels: Sequence[str]) -> Window:
-        """The decoded window at a position."""
-        record = self.record(position)
+    def window(self, position: int, channels: Sequence[str], record: Record | None = None) -> Window:
+        """The decoded window at a position; `record` is its record if it was read before."""
+        record = record or self.record(position)
         try:
             return record.window(channels)
         except (ValueError, TypeError, OverflowError, RecursionError) as error:

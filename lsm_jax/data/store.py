@@ -144,7 +144,11 @@ class WindowSource:
         return len(self._records)
 
     def __getitem__(self, position: int) -> Window:
-        return self._records.window(position, self.channels)
+        return self.window(position)
+
+    def window(self, position: int, record: Record | None = None) -> Window:
+        """The decoded window at a position; `record` is its record if it was read before."""
+        return self._records.window(position, self.channels, record)
 
     def record(self, position: int) -> Record:
         """The record at a position, which the loader decodes directly into its batch."""

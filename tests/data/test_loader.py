@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from random_windows import CHANNELS, person, random_windows
 
 from lsm_jax.data.loader import Loader, evaluation_batches
+from lsm_jax.data.row_balance import RowBalancer
 from lsm_jax.data.spec import data_spec, datasets_with_weight, open_datasets
 from lsm_jax.data.store import open_dataset, write_dataset
 from lsm_jax.errors import UserError
