@@ -225,7 +225,7 @@ def test_evaluation_reads_each_window_once_in_the_order_given(dataset, data_conf
     record = source.record
     monkeypatch.setattr(source, "record", lambda position: reads.append(position) or record(position))
     order = list(range(len(source)))[::-1][:3]
-    batches = list(evaluation_batches(source, data_spec(data_config(dataset)), 2, order=order))
+    batches = list(evaluation_batches(source, data_spec(data_config(dataset), [dataset]), 2, order=order))
     infos = [info for _, infos in batches for info in infos]
     assert [info.window.participant for info in infos] == [source.participants[position] for position in order]
     assert reads == order
