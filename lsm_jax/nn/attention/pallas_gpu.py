@@ -43,11 +43,11 @@ def _num_stages(head_size: int) -> tuple[int, int, int]:
 
 def _forward(inputs: Inputs[BlockRanges]) -> tuple[Float[Array, "r s h d"], Float[Array, "r h s"]]:
     layout = _Layout(inputs)
-    held = layout.query_block
+    own = layout.query_block
     out, lse = layout.call(
         _forward_kernel,
-        layout.inputs(held, layout.key_row) + layout.key_range,
-        [(layout.query_shape, held.heads), (layout.lse_shape, held.per_query)],
+        layout.inputs(own, layout.key_row) + layout.key_range,
+        [(layout.query_shape, own.heads), (layout.lse_shape, own.per_query)],
         products=2,
         num_stages=layout.num_stages[0],
     )
@@ -60,8 +60,8 @@ def _backward(inputs: Inputs[BlockRanges], lse: Float[Array, "r h s"], do: Array
     delta = jnp.pad(delta, ((0, 0), (0, 0), (0, do.shape[1] - delta.shape[2])))
 
     def operands(of_query: _Side, of_key: _Side) -> _Operands:
-        given = [(do, of_query.heads), (lse, of_query.per_query), (delta, of_query.per_query)]
-        return layout.inputs(of_query, of_key) + given
+        gradients = [(do, of_query.heads), (lse, of_query.per_query), (delta, of_query.per_query)]
+        return layout.inputs(of_query, of_key) + gradients
 
     (dq,) = layout.call(
         _backward_dq_kernel,

@@ -4,12 +4,12 @@ A grid step costs a third of a microsecond, as much as 256 x 256 scores, but blo
 of windows. So a step fetches `blocks_per_fetch` small blocks of both sides and loops over the pairs in range, for two
 heads at a time, so that one computes while the other waits for its matrix products.
 
-The grid is [rows, heads, fetches held, visits]: a step holds a fetch of one side and visits those of the other side in
-turn. The number of visits is the most that any held fetch needs, known only at run time. Block ranges are prefetched to
-scalar memory, so that the pipeline knows what to fetch next; beyond a range's end the index map repeats its last block,
-which fetches nothing.
+The grid is [rows, heads, resident fetches, visits]: a step keeps one fetch of one side resident and visits those of the
+other side in turn. The number of visits is the most that any resident fetch needs, known only at run time. Block ranges
+are prefetched to scalar memory, so that the pipeline knows what to fetch next; beyond a range's end the index map
+repeats its last block, which fetches nothing.
 
-Heads are given as [R, H, D, S]: a head of 64 would fill only half of the 128 lanes. Scores are [keys, queries], so that
+Heads are [R, H, D, S]: a head of 64 would fill only half of the 128 lanes. Scores are [keys, queries], so that
 what belongs to a query (running max and sum, segment id) is a row of lanes and reductions run over sublanes.
 """
 
@@ -50,7 +50,7 @@ def _forward(inputs: Inputs[BlockRanges]) -> tuple[Float[Array, "r s h d"], Floa
             (grid.query_shape, grid.query_spec),
             (jax.ShapeDtypeStruct((rows, heads, 1, slots), jnp.float32), grid.per_query_spec),
         ],
-        scratch=[(1, grid.held_slots), (1, grid.held_slots), (width, grid.held_slots)],
+        scratch=[(1, grid.resident_slots), (1, grid.resident_slots), (width, grid.resident_slots)],
         products=2,
     )
     return _slots_first(out, inputs.query), lse
@@ -69,7 +69,7 @@ def _backward(inputs: Inputs[BlockRanges], lse: Float[Array, "r h 1 s"], do: Arr
             (delta, grid.per_query_spec),
         ],
         [(grid.query_shape, grid.query_row_spec), (grid.key_shape, grid.key_spec), (grid.key_shape, grid.key_spec)],
-        scratch=[(width, slots), (width, grid.held_slots), (width, grid.held_slots)],
+        scratch=[(width, slots), (width, grid.resident_slots), (width, grid.resident_slots)],
         products=5,
     )
     return _slots_first(dq, inputs.query), _slots_first(dk, inputs.key), _slots_first(dv, inputs.value)
@@ -91,9 +91,9 @@ def _forward_kernel(
         acc[...] = jnp.zeros_like(acc)
 
     def attend(block: Array, low: Array, high: Array, start: Array) -> None:
-        held = _slots(block, size.query)
-        q_segments = query_segments[:, held]
-        q_blocks = [query[head, :, held] for head in heads]
+        own = _slots(block, size.query)
+        q_segments = query_segments[:, own]
+        q_blocks = [query[head, :, own] for head in heads]
 
         def visit(other: Array, carry: list[tuple[Array, Array, Array]]) -> list[tuple[Array, Array, Array]]:
             at = _slots(other - start, size.key)
@@ -110,7 +110,7 @@ def _forward_kernel(
                 updated.append((new_max, new_sum, acc * rescale + gained))
             return updated
 
-        _update((row_max, row_sum, acc), held, lambda carry: jax.lax.fori_loop(low, high, visit, carry))
+        _update((row_max, row_sum, acc), own, lambda carry: jax.lax.fori_loop(low, high, visit, carry))
 
     _for_each_block(first_fetch, num_fetches, first, count, attend, size.blocks_per_fetch, blocks)
 
@@ -143,9 +143,9 @@ def _backward_kernel(
         dv_acc[...] = jnp.zeros_like(dv_acc)
 
     def collect(block: Array, low: Array, high: Array, start: Array) -> None:
-        held = _slots(block, size.key)
-        k_segments = _column(key_segments[:, held])
-        k_blocks, v_blocks = ([ref[head, :, held] for head in heads] for ref in (key, value))
+        own = _slots(block, size.key)
+        k_segments = _column(key_segments[:, own])
+        k_blocks, v_blocks = ([ref[head, :, own] for head in heads] for ref in (key, value))
 
         def visit(other: Array, carry: list[tuple[Array, Array]]) -> list[tuple[Array, Array]]:
             at, at_in_row = _slots(other - start, size.query), _slots(other, size.query)
@@ -162,7 +162,7 @@ def _backward_kernel(
                 updated.append((dk + gained[0], dv + gained[1]))
             return updated
 
-        _update((dk_acc, dv_acc), held, lambda carry: jax.lax.fori_loop(low, high, visit, carry))
+        _update((dk_acc, dv_acc), own, lambda carry: jax.lax.fori_loop(low, high, visit, carry))
 
     _for_each_block(first_fetch, num_fetches, first, count, collect, size.blocks_per_fetch, blocks)
     is_last = visit_number == pl.num_programs(3) - 1
@@ -183,26 +183,26 @@ def _backward_kernel(
 def _for_each_block(
     first_fetch: Any, num_fetches: Any, first: Any, count: Any, work: Callable[..., None], per_fetch: int, blocks: int
 ) -> None:
-    """Calls `work` for the held blocks of this grid step.
+    """Calls `work` for the resident blocks of this grid step.
 
     Args:
-      first_fetch, num_fetches: for each held fetch, the range of fetches of the other side that it visits.
-      first, count: for each held block, the range of blocks of the other side.
-      work: takes the held block's number in its fetch, the first and the last (exclusive) block of the other side to
+      first_fetch, num_fetches: for each resident fetch, the range of fetches of the other side that it visits.
+      first, count: for each resident block, the range of blocks of the other side.
+      work: takes the resident block's number in its fetch, the first and last (exclusive) block of the other side to
         visit in this step, and the first block of the visited fetch.
       per_fetch: blocks in a fetch.
-      blocks: held blocks in a row.
+      blocks: resident blocks in a row.
     """
-    row, held, visit = pl.program_id(0), pl.program_id(2), pl.program_id(3)
-    fetch = row * pl.num_programs(2) + held
+    row, resident, visit = pl.program_id(0), pl.program_id(2), pl.program_id(3)
+    fetch = row * pl.num_programs(2) + resident
 
     @pl.when(visit < num_fetches[fetch])
     def _() -> None:
         start = (first_fetch[fetch] + visit) * per_fetch
 
-        @pl.loop(0, jnp.minimum(per_fetch, blocks - held * per_fetch))
+        @pl.loop(0, jnp.minimum(per_fetch, blocks - resident * per_fetch))
         def _(number: Array) -> None:
-            block = row * blocks + held * per_fetch + number
+            block = row * blocks + resident * per_fetch + number
             last = first[block] + count[block]
             work(number, jnp.maximum(first[block], start), jnp.minimum(last, start + per_fetch), start)
 
@@ -238,7 +238,7 @@ class _Grid:
       query_spec, key_spec: block specs of heads [R, H, D, S].
       per_query_spec: block spec of lse and delta [R, H, 1, S].
       query_row_spec: block spec of a result like `query` that stays on the chip until the heads change.
-      held_slots: slots held by a grid step.
+      resident_slots: slots of a resident fetch.
     """
 
     def __init__(self, inputs: Inputs[BlockRanges], *, hold_queries: bool) -> None:
@@ -262,24 +262,24 @@ class _Grid:
                 ranges.num_query_blocks,
             )
         )
-        held = self._ranges[0].shape[1]
+        num_resident = self._ranges[0].shape[1]
         # Two heads at a time, if dq of both rows fits the chip.
         row_bytes = width * slots * (4 + query.dtype.itemsize)
         together = 2 if heads % 2 == 0 and width <= _LANES and 2 * row_bytes <= 10 * _MIB else 1
-        self._grid = (rows, heads // together, held)
+        self._grid = (rows, heads // together, num_resident)
         self._heads, self._row_bytes = together, together * row_bytes
         query_slots = min(size.query * size.blocks_per_fetch, slots)
         key_slots = min(size.key * size.blocks_per_fetch, self.key_shape.shape[3])
-        self.held_slots = query_slots if hold_queries else key_slots
+        self.resident_slots = query_slots if hold_queries else key_slots
 
-        def held_fetch(row: Array, fetch: Array, visit: Array, first: Any, count: Any, *_: Any) -> Array:  # noqa: ARG001
+        def resident_fetch(row: Array, fetch: Array, visit: Array, first: Any, count: Any, *_: Any) -> Array:  # noqa: ARG001
             return fetch
 
         def visited_fetch(row: Array, fetch: Array, visit: Array, first: Any, count: Any, *_: Any) -> Array:
-            at = row * held + fetch
+            at = row * num_resident + fetch
             return first[at] + jnp.clip(visit, 0, jnp.maximum(count[at] - 1, 0))
 
-        of_query, of_key = (held_fetch, visited_fetch) if hold_queries else (visited_fetch, held_fetch)
+        of_query, of_key = (resident_fetch, visited_fetch) if hold_queries else (visited_fetch, resident_fetch)
 
         def heads_spec(height: int, slots: int, fetch: Callable[..., Array]) -> pl.BlockSpec:
             shape = (None, together, height, slots)
