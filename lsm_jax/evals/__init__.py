@@ -32,6 +32,8 @@ def make_suite(name: str, **settings: Any) -> Suite:
 def evaluators(config: Config) -> list[Suite]:
     """The suites that a training run evaluates, on at most `evaluate.suite_windows` windows of the validation split.
 
+    `zeroshot` runs without its probes, which would embed the whole training split each time.
+
     Raises:
       UserError: an unknown suite, or one that cannot score runs of this objective.
     """
@@ -39,7 +41,8 @@ def evaluators(config: Config) -> list[Suite]:
     for name in config.evaluate.suites:
         if name not in SUITES:
             raise UserError(f"evaluate.suites: there is no suite {name!r}.{nearest(name, SUITES)} {', '.join(SUITES)}.")
-        built.append(make_suite(name, split="validation", max_windows=config.evaluate.suite_windows))
+        own = {"probes": False} if name == "zeroshot" else {}
+        built.append(make_suite(name, split="validation", max_windows=config.evaluate.suite_windows, **own))
         if config.objective.name not in built[-1].objectives:
             raise UserError(
                 f"evaluate.suites: the suite {name} scores runs of {', '.join(built[-1].objectives)}, and "
