@@ -8,7 +8,7 @@ Every variant is trained by
 
 Its docstring says on which DATA and machine, for how long, and what to expect from `lsm evaluate` on held-out people.
 `--config.objective.name=clip` (siglip, cap, coca) and `--config.language.levels=all` change what a variant learns.
-Where ours departs from the paper, `docs/sensorlm.md` says why.
+Where ours departs from the paper, `docs/explanation/sensorlm.md` says why.
 """
 
 from ml_collections import ConfigDict
@@ -26,7 +26,7 @@ def small(config: ConfigDict) -> None:
     config.tokens.patch_channels = 26  # for two cores: 144 tokens a day, each ten minutes of all channels
     config.language.vocab_size = 1000
     config.language.text_length = 96  # 3 captions of 1000 are longer, and cut
-    # These let captions depend on the sensors within the hour, and not only sound right (docs/sensorlm.md).
+    # These let captions depend on the sensors within the hour, and not only sound right (docs/explanation/sensorlm.md).
     config.language.caption_queries = 0
     config.language.events = ("activity", "sleep")
     config.language.event_crop_prob = 0.7

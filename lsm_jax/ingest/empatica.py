@@ -41,7 +41,7 @@ _UNUSED_FILES = {
     "info.txt": "the maker's description of the files",
 }
 _SENSOR = {"ACC": "ACC", "EDA": "EDA", "TEMP": "TEMP", "HR": "PPG", "IBI": "PPG"}
-# Features that the E4's signals do not carry, or not within a minute (docs/signals.md).
+# Features that the E4's signals do not carry, or not within a minute (docs/reference/signals.md).
 _NOT_MEASURED = {"heart_rate_at_rest", "altitude_sd"}
 _CHANNELS = (*(name for name in MINUTELY_26 if name not in _NOT_MEASURED), "pnn20")
 _G_PER_UNIT = 1 / 64  # the file's unit of acceleration

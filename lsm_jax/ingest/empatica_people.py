@@ -74,7 +74,7 @@ def _read_levels(
     layout = "/".join("PERSON" if i == person else "CLASS" if i in classes else "*" for i in range(len(levels)))
     report.note(
         f"{len(rows)} sessions were read as {layout}, {len(levels[person])} people (folders of dates and of one name, "
-        "*, are skipped). If these are not the people, see Empatica E4 in docs/ingest.md."
+        "*, are skipped). If these are not the people, see Empatica E4 in docs/reference/ingest.md."
     )
     shared = {key for key, people in people_with.items() if len(people) > 1 and not _all_have_digits([key[1]])}
     return {

@@ -1,6 +1,6 @@
 """The mapping file of the table reader: what the columns of an export mean.
 
-A mapping is TOML with any number of `[[tables]]` (minute values), `[[events]]` and `[[labels]]`. docs/ingest.md
+A mapping is TOML with any number of `[[tables]]` (minute values), `[[events]]` and `[[labels]]`. docs/reference/ingest.md
 describes every key; configs/ingest/ holds worked examples.
 """
 

@@ -3,7 +3,7 @@
 A transformer that meets a hidden token as a bare mask token learns slowly what every interpolation knows:
 that a heart rate is close to the one ten minutes ago. `surroundings` states it plainly, from visible
 tokens only: the nearest visible patches of the channel on either side with their distances, the straight
-line between them, and the channel's level in this window. Not in the papers; `docs/lsm2.md` says why.
+line between them, and the channel's level in this window. Not in the papers; `docs/explanation/lsm2.md` says why.
 """
 
 from __future__ import annotations

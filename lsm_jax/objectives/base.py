@@ -29,7 +29,7 @@ class Objective(Protocol):
     def loss(
         self, params: Params, batch: Batch, rng: PRNGKeyArray
     ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """Loss over the global batch, and metrics (see docs/architecture.md)."""
+        """Loss over the global batch, and metrics (see docs/explanation/architecture.md)."""
         ...
 
     def attention_shapes(self, batch: Batch, rng: PRNGKeyArray) -> list[AttentionShape]:

@@ -1,7 +1,7 @@
 """The mesh of devices, how a CPU's cores become devices, and how the global batch is spread over the mesh.
 
 XLA splits a single operation among cores only if it is large, so that with one device a second core adds little to the
-step of a small model. Several CPU devices use all cores throughout (docs/training.md).
+step of a small model. Several CPU devices use all cores throughout (docs/reference/runs.md).
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ from lsm_jax.train.workdir import METRICS, TENSORBOARD, WALL_SECONDS_FILE, repla
 class MetricsLog:
     """Writes `metrics.jsonl`, one line per record, and the same numbers as TensorBoard events. Lead host only.
 
-    A record has `step`, and training metrics with `time` (docs/training.md), `validation_*` metrics, or `SUITE/NAME`
+    A record has `step`, and training metrics with `time` (docs/reference/runs.md), `validation_*` metrics, or `SUITE/NAME`
     results of evaluators.
 
     Args:

@@ -31,7 +31,7 @@ LOSS_WEIGHT = "loss_weight"
 
 
 def is_sum(metric: str) -> bool:
-    """Whether a metric is a sum over the global batch. All others are means (docs/architecture.md)."""
+    """Whether a metric is a sum over the global batch. All others are means (docs/explanation/architecture.md)."""
     return metric in {LOSS_WEIGHT, "useful_flops"} or metric.startswith("tokens_")
 
 

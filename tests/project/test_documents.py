@@ -64,6 +64,17 @@ def test_scripts_and_configs_named_in_the_documents_exist() -> None:
     assert [path for path in sorted(named) if not (REPOSITORY / path).exists()] == []
 
 
+def test_documents_named_in_the_code_exist() -> None:
+    files = [
+        path for folder in ("lsm_jax", "configs", "launch", "tests") for path in (REPOSITORY / folder).rglob("*.*")
+    ]
+    texts = [
+        path.read_text(encoding="utf-8", errors="ignore") for path in files if path.suffix in {".py", ".toml", ".html"}
+    ]
+    named = {name for text in texts for name in re.findall(r"\bdocs/[\w/-]+\.md", text)}
+    assert [name for name in sorted(named) if not (REPOSITORY / name).exists()] == []
+
+
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
 def test_documents_name_no_machine(document: Path) -> None:
     lines = document.read_text(encoding="utf-8").splitlines()

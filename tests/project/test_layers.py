@@ -1,4 +1,4 @@
-"""The code points one way: what docs/architecture.md promises, import-linter holds."""
+"""The code points one way: what docs/explanation/architecture.md promises, import-linter holds."""
 
 from __future__ import annotations
 
