@@ -228,7 +228,7 @@ def evaluation_batches(
 
 
 def empty_batch(batch_size: int, spec: DataSpec, window_id: Int[np.ndarray, " b"]) -> Batch:
-    """A batch of all-missing windows with the keys, shapes and types of every batch (docs/explanation/architecture.md)."""
+    """A batch of all-missing windows with the keys, shapes and types of every batch (docs/reference/datasets.md)."""
     cells = (batch_size, spec.window_minutes, len(spec.channels))
     return {
         "values": np.zeros(cells, np.float32),

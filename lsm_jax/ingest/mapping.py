@@ -1,7 +1,7 @@
 """The mapping file of the table reader: what the columns of an export mean.
 
-A mapping is TOML with any number of `[[tables]]` (minute values), `[[events]]` and `[[labels]]`. docs/reference/ingest.md
-describes every key; configs/ingest/ holds worked examples.
+A mapping is TOML with any number of `[[tables]]` (minute values), `[[events]]` and `[[labels]]`.
+docs/reference/ingest.md describes every key; configs/ingest/ has worked examples.
 """
 
 from __future__ import annotations

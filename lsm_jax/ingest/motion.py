@@ -1,8 +1,8 @@
 """Motion features of each minute from three-axis acceleration.
 
 The three axes are reduced to the first principal axis of the band-filtered minute, of which statistics are taken. The
-papers publish names and moments in arbitrary units, not formulas; docs/reference/signals.md defines our formulas and scales. Each
-scale is chosen so that ordinary values lie near the published mean.
+papers publish names and moments in arbitrary units, not formulas; docs/reference/signals.md defines ours.
+Each scale is chosen so that ordinary values lie near the published mean.
 """
 
 from __future__ import annotations

@@ -25,8 +25,8 @@ from lsm_jax.train.workdir import METRICS, TENSORBOARD, WALL_SECONDS_FILE, repla
 class MetricsLog:
     """Writes `metrics.jsonl`, one line per record, and the same numbers as TensorBoard events. Lead host only.
 
-    A record has `step`, and training metrics with `time` (docs/reference/runs.md), `validation_*` metrics, or `SUITE/NAME`
-    results of evaluators.
+    A record has `step`, and training metrics with `time` (docs/reference/runs.md), `validation_*` metrics, or
+    `SUITE/NAME` results of evaluators.
 
     Args:
       resumed_at: step of the restored checkpoint, -1 for a new run. Later records are removed, because those steps run

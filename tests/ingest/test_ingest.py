@@ -176,7 +176,7 @@ def test_reports_merge_and_survive_json(tmp_path):
     assert len(total.quarantined["late"].samples) == SAMPLES_PER_REASON
 
 
-# People, days and missing shares of the shared recordings' own description; docs/reference/ingest.md explains each difference.
+# People, days and missing shares as the shared recordings describe them; docs/results/ingest.md explains differences.
 @pytest.mark.parametrize(
     ("folder", "arguments", "people", "days", "lost_days", "missing"),
     [

@@ -31,7 +31,8 @@ PLATFORMS = frozenset({"gpu"} if plgpu else ())
 def block_sizes(query_slots: int, key_slots: int, head_size: int) -> BlockSizes:  # noqa: ARG001
     """Powers of two, which Triton requires, small enough for a program's blocks to fit its registers.
 
-    As measured on an H100; larger ones reach further over the ends of segments, and are no faster (docs/explanation/attention.md).
+    As measured on an H100; larger ones reach further over the ends of segments and are no faster
+    (docs/explanation/attention.md).
     """
     return BlockSizes(64, 64) if head_size <= 128 else BlockSizes(32, 32)
 
