@@ -1,9 +1,8 @@
-"""What every parameter is: one table from its path to the names of its axes.
+"""The logical axes of every parameter: one table from parameter paths to names of axes.
 
-Sharding, weight decay and Muon all follow from it. `embed -> fused heads head` is a kernel that maps the axis left of
-the arrow to those on the right; without an arrow it is a bias, a scale or a table, which are not decayed. Parameters
-under `blocks` have one more axis in front, `layers`. A parameter that no rule covers is an error: silence would leave
-it unsharded on a pod.
+Sharding, weight decay and Muon follow from it. `embed -> fused heads head` is a kernel from the axis on the left to the
+axes on the right. Without an arrow it is a bias, a scale or an embedding, which are not decayed. Parameters under
+`blocks` have one more axis in front, `layers`. A parameter without a rule is an error; it would be unsharded on a pod.
 """
 
 from __future__ import annotations
@@ -16,12 +15,12 @@ from typing import Any
 import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-# Axes of the mesh. Every device but those of a tensor group has windows, and so rows, of its own.
+# Axes of the mesh. Devices hold different windows and rows, except within a tensor group.
 AXES = ("data", "fsdp", "tensor")
 BATCH_AXES = ("data", "fsdp")
 HEAD_AXIS = "tensor"
 
-# The first rule whose pattern ends the path decides. `*` stands for as many whole axes as there are.
+# The first rule whose pattern matches the end of the path applies. `*` is any number of unsharded axes.
 RULES: tuple[tuple[str, str], ...] = (
     (r"(memory_)?attention/query_key_value/kernel", "embed -> fused heads head"),
     (r"(memory_)?attention/query_key_value/bias", "fused heads head"),
@@ -33,17 +32,16 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"feed_forward/expand/kernel", "embed -> hidden"),
     (r"feed_forward/expand/bias", "hidden"),
     (r"feed_forward/contract/kernel", "hidden -> embed"),
-    (r"(rows|sensor|time)", "rows embed"),  # tables
-    (r"token_table", "vocabulary embed"),
-    (r"(place_table|queries)", "rows embed"),
-    (r"beside", "rows cells embed"),
-    (r"across", "rows rows cells"),
+    (r"token_embedding", "vocabulary embed"),
+    (r"(embedding|sensor_embedding|position_embedding|time_proj|queries)", "rows embed"),
+    (r"cross_channel_proj", "rows cells embed"),
+    (r"channel_mix", "rows rows cells"),
     (r"kernel", "embed -> width"),  # every other matrix
     (r"mask_token", "*"),
     (r"(bias|scale|log_scale)", "*"),
 )
 
-# Every other axis is whole on every device.
+# All other axes are unsharded.
 MESH_AXES: Mapping[str, str] = {"embed": "fsdp", "hidden": "tensor", "heads": "tensor", "vocabulary": "tensor"}
 
 
@@ -53,7 +51,7 @@ class Axes:
 
     Attributes:
       names: one per axis.
-      inputs, outputs: places of the axes a kernel maps from and to; both empty for what is not a kernel.
+      inputs, outputs: indices of the axes a kernel maps from and to; empty if it is not a kernel.
     """
 
     names: tuple[str, ...]
@@ -78,15 +76,15 @@ def axes_of(path: str, shape: tuple[int, ...]) -> Axes:
     left, _, right = rule.partition(" -> ")
     inputs, outputs = left.split(), right.split()
     if inputs == ["*"]:
-        return Axes(layers + ("whole",) * (len(shape) - len(layers)))
+        return Axes(layers + ("unsharded",) * (len(shape) - len(layers)))
     names = (*layers, *inputs, *outputs)
     if len(names) != len(shape):
         raise ValueError(f"the parameter {path} has shape {shape}, but its rule in sharding.py is {names}.")
     if not outputs:
         return Axes(names)
     first = len(layers) + len(inputs)
-    written = [place for place, name in enumerate(names) if place >= first and name != "fused"]
-    return Axes(names, tuple(range(len(layers), first)), tuple(written))
+    output_axes = [axis for axis, name in enumerate(names) if axis >= first and name != "fused"]
+    return Axes(names, tuple(range(len(layers), first)), tuple(output_axes))
 
 
 def named_parameters(tree: Any) -> Iterator[tuple[str, Any]]:
@@ -101,7 +99,7 @@ def path_name(keys: tuple[Any, ...]) -> str:
 
 
 def parameter_shardings(mesh: Mesh, shapes: Any) -> Any:
-    """A sharding per parameter. An axis that its mesh axis does not divide stays whole."""
+    """A sharding per parameter. An axis that is not divisible by its mesh axis is not sharded."""
 
     def sharding(keys: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         names = axes_of(path_name(keys), leaf.shape).names
@@ -116,15 +114,15 @@ def parameter_shardings(mesh: Mesh, shapes: Any) -> Any:
 
 
 def mirrored_shardings(mesh: Mesh, shapes: Any, parameter_shapes: Any, shardings: Any) -> Any:
-    """Shardings for optimizer state: whatever mirrors a parameter lies as that parameter does, the rest everywhere."""
-    known = {
+    """Shardings of optimizer state: moments like their parameters, everything else replicated."""
+    by_path = {
         path: (leaf.shape, sharding)
         for (path, leaf), sharding in zip(named_parameters(parameter_shapes), jax.tree.leaves(shardings), strict=True)
     }
 
     def sharding(keys: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
         suffixes = (path_name(keys[first:]) for first in range(len(keys)))
-        matches = (known[suffix] for suffix in suffixes if suffix in known)
+        matches = (by_path[suffix] for suffix in suffixes if suffix in by_path)
         return next((found for shape, found in matches if shape == leaf.shape), NamedSharding(mesh, PartitionSpec()))
 
     return jax.tree_util.tree_map_with_path(sharding, shapes)

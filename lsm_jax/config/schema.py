@@ -84,7 +84,11 @@ class RowsConfig(Strict):
 class ModelConfig(Strict):
     """The network."""
 
-    size: str = key("tiny", "a name of nn/sizes.py")
+    size: str = key(
+        "tiny",
+        "a name of nn/sizes.py, or depth x width x heads x hidden width of each stack: 12x384x6x1536+4x256x4x1024 "
+        "(encoder + decoder; SensorLM: encoder + text tower + decoder)",
+    )
     decoder: Literal["cross", "observed", "all"] = key(
         "cross",
         "cross: target tokens attend to the encoder's output; observed: self-attention over visible and target tokens; "

@@ -109,7 +109,7 @@ class Captioning(DatasetSuite):
 
     def _captioned_days(self, run: Run, dataset: Dataset) -> Iterator[_CaptionedDay]:
         write = captioner(run)
-        by_embedding = sensor_language(run.objective).language.contrasts
+        by_embedding = sensor_language(run.objective).compares_windows
         assert write is not None  # a run with text has caption levels
         train = read_days(
             run, dataset.held_out("train"), self.without_limit, embed=by_embedding, statistics=not by_embedding

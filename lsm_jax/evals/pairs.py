@@ -15,8 +15,8 @@ from lsm_jax.data.loader import evaluation_batches
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.data.store import WindowSource
 from lsm_jax.evals.baselines import CellIndex, time_bins
-from lsm_jax.objectives.shared import bucket_length
 from lsm_jax.tokens.grid import TokenGrid
+from lsm_jax.tokens.lengths import bucket_length
 from lsm_jax.tokens.tasks import Task, hidden_tokens
 
 _FEW_PAIRS = 24  # fewer are not worth compiling a program for
@@ -127,7 +127,9 @@ def task_pairs(
         for row, tokens in enumerate(recorded):
             hidden = hidden_tokens(task, tokens, grid.patch_minutes, window_rng(seed, task, windows, row))
             if hidden is not None:
-                context, targets = (bucket_length(mask.reshape(1, -1)) for mask in (tokens & ~hidden, hidden))
+                context, targets = (
+                    min(bucket_length(int(mask.sum())), grid.size) for mask in (tokens & ~hidden, hidden)
+                )
                 by_size.setdefault((min(context, max_context_tokens), targets), []).append((row, number, hidden))
     for (context, targets), pairs in sorted(_merge_rare(by_size).items()):
         # Plain attention keeps the scores of all queries and keys: long rows come in smaller batches.

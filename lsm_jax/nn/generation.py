@@ -1,4 +1,4 @@
-"""Captions out of a model, token by token from a cache: the likeliest token, a draw from the nucleus, or beams."""
+"""Caption generation with a key-value cache: greedy, nucleus sampling or beam search."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lsm_jax.errors import UserError
 from lsm_jax.nn.sensor_language import Caches, SensorLanguageModel
 from lsm_jax.nn.text import Memory
 
-_NEVER = -1e30
+_MASK_VALUE = -1e30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,9 +22,9 @@ class Decoding:
     """How the next token is chosen.
 
     Attributes:
-      beams: texts followed side by side, the best by mean log probability of a token kept; 1: no search.
-      temperature: of draws; 0 takes the likeliest token.
-      nucleus: draws are from the fewest tokens that hold this much probability (Holtzman et al., arXiv 1904.09751).
+      beams: beams of a beam search, ranked by mean log probability of a token; 1: no search.
+      temperature: of sampling; 0: the most probable token.
+      nucleus: sampling from the fewest tokens with this total probability (top-p; Holtzman et al., arXiv 1904.09751).
     """
 
     beams: int = 1
@@ -35,94 +35,93 @@ class Decoding:
         if self.beams < 1 or self.temperature < 0 or not 0 < self.nucleus <= 1:
             raise UserError(f"{self}: give beams >= 1, temperature >= 0 and a nucleus above 0 up to 1.")
         if self.beams > 1 and self.temperature > 0:
-            raise UserError("beams search for the likeliest text and draw nothing: set the temperature to 0.")
+            raise UserError("beams search for the most probable text and sample nothing: set the temperature to 0.")
 
 
-class _Written(NamedTuple):
-    """What is written so far.
+class _Generated(NamedTuple):
+    """The loop's state.
 
     Attributes:
-      ids: tokens, padding where none stands yet.
-      total: log probability of each text.
+      ids: tokens so far, then padding.
+      log_probability: of each text.
       done: texts that have ended.
-      place: of the last token.
+      position: of the last token.
     """
 
     ids: Int[Array, "n l"]
-    total: Float[Array, " n"]
+    log_probability: Float[Array, " n"]
     done: Bool[Array, " n"]
     caches: Caches
-    place: Int[Array, ""]
+    position: Int[Array, ""]
 
 
 def write_captions(
     model: SensorLanguageModel, memory: Memory, vocabulary: int, decoding: Decoding, key: PRNGKeyArray
 ) -> Int[Array, "b l"]:
-    """A caption per window as tokens: begin, text, end, padding; one as long as the model can write has no end.
+    """A caption per window: begin, text, end, padding. A caption of the full length has no end.
 
     Args:
-      memory: `SensorLanguageModel.memory` of the windows.
-      vocabulary: ids of the tokenizer; rows of the token table beyond have no text.
+      memory: `SensorLanguageModel.memory` of the windows, one row per window.
+      vocabulary: ids of the tokenizer; later rows of the token embedding are never generated.
     """
     windows, beams, length = len(memory[0]), decoding.beams, model.language.text_length
     texts = windows * beams
     repeated: Memory = (jnp.repeat(memory[0], beams, axis=0), jnp.repeat(memory[1], beams, axis=0))
 
-    def unfinished(written: _Written) -> Bool[Array, ""]:
-        return (written.place < length - 1) & ~written.done.all()
+    def unfinished(state: _Generated) -> Bool[Array, ""]:
+        return (state.position < length - 1) & ~state.done.all()
 
-    def extend(written: _Written) -> _Written:
-        last = jax.lax.dynamic_index_in_dim(written.ids, written.place, axis=1, keepdims=False)
-        scores, caches = model.caption_step(last, written.caches, written.place, repeated)
-        scores = _speakable(scores, vocabulary, written.done)
+    def extend(state: _Generated) -> _Generated:
+        last = jax.lax.dynamic_index_in_dim(state.ids, state.position, axis=1, keepdims=False)
+        logits, caches = model.caption_step(last, state.caches, state.position, repeated)
+        scores = _mask_special_tokens(logits, vocabulary, state.done)
         if decoding.temperature > 0:
-            drawn = jax.random.fold_in(key, written.place)
-            parent, token, total = _draw(scores, written.total, decoding, drawn)
+            step_key = jax.random.fold_in(key, state.position)
+            parent, token, total = _sample(scores, state.log_probability, decoding, step_key)
         else:
-            parent, token, total = _best(scores, written.total, windows)
-        ids = written.ids[parent].at[:, written.place + 1].set(token)
+            parent, token, total = _top_beams(scores, state.log_probability, windows)
+        ids = state.ids[parent].at[:, state.position + 1].set(token)
         caches = jax.tree.map(lambda part: part[:, parent], caches) if beams > 1 else caches
-        return _Written(ids, total, written.done[parent] | (token == END), caches, written.place + 1)
+        return _Generated(ids, total, state.done[parent] | (token == END), caches, state.position + 1)
 
-    # All beams begin alike: all but the first of a window are out of the running until they differ.
-    total = jnp.where(jnp.arange(texts) % beams == 0, 0.0, _NEVER)
+    # The beams of a window start equal, so all but the first are masked in the first step.
+    start = jnp.where(jnp.arange(texts) % beams == 0, 0.0, _MASK_VALUE)
     ids = jnp.full((texts, length), PAD, jnp.int32).at[:, 0].set(BEGIN)
-    begun = _Written(ids, total, jnp.zeros(texts, bool), model.empty_caches(texts), jnp.int32(0))
-    written = jax.lax.while_loop(unfinished, extend, begun)
-    mean = written.total / jnp.maximum((written.ids != PAD).sum(axis=1) - 1, 1)
+    state = _Generated(ids, start, jnp.zeros(texts, bool), model.empty_caches(texts), jnp.int32(0))
+    state = jax.lax.while_loop(unfinished, extend, state)
+    mean = state.log_probability / jnp.maximum((state.ids != PAD).sum(axis=1) - 1, 1)
     best = mean.reshape(windows, beams).argmax(axis=1)
-    return written.ids.reshape(windows, beams, length)[jnp.arange(windows), best]
+    return state.ids.reshape(windows, beams, length)[jnp.arange(windows), best]
 
 
-def _speakable(scores: Float[Array, "n v"], vocabulary: int, done: Bool[Array, " n"]) -> Float[Array, "n v"]:
-    """Log probabilities of what may follow: a token with text or the end; after an end, padding alone, for free."""
-    token = jnp.arange(scores.shape[1])
+def _mask_special_tokens(logits: Float[Array, "n v"], vocabulary: int, done: Bool[Array, " n"]) -> Float[Array, "n v"]:
+    """Log probabilities of text tokens and the end token; after the end, padding has log probability 0."""
+    token = jnp.arange(logits.shape[1])
     allowed = ((token >= len(SPECIAL)) & (token < vocabulary)) | (token == END)
-    following = jax.nn.log_softmax(jnp.where(allowed, scores, _NEVER))
-    return jnp.where(done[:, None], jnp.where(token == PAD, 0.0, _NEVER), following)
+    scores = jax.nn.log_softmax(jnp.where(allowed, logits, _MASK_VALUE))
+    return jnp.where(done[:, None], jnp.where(token == PAD, 0.0, _MASK_VALUE), scores)
 
 
-def _best(
-    scores: Float[Array, "n v"], total: Float[Array, " n"], windows: int
+def _top_beams(
+    scores: Float[Array, "n v"], log_probability: Float[Array, " n"], windows: int
 ) -> tuple[Int[Array, " n"], Int[Array, " n"], Float[Array, " n"]]:
-    """Of each window's texts and what may follow them as many as there are beams: the text, the token, the total."""
-    vocabulary = scores.shape[1]
-    together = (total[:, None] + scores).reshape(windows, -1)
-    beams = len(total) // windows
-    best, place = jax.lax.top_k(together, beams)
-    parent = place // vocabulary + beams * jnp.arange(windows)[:, None]
-    return parent.reshape(-1), (place % vocabulary).reshape(-1), best.reshape(-1)
+    """The best continuations of each window's beams: (text continued, token, log probability)."""
+    vocabulary, beams = scores.shape[1], len(log_probability) // windows
+    candidates = (log_probability[:, None] + scores).reshape(windows, -1)
+    best, index = jax.lax.top_k(candidates, beams)
+    parent = index // vocabulary + beams * jnp.arange(windows)[:, None]
+    return parent.reshape(-1), (index % vocabulary).reshape(-1), best.reshape(-1)
 
 
-def _draw(
-    scores: Float[Array, "n v"], total: Float[Array, " n"], decoding: Decoding, key: PRNGKeyArray
+def _sample(
+    scores: Float[Array, "n v"], log_probability: Float[Array, " n"], decoding: Decoding, key: PRNGKeyArray
 ) -> tuple[Int[Array, " n"], Int[Array, " n"], Float[Array, " n"]]:
     """A token from each text's nucleus."""
     texts = jnp.arange(len(scores))
-    sharpened = jax.nn.log_softmax(scores / decoding.temperature)
-    order = jnp.argsort(-sharpened, axis=1)
-    ordered = jnp.take_along_axis(sharpened, order, axis=1)
+    tempered = jax.nn.log_softmax(scores / decoding.temperature)
+    order = jnp.argsort(-tempered, axis=1)
+    ordered = jnp.take_along_axis(tempered, order, axis=1)
     before = jnp.cumsum(jnp.exp(ordered), axis=1) - jnp.exp(ordered)
-    place = jax.random.categorical(key, jnp.where(before < decoding.nucleus, ordered, _NEVER))
-    token = order[texts, place]
-    return texts, token, total + scores[texts, token]
+    index = jax.random.categorical(key, jnp.where(before < decoding.nucleus, ordered, _MASK_VALUE))
+    token = order[texts, index]
+    return texts, token, log_probability + scores[texts, token]

@@ -1,7 +1,7 @@
 """Transformer layers over rows, stacked and scanned.
 
-Blocks of a stack share one leading parameter axis, so that compile time does not grow with depth and a
-checkpoint has one array per kind of parameter. Rematerialisation is a named policy.
+The parameters of a stack's blocks are stacked along a leading axis: compile time does not grow with depth, and a
+checkpoint has one array per kind of parameter.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 
-from lsm_jax.errors import UserError, nearest
 from lsm_jax.nn.attention import BlockMask, attention, create_block_mask, platform
 from lsm_jax.nn.sizes import StackSize
 
@@ -26,21 +25,20 @@ REMAT_POLICIES: Mapping[str, Callable[..., bool] | None] = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 _KERNEL = nnx.initializers.xavier_uniform()
-# A scan copies what the backward pass needs into and out of stacked arrays: a quarter of a small model's step on a CPU,
-# a sixth of `base`'s on an H100. So stacks are unrolled up to so many layers, as far as compiling them stays cheap, and
-# so many bytes of tokens: unrolled layers have temporaries of their own, and on a CPU memory that is touched for the
-# first time costs more than those copies where it is much (`base`'s decoder).
-_UNROLLED = {"cpu": (4, 8 * 2**20), "gpu": (24, math.inf)}
+# (layers, bytes of the carry) up to which a stack is unrolled, by platform. A scan copies what the backward pass needs
+# into and out of stacked arrays: a quarter of a small model's step on a CPU, a sixth of `base`'s on an H100. Unrolled
+# layers compile more slowly and need temporaries of their own, which on a CPU cost more than the copies for large rows.
+SCAN_UNROLL_LIMITS = {"cpu": (4, 8 * 2**20), "gpu": (24, math.inf)}
 
 
 def scan_blocks(step: Callable[..., Any], carry: Any, layers: Any, depth: int, remat: str) -> tuple[Any, Any]:
     """`jax.lax.scan` over the layers of a stack under a policy of `REMAT_POLICIES`, unrolled where that is faster.
 
-    Never under a policy that saves memory: within a scan nothing can be kept that was to be made again.
+    Not unrolled under a policy that saves memory: XLA might keep what should be recomputed.
     """
-    layers_at_most, bytes_at_most = _UNROLLED.get(platform(), (1, math.inf))
+    max_layers, max_bytes = SCAN_UNROLL_LIMITS.get(platform(), (1, math.inf))
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(carry))
-    unroll = remat == "none" and depth <= layers_at_most and size <= bytes_at_most
+    unroll = remat == "none" and depth <= max_layers and size <= max_bytes
     return jax.lax.scan(rematerialised(step, remat, prevent_cse=False), carry, layers, unroll=unroll)
 
 
@@ -48,46 +46,43 @@ def rematerialised(step: Callable[..., Any], remat: str, prevent_cse: bool = Tru
     """A layer under a policy of `REMAT_POLICIES`.
 
     Args:
-      prevent_cse: as `jax.checkpoint` has it; not needed within a scan, and costs there.
-
-    Raises:
-      UserError: there is no such policy.
+      prevent_cse: as in `jax.checkpoint`; not needed within a scan, and slower there.
     """
-    if remat not in REMAT_POLICIES:
-        raise UserError(f"model.remat={remat!r} is unknown.{nearest(remat, REMAT_POLICIES)}")
     policy = REMAT_POLICIES[remat]
     return step if policy is None else jax.checkpoint(step, policy=policy, prevent_cse=prevent_cse)
 
 
-def made_again(layer: Callable[[Float[Array, "*b d"]], Float[Array, "*b e"]], tokens: Float[Array, "*b d"]) -> Any:
-    """What a layer makes of tokens, of which the backward pass keeps the tokens alone.
+def remat_elementwise(
+    layer: Callable[[Float[Array, "*b d"]], Float[Array, "*b e"]], tokens: Float[Array, "*b d"]
+) -> Any:
+    """Applies a layer and recomputes it in the backward pass, which stores only its input.
 
-    For layers that cost little beside a matrix product, and would have a scan stack several arrays of their size. The
-    backward pass of a product needs what went into it, not the product, so no matrix product is made again. Where a
-    stack is unrolled, XLA may keep it after all.
+    For norms and activations, which are cheap and would otherwise store several arrays. A matrix product at the end of
+    the layer is not recomputed, because its gradient needs only its inputs. In unrolled stacks XLA may store them
+    anyway.
     """
     return jax.checkpoint(lambda tokens: layer(tokens), prevent_cse=False)(tokens)
 
 
-class Asked(NamedTuple):
-    """The tokens of a row whose outputs are wanted.
+class OutputTokens(NamedTuple):
+    """The tokens of a row at which a stack's output is needed.
 
     Attributes:
-      slots: where they stand in the row; those of padding may lie past its end.
-      segments: theirs, 0 is padding.
+      indices: their slots in the row; padding may point past its end.
+      segment_ids: their segments; 0 is padding.
     """
 
-    slots: Int[Array, "r q"]
-    segments: Int[Array, "r q"]
+    indices: Int[Array, "r q"]
+    segment_ids: Int[Array, "r q"]
 
-    def of(self, tokens: Shaped[Array, "r s *d"]) -> Shaped[Array, "r q *d"]:
-        """These of a row's tokens."""
-        slots = self.slots.reshape(*self.slots.shape, *(1,) * (tokens.ndim - 2))
-        return jnp.take_along_axis(tokens, slots, axis=1, mode="clip")
+    def take(self, tokens: Shaped[Array, "r s *d"]) -> Shaped[Array, "r q *d"]:
+        """Gathers these tokens of a row."""
+        indices = self.indices.reshape(*self.indices.shape, *(1,) * (tokens.ndim - 2))
+        return jnp.take_along_axis(tokens, indices, axis=1, mode="clip")
 
 
 class Attention(nnx.Module):
-    """Multi-head attention of rows on themselves or on other rows, through the one function."""
+    """Multi-head self-attention of rows, or cross-attention to other rows (`memory_width`)."""
 
     def __init__(
         self,
@@ -115,26 +110,30 @@ class Attention(nnx.Module):
         segments: Int[Array, "r s"],
         memory: tuple[Float[Array, "r t m"], Int[Array, "r t"]] | None,
         block_mask: BlockMask | None,
-        asked: Asked | None = None,
+        outputs: OutputTokens | None = None,
     ) -> Float[Array, "r s d"]:
-        """Attends to `memory` (tokens, segments) where given, else to the row itself; of it only what is `asked`."""
+        """Attends to `memory` (tokens, segments) if given, else to the row itself.
+
+        Args:
+          outputs: the queries to compute; None: all tokens.
+        """
         if memory is None:
-            query, key, value = _each(self.query_key_value, tokens)
+            query, key, value = _separate_outputs(self.query_key_value, tokens)
             key_segments = segments
         else:
             query = self.query(tokens)
-            key, value = _each(self.key_value, memory[0])
+            key, value = _separate_outputs(self.key_value, memory[0])
             key_segments = memory[1]
-        if asked is not None:
-            query, segments = asked.of(query), asked.segments
+        if outputs is not None:
+            query, segments = outputs.take(query), outputs.segment_ids
         attended = attention(query, key, value, segments, key_segments, self.implementation, block_mask, self.causal)
         return self.output(attended)
 
 
-def _each(layer: nnx.LinearGeneral, tokens: Float[Array, "r s d"]) -> list[Float[Array, "r s h k"]]:
-    """What a layer of several outputs makes of tokens, output by output.
+def _separate_outputs(layer: nnx.LinearGeneral, tokens: Float[Array, "r s d"]) -> list[Float[Array, "r s h k"]]:
+    """The outputs of a fused layer (query, key and value), each as a product of its own.
 
-    One product of all of them would be cut apart for attention and its gradients put together again, every time a copy.
+    Splitting one fused product, and joining its gradients, would copy them every time.
     """
     assert layer.bias is not None
     kernel, bias, tokens = (jnp.asarray(each, layer.dtype) for each in (layer.kernel[...], layer.bias[...], tokens))
@@ -149,7 +148,7 @@ class FeedForward(nnx.Module):
         self.contract = nnx.Linear(hidden, width, dtype=dtype, kernel_init=_KERNEL, rngs=rngs)
 
     def __call__(self, tokens: Float[Array, "*b d"]) -> Float[Array, "*b d"]:
-        return made_again(lambda hidden: self.contract(nnx.gelu(hidden)), self.expand(tokens))
+        return remat_elementwise(lambda hidden: self.contract(nnx.gelu(hidden)), self.expand(tokens))
 
 
 class Block(nnx.Module):
@@ -169,18 +168,18 @@ class Block(nnx.Module):
         segments: Int[Array, "r s"],
         memory: tuple[Float[Array, "r t m"], Int[Array, "r t"]] | None,
         block_mask: BlockMask | None,
-        asked: Asked | None = None,
+        outputs: OutputTokens | None = None,
     ) -> Float[Array, "r s d"]:
-        attended = self.attention(made_again(self.attention_norm, tokens), segments, memory, block_mask, asked)
-        tokens = attended + (tokens if asked is None else asked.of(tokens))
-        return tokens + self.feed_forward(made_again(self.feed_forward_norm, tokens))
+        attended = self.attention(remat_elementwise(self.attention_norm, tokens), segments, memory, block_mask, outputs)
+        tokens = attended + (tokens if outputs is None else outputs.take(tokens))
+        return tokens + self.feed_forward(remat_elementwise(self.feed_forward_norm, tokens))
 
 
 class Stack(nnx.Module):
     """`size.depth` blocks, scanned, and a final norm.
 
     Args:
-      memory_width: None for self-attention; else the width of the tokens attended to.
+      memory_width: width of the tokens attended to; None for self-attention.
       remat: a name in `REMAT_POLICIES`.
     """
 
@@ -194,9 +193,6 @@ class Stack(nnx.Module):
         dtype: str,
         rngs: nnx.Rngs,
     ) -> None:
-        if remat not in REMAT_POLICIES:
-            raise UserError(f"model.remat={remat!r} is unknown.{nearest(remat, REMAT_POLICIES)}")
-
         @nnx.split_rngs(splits=size.depth)
         @nnx.vmap(in_axes=0, out_axes=0)
         def make(rngs: nnx.Rngs) -> Block:
@@ -213,21 +209,25 @@ class Stack(nnx.Module):
         tokens: Float[Array, "r s d"],
         segments: Int[Array, "r s"],
         memory: tuple[Float[Array, "r t m"], Int[Array, "r t"]] | None = None,
-        asked: Asked | None = None,
+        outputs: OutputTokens | None = None,
     ) -> Float[Array, "r s d"] | Float[Array, "r q d"]:
-        """The tokens after all blocks; where only some are `asked` for, the last block computes no others."""
+        """The tokens after all blocks.
+
+        Args:
+          outputs: the tokens to return; the last block computes no others. None: all.
+        """
         graph, parameters = nnx.split(self.blocks)
         key_segments = segments if memory is None else memory[1]
 
-        def step(asked: Asked | None) -> Callable[..., Any]:
-            asking = segments if asked is None else asked.segments
-            block_mask = create_block_mask(asking, key_segments, self.head_size, self.implementation)
-            return lambda carry, layer: (nnx.merge(graph, layer)(carry, segments, memory, block_mask, asked), None)
+        def block(outputs: OutputTokens | None) -> Callable[..., Any]:
+            query_segments = segments if outputs is None else outputs.segment_ids
+            block_mask = create_block_mask(query_segments, key_segments, self.head_size, self.implementation)
+            return lambda carry, layer: (nnx.merge(graph, layer)(carry, segments, memory, block_mask, outputs), None)
 
-        whole = self.depth if asked is None else self.depth - 1
-        layers = jax.tree.map(lambda stacked: stacked[:whole], parameters)
-        tokens, _ = scan_blocks(step(None), tokens, layers, whole, self.remat)
-        if asked is not None:
+        scanned = self.depth if outputs is None else self.depth - 1
+        layers = jax.tree.map(lambda stacked: stacked[:scanned], parameters)
+        tokens, _ = scan_blocks(block(None), tokens, layers, scanned, self.remat)
+        if outputs is not None:
             last = jax.tree.map(lambda stacked: stacked[-1], parameters)
-            tokens, _ = rematerialised(step(asked), self.remat)(tokens, last)
+            tokens, _ = rematerialised(block(outputs), self.remat)(tokens, last)
         return self.norm(tokens)

@@ -1,9 +1,9 @@
-"""What a window shows around a hidden token: its own channel before and after, and every channel beside it.
+"""Features of a token from the nearest visible patches of its own channel.
 
-A transformer that meets a hidden token as a bare mask token learns slowly what every interpolation knows:
-that a heart rate is close to the one ten minutes ago. `surroundings` states it plainly, from visible
-tokens only: the nearest visible patches of the channel on either side with their distances, the straight
-line between them, and the channel's level in this window. Not in the papers; `docs/explanation/lsm2.md` says why.
+A transformer learns slowly from a bare mask token what every interpolation uses: a heart rate is close to the one ten
+minutes ago. `neighbour_features` gives it directly, from visible tokens only: the nearest visible patches on either
+side with their distances, linear interpolation between them, and the mean and spread of the channel in this window. It
+is not in the papers; `docs/explanation/lsm2.md` says why.
 """
 
 from __future__ import annotations
@@ -15,43 +15,32 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
-from lsm_jax.tokens.grid import TokenGrid
+from lsm_jax.tokens.grid import TokenCells, TokenGrid
 from lsm_jax.tokens.rows import Rows
 
-# Predictions one can make without learning: the line, the means of the patches before and after, the window's mean.
+# Predictions without learning: linear interpolation, the means of the patches before and after, the window's mean.
 ANCHORS = 4
 
 
-class Cells(NamedTuple):
-    """Cells of a batch of windows, by token; unobserved values are zero.
+class NeighbourFeatures(NamedTuple):
+    """Features of each target token.
 
     Attributes:
-      values, observed: [B, N, K].
-    """
-
-    values: Float[Array, "b n k"]
-    observed: Bool[Array, "b n k"]
-
-
-class Surroundings(NamedTuple):
-    """Per decoded token.
-
-    Attributes:
-      features: [R, Q, F], compressed by asinh where they are values.
-      anchors: [R, Q, ANCHORS, K], z-scored.
+      features: F of them; values are compressed by asinh.
+      anchors: the `ANCHORS` simple predictions of its cells, z-scored.
     """
 
     features: Float[Array, "r q f"]
     anchors: Float[Array, "r q a k"]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Side:
-    """The nearest visible patches of each query's channel on one side, nearest first.
+class _Neighbour(NamedTuple):
+    """A visible patch near each target token, in its channel.
 
     Attributes:
-      values, observed: cells [R, Q, K], zero where there is no such patch.
-      patch: its place in time; exists: whether there is one.
+      values, observed: its cells; zeros if there is no such patch.
+      patch: its index in time.
+      exists: whether there is one.
     """
 
     values: Float[Array, "r q k"]
@@ -60,72 +49,78 @@ class _Side:
     exists: Bool[Array, "r q"]
 
 
-def feature_count(grid: TokenGrid, reach: int) -> int:
-    """F of `surroundings`."""
-    return 2 * reach * (2 * grid.patch_minutes + 2) + grid.patch_minutes + 5
+def feature_count(grid: TokenGrid, num_neighbors: int) -> int:
+    """F of `neighbour_features`."""
+    return 2 * num_neighbors * (2 * grid.patch_minutes + 2) + grid.patch_minutes + 5
 
 
-def surroundings(cells: Cells, shown: Bool[Array, "b n"], targets: Rows, grid: TokenGrid, reach: int) -> Surroundings:
-    """The surroundings of the target tokens, from tokens that are `shown` and no others.
+def neighbour_features(
+    cells: TokenCells, visible: Bool[Array, "b n"], targets: Rows, grid: TokenGrid, num_neighbors: int
+) -> NeighbourFeatures:
+    """Features of the target tokens, from `visible` tokens only.
 
     Args:
       grid: of tokens of one channel each (`patch_channels` 1).
-      reach: visible patches looked at on either side.
+      num_neighbors: visible patches on either side.
     """
-    values = jnp.where(shown[:, :, None], cells.values, 0)
-    observed = (cells.observed & shown[:, :, None]).astype(values.dtype)
-    before, after = _walk(values, observed, shown, targets, grid, reach)
+    values = jnp.where(visible[:, :, None], cells.values, 0)
+    observed = (cells.observed & visible[:, :, None]).astype(values.dtype)
+    before, after = _nearest(values, observed, visible, targets, grid, num_neighbors)
     patch = (targets.token_index % grid.size) // grid.groups
-    pieces = []
-    for side in (*before, *after):
-        distance = 0.5 * jnp.log1p(jnp.abs(side.patch - patch).astype(values.dtype)) * side.exists
-        pieces += [jnp.arcsinh(side.values), side.observed]
-        pieces += [distance[..., None], side.exists.astype(values.dtype)[..., None]]
-    line = _line(before[0], after[0], patch, grid.patch_minutes)
-    left, right = _side_means(before[0], after[0])
-    mean, spread, count = (_by_query(moment, targets, grid) for moment in _channel_moments(values, observed, grid))
-    pieces += [jnp.arcsinh(line), jnp.arcsinh(left), jnp.arcsinh(right)]
-    pieces += [jnp.arcsinh(mean), jnp.arcsinh(spread), 0.2 * jnp.log1p(count)]
+    features = []
+    for near in (*before, *after):
+        distance = 0.5 * jnp.log1p(jnp.abs(near.patch - patch).astype(values.dtype)) * near.exists
+        features += [jnp.arcsinh(near.values), near.observed]
+        features += [distance[..., None], near.exists.astype(values.dtype)[..., None]]
+    line = _interpolated(before[0], after[0], patch, grid.patch_minutes)
+    left, right = _patch_means(before[0], after[0])
+    mean, spread, count = (_at_targets(moment, targets, grid) for moment in _channel_moments(values, observed, grid))
+    features += [jnp.arcsinh(line), jnp.arcsinh(left), jnp.arcsinh(right)]
+    features += [jnp.arcsinh(mean), jnp.arcsinh(spread), 0.2 * jnp.log1p(count)]
     levels = [jnp.broadcast_to(level, line.shape) for level in (left, right, mean)]
-    return Surroundings(jnp.concatenate(pieces, axis=-1), jnp.stack([line, *levels], axis=-2))
+    return NeighbourFeatures(jnp.concatenate(features, axis=-1), jnp.stack([line, *levels], axis=-2))
 
 
-def _walk(
+def _nearest(
     values: Float[Array, "b n k"],
     observed: Float[Array, "b n k"],
-    shown: Bool[Array, "b n"],
+    visible: Bool[Array, "b n"],
     targets: Rows,
     grid: TokenGrid,
-    reach: int,
-) -> tuple[list[_Side], list[_Side]]:
-    """The `reach` nearest visible patches before and after each targets token, by walking from one to the next."""
-    batch = shown.shape[0]
-    place = jnp.arange(grid.patches, dtype=jnp.int32)[None, :, None]
-    seen = shown.reshape(batch, grid.patches, grid.groups)
-    latest = jax.lax.cummax(jnp.where(seen, place, -1), axis=1).reshape(batch, -1)
-    soonest = jax.lax.cummin(jnp.where(seen, place, grid.patches), axis=1, reverse=True).reshape(batch, -1)
+    num_neighbors: int,
+) -> tuple[list[_Neighbour], list[_Neighbour]]:
+    """The nearest visible patches before and after each target token, nearest first."""
+    batch = visible.shape[0]
+    index = jnp.arange(grid.patches, dtype=jnp.int32)[None, :, None]
+    by_patch = visible.reshape(batch, grid.patches, grid.groups)
+    # For each patch the last visible one up to it, and the first from it on.
+    last = jax.lax.cummax(jnp.where(by_patch, index, -1), axis=1).reshape(batch, -1)
+    first = jax.lax.cummin(jnp.where(by_patch, index, grid.patches), axis=1, reverse=True).reshape(batch, -1)
     base = targets.token_index // grid.size * grid.size + targets.token_index % grid.groups
     patch = (targets.token_index % grid.size) // grid.groups
 
     def take(tokens: Array, at: Int[Array, "r q"]) -> Array:
+        """The token at a patch, in the target's window and channel."""
         inside = jnp.clip(at, 0, grid.patches - 1)
         return dataclasses.replace(targets, token_index=base + inside * grid.groups).take(tokens)
 
-    def side(at: Int[Array, "r q"], exists: Bool[Array, "r q"]) -> _Side:
+    def neighbour(at: Int[Array, "r q"], exists: Bool[Array, "r q"]) -> _Neighbour:
         here = exists[..., None]
-        return _Side(jnp.where(here, take(values, at), 0), jnp.where(here, take(observed, at), 0), at, exists)
+        return _Neighbour(jnp.where(here, take(values, at), 0), jnp.where(here, take(observed, at), 0), at, exists)
 
     before, after, back, ahead = [], [], patch, patch
-    for _ in range(reach):
-        back = jnp.where(back > 0, take(latest, back - 1), -1)
-        ahead = jnp.where(ahead < grid.patches - 1, take(soonest, ahead + 1), grid.patches)
-        before.append(side(back, back >= 0))
-        after.append(side(ahead, ahead < grid.patches))
+    for _ in range(num_neighbors):
+        back = jnp.where(back > 0, take(last, back - 1), -1)
+        ahead = jnp.where(ahead < grid.patches - 1, take(first, ahead + 1), grid.patches)
+        before.append(neighbour(back, back >= 0))
+        after.append(neighbour(ahead, ahead < grid.patches))
     return before, after
 
 
-def _line(before: _Side, after: _Side, patch: Int[Array, "r q"], minutes: int) -> Float[Array, "r q k"]:
-    """Linear interpolation from the last cell before to the first after; level beyond the ends, 0 with neither."""
+def _interpolated(
+    before: _Neighbour, after: _Neighbour, patch: Int[Array, "r q"], minutes: int
+) -> Float[Array, "r q k"]:
+    """Linear interpolation from the last observed cell before to the first after; constant beyond the ends."""
     minute = jnp.arange(minutes)
     last = jnp.where(before.observed > 0, minute, -1).max(axis=-1, keepdims=True)
     first = jnp.where(after.observed > 0, minute, minutes).min(axis=-1, keepdims=True)
@@ -139,10 +134,10 @@ def _line(before: _Side, after: _Side, patch: Int[Array, "r q"], minutes: int) -
     return jnp.where(has_last, start, 0) * (1 - share) + jnp.where(has_first, end, 0) * share
 
 
-def _side_means(before: _Side, after: _Side) -> tuple[Float[Array, "r q 1"], Float[Array, "r q 1"]]:
-    """Mean of the nearest patch on each side, the other side's where one is missing."""
-    counts = [side.observed.sum(axis=-1, keepdims=True) for side in (before, after)]
-    sums = [side.values.sum(axis=-1, keepdims=True) for side in (before, after)]
+def _patch_means(before: _Neighbour, after: _Neighbour) -> tuple[Float[Array, "r q 1"], Float[Array, "r q 1"]]:
+    """Mean of the nearest patch on each side, or of the other side's if one is missing."""
+    counts = [near.observed.sum(axis=-1, keepdims=True) for near in (before, after)]
+    sums = [near.values.sum(axis=-1, keepdims=True) for near in (before, after)]
     left, right = (total / jnp.maximum(count, 1) for total, count in zip(sums, counts, strict=True))
     return jnp.where(counts[0] > 0, left, right), jnp.where(counts[1] > 0, right, left)
 
@@ -158,7 +153,7 @@ def _channel_moments(
     return mean, jnp.sqrt(jnp.maximum(square - jnp.square(mean), 0)), count
 
 
-def _by_query(moment: Float[Array, "b g 1"], targets: Rows, grid: TokenGrid) -> Float[Array, "r q 1"]:
-    """A per-window, per-channel figure at each target token."""
+def _at_targets(moment: Float[Array, "b g 1"], targets: Rows, grid: TokenGrid) -> Float[Array, "r q 1"]:
+    """A statistic of each window and channel, gathered for each target token."""
     index = targets.token_index // grid.size * grid.groups + targets.token_index % grid.groups
     return dataclasses.replace(targets, token_index=index).take(moment)

@@ -1,9 +1,8 @@
-"""Positions of tokens in (channel, time).
+"""Position embeddings of tokens in (channel, time).
 
-`sincos` is the paper's: fixed 2-D sine and cosine (LSM-2; SPEC section 3), the feature coordinate being
-the channel's place in the registry. `learned` is our default: an embedding per registry channel on top
-of one per sensor family, so that a channel never seen in training still says which body signal it is,
-plus a projection of time harmonics.
+`sincos` is the paper's: fixed 2-D sine and cosine (LSM-2; SPEC section 3), where the channel coordinate is its index in
+the registry. `learned` is our default: an embedding per registry channel, one per sensor family (so that a channel
+never seen in training still says which body signal it is), and a projection of time harmonics.
 """
 
 from __future__ import annotations
@@ -17,12 +16,10 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from lsm_jax.channels import REGISTRY
-from lsm_jax.errors import UserError, nearest
-from lsm_jax.nn.channel_tables import PLACE, TABLE_ROWS, ChannelTable, group_shares
+from lsm_jax.nn.channel_tables import TABLE_ROWS, ChannelTable, channel_rows, group_mean
 from lsm_jax.tokens.grid import TokenGrid
 
-POSITIONS = ("learned", "sincos")
-_SENSORS = tuple(dict.fromkeys(known.sensor for known in REGISTRY.values()))
+_SENSORS = tuple(dict.fromkeys(channel.sensor for channel in REGISTRY.values()))
 _SENSOR_ROWS = 32  # room for sensors added later
 
 
@@ -40,23 +37,25 @@ def harmonics(minute: Float[np.ndarray, " n"], count: int = 24) -> Float[np.ndar
 
 
 class Positions(nnx.Module):
-    """Position vectors for the tokens of a grid."""
+    """Position embeddings for the tokens of a grid.
+
+    Args:
+      kind: `learned` or `sincos`.
+    """
 
     def __init__(self, kind: str, grid: TokenGrid, width: int, *, dtype: str, rngs: nnx.Rngs) -> None:
-        if kind not in POSITIONS:
-            raise UserError(f"model.positions={kind!r} is unknown.{nearest(kind, POSITIONS)}")
         self.kind, self.grid, self.width, self.dtype = kind, grid, width, dtype
         if kind == "learned":
             normal = nnx.initializers.normal
             self.channel = ChannelTable(width, normal(0.2), rngs=rngs)
-            self.sensor = nnx.Param(normal(0.5)(rngs.params(), (_SENSOR_ROWS, width)))
-            self.time = nnx.Param(normal(0.02)(rngs.params(), (harmonics(np.zeros(1)).shape[1] + width, width)))
+            self.sensor_embedding = nnx.Param(normal(0.5)(rngs.params(), (_SENSOR_ROWS, width)))
+            inputs = harmonics(np.zeros(1)).shape[1] + width
+            self.time_proj = nnx.Param(normal(0.02)(rngs.params(), (inputs, width)))
 
     def __call__(self, token: Int[Array, "*b"]) -> Float[Array, "*b width"]:
-        """Position vectors of tokens given by their place n in the window."""
+        """Embeddings of tokens given by their index n in the window."""
         by_group, by_patch = self._tables()
-        # Products with one-hot rows rather than gathers: their gradient is a product too, not a scatter,
-        # which is slow on every backend and an order of magnitude slower on the CPU.
+        # One-hot products instead of gathers: the gradient of a gather is a scatter, ten times slower on a CPU.
         group = jax.nn.one_hot(token % self.grid.groups, self.grid.groups, dtype=self.dtype)
         patch = jax.nn.one_hot(token // self.grid.groups, self.grid.patches, dtype=self.dtype)
         return group @ by_group.astype(self.dtype) + patch @ by_patch.astype(self.dtype)
@@ -66,12 +65,12 @@ class Positions(nnx.Module):
         patch = np.arange(grid.patches, dtype=np.float32)
         if self.kind == "sincos":
             half = self.width // 2
-            place = group_shares(grid, PLACE, TABLE_ROWS) @ np.arange(TABLE_ROWS, dtype=np.float32)
-            channels = np.pad(sincos(place, half), ((0, 0), (0, self.width - half)))
+            index = group_mean(grid, channel_rows(grid), TABLE_ROWS) @ np.arange(TABLE_ROWS, dtype=np.float32)
+            channels = np.pad(sincos(index, half), ((0, 0), (0, self.width - half)))
             patches = np.pad(sincos(patch, self.width - half), ((0, 0), (half, 0)))
             return jnp.asarray(channels), jnp.asarray(patches)
-        families = {name: _SENSORS.index(REGISTRY[name].sensor) for name in grid.channels}
-        by_group = self.channel(grid) + jnp.asarray(group_shares(grid, families, _SENSOR_ROWS)) @ self.sensor[...]
+        sensor_rows = [_SENSORS.index(REGISTRY[name].sensor) for name in grid.channels]
+        sensors = jnp.asarray(group_mean(grid, sensor_rows, _SENSOR_ROWS)) @ self.sensor_embedding[...]
         minute = (patch + 0.5) * grid.patch_minutes
         features = np.concatenate([harmonics(minute), sincos(patch, self.width)], axis=1)
-        return by_group, jnp.asarray(features) @ self.time[...]
+        return self.channel(grid) + sensors, jnp.asarray(features) @ self.time_proj[...]

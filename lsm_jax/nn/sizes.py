@@ -1,25 +1,23 @@
-"""Named model sizes.
+"""Model sizes, by name or in numbers.
 
-`base` is the paper's 25M (SPEC section 3: ViT-S encoder, 4 decoder layers; the decoder's width of 256 is
-one of the two readings). The others are ours: `tiny` and `small` for a laptop, `large` and `1b` for pods.
-SensorLM's `b` is the published table's (SPEC section 4); how deep its decoder is, and all other sizes, are our choice,
-`xl` so as to come to the published 1.27B. Its `tiny` and `s` have encoders of LSM-2's `tiny` and `base`.
+LSM: `base` is the paper's 25M (SPEC section 3: ViT-S encoder, 4 decoder layers; a decoder width of 256 is one of two
+readings). The others are ours: `tiny` and `small` for a laptop, `large` and `1b` for pods.
+SensorLM: `b` is from the paper's table (SPEC section 4). The depth of its decoder and all other sizes are ours; `xl`
+has the published 1.27B parameters. The encoders of `tiny` and `s` are those of LSM's `tiny` and `base`.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Mapping
-from typing import TypeVar
 
 from lsm_jax.errors import UserError, nearest
-
-_Size = TypeVar("_Size")
 
 
 @dataclasses.dataclass(frozen=True)
 class StackSize:
-    """Depth, width, heads and hidden width of the feed-forward layer of a transformer stack."""
+    """Depth, width, heads and feed-forward width (`hidden`) of a transformer stack."""
 
     depth: int
     width: int
@@ -39,15 +37,6 @@ class ModelSize:
     decoder: StackSize
 
 
-SIZES: Mapping[str, ModelSize] = {
-    "tiny": ModelSize(StackSize(4, 96, 4, 384), StackSize(2, 96, 4, 384)),
-    "small": ModelSize(StackSize(6, 192, 6, 768), StackSize(2, 192, 6, 768)),
-    "base": ModelSize(StackSize(12, 384, 6, 1536), StackSize(4, 256, 4, 1024)),
-    "large": ModelSize(StackSize(24, 1024, 16, 4096), StackSize(8, 512, 8, 2048)),
-    "1b": ModelSize(StackSize(24, 1792, 14, 7168), StackSize(8, 512, 8, 2048)),
-}
-
-
 @dataclasses.dataclass(frozen=True)
 class LanguageSize:
     """Sensor encoder, text tower and multimodal decoder of SensorLM."""
@@ -57,27 +46,42 @@ class LanguageSize:
     decoder: StackSize
 
 
-LANGUAGE_SIZES: Mapping[str, LanguageSize] = {
-    "tiny": LanguageSize(SIZES["tiny"].encoder, StackSize(3, 96, 4, 384), StackSize(3, 96, 4, 384)),
-    "s": LanguageSize(SIZES["base"].encoder, StackSize(12, 384, 6, 1536), StackSize(6, 384, 6, 1536)),
-    "b": LanguageSize(StackSize(12, 768, 12, 3072), StackSize(12, 768, 12, 3072), StackSize(6, 768, 12, 3072)),
-    "l": LanguageSize(StackSize(24, 1024, 16, 4096), StackSize(12, 1024, 16, 4096), StackSize(12, 1024, 16, 4096)),
-    "xl": LanguageSize(StackSize(24, 1536, 24, 6144), StackSize(24, 1024, 16, 4096), StackSize(11, 1024, 16, 4096)),
+SIZES: Mapping[str, str] = {
+    "tiny": "4x96x4x384+2x96x4x384",
+    "small": "6x192x6x768+2x192x6x768",
+    "base": "12x384x6x1536+4x256x4x1024",
+    "large": "24x1024x16x4096+8x512x8x2048",
+    "1b": "24x1792x14x7168+8x512x8x2048",
+}
+LANGUAGE_SIZES: Mapping[str, str] = {
+    "tiny": "4x96x4x384+3x96x4x384+3x96x4x384",
+    "s": "12x384x6x1536+12x384x6x1536+6x384x6x1536",
+    "b": "12x768x12x3072+12x768x12x3072+6x768x12x3072",
+    "l": "24x1024x16x4096+12x1024x16x4096+12x1024x16x4096",
+    "xl": "24x1536x24x6144+24x1024x16x4096+11x1024x16x4096",
 }
 
 
-def size(name: str) -> ModelSize:
-    """The size of this name; UserError with the nearest names otherwise."""
-    return _named(name, SIZES)
+def model_size(text: str) -> ModelSize:
+    """The size with this name, or of numbers such as `12x384x6x1536+4x256x4x1024` (encoder + decoder).
+
+    Raises:
+      UserError: neither.
+    """
+    return ModelSize(*_stacks(text, SIZES, "encoder + decoder"))
 
 
-def language_size(name: str) -> LanguageSize:
-    """SensorLM's size of this name; UserError with the nearest names otherwise."""
-    return _named(name, LANGUAGE_SIZES)
+def language_size(text: str) -> LanguageSize:
+    """As `model_size`, of encoder + text tower + decoder."""
+    return LanguageSize(*_stacks(text, LANGUAGE_SIZES, "encoder + text tower + decoder"))
 
 
-def _named(name: str, sizes: Mapping[str, _Size]) -> _Size:
-    try:
-        return sizes[name]
-    except KeyError:
-        raise UserError(f"model.size={name!r} is unknown.{nearest(name, sizes)} Known: {', '.join(sizes)}.") from None
+def _stacks(text: str, names: Mapping[str, str], parts: str) -> list[StackSize]:
+    stack, count = r"[1-9]\d*(x[1-9]\d*){3}", len(parts.split(" + "))
+    numbers = names.get(text, text)
+    if not re.fullmatch(rf"{stack}(\+{stack}){{{count - 1}}}", numbers):
+        raise UserError(
+            f"model.size={text!r} is unknown.{nearest(text, names)} Known: {', '.join(names)}, or depth x width x "
+            f"heads x hidden of {parts}, such as {next(iter(names.values()))}."
+        )
+    return [StackSize(*map(int, part.split("x"))) for part in numbers.split("+")]

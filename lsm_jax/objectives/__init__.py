@@ -1,5 +1,47 @@
-"""What is learnt: small objects with `init` and `loss`, trained by the one loop."""
+"""What is learnt: objectives with `init` and `loss`, trained by the one loop. They are chosen by `objective.name`."""
 
-from lsm_jax.objectives.base import MaskedObjective, Objective, build, masked, sensor_language
+from __future__ import annotations
 
-__all__ = ["MaskedObjective", "Objective", "build", "masked", "sensor_language"]
+from collections.abc import Callable, Mapping
+
+from lsm_jax.config import Config
+from lsm_jax.data.spec import DataSpec
+from lsm_jax.errors import UserError, nearest
+from lsm_jax.objectives.base import MaskedObjective, Objective
+from lsm_jax.objectives.masked import MaskedReconstruction
+from lsm_jax.objectives.sensor_language import VARIANTS, SensorLanguage
+
+__all__ = ["OBJECTIVES", "MaskedObjective", "Objective", "build", "masked", "sensor_language"]
+
+OBJECTIVES: Mapping[str, Callable[[Config, DataSpec], Objective]] = {
+    "masked_reconstruction": MaskedReconstruction,
+    **dict.fromkeys(VARIANTS, SensorLanguage),
+}
+
+
+def build(config: Config, spec: DataSpec) -> Objective:
+    """The objective that a configuration names, for data of this spec.
+
+    Raises:
+      UserError: an unknown objective, or a value it refuses.
+    """
+    name = config.objective.name
+    if name not in OBJECTIVES:
+        raise UserError(
+            f"objective.name={name!r} is unknown.{nearest(name, OBJECTIVES)} Known: {', '.join(OBJECTIVES)}."
+        )
+    return OBJECTIVES[name](config, spec)
+
+
+def masked(objective: Objective) -> MaskedObjective:
+    """The objective, if it can reconstruct and embed windows; UserError otherwise."""
+    if not isinstance(objective, MaskedObjective):
+        raise UserError(f"the objective {type(objective).__name__} does not reconstruct windows; use a run of LSM-2.")
+    return objective
+
+
+def sensor_language(objective: Objective) -> SensorLanguage:
+    """The objective, if it is a sensor-text model; UserError otherwise."""
+    if not isinstance(objective, SensorLanguage):
+        raise UserError(f"the objective {type(objective).__name__} knows no text; use a run of configs/sensorlm.py.")
+    return objective

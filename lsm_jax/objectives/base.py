@@ -1,91 +1,127 @@
-"""The objective protocol and the objectives by name."""
+"""What the training loop and the evaluations need of an objective."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, Protocol, runtime_checkable
+import dataclasses
+import functools
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
+import jax
+import jax.numpy as jnp
+from flax import nnx
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from lsm_jax.config import Config
-from lsm_jax.data.spec import DataSpec
-from lsm_jax.errors import UserError, nearest
-from lsm_jax.objectives.masked import MaskedReconstruction
-from lsm_jax.objectives.sensor_language import VARIANTS, SensorLanguage
-from lsm_jax.objectives.shared import AttentionShape
+from lsm_jax.config import ModelConfig
+from lsm_jax.nn.flops import AttentionShape
 from lsm_jax.tokens.grid import TokenGrid
+from lsm_jax.tokens.lengths import bucket_length
 
 Params = Mapping[str, Any]
 Batch = Mapping[str, Array]
+Metrics = dict[str, Float[Array, ""]]
 
 
-class Objective(Protocol):
-    """What the loop asks of an objective."""
+class Objective:
+    """Base class of objectives.
+
+    Attributes:
+      implementations: implementation chosen for each part, printed at start.
+      compares_windows: whether the loss depends on the windows of a batch jointly, so that gradients of micro-batches
+        cannot be accumulated.
+      frozen: top-level names of parameters that are not trained.
+    """
+
+    implementations: Mapping[str, str] = MappingProxyType({})
+    compares_windows: bool = False
+    frozen: tuple[str, ...] = ()
 
     def init(self, rng: PRNGKeyArray) -> Params:
-        """Initial parameters, a nested dict of float32 arrays; pure, so that it can be traced."""
-        ...
+        """Initial parameters, a nested dict of float32 arrays. Pure, so that it can be traced."""
+        raise NotImplementedError
 
-    def loss(
-        self, params: Params, batch: Batch, rng: PRNGKeyArray
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
+    def loss(self, params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Float[Array, ""], Metrics]:
         """Loss over the global batch, and metrics (see docs/explanation/architecture.md)."""
-        ...
+        raise NotImplementedError
 
     def attention_shapes(self, batch: Batch, rng: PRNGKeyArray) -> list[AttentionShape]:
-        """What the stacks whose kernels skip blocks attend to in `loss` with this `rng`, for `lsm plan`."""
-        ...
+        """The transformer stacks of `loss` with this `rng`, for FLOP accounting and `lsm plan`."""
+        del batch, rng
+        return []
 
 
-@runtime_checkable
-class MaskedObjective(Objective, Protocol):
-    """What evaluation, embedding and export ask of LSM-1 and LSM-2 beyond training."""
+class MaskedObjective(Objective):
+    """An objective that reconstructs and embeds windows, as evaluation, embedding and export need it.
+
+    Attributes:
+      tokens: the token grid.
+    """
 
     tokens: TokenGrid
 
     @property
     def max_context_tokens(self) -> int:
         """The most visible tokens of a window that the encoder reads to reconstruct it."""
-        ...
+        raise NotImplementedError
 
     def reconstruct(self, params: Params, batch: Batch, hidden: Bool[Array, "b n"]) -> Float[Array, "b t c"]:
         """Predictions (z-scored) at every cell of `hidden` tokens, the input elsewhere."""
-        ...
+        raise NotImplementedError
 
     def embed(self, params: Params, batch: Batch) -> Float[Array, "b d"]:
         """The mean of the encoder's output over observed tokens."""
-        ...
+        raise NotImplementedError
 
 
-def masked(objective: Objective) -> MaskedObjective:
-    """The objective, if it can reconstruct and embed windows; UserError otherwise."""
-    if not isinstance(objective, MaskedObjective):
-        raise UserError(f"the objective {type(objective).__name__} does not reconstruct windows; use a run of LSM-2.")
-    return objective
+class NetworkObjective(Objective):
+    """An objective with a network over the tokens of windows.
 
-
-def sensor_language(objective: Objective) -> SensorLanguage:
-    """The objective, if it knows both sensors and text; UserError otherwise."""
-    if not isinstance(objective, SensorLanguage):
-        raise UserError(f"the objective {type(objective).__name__} knows no text; use a run of configs/sensorlm.py.")
-    return objective
-
-
-OBJECTIVES: Mapping[str, Callable[[Config, DataSpec], Objective]] = {
-    "masked_reconstruction": MaskedReconstruction.from_config,
-    **dict.fromkeys(VARIANTS, SensorLanguage.from_config),
-}
-
-
-def build(config: Config, spec: DataSpec) -> Objective:
-    """The objective a configuration names, for data of this spec.
-
-    Raises:
-      UserError: unknown objective, or a setting it refuses.
+    Attributes:
+      tokens: the token grid.
     """
-    name = config.objective.name
-    if name not in OBJECTIVES:
-        raise UserError(
-            f"objective.name={name!r} is unknown.{nearest(name, OBJECTIVES)} Known: {', '.join(OBJECTIVES)}."
-        )
-    return OBJECTIVES[name](config, spec)
+
+    tokens: TokenGrid
+
+    def network(self, rng: PRNGKeyArray) -> nnx.Module:
+        """The network with initial parameters."""
+        raise NotImplementedError
+
+    def init(self, rng: PRNGKeyArray) -> Params:
+        """Initial parameters, float32."""
+        return nnx.to_pure_dict(nnx.state(self.network(rng), nnx.Param))
+
+    def trace_network(self) -> Params:
+        """Prepares `restored`; returns the shapes of the parameters."""
+        network = nnx.eval_shape(functools.partial(self.network, jax.random.key(0)))
+        self._graph = nnx.graphdef(network)
+        return nnx.to_pure_dict(nnx.state(network, nnx.Param))
+
+    def restored(self, params: Params) -> Any:
+        """The network with these parameters."""
+        return nnx.merge(self._graph, nnx.State(params))
+
+    def observed(self, batch: Batch) -> Bool[Array, "b n"]:
+        """The observed tokens of a batch."""
+        return self.tokens.tokens_observed(self.tokens.cells(jnp.asarray(batch["observed"])))
+
+    def length_for(self, selected: Bool[Array, "b n"]) -> int:
+        """A row length that holds the selected tokens of each window; one of few, since each is compiled."""
+        return min(bucket_length(int(selected.sum(axis=1).max())), self.tokens.size)
+
+
+def sensor_part(batch: Batch) -> dict[str, Array]:
+    """What a model reads of a batch to encode its windows."""
+    return {name: jnp.asarray(batch[name]) for name in ("values", "observed", "window_id")}
+
+
+def with_compute_dtype(model: ModelConfig) -> ModelConfig:
+    """The section with a `dtype` of "auto" resolved: float32 on CPUs, bfloat16 on accelerators."""
+    if model.dtype != "auto":
+        return model
+    return dataclasses.replace(model, dtype="float32" if jax.default_backend() == "cpu" else "bfloat16")
+
+
+def implementations(model: ModelConfig, attention: str, decoder: str) -> dict[str, str]:
+    """`Objective.implementations` of a network."""
+    return {"attention": attention, "decoder": decoder, "positions": model.positions, "dtype": model.dtype}

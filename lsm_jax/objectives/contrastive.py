@@ -1,23 +1,27 @@
 """Contrastive losses, exact over the global batch, without the matrix of all pairs on any device.
 
-Each device holds its own pairs, gathers the other side's embeddings (B x D, small) and walks over them in
-chunks; a chunk's scores are made again in the backward pass rather than kept. Softmax: CLIP (Radford et al. 2021,
-arXiv:2103.00020). Sigmoid: SigLIP (Zhai et al. 2023, arXiv:2303.15343), SensorLM's published variant (SPEC section 4).
+Each device holds its own pairs, gathers the other side's embeddings (B x D, small) and scans over them in chunks. The
+scores of a chunk are recomputed in the backward pass. Softmax: CLIP (Radford et al. 2021, arXiv:2103.00020). Sigmoid:
+SigLIP (Zhai et al. 2023, arXiv:2303.15343), SensorLM's published variant (SPEC section 4).
 """
 
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jax.sharding import PartitionSpec
+from jax.sharding import AxisType, PartitionSpec
 from jaxtyping import Array, Bool, Float
 
-_CHUNK = 512  # scores of a chunk are (pairs of a device) x this
-_NEVER = -1e30  # a score whose exponential is exactly zero
+from lsm_jax.sharding import BATCH_AXES
 
+_CHUNK = 512  # the scores of a chunk are (pairs of a device) x this
+_MASK_VALUE = -1e30  # a score whose exponential is exactly zero
+
+Embeddings = tuple[Float[Array, "b d"], Float[Array, "b d"]]
 Pairs = tuple[Float[Array, "b d"], Float[Array, "b d"], Bool[Array, " b"]]
 
 
@@ -28,20 +32,20 @@ def softmax_loss(
     scale: Float[Array, ""],
     batch_axes: tuple[str, ...] = (),
 ) -> Float[Array, ""]:
-    """Mean of both directions' cross entropy of finding the partner among all valid pairs.
+    """Cross entropy of each partner among all valid pairs, averaged over both directions and the valid pairs.
 
     Args:
       sensor, text: L2-normalised embeddings of the same windows.
-      valid: pairs that count; a window without a caption has no text and is nobody's negative.
+      valid: pairs that count, also as negatives; windows without a caption do not.
       scale: inverse temperature.
-      batch_axes: mesh axes the pairs are spread over; empty on one device.
+      batch_axes: mesh axes the pairs are sharded over (`batch_mesh_axes`); empty on one device.
     """
 
     def local(mine: Pairs, everyone: Pairs, scale: Float[Array, ""]) -> Float[Array, ""]:
         sensor, text, valid = mine
         own = scale * (sensor * text).sum(axis=1)
-        to_text = _log_sum(scale * sensor, everyone[1], everyone[2])
-        to_sensor = _log_sum(scale * text, everyone[0], everyone[2])
+        to_text = _logsumexp(scale * sensor, everyone[1], everyone[2])
+        to_sensor = _logsumexp(scale * text, everyone[0], everyone[2])
         return jnp.where(valid, 0.5 * (to_text + to_sensor) - own, 0).sum()
 
     return _mean_over_pairs(local, (sensor, text, valid), (scale,), batch_axes)
@@ -55,7 +59,7 @@ def sigmoid_loss(
     bias: Float[Array, ""],
     batch_axes: tuple[str, ...] = (),
 ) -> Float[Array, ""]:
-    """Each of all B x B pairs told apart on its own, summed and divided by the number of valid windows.
+    """Binary cross entropy of all B x B pairs, summed and divided by the number of valid windows.
 
     Args: as `softmax_loss`; `bias` is added to every score.
     """
@@ -63,7 +67,7 @@ def sigmoid_loss(
     def local(mine: Pairs, everyone: Pairs, scale: Float[Array, ""], bias: Float[Array, ""]) -> Float[Array, ""]:
         sensor, text, valid = mine
         own = scale * (sensor * text).sum(axis=1) + bias
-        # Every pair as if it were a negative, then the true one set right: softplus(-s) = softplus(s) - s.
+        # Count every pair as a negative, then correct the positive: softplus(-s) = softplus(s) - s.
         as_negative = _softplus_sum(scale * sensor, everyone[1], everyone[2], bias)
         return jnp.where(valid, as_negative - own, 0).sum()
 
@@ -73,17 +77,17 @@ def sigmoid_loss(
 def in_batch_accuracy(
     sensor: Float[Array, "b d"], text: Float[Array, "b d"], valid: Bool[Array, " b"], batch_axes: tuple[str, ...] = ()
 ) -> Float[Array, ""]:
-    """Share of windows whose partner scores highest among all valid ones, the mean of both directions. Not to train on.
+    """Recall at 1: how often the partner scores highest among all valid ones, averaged over both directions.
 
-    Args: as `softmax_loss`.
+    It has no gradient. Args: as `softmax_loss`.
     """
 
     def local(mine: Pairs, everyone: Pairs) -> Float[Array, ""]:
         sensor, text, valid = mine
-        own = (sensor * text).sum(axis=1) + 1e-5  # added up in another order, the same cosine is a little off
-        found = (own >= _highest(sensor, everyone[1], everyone[2])).astype(jnp.float32)
-        found += own >= _highest(text, everyone[0], everyone[2])
-        return jnp.where(valid, 0.5 * found, 0).sum()
+        own = (sensor * text).sum(axis=1) + 1e-5  # the same cosine, summed in another order, differs a little
+        correct = (own >= _max_score(sensor, everyone[1], everyone[2])).astype(jnp.float32)
+        correct += own >= _max_score(text, everyone[0], everyone[2])
+        return jnp.where(valid, 0.5 * correct, 0).sum()
 
     pairs = jax.tree.map(jax.lax.stop_gradient, (sensor, text, valid))
     return _mean_over_pairs(local, pairs, (), batch_axes)
@@ -92,7 +96,7 @@ def in_batch_accuracy(
 def _mean_over_pairs(
     local: Callable[..., Float[Array, ""]], pairs: Pairs, scalars: tuple[Array, ...], batch_axes: tuple[str, ...]
 ) -> Float[Array, ""]:
-    """`local(mine, everyone, *scalars)` on every device, added up and divided by the number of valid pairs."""
+    """`local(mine, everyone, *scalars)` summed over devices and divided by the number of valid pairs."""
     if not batch_axes:
         return local(pairs, pairs, *scalars) / jnp.maximum(pairs[2].sum(), 1)
 
@@ -102,24 +106,33 @@ def _mean_over_pairs(
         total = jax.lax.psum(local(pairs, everyone, *scalars), batch_axes)
         return total / jnp.maximum(everyone[2].sum(), 1)
 
-    spread, whole = PartitionSpec(batch_axes), PartitionSpec()
-    sharded = jax.shard_map(on_device, in_specs=(spread, *(whole for _ in scalars)), out_specs=whole, check_vma=False)
-    return sharded(pairs, *scalars)
+    by_batch, replicated = PartitionSpec(batch_axes), PartitionSpec()
+    in_specs = (by_batch, *(replicated for _ in scalars))
+    return jax.shard_map(on_device, in_specs=in_specs, out_specs=replicated, check_vma=False)(pairs, *scalars)
 
 
-def _log_sum(queries: Float[Array, "b d"], keys: Float[Array, "n d"], valid: Bool[Array, " n"]) -> Float[Array, " b"]:
-    """log sum exp of every query's scores with all valid keys."""
+def batch_mesh_axes(windows: int) -> tuple[str, ...]:
+    """The axes of the current mesh that the batch is sharded over; none on a single device."""
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.empty or AxisType.Manual in mesh.axis_types:
+        return ()
+    axes = tuple(axis for axis in BATCH_AXES if mesh.shape.get(axis, 1) > 1)
+    return axes if windows % math.prod(mesh.shape[axis] for axis in axes) == 0 else ()
 
-    def visit(
+
+def _logsumexp(queries: Float[Array, "b d"], keys: Float[Array, "n d"], valid: Bool[Array, " n"]) -> Float[Array, " b"]:
+    """Log-sum-exp of every query's scores with all valid keys, online over chunks of keys."""
+
+    def step(
         carry: tuple[Float[Array, " b"], Float[Array, " b"]], chunk: tuple[Float[Array, "c d"], Bool[Array, " c"]]
     ) -> tuple[tuple[Float[Array, " b"], Float[Array, " b"]], None]:
         highest, total = carry
-        scores = jnp.where(chunk[1], queries @ chunk[0].T, _NEVER)
+        scores = jnp.where(chunk[1], queries @ chunk[0].T, _MASK_VALUE)
         higher = jnp.maximum(highest, jax.lax.stop_gradient(scores.max(axis=1)))
         return (higher, total * jnp.exp(highest - higher) + jnp.exp(scores - higher[:, None]).sum(axis=1)), None
 
-    start = jnp.full(len(queries), 0.5 * _NEVER), jnp.zeros(len(queries))
-    (highest, total), _ = jax.lax.scan(jax.checkpoint(visit), start, _chunks(keys, valid))
+    start = jnp.full(len(queries), 0.5 * _MASK_VALUE), jnp.zeros(len(queries))
+    (highest, total), _ = jax.lax.scan(jax.checkpoint(step), start, _chunks(keys, valid))
     return highest + jnp.log(jnp.maximum(total, jnp.finfo(jnp.float32).tiny))
 
 
@@ -128,35 +141,35 @@ def _softplus_sum(
 ) -> Float[Array, " b"]:
     """Sum of softplus of every query's scores with all valid keys."""
 
-    def visit(
+    def step(
         total: Float[Array, " b"], chunk: tuple[Float[Array, "c d"], Bool[Array, " c"]]
     ) -> tuple[Float[Array, " b"], None]:
         scores = queries @ chunk[0].T + bias
         return total + jnp.where(chunk[1], jax.nn.softplus(scores), 0).sum(axis=1), None
 
-    total, _ = jax.lax.scan(jax.checkpoint(visit), jnp.zeros(len(queries)), _chunks(keys, valid))
+    total, _ = jax.lax.scan(jax.checkpoint(step), jnp.zeros(len(queries)), _chunks(keys, valid))
     return total
 
 
-def _highest(queries: Float[Array, "b d"], keys: Float[Array, "n d"], valid: Bool[Array, " n"]) -> Float[Array, " b"]:
+def _max_score(queries: Float[Array, "b d"], keys: Float[Array, "n d"], valid: Bool[Array, " n"]) -> Float[Array, " b"]:
     """The highest of every query's scores with all valid keys.
 
-    In full float32, to be compared with a partner's: by default TPUs multiply in bfloat16 and recent GPUs in TF32, and
-    the partner's own score comes out of that too high half of the time.
+    In full float32, to compare with the partner's score. By default TPUs multiply in bfloat16 and recent GPUs in TF32:
+    half of the time the partner's own score would be rounded up and exceed itself.
     """
 
-    def visit(
+    def step(
         highest: Float[Array, " b"], chunk: tuple[Float[Array, "c d"], Bool[Array, " c"]]
     ) -> tuple[Float[Array, " b"], None]:
-        scores = jnp.where(chunk[1], jnp.matmul(queries, chunk[0].T, precision="highest"), _NEVER)
+        scores = jnp.where(chunk[1], jnp.matmul(queries, chunk[0].T, precision="highest"), _MASK_VALUE)
         return jnp.maximum(highest, scores.max(axis=1)), None
 
-    highest, _ = jax.lax.scan(visit, jnp.full(len(queries), _NEVER), _chunks(keys, valid))
+    highest, _ = jax.lax.scan(step, jnp.full(len(queries), _MASK_VALUE), _chunks(keys, valid))
     return highest
 
 
 def _chunks(keys: Float[Array, "n d"], valid: Bool[Array, " n"]) -> tuple[Float[Array, "c k d"], Bool[Array, "c k"]]:
-    """Keys in chunks of at most `_CHUNK`, the last filled with invalid ones."""
+    """Keys in chunks of at most `_CHUNK`; the last is padded with invalid ones."""
     size = min(_CHUNK, len(keys))
     spare = -len(keys) % size
     return (

@@ -1,317 +1,203 @@
-"""Sensor-text objectives: CLIP, SigLIP, Cap and CoCa on the encoder and rows of LSM-2 (SPEC section 4).
+"""Sensor-text objectives: CLIP, SigLIP, Cap and CoCa with the encoder and rows of LSM-2 (SPEC section 4).
 
-A window with nothing to say is nobody's partner, and teaches the captioner silence; one whose row of text is empty
-takes part in no loss. Contrastive losses are exact over the global batch however it is spread (`contrastive`); the
-captioning loss is a mean over real tokens.
+A window without a caption (begin and end only) is left out of the contrastive loss, and teaches the captioner to write
+nothing. A window whose text is all padding takes part in no loss. Contrastive losses are exact over the global batch
+(`contrastive`); the captioning loss is a mean over tokens.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import functools
-import math
-from collections.abc import Mapping
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 from flax import nnx
-from jax.sharding import AxisType
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lsm_jax.captions.tokenizer import END, PAD
 from lsm_jax.config import Config
-from lsm_jax.data.row_balance import RowBalancer
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError
+from lsm_jax.nn.flops import AttentionShape, useful_flops
 from lsm_jax.nn.generation import Decoding, write_captions
-from lsm_jax.nn.masked_autoencoder import ModelSettings
-from lsm_jax.nn.sensor_language import LanguageSettings, SensorLanguageModel
-from lsm_jax.nn.sizes import StackSize, language_size
-from lsm_jax.nn.text import asking_segments, real
+from lsm_jax.nn.sensor_language import CAPTIONING, CONTRASTIVE, SensorLanguageModel, attention_shapes
+from lsm_jax.nn.sizes import language_size
+from lsm_jax.nn.text import has_caption
 from lsm_jax.objectives import contrastive
-from lsm_jax.objectives.shared import (
-    AttentionShape,
-    bucket_length,
-    compute_dtype,
-    expected_tokens,
-    matrix_flops,
-    observed_cells,
-    row_length,
-    segment_counts,
-    stack_flops,
-    window_keys,
+from lsm_jax.objectives.base import (
+    Batch,
+    Metrics,
+    NetworkObjective,
+    Params,
+    implementations,
+    sensor_part,
+    with_compute_dtype,
 )
-from lsm_jax.sharding import BATCH_AXES
-from lsm_jax.tokens import rows as rows_of
 from lsm_jax.tokens.grid import TokenGrid
-from lsm_jax.tokens.rows import Rows
+from lsm_jax.tokens.lengths import row_length
+from lsm_jax.tokens.masking import check_rows, window_keys
+from lsm_jax.tokens.rows import Rows, pack
 
 VARIANTS = ("clip", "siglip", "cap", "coca")
 
-Params = Mapping[str, Any]
-Batch = Mapping[str, Array]
 
-
-class SensorLanguage:
-    """See `objectives.base.Objective`; adds embeddings of both sides and captions.
+class SensorLanguage(NetworkObjective):
+    """A sensor-text model: embeddings of windows and texts, and captions.
 
     Attributes:
       tokens: the token grid.
-      compares_windows: whether the loss depends on the windows of a batch together.
-      frozen: names of the parameters at the top that are not trained.
+      rows: the section `rows` with a resolved `encoder_length`.
+      size, model, language: size and sections of the network; `model` has a resolved `dtype`.
+      variant: `clip`, `siglip`, `cap` or `coca`.
     """
 
-    def __init__(
-        self,
-        tokens: TokenGrid,
-        settings: ModelSettings,
-        language: LanguageSettings,
-        *,
-        windows_per_row: int,
-        capacity: int,
-        weights: tuple[float, float],
-        freeze_encoder: bool,
-    ) -> None:
-        self.tokens, self.settings, self.language = tokens, settings, language
-        self.windows_per_row, self.capacity = windows_per_row, capacity
-        self.contrastive_weight, self.caption_weight = weights
-        self.compares_windows = language.contrasts
-        self.frozen = ("encoder",) if freeze_encoder else ()
-        self.implementations = {**settings.implementations, "decoder": "text" if language.captions else "none"}
-        model = nnx.eval_shape(functools.partial(self._model, jax.random.key(0)))
-        self._graph = nnx.graphdef(model)
-        self._patches = nnx.to_pure_dict(nnx.state(model.encoder.patches, nnx.Param))["projection"]["kernel"]
-
-    @classmethod
-    def from_config(cls, config: Config, spec: DataSpec) -> SensorLanguage:
-        """Builds the objective from the sections `tokens`, `rows`, `model`, `language`, `objective` and `train`."""
-        if not config.language.levels:
+    def __init__(self, config: Config, spec: DataSpec) -> None:
+        self.variant, self.language = config.objective.name, config.language
+        if not self.language.levels:
             raise UserError(
-                f"objective.name={config.objective.name!r} learns from captions, and language.levels is empty: set "
+                f"objective.name={self.variant!r} learns from captions, and language.levels is empty: set "
                 "--config.language.levels=semantic, or all."
             )
-        grid = TokenGrid(
-            channels=tuple(spec.channels), window_minutes=spec.window_minutes, **dataclasses.asdict(config.tokens)
-        )
-        size, model, language = language_size(config.model.size), config.model, config.language
-        windows = config.rows.windows_per_row
-        settings = ModelSettings(
-            size, patch_input=model.patch_input, asinh_inputs=model.asinh_inputs, num_neighbors=0,
-            positions=model.positions, attention=model.attention, remat=model.remat, dtype=compute_dtype(model.dtype),
-        )  # fmt: skip
-        return cls(
-            grid,
-            settings,
-            LanguageSettings(
-                size, config.objective.name, language.vocab_size, language.text_length, language.caption_queries,
-                language.embed_dim, language.init_logit_scale, language.init_logit_bias,
-            ),
-            windows_per_row=windows,
-            capacity=config.rows.encoder_length or row_length(
-                expected_tokens(spec, grid), windows, RowBalancer.from_config(config), grid, None
-            ),
-            weights=(language.contrastive_weight, language.caption_weight),
-            freeze_encoder=language.freeze_encoder,
-        )  # fmt: skip
+        self.tokens, self.size = TokenGrid.from_config(config, spec), language_size(config.model.size)
+        length = config.rows.encoder_length or row_length(config, self.tokens, spec)
+        self.rows = dataclasses.replace(config.rows, encoder_length=length)
+        self.model = with_compute_dtype(config.model)
+        self.compares_windows, self.captions = self.variant in CONTRASTIVE, self.variant in CAPTIONING
+        self.frozen = ("encoder",) if self.language.freeze_encoder else ()
+        decoder = "text" if self.captions else "none"
+        self.implementations = implementations(self.model, self.model.attention, decoder)
+        self._encoder_shapes = self.trace_network()["encoder"]
 
-    def init(self, rng: PRNGKeyArray) -> Params:
-        """Initial parameters, float32."""
-        return nnx.to_pure_dict(nnx.state(self._model(rng), nnx.Param))
+    def network(self, rng: PRNGKeyArray) -> SensorLanguageModel:
+        """The network with initial parameters."""
+        return SensorLanguageModel(self.tokens, self.size, self.variant, self.model, self.language, rngs=nnx.Rngs(rng))
 
-    def loss(
-        self, params: Params, batch: Batch, rng: PRNGKeyArray
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """The variant's loss over the global batch; zero, and finite, where no window has a text."""
-        windows, ids = batch["observed"].shape[0], batch["text"]
-        if windows % self.windows_per_row:
-            raise UserError(
-                f"{windows} windows do not fill rows of rows.windows_per_row={self.windows_per_row}: make "
-                "train.batch_size a multiple of it."
-            )
+    def loss(self, params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Float[Array, ""], Metrics]:
+        """The variant's loss over the global batch; zero, and finite, if no window has a text."""
+        windows, ids = len(batch["observed"]), batch["text"]
+        check_rows(windows, self.rows)
         params = {name: jax.lax.stop_gradient(part) if name in self.frozen else part for name, part in params.items()}
-        cells, observed = observed_cells(batch, self.tokens)
-        rows = self._rows(batch, observed, rng)
-        model = self._restored(params)
-        encoded, vectors = model.encode(cells, rows), model.text(ids)
+        cells, network = self.tokens.tokenize(batch), self.restored(params)
+        observed = self.tokens.tokens_observed(cells.observed)
+        rows = self._pack(batch, observed, rng)
+        encoded, vectors = network.encode(cells, rows), network.text(ids)
         losses, metrics = {}, self._metrics(observed, rows, ids)
-        if self.language.contrasts:
-            pair = model.sensor_embedding(encoded, rows, windows), model.text_embedding(vectors, ids)
-            losses["contrastive"], more = self._contrastive(model, *pair, ids)
+        if self.compares_windows:
+            pair = network.sensor_embedding(encoded, rows, windows), network.text_embedding(vectors, ids)
+            losses["contrastive"], more = self._contrastive(network, pair, ids)
             metrics |= more
-        if self.language.captions:
-            scores = model.caption_scores(vectors, ids, model.memory(encoded, rows, windows))
-            losses["caption"], weight = caption_loss(scores, ids)
+        if self.captions:
+            logits = network.caption_logits(vectors, ids, network.memory(encoded, rows, windows))
+            losses["caption"], tokens = caption_loss(logits, ids)
             # A batch of Cap is a mean over tokens; the others' are means over pairs.
-            metrics["loss_weight"] = weight if not self.language.contrasts else metrics["loss_weight"]
+            metrics["loss_weight"] = metrics["loss_weight"] if self.compares_windows else tokens
         metrics |= {f"{name}_loss": value for name, value in losses.items()}
-        if self.language.variant == "coca":
-            weighed = {"contrastive": self.contrastive_weight, "caption": self.caption_weight}
-            losses = {name: weighed[name] * value for name, value in losses.items()}
+        if self.variant == "coca":
+            weights = {"contrastive": self.language.contrastive_weight, "caption": self.language.caption_weight}
+            losses = {name: weights[name] * value for name, value in losses.items()}
         return sum(losses.values(), jnp.zeros(())), metrics
 
     def attention_shapes(self, batch: Batch, rng: PRNGKeyArray) -> list[AttentionShape]:
-        """What is attended to in `loss` with this `rng`, but for texts to themselves: that computes every pair."""
-        segment = self._rows(batch, observed_cells(batch, self.tokens)[1], rng).segment
-        attended = [AttentionShape(segment, segment, self.language.size.encoder)]
-        if self.language.captions and not self.language.caption_queries:
-            asking = asking_segments(real(batch["text"]), len(segment))
-            attended.append(AttentionShape(asking, segment, self.language.size.decoder))
-        return attended
+        """The encoder, pools, the text tower and the caption decoder."""
+        return self._attention_shapes(self._pack(batch, self.observed(batch), rng), batch["text"])
 
     def embed(self, params: Params, batch: Batch) -> Float[Array, "b e"]:
-        """Embeddings of windows, of length one, in the space of texts, from all their observed tokens."""
-        self._require("contrasts", "compares windows with texts")
-        return self._embed_sensor(self.observed_capacity(batch), params, _sensor_part(batch))
+        """L2-normalised embeddings of windows, from all their observed tokens, in the space shared with texts."""
+        self._check_supports(CONTRASTIVE, "compares windows with texts")
+        return self._embed_sensor(self.length_for(self.observed(batch)), params, sensor_part(batch))
 
     def embed_text(self, params: Params, ids: Int[Array, "t l"]) -> Float[Array, "t e"]:
-        """Embeddings of texts, of length one, in the space of windows."""
-        self._require("contrasts", "compares windows with texts")
+        """L2-normalised embeddings of texts, in the space shared with windows."""
+        self._check_supports(CONTRASTIVE, "compares windows with texts")
         return self._embed_text(params, jnp.asarray(ids))
 
     def generate(
         self, params: Params, batch: Batch, vocabulary: int, decoding: Decoding | None = None, seed: int = 0
     ) -> Int[Array, "b l"]:
-        """Captions of windows as tokens, the likeliest token by token by default (`models.generation`).
+        """Captions of windows as tokens, greedy by default (`nn.generation`).
 
         Args:
           vocabulary: ids of the run's tokenizer.
-          seed: of draws.
+          seed: of sampling.
         """
-        self._require("captions", "writes captions")
-        settings = self.observed_capacity(batch), vocabulary, decoding or Decoding()
-        return self._generate(*settings, params, _sensor_part(batch), jax.random.key(seed))
+        self._check_supports(CAPTIONING, "writes captions")
+        static = self.length_for(self.observed(batch)), vocabulary, decoding or Decoding()
+        return self._generate(*static, params, sensor_part(batch), jax.random.key(seed))
 
-    def observed_capacity(self, batch: Batch) -> int:
-        """A row length that holds every observed token of each window: 160 doubled, so that few are compiled."""
-        return bucket_length(observed_cells(_sensor_part(batch), self.tokens)[1])
-
-    def _rows(self, batch: Batch, observed: Bool[Array, "b n"], rng: PRNGKeyArray) -> Rows:
-        keys = window_keys(rng, batch["window_id"])[:: self.windows_per_row]
-        return rows_of.packed(keys, observed, self.windows_per_row, self.capacity)
-
-    def _require(self, part: str, what: str) -> None:
-        if not getattr(self.language, part):
-            able = [name for name in VARIANTS if (name != "cap" if part == "contrasts" else name in {"cap", "coca"})]
-            raise UserError(
-                f"no part of a run of objective {self.language.variant!r} {what}; use one of {', '.join(able)}."
-            )
-
-    def _model(self, rng: PRNGKeyArray) -> SensorLanguageModel:
-        return SensorLanguageModel(self.tokens, self.settings, self.language, rngs=nnx.Rngs(rng))
-
-    def _restored(self, params: Params) -> SensorLanguageModel:
-        return nnx.merge(self._graph, nnx.State(params))
-
-    def _encoded(
-        self, capacity: int, params: Params, batch: Batch
+    def encode_observed(
+        self, length: int, params: Params, batch: Batch
     ) -> tuple[SensorLanguageModel, Float[Array, "b s d"], Rows]:
-        """One window to a row of `capacity` slots, which leaves nothing out."""
-        cells, observed = observed_cells(batch, self.tokens)
-        rows = rows_of.packed(window_keys(jax.random.key(0), batch["window_id"]), observed, 1, capacity)
-        model = self._restored(params)
-        return model, model.encode(cells, rows), rows
+        """The network, and the encoder's output for all observed tokens, one window to a row."""
+        cells, network = self.tokens.tokenize(batch), self.restored(params)
+        observed = self.tokens.tokens_observed(cells.observed)
+        rows = pack(window_keys(jax.random.key(0), batch["window_id"]), observed, 1, length)
+        return network, network.encode(cells, rows), rows
+
+    def _pack(self, batch: Batch, observed: Bool[Array, "b n"], rng: PRNGKeyArray) -> Rows:
+        keys = window_keys(rng, batch["window_id"])[:: self.rows.windows_per_row]
+        return pack(keys, observed, self.rows.windows_per_row, self.rows.encoder_length)
+
+    def _check_supports(self, variants: tuple[str, ...], ability: str) -> None:
+        if self.variant not in variants:
+            able = ", ".join(variants)
+            raise UserError(f"no part of a run of objective {self.variant!r} {ability}; use one of {able}.")
 
     @functools.partial(jax.jit, static_argnums=(0, 1))
-    def _embed_sensor(self, capacity: int, params: Params, batch: Batch) -> Float[Array, "b e"]:
-        model, encoded, rows = self._encoded(capacity, params, batch)
-        return model.sensor_embedding(encoded, rows, len(encoded))
+    def _embed_sensor(self, length: int, params: Params, batch: Batch) -> Float[Array, "b e"]:
+        network, encoded, rows = self.encode_observed(length, params, batch)
+        return network.sensor_embedding(encoded, rows, len(encoded))
 
     @functools.partial(jax.jit, static_argnums=0)
     def _embed_text(self, params: Params, ids: Int[Array, "t l"]) -> Float[Array, "t e"]:
-        model = self._restored(params)
-        return model.text_embedding(model.text(ids), ids)
+        network = self.restored(params)
+        return network.text_embedding(network.text(ids), ids)
 
     @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
     def _generate(
-        self, capacity: int, vocabulary: int, decoding: Decoding, params: Params, batch: Batch, key: PRNGKeyArray
+        self, length: int, vocabulary: int, decoding: Decoding, params: Params, batch: Batch, key: PRNGKeyArray
     ) -> Int[Array, "b l"]:
-        model, encoded, rows = self._encoded(capacity, params, batch)
-        return write_captions(model, model.memory(encoded, rows, len(encoded)), vocabulary, decoding, key)
+        network, encoded, rows = self.encode_observed(length, params, batch)
+        return write_captions(network, network.memory(encoded, rows, len(encoded)), vocabulary, decoding, key)
 
     def _contrastive(
-        self,
-        model: SensorLanguageModel,
-        sensor: Float[Array, "b e"],
-        text: Float[Array, "b e"],
-        ids: Int[Array, "b l"],
-    ) -> tuple[Float[Array, ""], dict[str, Float[Array, ""]]]:
-        """The contrastive loss, and how it stands with it."""
-        valid, axes, scale = _said(ids), _spread(len(ids)), model.contrast.scale()
-        if self.language.variant == "siglip":
-            loss = contrastive.sigmoid_loss(sensor, text, valid, scale, model.contrast.bias[...], axes)
+        self, network: SensorLanguageModel, pair: contrastive.Embeddings, ids: Int[Array, "b l"]
+    ) -> tuple[Float[Array, ""], Metrics]:
+        valid, axes, scale = has_caption(ids), contrastive.batch_mesh_axes(len(ids)), network.contrast.scale()
+        if self.variant == "siglip":
+            loss = contrastive.sigmoid_loss(*pair, valid, scale, network.contrast.bias[...], axes)
         else:
-            loss = contrastive.softmax_loss(sensor, text, valid, scale, axes)
-        found = contrastive.in_batch_accuracy(sensor, text, valid, axes)
-        return loss, {"retrieval_accuracy": found, "scale": scale}
+            loss = contrastive.softmax_loss(*pair, valid, scale, axes)
+        accuracy = contrastive.in_batch_accuracy(*pair, valid, axes)
+        return loss, {"retrieval_accuracy": accuracy, "scale": scale}
 
-    def _metrics(self, observed: Bool[Array, "b n"], rows: Rows, ids: Int[Array, "b l"]) -> dict[str, Float[Array, ""]]:
-        said = _said(ids)
-        cut = (ids[:, -1] != PAD) & (ids[:, -1] != END)
-        total = lambda what: what.sum().astype(jnp.float32)  # noqa: E731
+    def _attention_shapes(self, rows: Rows, ids: Int[Array, "b l"]) -> list[AttentionShape]:
+        passes = 1 if self.frozen else 3
+        return attention_shapes(self.size, self.variant, self.language.caption_queries, rows, ids, passes)
+
+    def _metrics(self, observed: Bool[Array, "b n"], rows: Rows, ids: Int[Array, "b l"]) -> Metrics:
+        total = lambda tokens: tokens.sum().astype(jnp.float32)  # noqa: E731
+        flops = useful_flops(self._attention_shapes(rows, ids), {"encoder": self._encoder_shapes}, self.tokens)
+        if self.captions:  # the logits: forward and backward, two FLOPs a multiply-add
+            flops += 6.0 * self.language.vocab_size * self.size.text.width * total(ids != PAD)
         return {
             "tokens_observed": total(observed),
             "tokens_left_out": total(rows.left_out),
             "tokens_text": total(ids != PAD),
-            "text_truncated": cut.mean(),
-            "text_share": said.mean(),
+            "text_truncated": ((ids[:, -1] != PAD) & (ids[:, -1] != END)).mean(),
+            "text_share": has_caption(ids).mean(),
             "row_fill": total(rows.segment > 0) / rows.segment.size,
-            "useful_flops": self._useful_flops(rows, ids),
-            "loss_weight": total(said),
+            "useful_flops": flops,
+            "loss_weight": total(has_caption(ids)),
         }
 
-    def _useful_flops(self, rows: Rows, ids: Int[Array, "b l"]) -> Float[Array, ""]:
-        """Forward and backward FLOPs of real tokens of both kinds; a frozen encoder has no backward pass."""
-        size, language = self.language.size, self.language
-        seen, words = segment_counts(rows, self.windows_per_row), real(ids).sum(axis=1, keepdims=True).astype(float)
-        width = size.encoder.width
-        encoder, patches = stack_flops(size.encoder, seen, seen), matrix_flops(self._patches, seen.sum())
-        text = stack_flops(size.text, words, words)
-        if language.variant != "siglip":
-            text -= _unseen_flops(size.text, words)
-        queries = language.caption_queries if language.captions else 0
-        pool = dataclasses.replace(size.encoder, depth=1)
-        for number in filter(None, (int(language.contrasts), queries)):
-            text += stack_flops(pool, number * jnp.ones_like(seen), seen, width)
-        if language.captions:
-            decoder = size.decoder
-            memory = jnp.full_like(words, queries) if queries else seen.reshape(words.shape)
-            text += stack_flops(decoder, words, words) - _unseen_flops(decoder, words)
-            text += stack_flops(dataclasses.replace(decoder, hidden=0), words, memory, width)
-            text += 2.0 * language.vocab_size * size.text.width * words.sum()
-        # Data need no gradient.
-        return (encoder + patches if self.frozen else 3.0 * encoder + 2.0 * patches) + 3.0 * text
 
-
-def caption_loss(scores: Float[Array, "b l v"], ids: Int[Array, "b l"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Mean cross entropy of each real token after the first, and how many those are; padding counts for nothing."""
-    following = jnp.pad(ids[:, 1:], ((0, 0), (0, 1)), constant_values=PAD)
-    weight = (following != PAD).astype(jnp.float32)
-    losses = optax.softmax_cross_entropy_with_integer_labels(scores, following)
-    # Chosen, not multiplied: what stands at padding reaches neither the loss nor its gradient.
+def caption_loss(logits: Float[Array, "b l v"], ids: Int[Array, "b l"]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Mean cross entropy of the tokens after the first, without padding, and their number."""
+    targets = jnp.pad(ids[:, 1:], ((0, 0), (0, 1)), constant_values=PAD)
+    weight = (targets != PAD).astype(jnp.float32)
+    losses = optax.softmax_cross_entropy_with_integer_labels(logits, targets)
+    # `where`, not a product: values at padding reach neither the loss nor its gradient.
     total = jnp.where(weight > 0, losses, 0).sum()
     return total / jnp.maximum(weight.sum(), 1), weight.sum()
-
-
-def _unseen_flops(size: StackSize, words: Float[Array, "b 1"]) -> Float[Array, ""]:
-    """What `stack_flops` counts of pairs whose later token the earlier does not see: half of them."""
-    return size.depth * 2.0 * size.width * jnp.square(words).sum()
-
-
-def _said(ids: Int[Array, "b l"]) -> Bool[Array, " b"]:
-    """Which windows have a text; to begin and end is to say nothing."""
-    return (ids[:, 0] != PAD) & (ids[:, 1] != END)
-
-
-def _sensor_part(batch: Batch) -> dict[str, Array]:
-    return {name: jnp.asarray(batch[name]) for name in ("values", "observed", "window_id")}
-
-
-def _spread(windows: int) -> tuple[str, ...]:
-    """The axes of the mesh entered that the batch is spread over; none on a single device."""
-    mesh = jax.sharding.get_abstract_mesh()
-    if mesh.empty or AxisType.Manual in mesh.axis_types:
-        return ()
-    axes = tuple(axis for axis in BATCH_AXES if mesh.shape.get(axis, 1) > 1)
-    return axes if windows % math.prod(mesh.shape[axis] for axis in axes) == 0 else ()

@@ -7,15 +7,26 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import TypeVar
+from collections.abc import Mapping
+from typing import NamedTuple, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Bool, Shaped
+from jaxtyping import Array, Bool, Float, Shaped
 
+from lsm_jax.config import Config
+from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError
 
 ArrayT = TypeVar("ArrayT", jax.Array, np.ndarray)
+
+
+class TokenCells(NamedTuple):
+    """The cells of a batch by token. Values are z-scored, and 0 where not observed."""
+
+    values: Float[Array, "b n k"]
+    observed: Bool[Array, "b n k"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,9 +37,9 @@ class TokenGrid:
       channels: canonical names of the C columns.
       window_minutes: T, a multiple of `patch_minutes`.
       patch_minutes: minutes of a patch.
-      patch_channels: channels of a patch; the last group is padded with cells never observed.
-      min_observed_share: share of a patch's cells that must be observed for it to be a token; 0: at least one. The
-        papers do not say; the default loses no recorded cell.
+      patch_channels: channels of a patch; the last group is padded with unobserved cells.
+      min_observed_share: share of a patch's cells that must be observed for an observed token; 0: at least one cell.
+        The papers do not say; the default uses every recorded cell.
     """
 
     channels: tuple[str, ...]
@@ -45,6 +56,11 @@ class TokenGrid:
             )
         if not 0 <= self.min_observed_share <= 1:
             raise UserError(f"tokens.min_observed_share={self.min_observed_share}: give a share from 0 to 1.")
+
+    @classmethod
+    def from_config(cls, config: Config, spec: DataSpec) -> TokenGrid:
+        """The grid of a run."""
+        return cls(tuple(spec.channels), spec.window_minutes, **dataclasses.asdict(config.tokens))
 
     @property
     def patches(self) -> int:
@@ -73,6 +89,11 @@ class TokenGrid:
         padded = grid.__array_namespace__().pad(grid, ((0, 0), (0, 0), (0, padding)))
         patches = padded.reshape(batch, self.patches, self.patch_minutes, self.groups, self.patch_channels)
         return patches.transpose(0, 1, 3, 2, 4).reshape(batch, self.size, self.cells_per_token)
+
+    def tokenize(self, batch: Mapping[str, Array]) -> TokenCells:
+        """The batch by token; whatever `values` holds in unobserved cells is replaced by 0."""
+        values = jnp.where(batch["observed"], batch["values"], 0)
+        return TokenCells(self.cells(values), self.cells(jnp.asarray(batch["observed"])))
 
     def windows(self, cells: Shaped[ArrayT, "b n k"]) -> Shaped[ArrayT, "b t c"]:
         """The inverse of `cells`."""

@@ -1,9 +1,8 @@
-"""Rows: the visible tokens of several windows side by side, with static shapes.
+"""Rows: tokens of several windows packed side by side, with static shapes.
 
-A masked or missing token never reaches an observed one (SPEC section 3), so leaving it out changes
-nothing. `packed` rows hold visible tokens only; `fixed_drop` and `dense` are the paper's fixed-D form and
-the plain dense form of the same computation, kept as layouts so that tests and benchmarks can hold
-the three side by side.
+A masked or missing token never reaches an observed one (SPEC section 3), so leaving it out changes nothing. `pack`
+keeps selected tokens only. `fixed_drop` (the paper's fixed D) and `dense` are other layouts of the same computation,
+kept for tests and benchmarks.
 """
 
 from __future__ import annotations
@@ -15,135 +14,126 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, Shaped
 
-from lsm_jax.tokens.sampling import chances, draw
-from lsm_jax.tokens.selection import lowest, order_keys, places_of
+from lsm_jax.tokens.sampling import inclusion_probabilities, pareto_sample
+from lsm_jax.tokens.selection import indices_where, order_keys, smallest_k_mask
 
 
 @functools.partial(
-    jax.tree_util.register_dataclass,
-    data_fields=["token_index", "segment", "left_out"],
-    meta_fields=["places"],
+    jax.tree_util.register_dataclass, data_fields=["token_index", "segment", "left_out"], meta_fields=["row_tokens"]
 )
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Tokens of R rows, W windows of N tokens each to a row.
+    """Tokens of R rows of S slots; each row belongs to W windows of N tokens.
 
     Attributes:
-      token_index: place of the token among the row's W * N, window-major; 0 in padding.
-      segment: 1 + the window's place in the row; 0 is padding. Segments are contiguous.
-      left_out: chosen tokens that did not fit, per row.
-      places: W * N, the tokens a row could hold.
+      token_index: index of the token among the W * N tokens of the row's windows; 0 in padding.
+      segment: 1, 2, ... W, the window of the token; 0 is padding. Tokens of a window are contiguous.
+      left_out: per row, selected tokens that did not fit.
+      row_tokens: W * N.
     """
 
     token_index: Int[Array, "r s"]
     segment: Int[Array, "r s"]
     left_out: Int[Array, " r"]
-    places: int
+    row_tokens: int
+
+    @property
+    def length(self) -> int:
+        """Slots of a row, S."""
+        return self.segment.shape[1]
 
     def take(self, tokens: Shaped[Array, "b n *k"]) -> Shaped[Array, "r s *k"]:
-        """The rows' tokens out of a batch of windows; padding holds the row's first token."""
+        """Gathers the rows' tokens from a batch of windows; padding gets the row's first token."""
         rows = self.token_index.shape[0]
         by_row = tokens.reshape(rows, -1, *tokens.shape[2:])
         index = self.token_index.reshape(*self.token_index.shape, *(1,) * (by_row.ndim - 2))
         return jnp.take_along_axis(by_row, index, axis=1)
 
     def slots_of(self, other: Rows) -> Int[Array, "r q"]:
-        """For each token of `other` rows over the same windows its slot here, S where it has none."""
+        """The slot here of each token of `other` (rows over the same windows); S if it is not here."""
         return jnp.take_along_axis(self._slots(), other.token_index, axis=1)
 
-    def held(self, windows: int) -> Bool[Array, "b n"]:
+    def contains(self, windows: int) -> Bool[Array, "b n"]:
         """Which tokens of the `windows` windows are in these rows."""
-        return (self._slots()[:, :-1] < self.segment.shape[1]).reshape(windows, -1)
+        return (self._slots()[:, :-1] < self.length).reshape(windows, -1)
 
-    def _slots(self) -> Int[Array, "r places_and_one"]:
-        """The slot of each place, S where it has none; the last entry gathers the padding."""
-        rows, capacity = self.token_index.shape
-        place = jnp.where(self.segment > 0, self.token_index, self.places)
-        empty = jnp.full((rows, self.places + 1), capacity, jnp.int32)
-        slot = jnp.broadcast_to(jnp.arange(capacity, dtype=jnp.int32), place.shape)
-        return jax.vmap(lambda into, at, what: into.at[at].set(what))(empty, place, slot)
+    def _slots(self) -> Int[Array, "r row_tokens_and_one"]:
+        """The slot of each token, S if it has none. The extra last entry receives the padding."""
+        index = jnp.where(self.segment > 0, self.token_index, self.row_tokens)
+        empty = jnp.full((len(index), self.row_tokens + 1), self.length, jnp.int32)
+        slot = jnp.broadcast_to(jnp.arange(self.length, dtype=jnp.int32), index.shape)
+        return jax.vmap(lambda slots, at, slot: slots.at[at].set(slot))(empty, index, slot)
 
 
-def packed(keys: PRNGKeyArray, chosen: Bool[Array, "b n"], windows_per_row: int, capacity: int) -> Rows:
-    """Rows of the chosen tokens only, `windows_per_row` windows to a row of `capacity` slots.
+def pack(keys: PRNGKeyArray, selected: Bool[Array, "b n"], windows_per_row: int, length: int) -> Rows:
+    """Rows of the selected tokens, `windows_per_row` windows to a row.
 
     Args:
-      keys: one per row, so that what a row leaves out does not depend on the rows beside it.
-      capacity: slots; where a row's tokens exceed it, those left out are drawn uniformly at random and counted.
+      keys: one per row, so that a row does not depend on the others.
+      length: slots of a row. If a row has more tokens, uniformly random ones are left out and counted.
     """
-    batch, tokens = chosen.shape
-    rows = batch // windows_per_row
-    places = windows_per_row * tokens
-    capacity = min(capacity, places)
-    wanted = chosen.reshape(rows, places)
+    tokens = selected.shape[1]
+    row_tokens = windows_per_row * tokens
+    length = min(length, row_tokens)
+    by_row = selected.reshape(-1, row_tokens)
 
-    def held(key: PRNGKeyArray, wanted: Bool[Array, " n"]) -> Int[Array, " s"]:
-        drawn = 1.0 - jax.random.uniform(key, (places,))
-        chance = order_keys(jnp.where(wanted, drawn, jnp.inf))
-        return places_of(lowest(chance, jnp.minimum(wanted.sum(), capacity)), capacity)
+    def kept(key: PRNGKeyArray, selected: Bool[Array, " n"]) -> Int[Array, " s"]:
+        scores = jnp.where(selected, 1.0 - jax.random.uniform(key, (row_tokens,)), jnp.inf)
+        return indices_where(smallest_k_mask(order_keys(scores), jnp.minimum(selected.sum(), length)), length)
 
-    left_out = jnp.maximum(wanted.sum(axis=1, dtype=jnp.int32) - capacity, 0)
-    return _rows(jax.vmap(held)(keys, wanted), left_out, tokens, places)
+    left_out = jnp.maximum(by_row.sum(axis=1, dtype=jnp.int32) - length, 0)
+    return _rows(jax.vmap(kept)(keys, by_row), left_out, tokens, row_tokens)
 
 
-def drawn(
+def pack_sampled(
     keys: PRNGKeyArray,
-    chosen: Bool[Array, "b n"],
-    odds: Float[Array, "b n"],
+    eligible: Bool[Array, "b n"],
+    weights: Float[Array, "b n"],
     share: float,
     windows_per_row: int,
-    capacity: int,
+    length: int,
 ) -> tuple[Rows, Float[Array, "b n"]]:
-    """Rows of a share of the chosen tokens, drawn by their odds, and the chance each had.
+    """Rows of a random share of the eligible tokens, and each token's inclusion probability.
 
-    Sums over all chosen tokens are sums over the drawn ones of what is divided by its chance, but for chance.
+    A sum over the sampled tokens, each divided by its probability, estimates the sum over all eligible ones without
+    bias (Horvitz and Thompson, 1952).
 
     Args:
       keys: one per row.
-      odds: above 0; a token of twice another's is drawn twice as often, up to always.
-      share: of a row's chosen tokens, rounded up; what `capacity` does not hold is drawn less often, and counted.
+      weights: sampling weights, above 0.
+      share: of a row's eligible tokens, rounded up. Tokens beyond `length` lower the probabilities and are counted.
     """
-    rows, tokens = len(keys), chosen.shape[1]
-    places = windows_per_row * tokens
-    capacity = min(capacity, places)
-    wanted = chosen.reshape(rows, places)
-    total = jnp.ceil(share * wanted.sum(axis=1)).astype(jnp.int32)
-    count = jnp.minimum(total, capacity)
-    chance = jax.vmap(chances)(odds.reshape(rows, places), wanted, count)
-    index = jax.vmap(lambda *row: places_of(draw(*row), capacity))(keys, chance, count)
-    return _rows(index, total - count, tokens, places), chance.reshape(chosen.shape)
+    rows, tokens = len(keys), eligible.shape[1]
+    row_tokens = windows_per_row * tokens
+    length = min(length, row_tokens)
+    by_row = eligible.reshape(rows, row_tokens)
+    total = jnp.ceil(share * by_row.sum(axis=1)).astype(jnp.int32)
+    count = jnp.minimum(total, length)
+    probability = jax.vmap(inclusion_probabilities)(weights.reshape(rows, row_tokens), by_row, count)
+    index = jax.vmap(lambda *row: indices_where(pareto_sample(*row), length))(keys, probability, count)
+    return _rows(index, total - count, tokens, row_tokens), probability.reshape(eligible.shape)
 
 
-def _rows(index: Int[Array, "r s"], left_out: Int[Array, " r"], tokens: int, places: int) -> Rows:
-    """Rows that hold the tokens at `index`, and nothing where it is `places`."""
-    filled = index < places
-    segment = jnp.where(filled, index // tokens + 1, 0)
-    return Rows(jnp.where(filled, index, 0), segment, left_out, places)
+def _rows(index: Int[Array, "r s"], left_out: Int[Array, " r"], tokens: int, row_tokens: int) -> Rows:
+    """Rows of the tokens at `index`; an index of `row_tokens` is padding."""
+    filled = index < row_tokens
+    return Rows(jnp.where(filled, index, 0), jnp.where(filled, index // tokens + 1, 0), left_out, row_tokens)
 
 
-def fixed_drop(chosen: Bool[Array, "b n"], dropped: int) -> Rows:
-    """AIM as published: `dropped` tokens that are not chosen leave the row, the rest is masked in place.
+def fixed_drop(selected: Bool[Array, "b n"], dropped: int) -> Rows:
+    """AIM as published: `dropped` tokens that are not selected leave the row, the rest are masked in place.
 
-    One window to a row of N - `dropped` slots; slots of tokens that are not chosen carry segment 0. A
-    window with fewer than `dropped` of them loses its last chosen tokens, which are counted.
+    One window to a row of N - `dropped` slots. Tokens that are not selected get segment 0. If a window has too few of
+    them, its last selected tokens are left out and counted.
     """
-    tokens = chosen.shape[1]
-    order = jnp.argsort(~chosen, axis=1, stable=True)[:, : tokens - dropped].astype(jnp.int32)
-    kept = jnp.take_along_axis(chosen, order, axis=1)
-    return Rows(
-        token_index=order,
-        segment=kept.astype(jnp.int32),
-        left_out=(chosen.sum(axis=1) - kept.sum(axis=1)).astype(jnp.int32),
-        places=tokens,
-    )
+    tokens = selected.shape[1]
+    order = jnp.argsort(~selected, axis=1, stable=True)[:, : tokens - dropped].astype(jnp.int32)
+    kept = jnp.take_along_axis(selected, order, axis=1).astype(jnp.int32)
+    return Rows(order, kept, (selected.sum(axis=1) - kept.sum(axis=1)).astype(jnp.int32), tokens)
 
 
-def dense(chosen: Bool[Array, "b n"]) -> Rows:
-    """Every token keeps its slot, one window to a row; those not chosen carry segment 0."""
-    batch, tokens = chosen.shape
-    return Rows(
-        token_index=jnp.broadcast_to(jnp.arange(tokens, dtype=jnp.int32), (batch, tokens)),
-        segment=chosen.astype(jnp.int32),
-        left_out=jnp.zeros(batch, jnp.int32),
-        places=tokens,
-    )
+def dense(selected: Bool[Array, "b n"]) -> Rows:
+    """One window to a row, every token in its own slot; those not selected get segment 0."""
+    batch, tokens = selected.shape
+    index = jnp.broadcast_to(jnp.arange(tokens, dtype=jnp.int32), (batch, tokens))
+    return Rows(index, selected.astype(jnp.int32), jnp.zeros(batch, jnp.int32), tokens)

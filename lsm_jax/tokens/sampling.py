@@ -1,4 +1,4 @@
-"""Draws in which some come up more often than others, and by how much: what is weighed by that stands for all."""
+"""Unequal-probability sampling without replacement, and the inclusion probabilities to weight by their inverse."""
 
 from __future__ import annotations
 
@@ -6,31 +6,33 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from lsm_jax.tokens.selection import lowest, order_keys
+from lsm_jax.tokens.selection import order_keys, smallest_k_mask
 
-_ROUNDS = 16  # each finds at least one more chance to be 1, most find many, until none is left to find
+_ITERATIONS = 16  # each fixes at least one probability at 1, and usually many, until no other would exceed 1
 
 
-def chances(odds: Float[Array, " n"], chosen: Bool[Array, " n"], count: Int[Array, ""]) -> Float[Array, " n"]:
-    """Chances of the chosen to be among `count` drawn: in proportion to their odds, none above 1; 0 for all others.
+def inclusion_probabilities(
+    weights: Float[Array, " n"], eligible: Bool[Array, " n"], k: Int[Array, ""]
+) -> Float[Array, " n"]:
+    """Probability of each eligible element to be among `k`: proportional to its weight, at most 1; 0 for all others.
 
     Args:
-      odds: above 0 where chosen.
+      weights: above 0 where eligible.
     """
-    odds = jnp.where(chosen, odds, 0)
+    weights = jnp.where(eligible, weights, 0)
 
-    def settle(_: int, chance: Float[Array, " n"]) -> Float[Array, " n"]:
-        sure = chance >= 1
-        rest = jnp.where(sure, 0, odds).sum()
-        scale = (count - sure.sum()) / jnp.where(rest > 0, rest, 1)
-        return jnp.where(sure, 1, jnp.minimum(odds * scale, 1))
+    def step(_: int, probability: Float[Array, " n"]) -> Float[Array, " n"]:
+        certain = probability >= 1
+        rest = jnp.where(certain, 0, weights).sum()
+        scale = (k - certain.sum()) / jnp.where(rest > 0, rest, 1)
+        return jnp.where(certain, 1, jnp.minimum(weights * scale, 1))
 
-    settled = jax.lax.fori_loop(0, _ROUNDS, settle, jnp.zeros_like(odds))
-    return jnp.where(chosen & (count >= chosen.sum()), 1, settled)
+    probability = jax.lax.fori_loop(0, _ITERATIONS, step, jnp.zeros_like(weights))
+    return jnp.where(eligible & (k >= eligible.sum()), 1, probability)
 
 
-def draw(key: PRNGKeyArray, chance: Float[Array, " n"], count: Int[Array, ""]) -> Bool[Array, " n"]:
-    """Exactly `count` elements, each drawn with nearly its chance (Pareto sampling; Rosén, 1997)."""
-    drawn = jax.random.uniform(key, chance.shape)
-    rank = drawn / (1 - drawn) * (1 - chance) / jnp.where(chance > 0, chance, 1)
-    return lowest(order_keys(jnp.where(chance > 0, rank, jnp.inf)), count)
+def pareto_sample(key: PRNGKeyArray, probability: Float[Array, " n"], k: Int[Array, ""]) -> Bool[Array, " n"]:
+    """Exactly `k` elements, each included with nearly its probability (Pareto sampling; Rosén, 1997)."""
+    uniform = jax.random.uniform(key, probability.shape)
+    rank = uniform / (1 - uniform) * (1 - probability) / jnp.where(probability > 0, probability, 1)
+    return smallest_k_mask(order_keys(jnp.where(probability > 0, rank, jnp.inf)), k)

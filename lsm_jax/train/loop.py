@@ -248,7 +248,7 @@ def overview(config: Config, spec: DataSpec, objective: Objective, program: Prog
     """The first lines of a run: parameters, implementations, devices, data and length."""
     table = parameter_overview.get_parameter_overview(program.shapes.params, include_stats="sharding")
     parts = {"objective": config.objective.name, "optimizer": config.optimizer.name}
-    parts |= dict(getattr(objective, "implementations", {}))
+    parts |= dict(objective.implementations)
     axes = " x ".join(f"{axis} {size}" for axis, size in program.mesh.shape.items())
     devices = jax.devices()
     lines = [

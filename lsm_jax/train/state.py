@@ -85,14 +85,14 @@ def make_program(config: Config, objective: Objective, mesh: Mesh, schedule: Tra
         does not allow gradient accumulation.
     """
     check_batch(mesh, config)
-    if config.train.grad_accum_steps > 1 and getattr(objective, "compares_windows", False):
+    if config.train.grad_accum_steps > 1 and objective.compares_windows:
         raise UserError(
             f"train.grad_accum_steps={config.train.grad_accum_steps}: objective {config.objective.name} compares all "
             "windows of a batch with each other, which micro-batches cannot. Set train.grad_accum_steps=1 and a "
             "smaller train.batch_size, or model.remat=full."
         )
     learning_rate = make_learning_rate(config.optimizer, schedule)
-    optimizer = freeze(make_optimizer(config.optimizer, learning_rate), getattr(objective, "frozen", ()))
+    optimizer = freeze(make_optimizer(config.optimizer, learning_rate), objective.frozen)
     init = functools.partial(_init, objective, optimizer, config.train.ema_decay > 0, config.seed)
     shapes = jax.eval_shape(init)
     shardings = mirrored_shardings(mesh, shapes, shapes.params, parameter_shardings(mesh, shapes.params))

@@ -1,4 +1,4 @@
-"""What a hidden token is shown, against a slow and obvious reading of the same window."""
+"""Features of neighbouring patches, against a slow and obvious computation."""
 
 import jax
 import jax.numpy as jnp
@@ -7,20 +7,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsm_jax.channels import MINUTELY_26
-from lsm_jax.nn.neighbours import Cells, feature_count, surroundings
+from lsm_jax.nn.neighbours import feature_count, neighbour_features
 from lsm_jax.tokens import rows as rows_of
-from lsm_jax.tokens.grid import TokenGrid
+from lsm_jax.tokens.grid import TokenCells, TokenGrid
 
 GRID = TokenGrid(MINUTELY_26[:2], window_minutes=80)
-REACH = 2
+NUM_NEIGHBORS = 2
 
 
 @jax.jit
-def anchors_and_features(values, observed, shown):
-    cells = Cells(GRID.cells(values), GRID.cells(observed))
-    targets = rows_of.dense(jnp.ones_like(shown))
-    around = surroundings(cells, shown, targets, GRID, REACH)
-    return around.anchors, around.features
+def anchors_and_features(values, observed, visible):
+    cells = TokenCells(GRID.cells(values), GRID.cells(observed))
+    targets = rows_of.dense(jnp.ones_like(visible))
+    found = neighbour_features(cells, visible, targets, GRID, NUM_NEIGHBORS)
+    return found.anchors, found.features
 
 
 def window(seed, density):
@@ -31,48 +31,48 @@ def window(seed, density):
     return values, observed, recorded & (generator.random(recorded.shape) < 0.6)
 
 
-def of_token(token):
+def cells_of(token):
     patch, channel = divmod(token, GRID.groups)
     return slice(10 * patch, 10 * patch + 10), channel
 
 
 @given(seed=st.integers(0, 2**31 - 1), density=st.sampled_from([0.0, 0.05, 0.5, 1.0]))
 def test_anchors_are_the_line_the_side_means_and_the_window_mean(seed, density):
-    values, observed, shown = window(seed, density)
-    anchors, features = (np.asarray(array)[0] for array in anchors_and_features(values, observed, jnp.asarray(shown)))
-    assert features.shape[-1] == feature_count(GRID, REACH)
+    values, observed, visible = window(seed, density)
+    anchors, features = (np.asarray(array)[0] for array in anchors_and_features(values, observed, jnp.asarray(visible)))
+    assert features.shape[-1] == feature_count(GRID, NUM_NEIGHBORS)
     assert np.isfinite(features).all()
-    visible = np.zeros((80, 2), bool)
-    for token in np.flatnonzero(shown[0]):
-        minutes, channel = of_token(token)
-        visible[minutes, channel] = observed[0, minutes, channel]
+    visible_cells = np.zeros((80, 2), bool)
+    for token in np.flatnonzero(visible[0]):
+        minutes, channel = cells_of(token)
+        visible_cells[minutes, channel] = observed[0, minutes, channel]
     for token in range(GRID.size):
-        minutes, channel = of_token(token)
-        # A token that is shown looks at its neighbours all the same, never at itself.
-        others = visible[:, channel].copy()
+        minutes, channel = cells_of(token)
+        # The features of a visible token are of its neighbours, too, never of itself.
+        others = visible_cells[:, channel].copy()
         others[minutes] = False
-        known = np.flatnonzero(others)
-        everything = np.flatnonzero(visible[:, channel])
+        neighbours = np.flatnonzero(others)
+        everything = np.flatnonzero(visible_cells[:, channel])
         line, mean = np.zeros(10), 0.0
-        if known.size:
-            line = np.interp(np.arange(80)[minutes], known, values[0, known, channel])
+        if neighbours.size:
+            line = np.interp(np.arange(80)[minutes], neighbours, values[0, neighbours, channel])
         if everything.size:
             mean = values[0, everything, channel].mean()
         np.testing.assert_allclose(anchors[token, 0], line, rtol=1e-5, atol=1e-5)
         np.testing.assert_allclose(anchors[token, 3], mean, rtol=1e-5, atol=1e-5)
-        before, after = known[known < minutes.start], known[known >= minutes.stop]
+        before, after = neighbours[neighbours < minutes.start], neighbours[neighbours >= minutes.stop]
         left = before[before // 10 == before[-1] // 10] if before.size else after[after // 10 == after[:1] // 10]
         right = after[after // 10 == after[0] // 10] if after.size else before[before // 10 == before[-1:] // 10]
-        for place, side in ((1, left), (2, right)):
-            expected = values[0, side, channel].mean() if side.size else 0.0
-            np.testing.assert_allclose(anchors[token, place], expected, rtol=1e-5, atol=1e-5)
+        for anchor, cells in ((1, left), (2, right)):
+            expected = values[0, cells, channel].mean() if cells.size else 0.0
+            np.testing.assert_allclose(anchors[token, anchor], expected, rtol=1e-5, atol=1e-5)
 
 
 @given(seed=st.integers(0, 2**31 - 1))
-def test_hidden_cells_leave_no_trace(seed):
-    values, observed, shown = window(seed, 0.5)
-    covered = np.asarray(GRID.windows(jnp.repeat(jnp.asarray(~shown)[:, :, None], 10, axis=2)))
-    first = anchors_and_features(values, observed, jnp.asarray(shown))
-    second = anchors_and_features(np.where(covered, 9.0, values).astype(np.float32), observed, jnp.asarray(shown))
+def test_hidden_cells_change_nothing(seed):
+    values, observed, visible = window(seed, 0.5)
+    covered = np.asarray(GRID.windows(jnp.repeat(jnp.asarray(~visible)[:, :, None], 10, axis=2)))
+    first = anchors_and_features(values, observed, jnp.asarray(visible))
+    second = anchors_and_features(np.where(covered, 9.0, values).astype(np.float32), observed, jnp.asarray(visible))
     for one, other in zip(first, second, strict=True):
         np.testing.assert_array_equal(one, other)

@@ -1,4 +1,4 @@
-"""A stack that is asked for some tokens gives what it gives for all, at those."""
+"""A stack that computes some output tokens equals, at those, one that computes all."""
 
 import jax
 import jax.numpy as jnp
@@ -8,37 +8,37 @@ from flax import nnx
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsm_jax.nn.layers import Asked, Stack
+from lsm_jax.nn.layers import OutputTokens, Stack
 from lsm_jax.nn.sizes import StackSize
 
 SLOTS, ROWS, WIDTH = 24, 2, 16
 
 
-def made(depth, remat):
+def make_stack(depth, remat):
     size = StackSize(depth, WIDTH, 2, 32)
     return Stack(size, implementation="reference", remat=remat, dtype="float32", rngs=nnx.Rngs(0))
 
 
 @pytest.mark.parametrize(("depth", "remat"), [(1, "none"), (3, "none"), (3, "full")])
 @settings(max_examples=10, deadline=None)
-@given(seed=st.integers(0, 2**16), wanted=st.integers(1, SLOTS))
-def test_outputs_and_gradients_are_those_of_all_tokens(depth, remat, seed, wanted):
-    stack, random = made(depth, remat), np.random.default_rng(seed)
+@given(seed=st.integers(0, 2**16), count=st.integers(1, SLOTS))
+def test_outputs_and_gradients_are_those_of_all_tokens(depth, remat, seed, count):
+    stack, random = make_stack(depth, remat), np.random.default_rng(seed)
     segments = np.sort(random.integers(0, 4, (ROWS, SLOTS)), axis=1)[:, ::-1].copy()
-    slots = np.stack([np.sort(random.choice(SLOTS, wanted, replace=False)) for _ in range(ROWS)])
+    slots = np.stack([np.sort(random.choice(SLOTS, count, replace=False)) for _ in range(ROWS)])
     slots[:, -1] = np.where(random.random(ROWS) < 0.5, SLOTS, slots[:, -1])  # padding points past the end
     inside = slots < SLOTS
-    asking = np.where(inside, np.take_along_axis(segments, np.minimum(slots, SLOTS - 1), axis=1), 0)
-    real = jnp.asarray(asking > 0)[:, :, None]
-    asked = Asked(jnp.asarray(slots), jnp.asarray(asking))
+    query_segments = np.where(inside, np.take_along_axis(segments, np.minimum(slots, SLOTS - 1), axis=1), 0)
+    real = jnp.asarray(query_segments > 0)[:, :, None]
+    outputs = OutputTokens(jnp.asarray(slots), jnp.asarray(query_segments))
     tokens = jnp.asarray(random.normal(size=(ROWS, SLOTS, WIDTH)), jnp.float32)
-    direction = jnp.asarray(random.normal(size=(ROWS, wanted, WIDTH)), jnp.float32)
+    direction = jnp.asarray(random.normal(size=(ROWS, count, WIDTH)), jnp.float32)
 
     def some(stack, tokens):
-        return jnp.where(real, stack(tokens, jnp.asarray(segments), asked=asked), 0)
+        return jnp.where(real, stack(tokens, jnp.asarray(segments), outputs=outputs), 0)
 
     def every(stack, tokens):
-        return jnp.where(real, asked.of(stack(tokens, jnp.asarray(segments))), 0)
+        return jnp.where(real, outputs.take(stack(tokens, jnp.asarray(segments))), 0)
 
     np.testing.assert_allclose(some(stack, tokens), every(stack, tokens), rtol=1e-5, atol=1e-5)
     ours, theirs = (

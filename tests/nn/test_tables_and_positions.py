@@ -7,14 +7,17 @@ import pytest
 from flax import nnx
 
 from lsm_jax.channels import MINUTELY_26, REGISTRY
+from lsm_jax.config import ModelConfig
 from lsm_jax.errors import UserError
 from lsm_jax.nn.channel_tables import TABLE_ROWS, ChannelTable
-from lsm_jax.nn.masked_autoencoder import MaskedAutoencoder, ModelSettings
-from lsm_jax.nn.positions import POSITIONS, Positions
-from lsm_jax.nn.sizes import SIZES, ModelSize, StackSize
+from lsm_jax.nn.masked_autoencoder import MaskedAutoencoder
+from lsm_jax.nn.positions import Positions
+from lsm_jax.nn.sizes import language_size, model_size
 from lsm_jax.tokens.grid import TokenGrid
 
-SMALLEST = ModelSize(StackSize(1, 16, 2, 32), StackSize(1, 16, 2, 32))
+POSITIONS = ("learned", "sincos")
+CONFIG = ModelConfig(dtype="float32")
+SMALLEST = model_size("1x16x2x32+1x16x2x32")
 
 
 def test_the_registry_fits_the_tables():
@@ -32,7 +35,7 @@ def test_positions_follow_the_channel_name_not_its_column(kind):
 
 
 @pytest.mark.parametrize("kind", POSITIONS)
-def test_every_token_has_a_place_of_its_own(kind):
+def test_every_token_has_its_own_position(kind):
     grid = TokenGrid(MINUTELY_26, window_minutes=1440)
     vectors = np.asarray(Positions(kind, grid, 64, dtype="float32", rngs=nnx.Rngs(0))(jnp.arange(grid.size)))
     assert len(np.unique(vectors.round(5), axis=0)) == grid.size
@@ -52,9 +55,7 @@ def test_parameters_do_not_depend_on_the_channels_of_a_data_set():
             jnp.shape,
             nnx.to_pure_dict(
                 nnx.state(
-                    nnx.eval_shape(
-                        lambda grid=grid: MaskedAutoencoder(grid, ModelSettings(SMALLEST), rngs=nnx.Rngs(0))
-                    ),
+                    nnx.eval_shape(lambda grid=grid: MaskedAutoencoder(grid, SMALLEST, CONFIG, rngs=nnx.Rngs(0))),
                     nnx.Param,
                 )
             ),
@@ -66,8 +67,9 @@ def test_parameters_do_not_depend_on_the_channels_of_a_data_set():
 
 def test_base_has_the_papers_size():
     """25M parameters (SPEC section 3), with the paper's plain decoder."""
-    settings = ModelSettings(SIZES["base"], decoder="all", num_neighbors=0, patch_input="values", positions="sincos")
-    model = nnx.eval_shape(lambda: MaskedAutoencoder(TokenGrid(MINUTELY_26), settings, rngs=nnx.Rngs(0)))
+    config = ModelConfig(decoder="all", num_neighbors=0, patch_input="values", positions="sincos", dtype="float32")
+    size = model_size("base")
+    model = nnx.eval_shape(lambda: MaskedAutoencoder(TokenGrid(MINUTELY_26), size, config, rngs=nnx.Rngs(0)))
     count = sum(leaf.size for leaf in jax.tree.leaves(nnx.state(model, nnx.Param)))
     assert 24e6 < count < 26e6
 
@@ -75,4 +77,16 @@ def test_base_has_the_papers_size():
 def test_the_context_path_needs_tokens_of_one_channel():
     grid = TokenGrid(MINUTELY_26, patch_channels=2)
     with pytest.raises(UserError, match="num_neighbors"):
-        nnx.eval_shape(lambda: MaskedAutoencoder(grid, ModelSettings(SMALLEST), rngs=nnx.Rngs(0)))
+        nnx.eval_shape(lambda: MaskedAutoencoder(grid, SMALLEST, CONFIG, rngs=nnx.Rngs(0)))
+
+
+def test_a_size_is_a_name_or_numbers():
+    assert model_size("base") == model_size("12x384x6x1536+4x256x4x1024")
+    assert language_size("1x16x2x32+2x16x2x32+3x16x2x32").decoder.depth == 3
+    for text in ("bsae", "1x16x2x32", "1x16x2x32+1x16x2", "0x16x2x32+1x16x2x32", ""):
+        with pytest.raises(UserError, match=r"model\.size=.*12x384x6x1536|model\.size=.*Known: tiny, small, base"):
+            model_size(text)
+    with pytest.raises(UserError, match="text tower"):
+        language_size("1x16x2x32+1x16x2x32")
+    with pytest.raises(UserError, match="multiple"):
+        model_size("1x16x3x32+1x16x2x32")

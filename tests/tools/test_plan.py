@@ -10,10 +10,9 @@ from lsm_jax import objectives
 from lsm_jax.config import Config, with_changes
 from lsm_jax.data.random_batches import random_batches_with_gaps
 from lsm_jax.errors import UserError
-from lsm_jax.nn import sizes
 from lsm_jax.nn.attention import IMPLEMENTATIONS
-from lsm_jax.nn.sizes import ModelSize, StackSize
-from lsm_jax.objectives.shared import AttentionShape
+from lsm_jax.nn.flops import AttentionShape
+from lsm_jax.nn.sizes import StackSize
 from lsm_jax.tools.plan import plan as planning
 from lsm_jax.tools.plan import search as searching
 from lsm_jax.tools.plan.costs import program_flops
@@ -60,11 +59,9 @@ def kept(tmp_path):
 def test_a_small_step_is_planned(topology, monkeypatch, kept):
     if not installed(split_name(topology)[0]):
         pytest.skip(f"what compiles for {topology} is not installed (launch/test --pods installs it)")
-    smallest = ModelSize(StackSize(2, 64, 1, 128), StackSize(1, 32, 1, 64))
-    monkeypatch.setattr(sizes, "SIZES", {**sizes.SIZES, "tiny": smallest})
     texts, read = [], planning.read_program
     monkeypatch.setattr(planning, "read_program", lambda text: texts.append(text) or read(text))
-    plan = planning.make_plan(small_config(), topology)
+    plan = planning.make_plan(small_config(model__size="2x64x1x128+1x32x1x64"), topology)
     assert plan.keys() >= SCHEMA
     assert plan["fits"]
     assert not plan["loops_counted_once"]
@@ -109,7 +106,7 @@ def test_kernels_count_the_blocks_they_compute(implementation, backward):
     queries = np.repeat(np.arange(1, 9), 96)[None]
     keys = np.repeat(np.arange(1, 9), 64)[None]
     stack = StackSize(1, 128, 2, 256)
-    shape = AttentionShape(jnp.asarray(queries), jnp.asarray(keys), stack)
+    shape = AttentionShape(jnp.asarray(queries), jnp.asarray(keys), stack, segments=8)
     blocks = IMPLEMENTATIONS[implementation].block_sizes(768, 512, 64)
     query_blocks = [{*block} for block in queries.reshape(-1, blocks.query)]
     key_blocks = [{*block} for block in keys.reshape(-1, blocks.key)]

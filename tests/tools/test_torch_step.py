@@ -52,7 +52,7 @@ def ported(params, model) -> None:
 
     put(model.patches, params["encoder"]["patches"]["projection"])
     put_stack(model.encoder, model.encoder_norm, params["encoder"]["stack"])
-    put(model.decoder_embed, params["decoder"]["bridge"])
+    put(model.decoder_embed, params["decoder"]["decoder_embed"])
     model.mask_token.data = torch.from_numpy(np.array(params["decoder"]["mask_token"]))
     put_stack(model.decoder, model.decoder_norm, params["decoder"]["stack"])
     put(model.head, params["decoder"]["head"])

@@ -21,7 +21,7 @@ from lsm_jax.channels import channels as registered
 from lsm_jax.config import Config, defaults, load_config
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.data.store import write_dataset
-from lsm_jax.objectives.base import OBJECTIVES
+from lsm_jax.objectives import OBJECTIVES, Objective
 from lsm_jax.train import processes
 from lsm_jax.train.loop import train
 from lsm_jax.windows import Window, checked_window, hash_participant
@@ -31,7 +31,7 @@ MINUTES = 30
 _WIDTH, _HIDDEN, _LAYERS = 8, 16, 2
 
 
-class Regression:
+class Regression(Objective):
     """Predicts hidden cells from shown ones with two residual blocks: every mechanism of the real one, in little."""
 
     def __init__(self, config: Config, spec: DataSpec) -> None:

@@ -160,7 +160,7 @@ def _jax_entry(name: str, missing: float, config: Config, spec: DataSpec, batche
         return jax.block_until_ready(metrics)
 
     contender = Contender(f"{name} {config.model.dtype} {missing}", run)
-    implementations = dict(getattr(objective, "implementations", {}))
+    implementations = dict(objective.implementations)
     return _Entry(name, config.model.dtype, missing, contender, lambda: peak, seconds, implementations)
 
 
@@ -197,7 +197,7 @@ def torch_model(objective: MaskedReconstruction) -> TorchModel:
     """The PyTorch model for an objective's size and token grid, with the paper's positions and its D of one half."""
     from lsm_jax.tools.bench.torch_step import TorchModel
 
-    grid, size = objective.tokens, objective.settings.size
+    grid, size = objective.tokens, objective.size
     encoder, decoder = (
         np.asarray(Positions("sincos", grid, width, dtype="float32", rngs=nnx.Rngs(0))(jnp.arange(grid.size)))
         for width in (size.encoder.width, size.decoder.width)

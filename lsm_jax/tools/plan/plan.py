@@ -22,7 +22,7 @@ from lsm_jax.data.row_balance import RowBalancer
 from lsm_jax.data.spec import DataSpec, data_spec, datasets_with_weight, open_datasets
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.nn.attention import block_sparsity
-from lsm_jax.objectives.shared import AttentionShape
+from lsm_jax.nn.flops import AttentionShape
 from lsm_jax.tools.plan.costs import Sparsities, collectives, kernel_runs, moved_bytes, program_flops
 from lsm_jax.tools.plan.hlo import Computation, executed, read_program
 from lsm_jax.tools.plan.topologies import GPU_EXAMPLES, chip_named, split_name, topology_devices
@@ -146,7 +146,9 @@ def count_tokens_and_flops(config: Config, spec: DataSpec) -> tuple[dict[str, fl
 def block_sparsities(shapes: Sequence[AttentionShape], implementation: str) -> Sparsities:
     """The blocks that an implementation computes for given segments. Call it inside the mesh of the topology."""
     found = [
-        block_sparsity(implementation, each.queries, each.keys, each.size.width // each.size.heads) for each in shapes
+        block_sparsity(implementation, each.queries, each.keys, each.size.width // each.size.heads)
+        for each in shapes
+        if each.skips_blocks
     ]
     return [each for each in found if each]
 
