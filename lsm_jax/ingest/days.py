@@ -1,4 +1,4 @@
-"""Cuts one person's record into days of local wall-clock time.
+"""From samples at any rate to one plausible value per minute, and from one person's minutes to days.
 
 A day is 1440 minutes of the wall clock, starting at local midnight, so that a column of a window always means the same
 hour of a person's day. The hour that the clock skips in spring is therefore unobserved. Of the hour that it repeats in
@@ -16,18 +16,127 @@ import datetime as dt
 import functools
 import zoneinfo
 from collections.abc import Iterator, Sequence
+from typing import Literal
 
 import numpy as np
 import polars as pl
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 
 from lsm_jax.channels import channel as registered
 from lsm_jax.ingest.reader import PersonRecord, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.windows import MINUTES_PER_DAY, Event, Window, checked_window, hash_participant
 
-_EPOCH = dt.date(1970, 1, 1)
+Aggregate = Literal["mean", "sum", "max", "min", "last"]
+Instants = Float[np.ndarray, " n"] | Int[np.ndarray, " n"]
 MinuteValues = tuple[Int[np.ndarray, " n"], Float[np.ndarray, " n"]]
+
+
+def minute_series(
+    channel: str,
+    second: Instants,
+    value: Float[np.ndarray, " n"],
+    report: IngestReport,
+    *,
+    period_minutes: int = 1,
+    aggregate: Aggregate = "mean",
+) -> Series:
+    """Turns one sensor's samples into minute values.
+
+    Samples outside the channel's range are counted and removed first, because they distort means: the mean of 124 bpm
+    and an artefact's 0 would look real. Samples of a sum are parts of a minute's value, so they may lie below the range
+    (but be negative only where the range allows it), and the sums are checked as well.
+
+    Samples of a minute are aggregated. A sensor slower than a minute is observed for its own sampling period: a sample
+    fills the minutes until the next sample, at most `period_minutes` of them. A repeated sample is dropped; of several
+    values at one instant the last in the file is kept, since later exports correct earlier ones. Both are counted, and
+    so is disorder.
+
+    Args:
+      second: seconds since the Unix epoch, UTC, to the millisecond, in file order.
+      value: in the registry's unit; NaN where a sample is not valid.
+      period_minutes: the sampling period where it is more than a minute.
+      aggregate: how samples of one minute become one value.
+
+    Raises:
+      UserError: unknown channel.
+    """
+    kind = registered(channel)
+    value = value.astype(np.float32)
+    low, high = (0 if kind.low >= 0 else -np.inf, np.inf) if aggregate == "sum" else (kind.low, kind.high)
+    plausible = _plausible(channel, value, low, high, report)
+    days_without_value = (second[~plausible] // 86400).astype(np.int64)
+    second, value = _sort_and_deduplicate(channel, second[plausible], value[plausible], report)
+    minute = (second // 60).astype(np.int64)
+    first = np.flatnonzero(np.diff(minute, prepend=minute[:1] - 1))
+    if len(first) < len(minute):
+        minute, value = minute[first], _aggregate(value, first, aggregate)
+    if period_minutes > 1:
+        minute, value = _hold(minute, value, period_minutes)
+    if aggregate == "sum":
+        plausible = _plausible(channel, value, kind.low, kind.high, report)
+        days_without_value = np.append(days_without_value, minute[~plausible] // 1440)
+        minute, value = minute[plausible], value[plausible]
+    # A day with samples but without a value keeps one NaN, so that it is counted as a day without data.
+    marker = np.setdiff1d(days_without_value, minute // 1440) * 1440 + 720
+    return Series(channel, np.append(minute, marker), np.append(value, np.full(len(marker), np.nan, np.float32)))
+
+
+def _plausible(
+    channel: str, value: Float[np.ndarray, " n"], low: float, high: float, report: IngestReport
+) -> Bool[np.ndarray, " n"]:
+    """Whether each value lies in [low, high]; NaN does not. Values outside are counted."""
+    plausible = (value >= low) & (value <= high)
+    if count := int((~plausible & ~np.isnan(value)).sum()):
+        report.implausible[channel] += count
+    return plausible
+
+
+def _sort_and_deduplicate(
+    channel: str, time: Instants, value: Float[np.ndarray, " n"], report: IngestReport
+) -> tuple[Instants, Float[np.ndarray, " m"]]:
+    """Sorts by time. Of samples at the same time the last in file order is kept."""
+    steps = np.diff(time)
+    if (steps > 0).all():
+        return time, value
+    report.disordered += int((steps < 0).sum())
+    order = np.argsort(time, kind="stable")
+    time, value = time[order], value[order]
+    repeated = time[1:] == time[:-1]
+    equal = repeated & (value[1:] == value[:-1])
+    if repeated.any():
+        report.duplicates[channel] += int(equal.sum())
+        report.conflicts[channel] += int((repeated & ~equal).sum())
+    last = np.append(~repeated, True)
+    return time[last], value[last]
+
+
+def _aggregate(
+    value: Float[np.ndarray, " n"], first: Int[np.ndarray, " m"], aggregate: Aggregate
+) -> Float[np.ndarray, " m"]:
+    """One value for each minute; `first` holds the index of each minute's first sample."""
+    counts = np.diff(first, append=len(value))
+    if aggregate == "last":
+        return value[first + counts - 1]
+    if aggregate in ("max", "min"):
+        return getattr(np, f"{aggregate}imum").reduceat(value, first)
+    totals = np.add.reduceat(value.astype(np.float64), first)
+    return (totals / counts if aggregate == "mean" else totals).astype(np.float32)
+
+
+def _hold(
+    minute: Int[np.ndarray, " n"], value: Float[np.ndarray, " n"], period: int
+) -> tuple[Int[np.ndarray, " m"], Float[np.ndarray, " m"]]:
+    """Repeats each value until the next sample, for at most `period` minutes."""
+    if not len(minute):
+        return minute, value
+    length = np.minimum(np.diff(minute, append=minute[-1] + period), period)
+    ends = np.cumsum(length)
+    offset = np.arange(ends[-1]) - np.repeat(ends - length, length)
+    return np.repeat(minute, length) + offset, np.repeat(value, length)
+
+
+# Days.
 
 
 def day_windows(record: PersonRecord, channels: Sequence[str], salt: str, report: IngestReport) -> Iterator[Window]:
@@ -51,47 +160,33 @@ def day_windows(record: PersonRecord, channels: Sequence[str], salt: str, report
     participant = hash_participant(record.person, salt)
     written = 0
     for day in days.tolist():
-        window = _day_window(day, merged, record, participant, events, report)
-        if window is None:
+        midnight = day * MINUTES_PER_DAY
+        values = np.full((MINUTES_PER_DAY, len(merged)), np.nan, np.float32)
+        for column, (minute, value) in enumerate(merged.values()):
+            begin, end = np.searchsorted(minute, (midnight, midnight + MINUTES_PER_DAY))
+            values[minute[begin:end] - midnight, column] = value[begin:end]
+        instant, offset = _local_midnight(day, record.time_zone)
+        # `minute_series` has removed and counted implausible samples, so that nothing is out of range here.
+        window, _ = checked_window(
+            values,
+            list(merged),
+            participant=participant,
+            start=instant,
+            utc_offset_minutes=offset,
+            labels=record.labels,
+            events=_events_of_day(events, midnight),
+        )
+        if not window.observed.any():
             report.days_without_data += 1
             continue
         written += 1
+        for name, count in zip(merged, window.observed.sum(axis=0).tolist(), strict=True):
+            report.cells[name] += MINUTES_PER_DAY
+            report.observed_cells[name] += count
         yield window
     report.days += written
     report.people += bool(written)
     report.people_without_data += not written
-
-
-def _day_window(
-    day: int,
-    merged: dict[str, MinuteValues],
-    record: PersonRecord,
-    participant: str,
-    events: Sequence[RecordEvent],
-    report: IngestReport,
-) -> Window | None:
-    values = np.full((MINUTES_PER_DAY, len(merged)), np.nan, np.float32)
-    midnight = day * MINUTES_PER_DAY
-    for column, (minute, value) in enumerate(merged.values()):
-        begin, end = np.searchsorted(minute, (midnight, midnight + MINUTES_PER_DAY))
-        values[minute[begin:end] - midnight, column] = value[begin:end]
-    start, offset = _local_midnight(day, record.time_zone)
-    # `minute_series` has removed and counted implausible samples, so that nothing is out of range here.
-    window, _ = checked_window(
-        values,
-        list(merged),
-        participant=participant,
-        start=start,
-        utc_offset_minutes=offset,
-        labels=record.labels,
-        events=_events_of_day(events, midnight),
-    )
-    if not window.observed.any():
-        return None
-    for name, count in zip(merged, window.observed.sum(axis=0).tolist(), strict=True):
-        report.cells[name] += MINUTES_PER_DAY
-        report.observed_cells[name] += count
-    return window
 
 
 def _merge(sensors: Sequence[Series], time_zone: str, report: IngestReport) -> MinuteValues:
@@ -119,8 +214,6 @@ def _on_wall_clock(series: Series, time_zone: str, report: IngestReport) -> Minu
     """The minutes that have a value, on the wall clock. Of a repeated hour only the first pass is returned."""
     recorded = ~np.isnan(series.value)
     wall, value = _wall_minutes(series.minute[recorded], time_zone), series.value[recorded]
-    if (np.diff(wall) > 0).all():
-        return wall, value
     # Minutes are in UTC order, so the first index of a wall minute is its first pass.
     minute, first = np.unique(wall, return_index=True)
     report.repeated_hour_minutes += len(wall) - len(minute)
@@ -137,11 +230,11 @@ def _wall_minutes(minute: Int[np.ndarray, " n"], time_zone: str) -> Int[np.ndarr
 
 
 def _wall_events(record: PersonRecord) -> list[RecordEvent]:
-    starts = _wall_minutes(np.array([event.start for event in record.events], np.int64), record.time_zone)
-    ends = _wall_minutes(np.array([event.end for event in record.events], np.int64), record.time_zone)
+    times = np.array([(event.start, event.end) for event in record.events], np.int64).reshape(-1)
+    wall = _wall_minutes(times, record.time_zone).reshape(-1, 2).tolist()
     return [
-        RecordEvent(event.kind, event.name, int(start), int(max(start, end)))
-        for event, start, end in zip(record.events, starts, ends, strict=True)
+        RecordEvent(event.kind, event.name, start, max(start, end))
+        for event, (start, end) in zip(record.events, wall, strict=True)
     ]
 
 
@@ -158,6 +251,6 @@ def _events_of_day(events: Sequence[RecordEvent], midnight: int) -> list[Event]:
 @functools.lru_cache(maxsize=4096)
 def _local_midnight(day: int, time_zone: str) -> tuple[dt.datetime, int]:
     """(UTC instant, local minus UTC in minutes) of the day's first wall-clock minute."""
-    midnight = dt.datetime.combine(_EPOCH + dt.timedelta(days=day), dt.time(), zoneinfo.ZoneInfo(time_zone))
+    midnight = dt.datetime(1970, 1, 1, tzinfo=zoneinfo.ZoneInfo(time_zone)) + dt.timedelta(days=day)
     offset = midnight.utcoffset() or dt.timedelta()
     return midnight.astimezone(dt.UTC), int(offset.total_seconds() // 60)

@@ -7,10 +7,8 @@ finds its person. The E4 writes UTC; `time_zone` is that of the wearer, which mo
 from __future__ import annotations
 
 import dataclasses
-import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Float
@@ -18,6 +16,7 @@ from jaxtyping import Float
 from lsm_jax.channels import MINUTELY_26, REGISTRY
 from lsm_jax.errors import UserError
 from lsm_jax.ingest import motion, signals
+from lsm_jax.ingest.days import minute_series
 from lsm_jax.ingest.empatica_files import (
     Beats,
     SampledSignal,
@@ -29,13 +28,10 @@ from lsm_jax.ingest.empatica_files import (
 )
 from lsm_jax.ingest.empatica_people import assign_sessions, is_study_table, read_study_tables
 from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
-from lsm_jax.ingest.parse import check_time_zone
 from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
-from lsm_jax.ingest.sampling import minute_series
 
-SIGNALS = ("ACC", "EDA", "TEMP", "HR")
-FILES = {f"{name.lower()}.csv": name for name in (*SIGNALS, "IBI", "tags")}
+FILES = {f"{name.lower()}.csv": name for name in ("ACC", "EDA", "TEMP", "HR", "IBI", "tags")}
 _UNUSED_FILES = {
     "bvp.csv": "the raw pulse wave; heart beats are read from IBI.csv",
     "info.txt": "the maker's description of the files",
@@ -46,24 +42,14 @@ _NOT_MEASURED = {"heart_rate_at_rest", "altitude_sd"}
 _CHANNELS = (*(name for name in MINUTELY_26 if name not in _NOT_MEASURED), "pnn20")
 _G_PER_UNIT = 1 / 64  # the file's unit of acceleration
 
-Content = TypeVar("Content")
-
 
 @dataclasses.dataclass(frozen=True)
 class Session:
-    """One recording.
+    """One recording."""
 
-    Attributes:
-      folder: its folder or zip, as in reports.
-      kind: its class in lower case, "" if the folders name none.
-      files: (sensor, file) pairs.
-      valid_sensors: the only sensors to use; None for all.
-    """
-
-    folder: str
-    kind: str
-    files: tuple[tuple[str, SourceFile], ...]
-    valid_sensors: set[str] | None = None
+    folder: str  # its folder or zip, as in reports
+    kind: str  # its class in lower case, "" if the folders name none
+    files: dict[str, SourceFile]  # by sensor, without those that the study calls not valid
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +66,7 @@ class EmpaticaReader:
 
     def __init__(self, options: ReaderOptions) -> None:
         self._limits = options.limits
-        self._time_zone = check_time_zone(options.time_zone or "UTC")
+        self._time_zone = options.time_zone or "UTC"
 
     def channels(self, source: Path) -> tuple[str, ...]:
         """The minute features of the sensors found.
@@ -114,11 +100,12 @@ class EmpaticaReader:
         sessions: dict[str, list[Session]] = {}
         for folder, (person, kind) in assign_sessions(folders, source, {*labels}, report).items():
             keys = ((part.lower(), folder.name) for part in folder.parts)
-            valid = next((valid_sensors[key] for key in keys if key in valid_sensors), None)
-            session = Session(str(folder), kind, tuple(folders[folder].items()), valid)
-            sessions.setdefault(person, []).append(session)
-        for person, own in sorted(sessions.items()):
-            yield PersonSessions(person, tuple(own), dict(sorted(labels.get(person, {}).items())))
+            valid = next((valid_sensors[key] for key in keys if key in valid_sensors), {*_SENSOR.values()})
+            own = folders[folder]
+            files = {name: own[name] for name in FILES.values() if name in own and _SENSOR.get(name) in {*valid, None}}
+            sessions.setdefault(person, []).append(Session(str(folder), kind, files))
+        for person in sorted(sessions):
+            yield PersonSessions(person, tuple(sessions[person]), dict(sorted(labels.get(person, {}).items())))
 
     def read(self, source: Path, key: PersonSessions, report: IngestReport) -> PersonRecord | None:  # noqa: ARG002
         series: list[Series] = []
@@ -133,17 +120,20 @@ class EmpaticaReader:
         return PersonRecord(key.person, tuple(series), tuple(events), key.labels, self._time_zone)
 
     def _read_session(self, session: Session, report: IngestReport) -> tuple[list[Series], list[RecordEvent]]:
-        valid = session.valid_sensors
-        files = {name: file for name, file in session.files if valid is None or _SENSOR.get(name, "") in {*valid, ""}}
-        recorded = {}
-        for name in SIGNALS:
-            signal = self._read(files.get(name), report, functools.partial(read_signal, sensor=name))
-            if signal is not None:
-                recorded[name] = signal
+        recorded: dict[str, SampledSignal] = {}
+        beats, tags = None, list[int]()
+        for name, file in session.files.items():
+            try:
+                if name == "IBI":
+                    beats = read_beats(file, report)
+                elif name == "tags":
+                    tags = read_tags(file, report)
+                else:
+                    recorded[name] = read_signal(file, name, report)
+            except UnreadableFile as error:
+                report.set_aside(file.label, str(error))
         recorded = keep_one_recording(drop_repeated_half(recorded, report), report)
-        beats = self._read(files.get("IBI"), report, read_beats)
         start, end = _span(recorded, beats)
-        tags = self._read(files.get("tags"), report, read_tags) or []
         beat_times = _place_beats(beats, start, end, report) if beats else None
         series = _signal_series(recorded, report) + _heart_series(recorded.get("HR"), beat_times, start, end, report)
         if not series:
@@ -152,16 +142,6 @@ class EmpaticaReader:
         if session.kind:
             events.append(RecordEvent("session", session.kind, int(start // 60), int(-(-end // 60))))
         return series, events
-
-    def _read(self, file: SourceFile | None, report: IngestReport, read: Callable[..., Content]) -> Content | None:
-        """What `read` returns for the file; None (and an entry in the report) if the file cannot be used."""
-        if file is None:
-            return None
-        try:
-            return read(file, report=report)
-        except UnreadableFile as error:
-            report.set_aside(file.label, str(error))
-            return None
 
 
 def _folder(file: SourceFile) -> PurePosixPath:

@@ -12,7 +12,7 @@ import datetime as dt
 
 import numpy as np
 import polars as pl
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from lsm_jax.ingest import signals
 from lsm_jax.ingest.files import MIB, SourceFile, UnreadableFile, read_bytes
@@ -37,19 +37,12 @@ COLUMNS = {"ACC": 3, "EDA": 1, "TEMP": 1, "HR": 1, "IBI": 2}
 
 @dataclasses.dataclass(frozen=True)
 class SampledSignal:
-    """An evenly sampled signal.
+    """An evenly sampled signal."""
 
-    Attributes:
-      file: its name in reports.
-      start: seconds since the Unix epoch.
-      rate: Hz.
-      samples: in the file's unit, NaN where missing or set aside.
-    """
-
-    file: str
-    start: float
-    rate: float
-    samples: Float[np.ndarray, "n k"]
+    file: str  # its name in reports
+    start: float  # seconds since the Unix epoch
+    rate: float  # Hz
+    samples: Float[np.ndarray, "n k"]  # in the file's unit, NaN where missing or set aside
 
     @property
     def end(self) -> float:
@@ -58,21 +51,13 @@ class SampledSignal:
 
 @dataclasses.dataclass(frozen=True)
 class Beats:
-    """Heart beats in order.
+    """Heart beats in order."""
 
-    Attributes:
-      file: its name in reports.
-      start: origin of the offsets, seconds since the Unix epoch; None if the file has none.
-      offset: seconds from `start`.
-      interval: seconds since the beat before.
-      line: line number of each.
-    """
-
-    file: str
-    start: float | None
-    offset: Float[np.ndarray, " b"]
-    interval: Float[np.ndarray, " b"]
-    line: Int[np.ndarray, " b"]
+    file: str  # its name in reports
+    start: float | None  # origin of the offsets, seconds since the Unix epoch; None if the file has none
+    offset: Float[np.ndarray, " b"]  # seconds from `start`
+    interval: Float[np.ndarray, " b"]  # seconds since the beat before
+    line: Int[np.ndarray, " b"]  # its number in the file
 
 
 def read_signal(file: SourceFile, sensor: str, report: IngestReport) -> SampledSignal:
@@ -85,6 +70,7 @@ def read_signal(file: SourceFile, sensor: str, report: IngestReport) -> SampledS
     start = _seconds(names[0])
     if start is None:
         raise UnreadableFile("line 1 is no start time of the years 1990 to 2099")
+    low, high = RANGES[sensor]
     rate, lines, values = 0.0, [], []
     for block in read_rows(file, names, report):
         line, cells = _cells(block, names)
@@ -93,7 +79,11 @@ def read_signal(file: SourceFile, sensor: str, report: IngestReport) -> SampledS
             line, cells = line[1:], cells[1:]
         if len(line) and line[-1] > MAX_HOURS * 3600 * rate:
             raise UnreadableFile(f"longer than {MAX_HOURS} hours, which is no session of this device")
-        good = _is_valid(line, cells, sensor, file, report)
+        unreadable = np.isnan(cells).any(1)
+        outside = ~unreadable & ((cells < low) | (cells > high)).any(1)
+        report.quarantine("not a number", file.label, line[unreadable].tolist())
+        report.quarantine(f"{sensor} outside {low:g} to {high:g}", file.label, line[outside].tolist())
+        good = ~(unreadable | outside)
         lines.append(line[good])
         values.append(cells[good])
     if not sum(map(len, lines)):
@@ -219,15 +209,3 @@ def _rate(line: Int[np.ndarray, " n"], cells: Float[np.ndarray, "n k"], sensor: 
     if not (lowest <= rate <= MAX_RATE and abs(rate * 60 - round(rate * 60)) < 1e-6 and (cells[0] == rate).all()):
         raise UnreadableFile(f"line 2 is no sampling rate of {sensor} ({lowest:.3g} to {MAX_RATE:g} Hz)")
     return float(rate)
-
-
-def _is_valid(
-    line: Int[np.ndarray, " n"], cells: Float[np.ndarray, "n k"], sensor: str, file: SourceFile, report: IngestReport
-) -> Bool[np.ndarray, " n"]:
-    """Whether each row is numbers within the sensor's range; the others are quarantined."""
-    low, high = RANGES[sensor]
-    unreadable = np.isnan(cells).any(1)
-    outside = ~unreadable & ((cells < low) | (cells > high)).any(1)
-    report.quarantine("not a number", file.label, line[unreadable].tolist())
-    report.quarantine(f"{sensor} outside {low:g} to {high:g}", file.label, line[outside].tolist())
-    return ~(unreadable | outside)

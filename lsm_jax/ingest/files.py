@@ -36,23 +36,14 @@ DAMAGE_ERRORS = (
 
 @dataclasses.dataclass(frozen=True)
 class Limits:
-    """Sizes above which input is refused.
+    """Sizes above which input is refused."""
 
-    Attributes:
-      file_bytes: of a file, or of an unpacked archive member.
-      ratio: unpacked over packed size of an archive member above 64 MiB (deflate reaches 1032).
-      members: files in one archive.
-      line_bytes: of one line of text.
-      workbook_bytes: of an unpacked Excel workbook, which is parsed whole.
-      files: files in a source folder.
-    """
-
-    file_bytes: int = 8192 * MIB
-    ratio: float = 500.0
-    members: int = 10_000
-    line_bytes: int = MIB
-    workbook_bytes: int = 512 * MIB
-    files: int = 1_000_000
+    file_bytes: int = 8192 * MIB  # of a file, or of an unpacked archive member
+    ratio: float = 500.0  # unpacked over packed size of an archive member above 64 MiB (deflate reaches 1032)
+    members: int = 10_000  # files in one archive
+    line_bytes: int = MIB  # of one line of text
+    workbook_bytes: int = 512 * MIB  # of an unpacked Excel workbook, which is parsed whole
+    files: int = 1_000_000  # in a source folder
 
 
 DEFAULT_LIMITS = Limits()
@@ -63,13 +54,16 @@ class UnreadableFile(Exception):
 
 
 class LimitedStream:
-    """A stream that raises when it yields more than its limit, whatever size the archive states."""
+    """A stream that raises `UnreadableFile` for damage, and for more bytes than its limit whatever the archive says."""
 
     def __init__(self, stream: IO[bytes] | gzip.GzipFile, limit: int) -> None:
         self._stream, self._bytes_left = stream, limit
 
     def read(self, size: int = -1, /) -> bytes:
-        content = self._stream.read(self._bytes_left + 1 if size < 0 else min(size, self._bytes_left + 1))
+        try:
+            content = self._stream.read(self._bytes_left + 1 if size < 0 else min(size, self._bytes_left + 1))
+        except DAMAGE_ERRORS as error:
+            raise UnreadableFile(f"damaged file ({error})") from error
         self._bytes_left -= len(content)
         if self._bytes_left < 0:
             raise UnreadableFile("unfolds to more than its limit (--max-file-mib)")
@@ -78,18 +72,11 @@ class LimitedStream:
 
 @dataclasses.dataclass(frozen=True)
 class SourceFile:
-    """A file on disk or a member of a zip archive.
+    """A file on disk or a member of a zip archive."""
 
-    Attributes:
-      root: the source folder, resolved.
-      path: the file on disk, relative to `root`, in POSIX form.
-      member: the member's name where `path` is a zip archive, else "".
-      limits: sizes above which reading it is refused.
-    """
-
-    root: Path
-    path: str
-    member: str = ""
+    root: Path  # the source folder, resolved
+    path: str  # of the file on disk, relative to `root`, in POSIX form
+    member: str = ""  # its name where `path` is a zip archive
     limits: Limits = DEFAULT_LIMITS
 
     @property
@@ -139,8 +126,8 @@ def source_files(source: Path, report: IngestReport, limits: Limits = DEFAULT_LI
 
 
 @contextlib.contextmanager
-def open_file(file: SourceFile) -> Iterator[BinaryIO | LimitedStream]:
-    """The unpacked file as a stream of bytes, which raises `UnreadableFile` when it grows beyond its limit.
+def open_file(file: SourceFile) -> Iterator[LimitedStream]:
+    """The unpacked file as a stream of bytes.
 
     Raises:
       UnreadableFile: a link, a path that leaves the source folder, not a plain file, too large, damaged.
@@ -149,7 +136,7 @@ def open_file(file: SourceFile) -> Iterator[BinaryIO | LimitedStream]:
         plain = stack.enter_context(_open_plain(file.root, file.path, file.limits))
         if not file.member:
             packed = file.path.lower().endswith(".gz")
-            yield LimitedStream(gzip.GzipFile(fileobj=plain), file.limits.file_bytes) if packed else plain
+            yield LimitedStream(gzip.GzipFile(fileobj=plain) if packed else plain, file.limits.file_bytes)
             return
         try:
             archive = stack.enter_context(zipfile.ZipFile(plain))
@@ -170,10 +157,7 @@ def read_bytes(file: SourceFile, max_bytes: int = 64 * MIB) -> bytes:
       UnreadableFile: see `open_file`; also when the file is larger than `max_bytes`.
     """
     with open_file(file) as stream:
-        try:
-            content = stream.read(max_bytes + 1)
-        except DAMAGE_ERRORS as error:
-            raise UnreadableFile(f"damaged file ({error})") from error
+        content = stream.read(max_bytes + 1)
     if len(content) > max_bytes:
         raise UnreadableFile(f"larger than {max_bytes // MIB} MiB, far more than a file of its kind")
     return content

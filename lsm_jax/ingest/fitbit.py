@@ -22,8 +22,9 @@ import polars as pl
 from jaxtyping import Bool, Int
 
 from lsm_jax.errors import UserError
+from lsm_jax.ingest.days import Aggregate, minute_series
 from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
-from lsm_jax.ingest.parse import add_reason, check_time_zone, epoch_seconds, is_empty, numbers, quarantine_rows
+from lsm_jax.ingest.parse import add_reason, epoch_seconds, is_empty, numbers, quarantine_rows
 from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import (
@@ -36,7 +37,6 @@ from lsm_jax.ingest.rows import (
     read_header,
     read_rows,
 )
-from lsm_jax.ingest.sampling import Aggregate, minute_series
 
 NOT_WORN_MINUTES = 360
 SLEEP_GAP_MINUTES = 2
@@ -54,20 +54,12 @@ _ACTIVITY_CHANNELS = ("steps", "activity_intensity", "met", "calories", "distanc
 
 @dataclasses.dataclass(frozen=True)
 class MinuteFile:
-    """A kind of minute file.
-
-    Attributes:
-      channel: canonical name of its channel.
-      time: its time column.
-      values: its value columns, one (narrow) or sixty (wide, one per minute of the hour).
-      scale: converts its values to the registry's unit.
-      aggregate: how several samples in a minute become one.
-    """
+    """A kind of minute file: its channel and its columns."""
 
     channel: str
     time: str
-    values: tuple[str, ...]
-    scale: float = 1.0
+    values: tuple[str, ...]  # one column (narrow) or sixty (wide, one per minute of the hour)
+    scale: float = 1.0  # to the registry's unit
     aggregate: Aggregate = "mean"
 
 
@@ -101,7 +93,7 @@ class FitbitReader:
 
     def __init__(self, options: ReaderOptions) -> None:
         self._options = options
-        self._zone = check_time_zone(options.time_zone or "UTC")
+        self._zone = options.time_zone or "UTC"
 
     def channels(self, source: Path) -> tuple[str, ...]:
         present = {kind.channel for _, kind in self._minute_files(source, IngestReport())}
@@ -199,16 +191,16 @@ def _without_not_worn(series: dict[str, Series], report: IngestReport) -> dict[s
     resting = np.ones(len(minute), bool)
     for name, maximum in _MAX_AT_REST.items():
         if name in series:
-            resting &= ~_is_in(minute, series[name].minute[series[name].value > maximum + 1e-6])
+            resting &= ~np.isin(minute, series[name].minute[series[name].value > maximum + 1e-6])
     for name in ("sleep_state", "heart_rate"):
         if name in series:
-            resting &= ~_is_in(minute, _recorded_minutes(series[name]))
+            resting &= ~np.isin(minute, _recorded_minutes(series[name]))
     not_worn = minute[_long_runs(minute, resting)]
     report.not_worn_minutes += len(not_worn)
     worn = dict(series)
     for name in _ACTIVITY_CHANNELS:
         if name in series:
-            value = np.where(_is_in(series[name].minute, not_worn), np.float32("nan"), series[name].value)
+            value = np.where(np.isin(series[name].minute, not_worn), np.float32("nan"), series[name].value)
             worn[name] = dataclasses.replace(series[name], value=value)
     return worn
 
@@ -216,10 +208,6 @@ def _without_not_worn(series: dict[str, Series], report: IngestReport) -> dict[s
 def _recorded_minutes(series: Series) -> Int[np.ndarray, " n"]:
     """The minutes that have a value; a day without one is marked by a NaN."""
     return series.minute[~np.isnan(series.value)]
-
-
-def _is_in(minute: Int[np.ndarray, " n"], others: Int[np.ndarray, " m"]) -> Bool[np.ndarray, " n"]:
-    return np.isin(minute, others, assume_unique=True)
 
 
 def _long_runs(minute: Int[np.ndarray, " n"], resting: Bool[np.ndarray, " n"]) -> Bool[np.ndarray, " n"]:

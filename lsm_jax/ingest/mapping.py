@@ -11,6 +11,7 @@ import operator
 import re
 import tomllib
 import typing
+import zoneinfo
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -20,8 +21,8 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from lsm_jax.channels import REGISTRY
 from lsm_jax.errors import UserError, nearest
-from lsm_jax.ingest.parse import ISO_FORMATS, is_time_zone
-from lsm_jax.ingest.sampling import Aggregate
+from lsm_jax.ingest.days import Aggregate
+from lsm_jax.ingest.parse import ISO_FORMATS
 
 RELATIVE_UNITS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}
 # (given unit, registry unit) -> (scale, offset)
@@ -132,7 +133,7 @@ class TimeRule(_Section):
             raise _mistake("takes either column = '...' or both day = '...' and minute = '...'")
         if bool(self.weekday) != bool(self.weekday_day):
             raise _mistake("takes weekday and weekday_day together")
-        if self.time_zone and not is_time_zone(self.time_zone):
+        if self.time_zone and self.time_zone not in zoneinfo.available_timezones():
             raise _mistake(f"is {self.time_zone!r}, expected an IANA name such as 'Europe/Berlin'", "time_zone")
         return self
 

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import datetime as dt
-import zoneinfo
 from collections.abc import Sequence
 
 import polars as pl
 
-from lsm_jax.errors import UserError
 from lsm_jax.ingest.report import IngestReport
 
 ISO_FORMATS = (
@@ -39,25 +37,6 @@ def is_empty(cells: pl.Series) -> pl.Series:
     if cells.dtype == pl.String:
         return cells.is_null() | cells.str.strip_chars().is_in(["", "NA", "NaN", "nan", "null", "None", "-"])
     return cells.is_null() | (cells.is_nan() if cells.dtype.is_float() else False)
-
-
-def is_time_zone(name: str) -> bool:
-    try:
-        zoneinfo.ZoneInfo(name)
-    except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
-        return False
-    return True
-
-
-def check_time_zone(name: str) -> str:
-    """Returns the name given with --time-zone.
-
-    Raises:
-      UserError: no such time zone.
-    """
-    if not is_time_zone(name):
-        raise UserError(f"--time-zone: unknown time zone {name!r}. Use an IANA name such as 'Europe/Berlin'.")
-    return name
 
 
 def add_reason(reasons: pl.Series, is_bad: pl.Series, text: str) -> pl.Series:

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import os
 import re
 import secrets
-from collections.abc import Callable, Hashable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,14 +29,7 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True)
 class People:
-    """All people of a source.
-
-    Attributes:
-      reader: of the source's format.
-      source: folder or file of the export.
-      channels: canonical names of the windows' columns.
-      salt: keys the pseudonyms.
-    """
+    """All people of a source. `channels` are the windows' columns; `salt` keys the pseudonyms."""
 
     reader: Reader
     source: Path
@@ -66,7 +60,9 @@ class People:
         def windows(pipeline: beam.Pipeline) -> beam.PCollection:
             spread = pipeline | "People" >> beam.Create(keys) | "Spread" >> beam.Reshuffle()
             read = spread | "Read" >> beam.FlatMap(self._windows_then_report).with_outputs("reports", main="windows")
-            merged = read["reports"] | "Merge reports" >> beam.CombineGlobally(_merge_reports)
+            merged = read["reports"] | "Merge reports" >> beam.CombineGlobally(
+                lambda reports: functools.reduce(IngestReport.merge, reports, IngestReport())
+            )
             _ = merged | "Write report" >> beam.Map(IngestReport.write, report_file)
             return read["windows"]
 
@@ -83,13 +79,6 @@ class People:
         report = IngestReport()
         yield from self._person_windows(key, report)
         yield beam.pvalue.TaggedOutput("reports", report)
-
-
-def _merge_reports(reports: Iterable[IngestReport]) -> IngestReport:
-    total = IngestReport()
-    for report in reports:
-        total.merge(report)
-    return total
 
 
 def pseudonym_salt(out: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import zoneinfo
 from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -29,7 +30,7 @@ FORMATS = {
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """Minute values of one channel from one sensor, as `sampling.minute_series` makes them.
+    """Minute values of one channel from one sensor, as `days.minute_series` makes them.
 
     Attributes:
       channel: canonical name.
@@ -114,10 +115,13 @@ def make_reader(name: str, options: ReaderOptions) -> Reader:
     """The reader of this format.
 
     Raises:
-      UserError: no such format, or options that the format cannot use.
+      UserError: no such format or time zone, or options that the format cannot use.
     """
     if name not in FORMATS:
         raise UserError(f"unknown format {name!r}.{nearest(name, FORMATS)} Formats: {', '.join(sorted(FORMATS))}.")
+    zone = options.time_zone
+    if zone and zone not in zoneinfo.available_timezones():
+        raise UserError(f"--time-zone: unknown time zone {zone!r}. Use an IANA name such as 'Europe/Berlin'.")
     module, _, attribute = FORMATS[name].partition(":")
     built: Reader = getattr(importlib.import_module(module), attribute)(options)
     return built

@@ -7,7 +7,6 @@ names may hold ids, so the report is not part of a dataset to share.
 
 from __future__ import annotations
 
-import dataclasses
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -20,70 +19,44 @@ SAMPLES_PER_REASON = 20
 MAX_SENTENCES = 500  # of each list: a folder of a million stray files must not fill the report
 
 
-@dataclasses.dataclass
-class BadRows:
-    """Rows (or cells) that were set aside for one reason.
-
-    Attributes:
-      rows: how many.
-      samples: at most `SAMPLES_PER_REASON` positions, "file:line".
-    """
+class BadRows(pydantic.BaseModel):
+    """Rows (or cells) that were set aside for one reason."""
 
     rows: int = 0
-    samples: list[str] = dataclasses.field(default_factory=list)
+    samples: list[str] = []  # at most `SAMPLES_PER_REASON` positions, "file:line"
 
     def add(self, rows: int, samples: Iterable[str]) -> None:
         self.rows += rows
         self.samples = [*self.samples, *samples][:SAMPLES_PER_REASON]
 
 
-@dataclasses.dataclass
-class IngestReport:
-    """Counts of an import.
+class IngestReport(pydantic.BaseModel):
+    """Counts of an import. Each list holds a sentence once, at most `MAX_SENTENCES` of them."""
 
-    Attributes:
-      rows_read: rows (of text or tables) or raw samples that were parsed.
-      rows_kept: those that became a value, an event or a label.
-      rows_ignored: rows of signals that the mapping does not name.
-      quarantined: reason -> rows set aside; a row is set aside at most once.
-      damaged_cells: channel -> cells that are not numbers, in rows whose other cells were kept.
-      files_set_aside: "file: reason" for whole files that were refused or unreadable.
-      files_ignored: "file: reason" for files that are not of this format.
-      notes: other facts about the import. Each of these three lists holds a sentence once, at most `MAX_SENTENCES`.
-      disordered: samples earlier than the sample before them in the file.
-      duplicates: per channel, samples dropped because the same minute already had that value.
-      conflicts: per channel, instants for which one sensor gave several different values.
-      overlaps: per channel, minutes that several sensors recorded.
-      invalid: per channel, values the device itself marked as not valid.
-      implausible: per channel, values outside the registry's range.
-      not_worn_minutes: minutes whose zeros mean "not worn".
-      repeated_hour_minutes: minutes dropped because the wall clock showed them twice (end of summer time).
-      people, people_without_data, days, days_without_data: what was written, and what was empty.
-      cells, observed_cells: per channel, cells of all windows, and those observed.
-    """
-
-    rows_read: int = 0
-    rows_kept: int = 0
-    rows_ignored: int = 0
-    quarantined: dict[str, BadRows] = dataclasses.field(default_factory=dict)
-    damaged_cells: dict[str, BadRows] = dataclasses.field(default_factory=dict)
-    files_set_aside: list[str] = dataclasses.field(default_factory=list)
-    files_ignored: list[str] = dataclasses.field(default_factory=list)
-    notes: list[str] = dataclasses.field(default_factory=list)
-    disordered: int = 0
-    duplicates: Counter[str] = dataclasses.field(default_factory=Counter)
-    conflicts: Counter[str] = dataclasses.field(default_factory=Counter)
-    overlaps: Counter[str] = dataclasses.field(default_factory=Counter)
-    invalid: Counter[str] = dataclasses.field(default_factory=Counter)
-    implausible: Counter[str] = dataclasses.field(default_factory=Counter)
-    not_worn_minutes: int = 0
-    repeated_hour_minutes: int = 0
+    rows_read: int = 0  # rows (of text or tables) or raw samples that were parsed
+    rows_kept: int = 0  # those that became a value, an event or a label
+    rows_ignored: int = 0  # rows of signals that the mapping does not name
+    quarantined: dict[str, BadRows] = {}  # reason -> rows set aside; a row is set aside at most once
+    damaged_cells: dict[str, BadRows] = {}  # channel -> cells that are not numbers, in rows that were kept
+    files_set_aside: list[str] = []  # "file: reason" for whole files that were refused or unreadable
+    files_ignored: list[str] = []  # "file: reason" for files that are not of this format
+    notes: list[str] = []  # other facts about the import
+    disordered: int = 0  # samples earlier than the sample before them in the file
+    # By channel:
+    duplicates: Counter[str] = Counter()  # samples dropped because the same minute already had that value
+    conflicts: Counter[str] = Counter()  # instants for which one sensor gave several different values
+    overlaps: Counter[str] = Counter()  # minutes that several sensors recorded
+    invalid: Counter[str] = Counter()  # values the device itself marked as not valid
+    implausible: Counter[str] = Counter()  # values outside the registry's range
+    not_worn_minutes: int = 0  # minutes whose zeros mean "not worn"
+    repeated_hour_minutes: int = 0  # minutes dropped since the wall clock showed them twice (end of summer time)
+    # What was written, and what was empty:
     people: int = 0
     people_without_data: int = 0
     days: int = 0
     days_without_data: int = 0
-    cells: Counter[str] = dataclasses.field(default_factory=Counter)
-    observed_cells: Counter[str] = dataclasses.field(default_factory=Counter)
+    cells: Counter[str] = Counter()  # by channel, of all windows
+    observed_cells: Counter[str] = Counter()
 
     def quarantine(self, reason: str, file: str, lines: Iterable[int] = (), rows: int | None = None) -> None:
         """Sets rows aside.
@@ -121,8 +94,8 @@ class IngestReport:
 
     def merge(self, other: IngestReport) -> IngestReport:
         """Adds another report's counts to this one and returns this one."""
-        for field in dataclasses.fields(self):
-            mine, added = getattr(self, field.name), getattr(other, field.name)
+        for name, added in other:
+            mine = getattr(self, name)
             if isinstance(mine, Counter):
                 mine.update(added)
             elif isinstance(mine, dict):
@@ -132,12 +105,12 @@ class IngestReport:
                 for sentence in added:
                     _append_once(mine, sentence)
             else:
-                setattr(self, field.name, mine + added)
+                setattr(self, name, mine + added)
         return self
 
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists and numbers, with the derived totals."""
-        return _SCHEMA.dump_python(self, mode="json") | {
+        return self.model_dump() | {
             "rows_quarantined": self.rows_quarantined,
             "missing_share": {name: round(share, 5) for name, share in self.missing_share().items()},
         }
@@ -149,7 +122,7 @@ class IngestReport:
     @classmethod
     def read(cls, path: Path) -> IngestReport:
         """The report that `write` wrote."""
-        return _SCHEMA.validate_json(path.read_bytes())
+        return cls.model_validate_json(path.read_bytes())
 
     def sentences(self) -> Iterator[str]:
         """The report in words: totals, then everything that was not used."""
@@ -167,9 +140,6 @@ class IngestReport:
             yield f"  {sentence}"
         if self.files_ignored:
             yield f"  {len(self.files_ignored)} files are not of this format; ingest_report.json names them"
-
-
-_SCHEMA = pydantic.TypeAdapter(IngestReport)
 
 
 def _add(entries: dict[str, BadRows], key: str, file: str, lines: list[int], rows: int | None = None) -> None:

@@ -39,15 +39,10 @@ _TEXT_TYPES = (pl.Categorical, pl.Enum, pl.Binary, pl.Null)  # Parquet types tha
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """The header line of a table. Formats are recognised by it.
+    """The header line of a table. Formats are recognised by it."""
 
-    Attributes:
-      names: column names, stripped; a repeated name gets "#2", "#3", ...
-      separator: of text; "" for Parquet and Excel.
-    """
-
-    names: tuple[str, ...]
-    separator: str = ""
+    names: tuple[str, ...]  # stripped; a repeated name gets "#2", "#3", ...
+    separator: str = ""  # of text
 
 
 def read_header(file: SourceFile, separator: str | None = None) -> Header:
@@ -63,11 +58,7 @@ def read_header(file: SourceFile, separator: str | None = None) -> Header:
     if name.endswith(".xlsx"):
         return Header(tuple(_read_sheet(file)[0].columns))
     with open_file(file) as stream:
-        try:
-            start = stream.read(file.limits.line_bytes)
-        except DAMAGE_ERRORS as error:
-            raise UnreadableFile(f"damaged file ({error})") from error
-    return _text_header(start, separator)
+        return _text_header(stream.read(file.limits.line_bytes), separator)
 
 
 def read_rows(
@@ -149,7 +140,7 @@ class _TextTable:
                 damage = None
                 try:
                     piece = stream.read(BLOCK_BYTES)
-                except (*DAMAGE_ERRORS, UnreadableFile) as error:
+                except UnreadableFile as error:
                     piece, damage = b"", error
                 block = rest + piece
                 if not piece and damage is None and block and not block.endswith(b"\n"):
