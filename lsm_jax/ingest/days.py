@@ -202,12 +202,10 @@ def _merge(sensors: Sequence[Series], time_zone: str, report: IngestReport) -> M
     order = np.argsort(minute, kind="stable")
     minute, value = minute[order], value[order]
     first = np.flatnonzero(np.diff(minute, prepend=minute[0] - 1))
-    counts = np.diff(first, append=len(minute))
-    report.overlaps[sensors[0].channel] += int((counts > 1).sum())
     kind = registered(sensors[0].channel)
-    if kind.heavy_tailed or kind.name == "sleep_state":
-        return minute[first], np.maximum.reduceat(value, first)
-    return minute[first], (np.add.reduceat(value.astype(np.float64), first) / counts).astype(np.float32)
+    report.overlaps[kind.name] += int((np.diff(first, append=len(minute)) > 1).sum())
+    largest = kind.heavy_tailed or kind.name == "sleep_state"
+    return minute[first], _aggregate(value, first, "max" if largest else "mean")
 
 
 def _on_wall_clock(series: Series, time_zone: str, report: IngestReport) -> MinuteValues:

@@ -15,7 +15,7 @@ from jaxtyping import Float
 
 from lsm_jax.channels import MINUTELY_26, REGISTRY
 from lsm_jax.errors import UserError
-from lsm_jax.ingest import motion, signals
+from lsm_jax.ingest import signals
 from lsm_jax.ingest.days import minute_series
 from lsm_jax.ingest.empatica_files import (
     Beats,
@@ -196,7 +196,7 @@ def _signal_series(recorded: dict[str, SampledSignal], report: IngestReport) -> 
     if "ACC" in recorded:
         signal = recorded["ACC"]
         first, grid = signals.minute_grid(signal.samples * _G_PER_UNIT, signal.start, signal.rate)
-        series += _to_series(first, motion.acceleration_features(grid, signal.rate), report)
+        series += _to_series(first, signals.acceleration_features(grid, signal.rate), report)
     for name, features in (("EDA", signals.skin_conductance_features), ("TEMP", signals.skin_temperature_features)):
         if name in recorded:
             signal = recorded[name]

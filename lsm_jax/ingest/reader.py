@@ -30,17 +30,11 @@ FORMATS = {
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """Minute values of one channel from one sensor, as `days.minute_series` makes them.
+    """Minute values of one channel from one sensor, as `days.minute_series` makes them."""
 
-    Attributes:
-      channel: canonical name.
-      minute: int64[n] minutes since the Unix epoch, UTC; each at most once, in order where there is a value.
-      value: float32[n] in the registry's unit and range; NaN where missing.
-    """
-
-    channel: str
-    minute: Int[np.ndarray, " n"]
-    value: Float[np.ndarray, " n"]
+    channel: str  # canonical name
+    minute: Int[np.ndarray, " n"]  # since the Unix epoch, UTC; each at most once, in order where there is a value
+    value: Float[np.ndarray, " n"]  # float32 in the registry's unit and range; NaN where missing
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,38 +49,23 @@ class RecordEvent:
 
 @dataclasses.dataclass(frozen=True)
 class PersonRecord:
-    """Everything of one person, before it is cut into windows.
+    """Everything of one person, before it is cut into windows."""
 
-    Attributes:
-      person: the raw id; it is hashed before it is written anywhere.
-      series: minute values; several series of a channel (overlapping sensors) are merged by `days.day_windows`.
-      events: logged or derived events.
-      labels: numbers or strings about the person.
-      time_zone: IANA name of the local time ("UTC" where only local wall time is known and written as UTC).
-    """
-
-    person: str
-    series: tuple[Series, ...]
-    events: tuple[RecordEvent, ...] = ()
-    labels: Mapping[str, float | str] = dataclasses.field(default_factory=dict)
-    time_zone: str = "UTC"
+    person: str  # the raw id; it is hashed before it is written anywhere
+    series: tuple[Series, ...]  # several of one channel (overlapping sensors) are merged by `days.day_windows`
+    events: tuple[RecordEvent, ...] = ()  # logged or derived
+    labels: Mapping[str, float | str] = dataclasses.field(default_factory=dict)  # about the person
+    time_zone: str = "UTC"  # IANA name; "UTC" also where only local wall time is known and written as UTC
 
 
 @dataclasses.dataclass(frozen=True)
 class ReaderOptions:
-    """The user's options for a source.
+    """The user's options for a source."""
 
-    Attributes:
-      time_zone: IANA name of the wall clock the files are written in; None: UTC, or what the files state.
-      mapping: the mapping file of the `table` reader.
-      scratch: an existing empty folder for temporary files, such as rows sorted by person; the caller removes it.
-      limits: sizes above which a file is refused.
-    """
-
-    time_zone: str | None = None
-    mapping: Path | None = None
-    scratch: Path | None = None
-    limits: Limits = DEFAULT_LIMITS
+    time_zone: str | None = None  # IANA name of the files' wall clock; None: UTC, or what the files state
+    mapping: Path | None = None  # the mapping file of the `table` reader
+    scratch: Path | None = None  # an empty folder for temporary files (rows by person); the caller removes it
+    limits: Limits = DEFAULT_LIMITS  # sizes above which a file is refused
 
 
 class Reader(Protocol):

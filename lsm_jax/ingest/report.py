@@ -42,7 +42,7 @@ class IngestReport(pydantic.BaseModel):
     files_ignored: list[str] = []  # "file: reason" for files that are not of this format
     notes: list[str] = []  # other facts about the import
     disordered: int = 0  # samples earlier than the sample before them in the file
-    # By channel:
+    # Every `Counter` is by channel.
     duplicates: Counter[str] = Counter()  # samples dropped because the same minute already had that value
     conflicts: Counter[str] = Counter()  # instants for which one sensor gave several different values
     overlaps: Counter[str] = Counter()  # minutes that several sensors recorded
@@ -55,7 +55,7 @@ class IngestReport(pydantic.BaseModel):
     people_without_data: int = 0
     days: int = 0
     days_without_data: int = 0
-    cells: Counter[str] = Counter()  # by channel, of all windows
+    cells: Counter[str] = Counter()  # of all windows
     observed_cells: Counter[str] = Counter()
 
     def quarantine(self, reason: str, file: str, lines: Iterable[int] = (), rows: int | None = None) -> None:

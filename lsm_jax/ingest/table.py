@@ -173,11 +173,8 @@ class TableReader:
             channel, rule = list(table.channels.items())[int(str(number))]
             report.invalid[channel] += int(group["invalid"].sum())
             second, value = group["second"].to_numpy(), group["value"].to_numpy()
-            series.append(
-                minute_series(
-                    channel, second, value, report, period_minutes=table.period_minutes, aggregate=rule.aggregate
-                )
-            )
+            period, aggregate = table.period_minutes, rule.aggregate
+            series.append(minute_series(channel, second, value, report, period_minutes=period, aggregate=aggregate))
         return tuple(series)
 
 

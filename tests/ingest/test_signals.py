@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lsm_jax.channels import REGISTRY
 from lsm_jax.errors import UserError
-from lsm_jax.ingest import motion, signals
+from lsm_jax.ingest import signals
 
 RATE = 32.0
 START = 1_700_000_040.0  # a whole minute
@@ -135,14 +135,14 @@ def test_any_intervals_give_plausible_features_or_none(intervals):
 
 @pytest.mark.parametrize("hertz", [0.5, 1.0, 2.0, 4.0])
 def test_zero_crossings_of_a_sine_come_twice_a_period(hertz):
-    features = motion.acceleration_features(acceleration(sine(hertz), still(0), still(1)), RATE)
+    features = signals.acceleration_features(acceleration(sine(hertz), still(0), still(1)), RATE)
     seconds = (2 ** (features["acc_zero_crossing_mean"] / 25.6) - 1) / 32
     np.testing.assert_allclose(seconds, 1 / (2 * hertz), rtol=0.02)
     assert (features["acc_zero_crossing_sd"] < 15).all()  # below half a sample
 
 
 def test_energy_and_axis_of_a_sine():
-    features = motion.acceleration_features(acceleration(sine(2, 0.5), still(0.25), still(1)), RATE)
+    features = signals.acceleration_features(acceleration(sine(2, 0.5), still(0.25), still(1)), RATE)
     np.testing.assert_allclose(features["acc_log_energy"], 25.6 * np.log2(1 + 256 * 0.5 / np.sqrt(2)), rtol=0.005)
     np.testing.assert_allclose(features["acc_log_energy_ratio"], 256, atol=1)
     np.testing.assert_allclose(features["acc_axis_mean"], 128, atol=1)  # along x, where gravity has no part
@@ -151,8 +151,8 @@ def test_energy_and_axis_of_a_sine():
 
 
 def test_kurtosis_separates_bursts_from_steady_motion():
-    steady = motion.acceleration_features(acceleration(sine(2), still(0), still(1)), RATE)
-    burst = motion.acceleration_features(
+    steady = signals.acceleration_features(acceleration(sine(2), still(0), still(1)), RATE)
+    burst = signals.acceleration_features(
         acceleration(lambda time: sine(2)(time) * (time % 60 < 5), still(0), still(1)), RATE
     )
     assert (burst["acc_kurtosis"] > steady["acc_kurtosis"] + 50).all()
@@ -163,13 +163,13 @@ def test_features_do_not_depend_on_how_the_watch_is_turned():
     rng = np.random.default_rng(0)
     grid = acceleration(sine(2, 0.6), sine(1.3, 0.3), sine(3.1, 0.15, 1)) + rng.normal(0, 0.01, (4, 1920, 3))
     rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
-    plain, turned = (motion.acceleration_features(turn, RATE) for turn in (grid, grid @ rotation))
+    plain, turned = (signals.acceleration_features(turn, RATE) for turn in (grid, grid @ rotation))
     for name in plain.keys() - {"acc_axis_mean", "sleep_coefficient"}:
         np.testing.assert_allclose(turned[name], plain[name], rtol=1e-6, atol=1e-6, err_msg=name)
 
 
 def test_a_watch_on_the_table_is_at_the_floor_of_every_scale():
-    features = motion.acceleration_features(acceleration(still(0), still(0), still(1)), RATE)
+    features = signals.acceleration_features(acceleration(still(0), still(0), still(1)), RATE)
     for name in ("steps", "acc_log_energy", "acc_covariance_condition", "sleep_coefficient", "acc_zero_crossing_sd"):
         np.testing.assert_allclose(features[name], 0, atol=1e-3, err_msg=name)
     np.testing.assert_allclose(features["acc_zero_crossing_mean"], 25.6 * np.log2(1 + 60 * 32))
@@ -179,20 +179,20 @@ def test_a_watch_on_the_table_is_at_the_floor_of_every_scale():
 @pytest.mark.parametrize("cadence", [1.5, 1.9, 2.8])
 def test_steps_of_a_walk_are_counted_and_those_of_a_gesture_are_not(cadence):
     walk = acceleration(still(0), sine(cadence / 2, 0.1), sine(cadence, 0.4, 1))
-    steps = motion.acceleration_features(walk, RATE)["steps"]
+    steps = signals.acceleration_features(walk, RATE)["steps"]
     np.testing.assert_allclose(steps, 60 * cadence, rtol=0.03)
     gesture = acceleration(
         still(0), still(0), lambda time: 1 + 0.4 * np.sin(2 * np.pi * cadence * time) * (time % 30 < 2)
     )
-    assert (motion.acceleration_features(gesture, RATE)["steps"] == 0).all()
+    assert (signals.acceleration_features(gesture, RATE)["steps"] == 0).all()
 
 
 def test_a_gap_makes_its_minute_missing_and_leaves_the_others_alone():
     grid = acceleration(sine(2), sine(1, 0.2), still(1))
-    whole = motion.acceleration_features(grid, RATE)
+    whole = signals.acceleration_features(grid, RATE)
     grid[2] = np.nan
     grid[0, 100:300] = np.nan
-    gapped = motion.acceleration_features(grid, RATE)
+    gapped = signals.acceleration_features(grid, RATE)
     for name, values in gapped.items():
         assert list(np.isnan(values)) == [False, False, True, False], name
     for name in ("acc_log_energy", "acc_log_energy_ratio", "jerk_autocorrelation", "sleep_coefficient"):
@@ -202,7 +202,7 @@ def test_a_gap_makes_its_minute_missing_and_leaves_the_others_alone():
 def test_features_need_half_a_minute_of_motion():
     samples = np.ones((int(60 * RATE) + 800, 3))
     _, grid = signals.minute_grid(samples, START, RATE)
-    assert list(np.isnan(motion.acceleration_features(grid, RATE)["acc_log_energy"])) == [False, True]
+    assert list(np.isnan(signals.acceleration_features(grid, RATE)["acc_log_energy"])) == [False, True]
 
 
 @given(
@@ -212,7 +212,7 @@ def test_any_motion_gives_plausible_features_or_none(seed, size, missing):
     rng = np.random.default_rng(seed)
     grid = rng.normal(0, size, (2, 600, 3))
     grid[rng.random((2, 600)) < missing] = np.nan
-    features = motion.acceleration_features(grid, 10.0)
+    features = signals.acceleration_features(grid, 10.0)
     assert len(features) == 10
     assert_plausible(features)
     assert missing < 1 or all(np.isnan(values).all() for values in features.values())
@@ -220,7 +220,7 @@ def test_any_motion_gives_plausible_features_or_none(seed, size, missing):
 
 def test_a_low_sampling_rate_of_acceleration_is_refused():
     with pytest.raises(UserError, match="too slow"):
-        motion.acceleration_features(np.zeros((1, 240, 3)), 4.0)
+        signals.acceleration_features(np.zeros((1, 240, 3)), 4.0)
 
 
 # Skin.
