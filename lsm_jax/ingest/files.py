@@ -23,15 +23,7 @@ from lsm_jax.ingest.report import IngestReport
 
 MIB = 1 << 20
 # What reading a damaged or hostile archive can raise.
-DAMAGE_ERRORS = (
-    zipfile.BadZipFile,
-    zlib.error,
-    EOFError,
-    OSError,
-    NotImplementedError,
-    RuntimeError,
-    UnicodeDecodeError,
-)
+DAMAGE_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, UnicodeDecodeError)
 
 
 @dataclasses.dataclass(frozen=True)

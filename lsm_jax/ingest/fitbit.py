@@ -27,16 +27,7 @@ from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
 from lsm_jax.ingest.parse import add_reason, epoch_seconds, is_empty, numbers, quarantine_rows
 from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
-from lsm_jax.ingest.rows import (
-    LINE,
-    PERSON,
-    TABLE_SUFFIXES,
-    RowsByPerson,
-    Slice,
-    load_slices,
-    read_header,
-    read_rows,
-)
+from lsm_jax.ingest.rows import LINE, PERSON, TABLE_SUFFIXES, RowsByPerson, Slice, load_slices, read_header, read_rows
 
 NOT_WORN_MINUTES = 360
 SLEEP_GAP_MINUTES = 2

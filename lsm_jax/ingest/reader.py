@@ -7,7 +7,7 @@ the study. Readers, keys and reports can be pickled: the same code runs in one p
 from __future__ import annotations
 
 import dataclasses
-import importlib
+import pkgutil
 import zoneinfo
 from collections.abc import Hashable, Iterator, Mapping
 from pathlib import Path
@@ -101,6 +101,5 @@ def make_reader(name: str, options: ReaderOptions) -> Reader:
     zone = options.time_zone
     if zone and zone not in zoneinfo.available_timezones():
         raise UserError(f"--time-zone: unknown time zone {zone!r}. Use an IANA name such as 'Europe/Berlin'.")
-    module, _, attribute = FORMATS[name].partition(":")
-    built: Reader = getattr(importlib.import_module(module), attribute)(options)
+    built: Reader = pkgutil.resolve_name(FORMATS[name])(options)
     return built

@@ -63,8 +63,7 @@ class IngestReport(pydantic.BaseModel):
 
         Args:
           reason: a short clause, the same for all rows of the kind ("time is not readable").
-          file: the file, relative to the source folder.
-          lines: their line numbers, 1-based; the first few become samples.
+          lines: line numbers, 1-based; the first few become samples.
           rows: how many rows, where that is not the number of `lines`.
         """
         _add(self.quarantined, reason, file, list(lines), rows)

@@ -33,14 +33,7 @@ from lsm_jax.ingest.mapping import (
     TimeRule,
     load_mapping,
 )
-from lsm_jax.ingest.parse import (
-    UNREADABLE,
-    add_reason,
-    epoch_seconds,
-    is_empty,
-    numbers,
-    quarantine_rows,
-)
+from lsm_jax.ingest.parse import UNREADABLE, add_reason, epoch_seconds, is_empty, numbers, quarantine_rows
 from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import LINE, PERSON, RowsByPerson, Slice, load_slices, read_header, read_rows
@@ -179,11 +172,7 @@ class TableReader:
 
 
 def _mapping_time_zone(mapping: MappingFile, path: Path) -> str:
-    """The mapping's one time zone, which cuts the days where the command line names none.
-
-    Raises:
-      UserError: the mapping names several.
-    """
+    """The mapping's one time zone, which cuts the days where the command line names none."""
     zones = sorted({rule.time.time_zone for rule in mapping.timed} - {""})
     if len(zones) > 1 and not mapping.relative:
         raise UserError(
