@@ -59,7 +59,7 @@ def base(config: ConfigDict, size: str = "base") -> None:
     """
     config.model.size = size
     config.rows.windows_per_row = 16  # the observed share of windows varies: short rows would be half empty
-    config.rows.decoded_share = 0.25  # learns nearly as much per step, and steps are shorter (docs/explanation/lsm2.md)
+    config.rows.decoded_share = 0.25  # learns nearly as much per step, and steps are shorter (docs/results/lsm2.md)
     config.model.remat = "none" if size == "base" else "dots"
     config.optimizer.learning_rate = 1e-3 if size == "base" else 3e-4
     config.train.batch_size = 4096
@@ -110,7 +110,7 @@ def get_config(variant: str = "") -> ConfigDict:
 
 
 def _laptop(config: ConfigDict, time_block_weight: float = 0.7) -> None:
-    """The recipe found on two cores (docs/explanation/lsm2.md): one window to a row, short rows, a high learning rate.
+    """The recipe found on two cores (docs/results/lsm2.md): one window to a row, short rows, a high learning rate.
 
     Args:
       time_block_weight: weight of the masks that hide one block of time (`gap`, `forecast`).

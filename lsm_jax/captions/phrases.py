@@ -74,7 +74,7 @@ UNITS = tuple(sorted({unit_words(name) for name in REGISTRY}, key=len, reverse=T
 
 
 def decimals(name: str) -> int:
-    """Decimals of a channel: 1 as published (SensorLM, arXiv 2506.09108), more where 0.1 is coarse beside its sd."""
+    """Decimals of a channel: 1 as published (SensorLM, arXiv 2506.09108), more where 0.1 is coarse for its sd."""
     spread = channel(name).sd
     return 1 if spread >= 1 else 2 if spread >= 0.1 else 3
 

@@ -64,7 +64,7 @@ def _print_card(card: Mapping[str, Any]) -> None:
         + ["-" if entry[key] is None else f"{entry[key]:.4g}" for key in ("min", "mean", "sd", "max")]
         for name, entry in card["values"].items()
     ]
-    _print_table(["channel", "unit", "recorded", "least", "mean", "sd", "most"], values)
+    _print_table(["channel", "unit", "recorded", "min", "mean", "sd", "max"], values)
     for warning in card["warnings"]:
         rich_print(f"[yellow]warning:[/yellow] {escape(warning)}")
 

@@ -45,12 +45,12 @@ def run(args: argparse.Namespace) -> int:
     loaded, dataset = load_run(args.workdir, args.step), open_dataset(args.data)
     with progress_bar(f"days of {dataset.name}") as progress:
         suite = Retrieval(batch_size=args.batch_size, progress=progress)
-        source = dataset.held_out(args.split)
+        source = dataset.nonempty_source(args.split)
         found = suite.search(loaded, source, texts=args.text, windows=args.window, top=args.top)
     for query in found:
         print(f"\n{query.get('text') or 'window ' + str(query['example'])}")
         for rank, hit in enumerate(query["found"], start=1):
-            print(f"{rank:3}  {hit['likeness']:+.3f}  window {hit['example']}, {hit['start'][:10]}: {hit['caption']}")
+            print(f"{rank:3}  {hit['similarity']:+.3f}  window {hit['example']}, {hit['start'][:10]}: {hit['caption']}")
     if args.out:
         content = {"dataset": dataset.name, "split": args.split, "step": loaded.step, "queries": found}
         write_whole(args.out, json.dumps(content, indent=1, ensure_ascii=False))

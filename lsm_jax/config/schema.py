@@ -1,4 +1,4 @@
-"""Every configuration key: its type, default and meaning. The only place where any of them stands.
+"""Every configuration key: its type, default and meaning. They are defined only here.
 
 The parts of the framework take these sections as arguments. Durations are text: "20000 steps", "10 epochs",
 "500000 examples", or "5 percent" of the whole run. In a tuple of choices (`Literal`) other values are refused.
@@ -72,7 +72,7 @@ class RowsConfig(Strict):
     )
     windows_per_row: int = key(1, "windows packed side by side in a row")
     encoder_length: int = key(0, "visible tokens of a row; 0: from the data's missingness and the masks")
-    decoder_length: int = key(0, "decoded tokens of a row; 0: likewise")
+    decoder_length: int = key(0, "decoded tokens of a row; 0: computed, as encoder_length")
     decoded_share: float = key(
         1.0, "share of the hidden tokens decoded in a step, sampled by their size and reweighted by 1/p"
     )

@@ -78,7 +78,7 @@ class Loader:
         weights = config.weights or (1.0,) * len(datasets)
         # A dataset of weight 0 may have nobody in this split.
         sources = [
-            dataset.held_out(split) if weight else dataset.source(split)
+            dataset.nonempty_source(split) if weight else dataset.source(split)
             for dataset, weight in zip(datasets, weights, strict=True)
         ]
         sizes = [len(source) for source in sources]
@@ -202,7 +202,7 @@ def evaluation_batches(
       order: positions of the windows to take, in this order; None takes all as they are stored.
 
     Yields:
-      (batch, infos): one info for every row that holds a window; the rows after them are filling.
+      (batch, infos): one info for every row that holds a window; later rows are padding.
     """
     steps = source.steps
     rows = [

@@ -65,7 +65,7 @@ class RowBalancer:
 
         The largest windows go one to each row. Then the next largest follow, the largest of them to the row that holds
         least so far, and so on. The windows of a row are in order of falling size, so that masks spread evenly along
-        the row fall on large and small windows alike.
+        the row cover large and small windows equally.
         """
         if self.group_size == 1:
             return np.zeros(sizes.shape, np.int64)

@@ -22,7 +22,7 @@ _MIN_CELLS = 2  # with fewer observed cells, a channel takes the registry's mean
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class DataSpec:
-    """What objectives know about the data. It is saved with the run, so that a checkpoint carries its normalisation.
+    """What objectives know about the data. It is saved in the run folder, with the normalisation.
 
     Attributes:
       channels: canonical names of the model's C channels, the columns of every batch.

@@ -214,7 +214,7 @@ class Dataset:
         partial.write_text(json.dumps(card, indent=1))
         partial.replace(self.path / "data_card.json")
 
-    def held_out(self, split: str) -> WindowSource:
+    def nonempty_source(self, split: str) -> WindowSource:
         """The windows of a split that must hold people; UserError if it has none."""
         source = self.source(split)
         if not len(source):

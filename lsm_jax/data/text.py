@@ -1,4 +1,4 @@
-"""Captions as rows of tokens, computed beside the batches that they describe."""
+"""Captions as rows of tokens, computed together with the batches."""
 
 from __future__ import annotations
 

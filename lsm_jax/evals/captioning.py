@@ -72,7 +72,7 @@ class Captioning(DatasetSuite):
             )
 
     def score(self, run: Run, dataset: Dataset) -> tuple[list[Row], list[str], list[Row]]:
-        """See `DatasetSuite.score`; the details are every caption beside ours."""
+        """See `DatasetSuite.score`; the details are each generated caption with its template caption."""
         days = list(self._captioned_days(run, dataset))
         participants = [day.participant for day in days]
         person = index_of(participants)
@@ -112,11 +112,11 @@ class Captioning(DatasetSuite):
         by_embedding = sensor_language(run.objective).compares_windows
         assert write is not None  # a run with text has caption levels
         train = read_days(
-            run, dataset.held_out("train"), self.without_limit, embed=by_embedding, statistics=not by_embedding
+            run, dataset.nonempty_source("train"), self.without_limit, embed=by_embedding, statistics=not by_embedding
         )
         facts = [facts_of(text) for text in train.captions]
         constant = {"mean_day": mean_day(facts), "usual_activity": usual_activity(facts)}
-        for batch, rows in self.generate(run, dataset.held_out(self.split)):
+        for batch, rows in self.generate(run, dataset.nonempty_source(self.split)):
             if by_embedding:
                 most_similar = (embed_windows(run, batch) @ train.embeddings.T).argmax(axis=1)
             else:

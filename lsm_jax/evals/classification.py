@@ -34,7 +34,7 @@ def logged_classes(dataset: Dataset) -> list[str]:
 def read_labelled_days(run: Run, dataset: Dataset, suite: Suite) -> tuple[Days, Days]:
     """All training and validation days, which probes learn from."""
     train, validation = (
-        read_days(run, dataset.held_out(split), suite.without_limit, statistics=True)
+        read_days(run, dataset.nonempty_source(split), suite.without_limit, statistics=True)
         for split in ("train", "validation")
     )
     return train, validation

@@ -38,7 +38,7 @@ class FewShot(DatasetSuite):
     def score(self, run: Run, dataset: Dataset) -> tuple[list[Row], list[str], list[Row]]:
         """See `DatasetSuite.score`. A k is left out where some class has fewer training days."""
         train, validation = read_labelled_days(run, dataset, self)
-        test = read_days(run, dataset.held_out(self.split), self, statistics=True)
+        test = read_days(run, dataset.nonempty_source(self.split), self, statistics=True)
         in_training = set().union(*train.captioned)
         classes = [each for each in logged_classes(dataset) if each in in_training]
         if not classes:

@@ -23,10 +23,18 @@ from lsm_jax.evals.baselines import (
     predict_baselines,
     time_bins,
 )
-from lsm_jax.evals.pairs import Pairs, WindowStack, by_person, model_batch, person_stacks, scored_cells, task_pairs
 from lsm_jax.evals.result import EvalResult, Row
 from lsm_jax.evals.statistics import bootstrap, score_and_interval, weighted_ratio
 from lsm_jax.evals.suite import Suite, unique_names
+from lsm_jax.evals.task_batches import (
+    Pairs,
+    WindowStack,
+    by_person,
+    model_batch,
+    person_stacks,
+    scored_cells,
+    task_pairs,
+)
 from lsm_jax.objectives import masked
 from lsm_jax.tokens.tasks import GENERATIVE_TASKS, Task
 from lsm_jax.train.run import Run
@@ -55,7 +63,7 @@ class Generative(Suite):
     def run(self, run: Run, datasets: Sequence[Dataset]) -> EvalResult:
         """See `Suite.run`. The baseline `cohort_time_of_day` is learnt from each dataset's training split."""
         objective, named = masked(run.objective), unique_names(datasets)
-        sources = {name: dataset.held_out(self.split) for name, dataset in named.items()}
+        sources = {name: dataset.nonempty_source(self.split) for name, dataset in named.items()}
         count = itertools.count()
         people = {
             name: {participant: next(count) for participant in sorted({*source.participants})}

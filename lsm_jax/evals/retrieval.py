@@ -45,7 +45,7 @@ class Retrieval(DatasetSuite):
     def score(self, run: Run, dataset: Dataset) -> tuple[list[Row], list[str], list[Row]]:
         """See `DatasetSuite.score`."""
         sensor_language(run.objective)
-        days = read_days(run, dataset.held_out(self.split), self)
+        days = read_days(run, dataset.nonempty_source(self.split), self)
         has_caption = np.array([bool(text) for text in days.captions])
         count, texts = int(has_caption.sum()), [text for text in days.captions if text]
         if count < 2:
@@ -148,7 +148,7 @@ def _best(days: Days, similarity: Float[np.ndarray, " n"], top: int) -> list[dic
             "example": int(days.positions[row]),
             "participant": days.participants[row],
             "start": days.starts[row],
-            "likeness": round(float(similarity[row]), 5),
+            "similarity": round(float(similarity[row]), 5),
             "caption": days.captions[row],
         }
         for row in order

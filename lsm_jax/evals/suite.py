@@ -127,7 +127,7 @@ def check_never_trained_on(workdir: Path, datasets: Iterable[Dataset], split: st
         raise UserError(f"{file}: {file.stat().st_size} bytes is more than a list of people can have; restore it.")
     trained = {person for people in read_trained_on(workdir).values() for person in people}
     for dataset in datasets:
-        people = {*dataset.held_out(split).participants}
+        people = {*dataset.nonempty_source(split).participants}
         if overlap := len(people & trained):
             raise UserError(
                 f"{dataset.path}: the run was trained on {overlap} of the {len(people)} people of the {split} split, "

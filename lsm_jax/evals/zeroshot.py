@@ -44,7 +44,7 @@ class ZeroShot(DatasetSuite):
         sensor_language(run.objective)
         prompts, absent = self._prompts_for(dataset)
         classes = tuple(prompts.texts)
-        days = read_days(run, dataset.held_out(self.split), self, statistics=self.probes)
+        days = read_days(run, dataset.nonempty_source(self.split), self, statistics=self.probes)
         similarity = days.embeddings @ class_directions(run, prompts).T
         scores = {"zeroshot": similarity}
         if self.probes:

@@ -1,6 +1,6 @@
 """Embeddings of days and of people, streamed to Parquet.
 
-The embedding of a day is the mean of the encoder's output over observed tokens (LSM-2, SPEC section 3). Nothing is
+The embedding of a day is the mean of the encoder's output over observed tokens (LSM-2, arXiv 2506.05321). Nothing is
 imputed, and the values of missing cells change nothing. The embedding of a person is the mean over their days.
 """
 

@@ -19,7 +19,7 @@ from lsm_jax.tokens.rows import Rows
 
 
 class PatchEmbedding(nnx.Module):
-    """One linear projection shared by all channels (LSM-2; SPEC section 3)."""
+    """One linear projection shared by all channels (LSM-2, arXiv 2506.05321)."""
 
     def __init__(self, grid: TokenGrid, width: int, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         self.config = config
@@ -39,7 +39,7 @@ class Encoder(nnx.Module):
     """Encodes the visible tokens of each window, which attend to each other only.
 
     Args:
-      config: with a resolved `dtype`; likewise in all modules.
+      config: with a resolved `dtype`; the same holds for all modules here.
     """
 
     def __init__(self, grid: TokenGrid, size: StackSize, config: ModelConfig, *, rngs: nnx.Rngs) -> None:

@@ -1,7 +1,7 @@
 """Position embeddings of tokens in (channel, time).
 
-`sincos` is the paper's: fixed 2-D sine and cosine (LSM-2; SPEC section 3), where the channel coordinate is its index in
-the registry. `learned` is our default: an embedding per registry channel, one per sensor family (so that a channel
+`sincos` is the paper's: fixed 2-D sine and cosine (LSM-2, arXiv 2506.05321), where the channel coordinate is its index
+in the registry. `learned` is our default: an embedding per registry channel, one per sensor family (so that a channel
 never seen in training still says which body signal it is), and a projection of time harmonics.
 """
 

@@ -1,8 +1,8 @@
 """Model sizes, by name or in numbers.
 
-LSM: `base` is the paper's 25M (SPEC section 3: ViT-S encoder, 4 decoder layers; a decoder width of 256 is one of two
+LSM: `base` is the paper's 25M (arXiv 2506.05321: ViT-S encoder, 4 decoder layers; a decoder width of 256 is one of two
 readings). The others are ours: `tiny` and `small` for a laptop, `large` and `1b` for pods.
-SensorLM: `b` is from the paper's table (SPEC section 4). The depth of its decoder and all other sizes are ours; `xl`
+SensorLM: `b` is from the paper's table (arXiv 2506.09108). The depth of its decoder and all other sizes are ours; `xl`
 has the published 1.27B parameters. The encoders of `tiny` and `s` are those of LSM's `tiny` and `base`.
 """
 

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from lsm_jax.config import ModelConfig
 from lsm_jax.nn.flops import AttentionShape
 from lsm_jax.tokens.grid import TokenGrid
-from lsm_jax.tokens.lengths import bucket_length
+from lsm_jax.tokens.row_lengths import bucket_length
 
 Params = Mapping[str, Any]
 Batch = Mapping[str, Array]
@@ -106,12 +106,12 @@ class NetworkObjective(Objective):
         return self.tokens.tokens_observed(self.tokens.cells(jnp.asarray(batch["observed"])))
 
     def length_for(self, selected: Bool[Array, "b n"]) -> int:
-        """A row length that holds the selected tokens of each window; one of few, since each is compiled."""
+        """A row length that holds the selected tokens of each window. There are few such lengths: each one is compiled."""
         return min(bucket_length(int(selected.sum(axis=1).max())), self.tokens.size)
 
 
 def sensor_part(batch: Batch) -> dict[str, Array]:
-    """What a model reads of a batch to encode its windows."""
+    """The entries of a batch that the encoder needs."""
     return {name: jnp.asarray(batch[name]) for name in ("values", "observed", "window_id")}
 
 

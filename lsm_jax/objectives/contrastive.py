@@ -2,7 +2,7 @@
 
 Each device holds its own pairs, gathers the other side's embeddings (B x D, small) and scans over them in chunks. The
 scores of a chunk are recomputed in the backward pass. Softmax: CLIP (Radford et al. 2021, arXiv:2103.00020). Sigmoid:
-SigLIP (Zhai et al. 2023, arXiv:2303.15343), SensorLM's published variant (SPEC section 4).
+SigLIP (Zhai et al. 2023, arXiv:2303.15343), SensorLM's published variant (arXiv 2506.09108).
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Masked reconstruction: the objective of LSM-1 and LSM-2 (AIM; SPEC sections 2 and 3).
+"""Masked reconstruction: the objective of LSM-1 and LSM-2 (arXiv 2410.13638, 2506.05321).
 
 The model sees neither missing tokens (the inherited mask) nor tokens hidden for training (the artificial mask). The
 loss is taken per observed cell of artificially hidden tokens.
@@ -31,9 +31,9 @@ from lsm_jax.objectives.base import (
     with_compute_dtype,
 )
 from lsm_jax.tokens.grid import TokenCells, TokenGrid
-from lsm_jax.tokens.lengths import resolved_rows
 from lsm_jax.tokens.masking import MaskedBatch, mask_and_pack, pack_decoder, training_masks, window_keys
 from lsm_jax.tokens.policies import PolicyMixture
+from lsm_jax.tokens.row_lengths import resolved_rows
 from lsm_jax.tokens.rows import dense, pack
 
 

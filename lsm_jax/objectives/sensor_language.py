@@ -1,4 +1,4 @@
-"""Sensor-text objectives: CLIP, SigLIP, Cap and CoCa with the encoder and rows of LSM-2 (SPEC section 4).
+"""Sensor-text objectives: CLIP, SigLIP, Cap and CoCa with the encoder and rows of LSM-2 (arXiv 2506.09108).
 
 A window without a caption (begin and end only) is left out of the contrastive loss, and teaches the captioner to write
 nothing. A window whose text is all padding takes part in no loss. Contrastive losses are exact over the global batch
@@ -36,8 +36,8 @@ from lsm_jax.objectives.base import (
     with_compute_dtype,
 )
 from lsm_jax.tokens.grid import TokenGrid
-from lsm_jax.tokens.lengths import row_length
 from lsm_jax.tokens.masking import check_rows, window_keys
+from lsm_jax.tokens.row_lengths import row_length
 from lsm_jax.tokens.rows import Rows, pack
 
 VARIANTS = ("clip", "siglip", "cap", "coca")

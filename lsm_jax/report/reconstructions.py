@@ -16,8 +16,8 @@ from matplotlib.figure import Figure
 from lsm_jax.channels import CLIPPED_AT_ZERO, channel
 from lsm_jax.data.store import Dataset
 from lsm_jax.evals.baselines import predict_baselines
-from lsm_jax.evals.pairs import WindowStack, model_batch, person_stacks, scored_cells, task_pairs
 from lsm_jax.evals.suite import unique_names
+from lsm_jax.evals.task_batches import WindowStack, model_batch, person_stacks, scored_cells, task_pairs
 from lsm_jax.objectives import masked
 from lsm_jax.report.render import readable
 from lsm_jax.report.style import LIGHT, new_figure, styled
@@ -144,7 +144,7 @@ def _fullest_window(dataset: Dataset, run: Run, split: str) -> WindowStack:
     def fullness(observed: Bool[np.ndarray, "t c"]) -> float:
         return float(np.sqrt(observed.mean(axis=0)).sum())
 
-    source = dataset.held_out(split)
+    source = dataset.nonempty_source(split)
     fullest: WindowStack | None = None
     for windows in person_stacks(source, run.spec, dict.fromkeys(source.participants, 0), _MAX_CANDIDATES):
         row = int(np.argmax([fullness(observed) for observed in windows.observed]))

@@ -1,6 +1,6 @@
 """From windows to tokens: patches of `patch_minutes x patch_channels` cells.
 
-LSM-2 uses 10 x 1, LSM-1 10 x 5, SensorLM 10 x 2 (SPEC sections 2 to 4).
+LSM-2 uses 10 x 1, LSM-1 10 x 5, SensorLM 10 x 2 (arXiv 2410.13638, 2506.05321, 2506.09108).
 """
 
 from __future__ import annotations

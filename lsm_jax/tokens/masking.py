@@ -16,7 +16,7 @@ from lsm_jax.tokens.policies import PolicyMixture, artificial_mask, policy_draws
 from lsm_jax.tokens.rows import Rows, dense, fixed_drop, pack, pack_sampled
 
 _WEIGHT_FLOOR = 0.3  # sampling weight of a token of zeros; one standard deviation from the mean is 1.3
-_POLICY_KEY = 2**31  # folded into the step's key; window ids are below it
+_POLICY_KEY = 2**31  # folded into the step's key; no window id is this large, so the streams do not collide
 
 
 class MaskedBatch(NamedTuple):
@@ -27,7 +27,7 @@ class MaskedBatch(NamedTuple):
       encoder_rows: the visible tokens.
       decoder_rows: tokens of a self-attending decoder; None for cross-attention.
       target_rows: the hidden tokens to predict.
-      inclusion_probability: of each hidden token to be in `target_rows`; 0 for all others.
+      inclusion_probability: probability that a hidden token is sampled into `target_rows`; 0 for all other tokens.
     """
 
     visible: Bool[Array, "b n"]
@@ -68,13 +68,13 @@ def mask_and_pack(
 
     Args:
       cells: of the batch.
-      rows: with resolved lengths (`lengths.resolved_rows`).
+      rows: with resolved lengths (`row_lengths.resolved_rows`).
       decoder: see `ModelConfig.decoder`.
     """
     observed = grid.tokens_observed(cells.observed)
     check_rows(len(observed), rows)
     hidden = training_masks(rng, observed, window_id, grid, mixture)
-    keys = _step_keys(rng, window_id)[:: rows.windows_per_row]
+    keys = _step_keys(rng, window_id)[:: rows.windows_per_row]  # a row uses the keys of its first window
     visible = observed & ~hidden
     if rows.layout == "dense":
         encoder_rows = dense(visible)

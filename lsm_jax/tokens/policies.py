@@ -1,7 +1,7 @@
 """The masks of training: which observed tokens are hidden from the model.
 
-AIM (LSM-2, SPEC section 3) draws one of three policies per window: random tokens 80 %, time slices 50 % (every channel
-at random times), sensor slices 50 % (random channels all day). `gap` and `forecast` hide a block of time, as the
+AIM (LSM-2, arXiv 2506.05321) draws one of three policies per window: random tokens 80 %, time slices 50 % (every
+channel at random times), sensor slices 50 % (random channels all day). `gap` and `forecast` hide a block of time, as the
 interpolation and extrapolation tasks do (`tasks`).
 
 Shares are exact counts of eligible tokens, times or channels. With `masking.share_of` "grid" all are eligible (the

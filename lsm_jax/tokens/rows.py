@@ -1,7 +1,7 @@
 """Rows: tokens of several windows packed side by side, with static shapes.
 
-A masked or missing token never reaches an observed one (SPEC section 3), so leaving it out changes nothing. `pack`
-keeps selected tokens only. `fixed_drop` (the paper's fixed D) and `dense` are other layouts of the same computation,
+A masked or missing token never reaches an observed one (AIM, arXiv 2506.05321), so leaving it out changes nothing.
+`pack` keeps selected tokens only. `fixed_drop` (the paper's fixed D) and `dense` are other layouts of the same computation,
 kept for tests and benchmarks.
 """
 
@@ -50,7 +50,7 @@ class Rows:
         return jnp.take_along_axis(by_row, index, axis=1)
 
     def slots_of(self, other: Rows) -> Int[Array, "r q"]:
-        """The slot here of each token of `other` (rows over the same windows); S if it is not here."""
+        """For each token of `other` (rows over the same windows) its slot in these rows; S if absent."""
         return jnp.take_along_axis(self._slots(), other.token_index, axis=1)
 
     def contains(self, windows: int) -> Bool[Array, "b n"]:
@@ -95,13 +95,14 @@ def pack_sampled(
 ) -> tuple[Rows, Float[Array, "b n"]]:
     """Rows of a random share of the eligible tokens, and each token's inclusion probability.
 
-    A sum over the sampled tokens, each divided by its probability, estimates the sum over all eligible ones without
-    bias (Horvitz and Thompson, 1952).
+    A sum over the sampled tokens, each divided by its probability, estimates the sum over all eligible ones nearly
+    without bias (Horvitz and Thompson, 1952).
 
     Args:
       keys: one per row.
       weights: sampling weights, above 0.
-      share: of a row's eligible tokens, rounded up. Tokens beyond `length` lower the probabilities and are counted.
+      share: of a row's eligible tokens, rounded up. If that exceeds `length`, fewer are sampled and the rest
+        count as left out.
     """
     rows, tokens = len(keys), eligible.shape[1]
     row_tokens = windows_per_row * tokens

@@ -1,1 +1,1 @@
-"""Tools beside training: plans for pods nobody has here, and benchmarks."""
+"""Tools around training: compile-only plans for pods, and benchmarks."""

@@ -1,1 +1,1 @@
-"""The one training loop and what it stands on: mesh, state, optimizer, checkpoints, clock, metrics."""
+"""The training loop and its parts: mesh, state, optimizer, checkpoints, clock, metrics."""

@@ -1,7 +1,7 @@
 """The training loop.
 
-Its order is a promise: evaluate on the old parameters, save, then fetch the next batch. Everything in a checkpoint is
-therefore of the same moment: parameters, optimizer state, random state, data position and clock.
+At each step it evaluates the current parameters, saves, then fetches a batch and updates. This order is guaranteed, so
+everything in a checkpoint is of the same moment: parameters, optimizer state, random state, data position and clock.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def train(config: Config, workdir: Path | str, evaluators: Sequence[Evaluator] =
         preemption = stack.enter_context(PreemptionHandler())
         while True:
             last = step >= schedule.total or preemption.should_stop(step)
-            # A checkpoint is saved after the evaluations of its step: a restored one has both behind it.
+            # A checkpoint is saved after the evaluations of its step: a restored step needs neither again.
             if step > start or not restored:
                 if schedule.evaluates(step):
                     recorder.write_pending()

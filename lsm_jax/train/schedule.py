@@ -44,7 +44,9 @@ class TrainSchedule:
         """
         total = cls(config.train.batch_size, epoch).steps("train.duration", config.train.duration)
         if total < 1:
-            raise UserError(f"train.duration={config.train.duration!r} is no step at all; write '1000 steps'.")
+            raise UserError(
+                f"train.duration={config.train.duration!r} is zero steps; give at least one, for example '1000 steps'."
+            )
         schedule = cls(config.train.batch_size, epoch, total)
         return dataclasses.replace(
             schedule,

@@ -24,8 +24,8 @@ EVALUATIONS = "eval"
 TENSORBOARD = "tensorboard"
 TRAINED_ON = "trained_on.json"
 
-# A resumed run may change its length, place and monitoring, but nothing that it learns from. The learning rate follows
-# `train.duration`.
+# A resumed run may change its length, hardware and monitoring, but nothing that it learns from. The learning rate
+# follows `train.duration`.
 MAY_CHANGE = (
     "train.duration", "train.log_every", "train.profile_steps", "train.peak_flops", "train.max_nonfinite_steps",
     "checkpoint.", "evaluate.", "mesh.", "data.workers", "data.threads", "data.prefetch", "model.remat",

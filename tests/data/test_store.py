@@ -125,7 +125,7 @@ def test_a_study_of_one_person_has_a_warning(tmp_path: Path) -> None:
     assert any("test" in warning for warning in dataset.card["warnings"])
     assert len(dataset.source("test")) == 0
     with pytest.raises(UserError, match="1 people"):
-        dataset.held_out("test")
+        dataset.nonempty_source("test")
 
 
 def test_a_failing_source_leaves_nothing_behind(tmp_path: Path) -> None:

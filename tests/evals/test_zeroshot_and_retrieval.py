@@ -153,7 +153,7 @@ def test_search_finds_days_for_words_and_words_for_days(dataset, run):
     oracle = with_oracle(run, source, by_letters)
     texts = oracle.objective.texts
     by_text, by_day = suite.search(oracle, source, texts=[texts[2]], windows=[4], top=3)
-    assert by_text["found"][0]["caption"] == texts[2] and by_text["found"][0]["likeness"] == 1
+    assert by_text["found"][0]["caption"] == texts[2] and by_text["found"][0]["similarity"] == 1
     assert by_day["found"][0]["caption"] == texts[4] and len(by_day["found"]) == 3
     with pytest.raises(UserError, match=r"--window 99: the split has windows 0 to 11"):
         suite.search(oracle, source, windows=[99])

@@ -7,8 +7,8 @@ from lsm_jax.channels import MINUTELY_26
 from lsm_jax.config import Config, MaskingConfig, with_changes
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.tokens.grid import TokenGrid
-from lsm_jax.tokens.lengths import LEFT_OUT, bucket_length, row_length
 from lsm_jax.tokens.policies import PolicyMixture
+from lsm_jax.tokens.row_lengths import LEFT_OUT, bucket_length, row_length
 
 GRID = TokenGrid(tuple(MINUTELY_26))
 MIXTURE = PolicyMixture(MaskingConfig())

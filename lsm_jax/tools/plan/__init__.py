@@ -1,1 +1,1 @@
-"""`lsm plan`: compiles the training step for TPUs and GPUs that are not there, and reports what it would do."""
+"""`lsm plan`: compiles the training step for TPUs and GPUs that are not attached, and reports what it would do."""

@@ -16,7 +16,7 @@ from lsm_jax.data.spec import DataSpec
 from lsm_jax.data.store import WindowSource
 from lsm_jax.evals.baselines import CellIndex, time_bins
 from lsm_jax.tokens.grid import TokenGrid
-from lsm_jax.tokens.lengths import bucket_length
+from lsm_jax.tokens.row_lengths import bucket_length
 from lsm_jax.tokens.tasks import Task, hidden_tokens
 
 _FEW_PAIRS = 24  # fewer are not worth compiling a program for
