@@ -106,7 +106,7 @@ class NetworkObjective(Objective):
         return self.tokens.tokens_observed(self.tokens.cells(jnp.asarray(batch["observed"])))
 
     def length_for(self, selected: Bool[Array, "b n"]) -> int:
-        """A row length that holds the selected tokens of each window. There are few such lengths: each one is compiled."""
+        """A row length that holds the selected tokens of each window. Each length is compiled, so there are few."""
         return min(bucket_length(int(selected.sum(axis=1).max())), self.tokens.size)
 
 

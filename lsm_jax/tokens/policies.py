@@ -1,8 +1,8 @@
 """The masks of training: which observed tokens are hidden from the model.
 
 AIM (LSM-2, arXiv 2506.05321) draws one of three policies per window: random tokens 80 %, time slices 50 % (every
-channel at random times), sensor slices 50 % (random channels all day). `gap` and `forecast` hide a block of time, as the
-interpolation and extrapolation tasks do (`tasks`).
+channel at random times), sensor slices 50 % (random channels all day). `gap` and `forecast` hide a block of time, as
+the interpolation and extrapolation tasks do (`tasks`).
 
 Shares are exact counts of eligible tokens, times or channels. With `masking.share_of` "grid" all are eligible (the
 paper). With "observed", the default, only those the window recorded: otherwise a window of two channels would often

@@ -58,8 +58,8 @@ def row_length(
 ) -> int:
     """The shortest row that holds an average row's tokens and leaves out no more than `LEFT_OUT` of all tokens.
 
-    Windows differ in how much they recorded and how much of it is hidden. With few windows per row, a row must
-    fit the fullest windows. The more windows share a row, and the more rows are balanced with each other, the fuller rows are.
+    Windows differ in how much they recorded and how much of it is hidden. With few windows per row, a row must fit the
+    fullest windows. The more windows share a row, and the more rows are balanced with each other, the fuller rows are.
 
     Args:
       kept: samples the share of a window's observed tokens that the row is for; None: all of them.

@@ -1,8 +1,8 @@
 """Rows: tokens of several windows packed side by side, with static shapes.
 
 A masked or missing token never reaches an observed one (AIM, arXiv 2506.05321), so leaving it out changes nothing.
-`pack` keeps selected tokens only. `fixed_drop` (the paper's fixed D) and `dense` are other layouts of the same computation,
-kept for tests and benchmarks.
+`pack` keeps selected tokens only. `fixed_drop` (the paper's fixed D) and `dense` are other layouts of the same
+computation, kept for tests and benchmarks.
 """
 
 from __future__ import annotations
