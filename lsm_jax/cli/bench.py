@@ -55,13 +55,13 @@ def run(args: argparse.Namespace) -> int:
     out = args.out / f"{args.kind}.json"
     measure = {"attention": _attention, "input": _input, "step": _step}[args.kind]
     results = measure(args, BENCHES[args.kind](**given), out)
-    compared = ("times_faster_than",) if any("times_faster_than" in result for result in results) else ()
-    columns = _COLUMNS[args.kind] + compared
-    rows = [[result.get(column) for column in columns] for result in results]
-    for row, result in zip(rows, results, strict=True):
-        if compared:
-            row[-1] = {name: faster["ratio"] for name, faster in result["times_faster_than"].items()}
-    print_table("", [column.replace("_", " ") for column in columns], rows)
+    columns = _COLUMNS[args.kind]
+    rows = [
+        [result.get(column) for column in columns]
+        + [{name: faster["ratio"] for name, faster in result["times_faster_than"].items()}]
+        for result in results
+    ]
+    print_table("", [column.replace("_", " ") for column in (*columns, "times_faster_than")], rows)
     print(out)
     return 0 if results else 1
 

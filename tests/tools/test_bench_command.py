@@ -65,7 +65,7 @@ def test_a_contender_that_computes_something_else_is_not_timed(monkeypatch, tmp_
 def test_step(tmp_path: Path) -> None:
     report = bench(
         tmp_path, "step", "--config", str(CONFIGS), "--variant", "paper", "--missing", "0,0.5", "--batch-size", "2",
-        "--config.model.size=tiny", "--config.rows.decoder_length=36", "--config.data.window_minutes=60",
+        "--config.model.size=1x16x2x32+1x16x2x32", "--config.rows.decoder_length=36", "--config.data.window_minutes=60",
         "--config.data.channels=heart_rate,steps,rmssd,skin_temperature,altitude_sd,sdnn",
     )  # fmt: skip
     expected = [("ours", 0.0), ("ours", 0.5), ("dense", 0.5), *([("torch", 0.5)] if not why_no_torch() else [])]

@@ -11,7 +11,7 @@ import dataclasses
 import functools
 import itertools
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.nn.attention import IMPLEMENTATIONS, attention
@@ -29,8 +29,7 @@ from lsm_jax.tools.bench.harness import (
     check_names,
     machine,
     race,
-    spread,
-    times_faster_than,
+    report_row,
     torch_device,
     why_no_torch,
     write_report,
@@ -61,12 +60,6 @@ class _Inputs:
         arrays[3][:, ~visible] = 0  # no loss depends on missing tokens
         return cls(arrays, visible, dtype, direction)
 
-    def packed(self) -> _Inputs:
-        """The same with the visible tokens moved to the front and zeros behind them."""
-        padding = ((0, 0), (0, int((~self.visible).sum())), (0, 0), (0, 0))
-        arrays = [np.pad(array[:, self.visible], padding) for array in self.arrays]
-        return dataclasses.replace(self, arrays=arrays, visible=np.sort(self.visible)[::-1])
-
     @property
     def useful_flops(self) -> float:
         """Two per multiply-add between visible tokens: two products forward, four backward, no recomputation."""
@@ -80,17 +73,15 @@ class _Compiled:
     """A contender ready to run.
 
     Attributes:
-      run: computes the output and, backward, the gradients, all [R, N, H, D].
-      visible: indices of the visible tokens in them.
+      run: computes the output and, backward, the gradients.
+      visible_results: runs it and returns these at the visible tokens, in order, each [R, visible, H, D].
       peak_bytes: memory beside inputs and outputs, if known.
-      to_numpy: makes NumPy float32 of one of them.
     """
 
-    run: Callable[[], Sequence[Any]]
-    visible: Int[np.ndarray, " visible"]
+    run: Callable[[], Any]
+    visible_results: Callable[[], list[np.ndarray]]
     compile_seconds: float | None = None
     peak_bytes: int | None = None
-    to_numpy: Callable[[Any], np.ndarray] = lambda array: np.asarray(array, np.float32)
 
     def timed_run(self, _: int) -> None:
         """One round; returns nothing, so that no results are kept."""
@@ -124,23 +115,20 @@ def measure(
         contenders = [Contender(name, each.timed_run) for name, each in compiled.items()]
         timings = race(contenders, settings.repeats, settings.budget / len(cases))
         for name, each in compiled.items():
-            seconds = spread(timings[name].seconds)
-            results.append(
-                {
-                    "name": name,
-                    "direction": direction,
-                    "tokens": tokens,
-                    "visible": share,
-                    "dtype": dtype,
-                    "seconds": seconds["median"],
-                    "gflops": inputs.useful_flops / seconds["median"] / 1e9,
-                    "spread": seconds,
-                    "cpu_seconds": float(np.median(timings[name].cpu_seconds)),
-                    "compile_seconds": each.compile_seconds,
-                    "peak_bytes": each.peak_bytes,
-                    "times_faster_than": times_faster_than({label: label for label in _BASELINES}, name, timings),
-                }
-            )
+            median = timings[name].median
+            columns = {
+                "name": name,
+                "direction": direction,
+                "tokens": tokens,
+                "visible": share,
+                "dtype": dtype,
+                "seconds": median,
+                "gflops": inputs.useful_flops / median / 1e9,
+                "cpu_seconds": timings[name].cpu_median,
+                "compile_seconds": each.compile_seconds,
+                "peak_bytes": each.peak_bytes,
+            }
+            results.append(report_row(columns, name, {label: label for label in _BASELINES}, timings))
         if progress:
             progress(number, len(cases))
     write_report(out, machine_before, settings, results, left_out=left_out)
@@ -148,10 +136,11 @@ def measure(
 
 
 def _compile_jax(inputs: _Inputs, name: str) -> _Compiled:
-    inputs = inputs if name in _BASELINES else inputs.packed()
-    arrays = [jnp.asarray(array, inputs.dtype) for array in inputs.arrays]
-    # An argument: XLA would fold what depends on a constant mask.
-    segments = jnp.broadcast_to(jnp.asarray(inputs.visible, jnp.int32), arrays[0].shape[:2])
+    visible, arrays = inputs.visible, inputs.arrays
+    if name not in _BASELINES:  # packed
+        order = np.argsort(~visible, kind="stable")
+        visible, arrays = visible[order], [array[:, order] for array in arrays]
+    backward = inputs.direction == "forward_backward"
 
     def forward(query: jax.Array, key: jax.Array, value: jax.Array, segments: jax.Array) -> jax.Array:
         if name == "jax":
@@ -159,25 +148,29 @@ def _compile_jax(inputs: _Inputs, name: str) -> _Compiled:
             return jax.nn.dot_product_attention(query, key, value, mask=mask, implementation="xla")
         return attention(query, key, value, segments, segments, name)
 
-    def forward_backward(
-        query: jax.Array, key: jax.Array, value: jax.Array, cotangent: jax.Array, segments: jax.Array
-    ) -> tuple[jax.Array, ...]:
-        output, backward = jax.vjp(functools.partial(forward, segments=segments), query, key, value)
-        return (output, *backward(cotangent))
+    # The segments are an argument: XLA would fold what depends on a constant mask.
+    def results(segments: jax.Array, query: jax.Array, key: jax.Array, value: jax.Array, cotangent: jax.Array) -> Any:
+        if not backward:
+            return [forward(query, key, value, segments)]
+        output, vjp = jax.vjp(functools.partial(forward, segments=segments), query, key, value)
+        return [output, *vjp(cotangent)]
 
     begun = time.perf_counter()
     # All devices, such as the cores of a CPU, share the heads.
     mesh = jax.make_mesh((jax.device_count(),), (HEAD_AXIS,), axis_types=(AxisType.Auto,))
     by_head = NamedSharding(mesh, PartitionSpec(None, None, HEAD_AXIS))
-    sharded = jax.device_put(arrays[:3] if inputs.direction == "forward" else arrays, by_head)
-    arguments = (*sharded, jax.device_put(segments, NamedSharding(mesh, PartitionSpec())))
+    segments = np.broadcast_to(visible.astype(np.int32), arrays[0].shape[:2])
+    arguments = (
+        jax.device_put(segments, NamedSharding(mesh, PartitionSpec())),
+        *(jax.device_put(jnp.asarray(array, inputs.dtype), by_head) for array in arrays),
+    )
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-        function = forward if inputs.direction == "forward" else forward_backward
-        compiled = jax.jit(function).lower(*arguments).compile()
+        compiled = jax.jit(results).lower(*arguments).compile()
     memory = compiled.memory_analysis()
+    run = lambda: jax.block_until_ready(compiled(*arguments))  # noqa: E731
     return _Compiled(
-        run=lambda: jax.tree.leaves(jax.block_until_ready(compiled(*arguments))),
-        visible=np.flatnonzero(inputs.visible),
+        run,
+        visible_results=lambda: [np.asarray(array, np.float32)[:, visible] for array in run()],
         compile_seconds=time.perf_counter() - begun,
         peak_bytes=memory and int(memory.temp_size_in_bytes),
     )
@@ -194,33 +187,34 @@ def _compile_torch(inputs: _Inputs) -> _Compiled:
         torch.from_numpy(array).to(device, getattr(torch, inputs.dtype)).transpose(1, 2).contiguous()
         for array in inputs.arrays
     )
-    mask = torch.from_numpy(inputs.visible).to(device)[None, None, None, :]
+    visible = torch.from_numpy(inputs.visible).to(device)
     for array in arguments:
         array.requires_grad_(backward)
 
     def run() -> list[Any]:
         with torch.set_grad_enabled(backward):
-            output = torch.nn.functional.scaled_dot_product_attention(*arguments, attn_mask=mask)
+            output = torch.nn.functional.scaled_dot_product_attention(*arguments, attn_mask=visible[None, None, None])
             returned = [output, *(torch.autograd.grad(output, arguments, cotangent) if backward else ())]
         if device.type == "cuda":
             torch.cuda.synchronize()
         return returned
 
-    to_numpy = lambda array: array.detach().float().cpu().transpose(1, 2).numpy()  # noqa: E731
-    return _Compiled(run, np.flatnonzero(inputs.visible), to_numpy=to_numpy)
+    return _Compiled(
+        run, lambda: [array.detach()[:, :, visible].transpose(1, 2).float().cpu().numpy() for array in run()]
+    )
 
 
 def _check_agreement(inputs: _Inputs, compiled: dict[str, _Compiled]) -> None:
     """RunError unless all contenders return the same at the visible tokens."""
     expected: list[np.ndarray] = []
-    first = next(iter(compiled), "")
     for name, each in compiled.items():
-        arrays = [each.to_numpy(array)[:, each.visible] for array in each.run()]
+        arrays = each.visible_results()
         expected = expected or arrays
         for array, other in zip(arrays, expected, strict=True):
             difference = float(np.abs(array - other).max() / max(np.abs(other).max(), 1e-3))
             if not difference <= _TOLERANCE[inputs.dtype]:
                 raise RunError(
-                    f"{name} ({inputs.dtype}, {inputs.direction}) differs from {first} by {difference:.1e} of the "
-                    f"largest entry at {len(each.visible)} visible of {len(inputs.visible)} tokens."
+                    f"{name} ({inputs.dtype}, {inputs.direction}) differs from {next(iter(compiled))} by "
+                    f"{difference:.1e} of the largest entry at {inputs.visible.sum()} visible of "
+                    f"{len(inputs.visible)} tokens."
                 )

@@ -56,6 +56,14 @@ class Timings:
     cpu_seconds: list[float] = dataclasses.field(default_factory=list)
     returned: list[Any] = dataclasses.field(default_factory=list)
 
+    @property
+    def median(self) -> float:
+        return float(np.median(self.seconds))
+
+    @property
+    def cpu_median(self) -> float:
+        return float(np.median(self.cpu_seconds))
+
 
 def race(
     contenders: Sequence[Contender],
@@ -114,9 +122,9 @@ def _run_once(contender: Contender, number: int, timings: Timings, clock: Callab
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Median, minimum, quartiles and number of the values (at least one)."""
     lower, median, upper = map(float, np.percentile(values, [25, 50, 75]))
-    least = float(min(values))
     return {
-        "median": median, "minimum": least, "lower_quartile": lower, "upper_quartile": upper, "rounds": len(values),
+        "median": median, "minimum": float(min(values)), "lower_quartile": lower, "upper_quartile": upper,
+        "rounds": len(values),
     }  # fmt: skip
 
 
@@ -125,19 +133,27 @@ def times_faster(baseline: Timings, contender: Timings) -> dict[str, float]:
 
     The quartiles are of the ratios of single rounds, in which whatever slowed a whole round cancels.
     """
-    lower, upper = np.percentile(np.array(baseline.seconds) / np.array(contender.seconds), [25, 75])
-    ratio = np.median(baseline.seconds) / np.median(contender.seconds)
-    return {"ratio": float(ratio), "lower_quartile": float(lower), "upper_quartile": float(upper)}
+    lower, upper = map(float, np.percentile(np.array(baseline.seconds) / contender.seconds, [25, 75]))
+    return {"ratio": baseline.median / contender.median, "lower_quartile": lower, "upper_quartile": upper}
 
 
-def times_faster_than(
-    baselines: Mapping[str, str], name: str, timings: Mapping[str, Timings]
-) -> dict[str, dict[str, float]]:
-    """`times_faster` than each baseline that took part; `baselines` maps its label in the report to its name."""
+def report_row(
+    columns: Mapping[str, Any], name: str, baselines: Mapping[str, str], timings: Mapping[str, Timings]
+) -> dict[str, Any]:
+    """A contender's row of the report: the given columns, the spread of its wall time, and its baselines.
+
+    Args:
+      name: the contender, in `timings`.
+      baselines: names of contenders by their label in the report. Those that did not take part are left out.
+    """
     return {
-        label: times_faster(timings[other], timings[name])
-        for label, other in baselines.items()
-        if other in timings and other != name
+        **columns,
+        "spread": spread(timings[name].seconds),
+        "times_faster_than": {
+            label: times_faster(timings[other], timings[name])
+            for label, other in baselines.items()
+            if other in timings and other != name
+        },
     }
 
 
@@ -152,13 +168,15 @@ def why_no_torch() -> str:
     """Why PyTorch, an optional baseline, cannot take part; empty if it can."""
     if util.find_spec("torch") is None:
         return "PyTorch is not installed (pip install torch)."
-    if jax_platform() == "gpu":
-        import torch
+    match jax_platform():
+        case "cpu":
+            return ""
+        case "gpu":
+            import torch
 
-        return "" if torch.cuda.is_available() else "this PyTorch finds no CUDA device."
-    return (
-        "" if jax_platform() == "cpu" else f"PyTorch is a baseline on CPUs and NVIDIA GPUs, not on a {jax_platform()}."
-    )
+            return "" if torch.cuda.is_available() else "this PyTorch finds no CUDA device."
+        case other:
+            return f"PyTorch is a baseline on CPUs and NVIDIA GPUs, not on a {other}."
 
 
 def torch_device() -> str:

@@ -6,7 +6,6 @@ or processes; `raw` only reads the records; `copy` copies a finished batch, the 
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ from lsm_jax.data.shards import list_shards, read_info
 from lsm_jax.data.spec import data_spec, open_datasets
 from lsm_jax.data.store import write_dataset
 from lsm_jax.synth.cohort import windows as synthetic_windows
-from lsm_jax.tools.bench.harness import Contender, machine, race, spread, write_report
+from lsm_jax.tools.bench.harness import Contender, machine, race, report_row, write_report
 from lsm_jax.tools.bench.settings import InputBench
 
 _READ_AHEAD = 8  # batches taken before the clock starts, more than the loader has ready
@@ -39,8 +38,8 @@ def measure(
       UserError: the folder is no dataset.
     """
     machine_before = machine()
-    with contextlib.ExitStack() as stack:
-        folder = data or Path(stack.enter_context(tempfile.TemporaryDirectory())) / "synthetic"
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = data or Path(temporary) / "synthetic"
         if data is None:
             write_dataset(folder, "synth", MINUTELY_26, synthetic_windows(people=50, days=8))
         results = _measure(folder, settings, progress)
@@ -49,11 +48,8 @@ def measure(
 
 
 def _measure(data: Path, settings: InputBench, progress: Callable[[int, int], None] | None) -> list[dict[str, Any]]:
-    loaders = {f"loader {workers}": _TimedLoader(data, settings, workers) for workers in settings.workers}
-    first = next(iter(loaders.values()))
-    first.open(0)
-    batch = first.next_batch()
-    first.close()
+    loaders = {workers: _TimedLoader(data, settings, workers) for workers in settings.workers}
+    batch = loaders[settings.workers[0]].first_batch()
     target = {name: np.empty_like(part) for name, part in batch.items()}
 
     def copy(_: int) -> None:
@@ -62,7 +58,7 @@ def _measure(data: Path, settings: InputBench, progress: Callable[[int, int], No
                 np.copyto(target[name], part)
 
     contenders = [
-        *(Contender(name, loader.run, loader.open, loader.close) for name, loader in loaders.items()),
+        *(Contender(f"loader {workers}", each.run, each.open, each.close) for workers, each in loaders.items()),
         Contender("raw", _raw_reader(data, settings)),
         Contender("copy", copy),
     ]
@@ -72,18 +68,16 @@ def _measure(data: Path, settings: InputBench, progress: Callable[[int, int], No
     results = []
     for label, timing in timings.items():
         name, _, workers = label.partition(" ")
-        seconds = spread(timing.seconds)
         read_bytes = float(np.mean(timing.returned[1:])) if name == "raw" else batch_bytes
-        result = {
+        columns = {
             "name": name,
-            "windows_per_second": windows / seconds["median"],
-            "bytes_per_second": read_bytes / seconds["median"],
+            "windows_per_second": windows / timing.median,
+            "bytes_per_second": read_bytes / timing.median,
             "workers": int(workers) if workers else None,
-            "spread": seconds,
         }
         if workers in ("", "0"):  # the processor time of other processes is not known
-            result["windows_per_cpu_second"] = windows / float(np.median(timing.cpu_seconds))
-        results.append(result)
+            columns["windows_per_cpu_second"] = windows / timing.cpu_median
+        results.append(report_row(columns, label, {"raw": "raw", "copy": "copy"}, timings))
     return results
 
 
@@ -91,8 +85,8 @@ class _TimedLoader:
     """The loader, opened for every round: one that waits for its turn would have batches ready."""
 
     def __init__(self, data: Path, settings: InputBench, workers: int) -> None:
-        self._config = DataConfig(paths=(str(data),), workers=workers)
         self._settings = settings
+        self._config = DataConfig(paths=(str(data),), workers=workers)
         self._datasets = open_datasets(self._config)
         self._spec = data_spec(self._config, self._datasets)
 
@@ -102,18 +96,23 @@ class _TimedLoader:
         self._loader = Loader(
             self._config, self._datasets, self._spec, _SPLIT, settings.seed, settings.batch_size, position
         )
-        for _ in range(_READ_AHEAD):
-            self.next_batch()
-
-    def next_batch(self) -> dict[str, np.ndarray]:
-        return next(self._loader)
+        self._take(_READ_AHEAD)
 
     def run(self, _: int) -> None:
-        for _ in range(self._settings.batches):
-            self.next_batch()
+        self._take(self._settings.batches)
 
     def close(self) -> None:
         self._loader.close()
+
+    def first_batch(self) -> dict[str, np.ndarray]:
+        self.open(0)
+        batch = next(self._loader)
+        self.close()
+        return batch
+
+    def _take(self, batches: int) -> None:
+        for _ in range(batches):
+            next(self._loader)
 
 
 def _raw_reader(data: Path, settings: InputBench) -> Callable[[int], int]:

@@ -10,9 +10,9 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -36,19 +36,15 @@ from lsm_jax.tools.bench.harness import (
     check_names,
     machine,
     race,
-    spread,
-    times_faster_than,
+    report_row,
     torch_device,
     why_no_torch,
     write_report,
 )  # fmt: skip
-from lsm_jax.tools.bench.settings import StepBench
+from lsm_jax.tools.bench.settings import Dtype, StepBench
 from lsm_jax.train.mesh import make_mesh, to_devices
 from lsm_jax.train.schedule import TrainSchedule
 from lsm_jax.train.state import Program, make_program
-
-if TYPE_CHECKING:
-    from lsm_jax.tools.bench.torch_step import TorchModel
 
 _CONTENDERS = ("ours", "dense", "torch")
 _PRODUCTS = 4  # matrix products of a round, so that it is long against the clock and the call
@@ -56,15 +52,12 @@ _PRODUCTS = 4  # matrix products of a round, so that it is long against the cloc
 
 @dataclasses.dataclass(frozen=True)
 class _Entry:
-    """A contender, and what the report has of it beside its timings.
+    """A step to time, and what the report has of it beside its timings.
 
     Attributes:
       peak_bytes: the most memory of a step: parameters, optimizer, batch and temporaries.
     """
 
-    name: str
-    dtype: str
-    missing: float
     contender: Contender
     peak_bytes: Callable[[], int | None]
     compile_seconds: float | None = None
@@ -84,7 +77,7 @@ def measure(
     left_out = {"torch": reason} if (reason := why_no_torch()) else {}
     if left_out and settings.only == ("torch",):
         raise UserError(f"--only torch: {reason}")
-    entries: list[_Entry] = []
+    entries: dict[tuple[str, Dtype, float], _Entry] = {}
     visible: dict[float, float] = {}
     for missing in settings.missing:
         spec, batches = random_batches_with_gaps(
@@ -101,20 +94,41 @@ def measure(
             grid = objective.tokens
             observed = [grid.tokens_observed(grid.cells(jnp.asarray(batch["observed"]))) for batch in batches]
             visible[missing] = float(np.mean([tokens.mean() for tokens in observed]))
+            label = f"{dtype} {missing}"
             if "ours" in names:
-                entries.append(_jax_entry("ours", missing, prepared, spec, batches))
+                entries["ours", dtype, missing] = _jax_entry(f"ours {label}", prepared, spec, batches)
             if "dense" in names:
-                entries.append(_jax_entry("dense", missing, _dense(prepared, grid.size), spec, batches))
+                dense = _dense(prepared, grid.size)
+                entries["dense", dtype, missing] = _jax_entry(f"dense {label}", dense, spec, batches)
             if "torch" in names:
-                entries.append(_torch_entry(missing, prepared, objective, batches))
+                entries["torch", dtype, missing] = _torch_entry(f"torch {label}", prepared, objective, batches)
     products = {dtype: _matrix_product(dtype) for dtype in settings.dtype}
-    contenders = [entry.contender for entry in entries] + [product for product, _ in products.values()]
+    contenders = [entry.contender for entry in entries.values()] + [product for product, _ in products.values()]
     timings = race(contenders, settings.repeats, settings.budget, progress, untimed=1)
-    gflops = {
-        dtype: flops / spread(timings[product.name].seconds)["median"] / 1e9
-        for dtype, (product, flops) in products.items()
-    }
-    results = [_result(entry, entries, timings, settings, visible[entry.missing], gflops) for entry in entries]
+    gflops = {dtype: flops / timings[product.name].median / 1e9 for dtype, (product, flops) in products.items()}
+    results = []
+    for (name, dtype, missing), entry in entries.items():
+        # The other steps on the same data, and the same step on other data.
+        baselines = {
+            (other if data == missing else f"missing {data:g}"): baseline.contender.name
+            for (other, precision, data), baseline in entries.items()
+            if precision == dtype and (data == missing or other == name)
+        }
+        timing = timings[entry.contender.name]
+        columns = {
+            "name": name,
+            "dtype": dtype,
+            "missing": missing,
+            "visible": visible[missing],
+            "windows_per_second": settings.batch_size / timing.median,
+            "peak_bytes": entry.peak_bytes(),
+            "cpu_seconds": timing.cpu_median,
+            "compile_seconds": entry.compile_seconds,
+            "implementations": entry.implementations,
+            "first_loss": float(timing.returned[0]["loss"]),
+            **_work(timing, settings.batch_size, gflops[dtype]),
+        }
+        results.append(report_row(columns, entry.contender.name, baselines, timings))
     sections = {"model": dataclasses.asdict(config.model), "rows": dataclasses.asdict(config.rows)}
     write_report(
         out, machine_before, settings, results, config=sections, left_out=left_out, matrix_product_gflops=gflops
@@ -137,7 +151,7 @@ def _dense(config: Config, tokens: int) -> Config:
     return with_changes(config, {**rows, "model.attention": "reference", "train.grad_accum_steps": micro_batches})
 
 
-def _jax_entry(name: str, missing: float, config: Config, spec: DataSpec, batches: Sequence[Batch]) -> _Entry:
+def _jax_entry(name: str, config: Config, spec: DataSpec, batches: Sequence[Batch]) -> _Entry:
     objective = objectives.build(config, spec)
     program = _program(config, objective)
     on_device = [to_devices(program.mesh, batch, config.train.batch_size) for batch in batches]
@@ -159,12 +173,10 @@ def _jax_entry(name: str, missing: float, config: Config, spec: DataSpec, batche
         state, metrics = compiled(state, on_device[number % len(on_device)])
         return jax.block_until_ready(metrics)
 
-    contender = Contender(f"{name} {config.model.dtype} {missing}", run)
-    implementations = dict(objective.implementations)
-    return _Entry(name, config.model.dtype, missing, contender, lambda: peak, seconds, implementations)
+    return _Entry(Contender(name, run), lambda: peak, seconds, dict(objective.implementations))
 
 
-def _torch_entry(missing: float, config: Config, objective: MaskedReconstruction, batches: Sequence[Batch]) -> _Entry:
+def _torch_entry(name: str, config: Config, objective: MaskedReconstruction, batches: Sequence[Batch]) -> _Entry:
     """PyTorch's step, with the masks that ours draws in the step of the same number."""
     from lsm_jax.tools.bench import torch_step
 
@@ -179,13 +191,12 @@ def _torch_entry(missing: float, config: Config, objective: MaskedReconstruction
         process.submit(torch_step.set_batch, arrays).result()
 
     contender = Contender(
-        f"torch {config.model.dtype} {missing}",
+        name,
         run=lambda _: {"loss": process.submit(torch_step.run_step).result()},
         prepare=prepare,
         cpu_clock=lambda: process.submit(time.process_time).result(),
     )
-    peak_bytes = lambda: process.submit(torch_step.peak_bytes).result()  # noqa: E731
-    return _Entry("torch", config.model.dtype, missing, contender, peak_bytes)
+    return _Entry(contender, lambda: process.submit(torch_step.peak_bytes).result())
 
 
 def _program(config: Config, objective: objectives.Objective) -> Program:
@@ -193,16 +204,21 @@ def _program(config: Config, objective: objectives.Objective) -> Program:
     return make_program(config, objective, make_mesh(config.mesh), schedule)
 
 
-def torch_model(objective: MaskedReconstruction) -> TorchModel:
-    """The PyTorch model for an objective's size and token grid, with the paper's positions and its D of one half."""
-    from lsm_jax.tools.bench.torch_step import TorchModel
-
+def torch_model(objective: MaskedReconstruction) -> dict[str, Any]:
+    """Arguments of the PyTorch model: the objective's size and token grid, the paper's positions, its D of one half."""
     grid, size = objective.tokens, objective.size
     encoder, decoder = (
         np.asarray(Positions("sincos", grid, width, dtype="float32", rngs=nnx.Rngs(0))(jnp.arange(grid.size)))
         for width in (size.encoder.width, size.decoder.width)
     )
-    return TorchModel(size.encoder, size.decoder, encoder, decoder, grid.cells_per_token, grid.size - grid.size // 2)
+    return {
+        "encoder": size.encoder,
+        "decoder": size.decoder,
+        "encoder_positions": encoder,
+        "decoder_positions": decoder,
+        "cells_per_token": grid.cells_per_token,
+        "encoder_tokens": grid.size - grid.size // 2,
+    }
 
 
 def torch_arrays(objective: MaskedReconstruction, batch: Batch, hidden: Bool[Array, "b n"]) -> dict[str, np.ndarray]:
@@ -231,48 +247,19 @@ def _matrix_product(dtype: str) -> tuple[Contender, float]:
     return Contender(f"matrix product {dtype}", run), _PRODUCTS * 2.0 * side**3
 
 
-def _result(
-    entry: _Entry,
-    entries: Sequence[_Entry],
-    timings: Mapping[str, Timings],
-    settings: StepBench,
-    visible: float,
-    product_gflops: Mapping[Any, float],
-) -> dict[str, Any]:
-    timing = timings[entry.contender.name]
-    seconds = spread(timing.seconds)
-    baselines = {}
-    for other in (other for other in entries if other.dtype == entry.dtype):
-        if other.missing == entry.missing:
-            baselines[other.name] = other.contender.name
-        elif other.name == entry.name:
-            baselines[f"missing {other.missing:g}"] = other.contender.name
-    result = {
-        "name": entry.name,
-        "dtype": entry.dtype,
-        "missing": entry.missing,
-        "visible": visible,
-        "windows_per_second": settings.batch_size / seconds["median"],
-        "peak_bytes": entry.peak_bytes(),
-        "spread": seconds,
-        "cpu_seconds": float(np.median(timing.cpu_seconds)),
-        "compile_seconds": entry.compile_seconds,
-        "implementations": entry.implementations,
-        "first_loss": float(timing.returned[0]["loss"]),
-        "times_faster_than": times_faster_than(baselines, entry.contender.name, timings),
-    }
+def _work(timing: Timings, windows: int, product_gflops: float) -> dict[str, float]:
+    """Tokens of a mean window and useful FLOPs per second; empty for a step that does not return them."""
     metrics = [jax.device_get(returned) for returned in timing.returned[1:]]
     if "useful_flops" not in metrics[0]:
-        return result
-    windows = settings.batch_size
+        return {}
     mean = {name: float(np.mean([step[name] for step in metrics])) / windows for name in metrics[0]}
     left_out = mean["tokens_visible_left_out"] + mean["tokens_targets_left_out"]
     rates = [step["useful_flops"] / seconds for step, seconds in zip(metrics, timing.seconds, strict=True)]
     gflops = float(np.median(rates)) / 1e9
-    return result | {
+    return {
         "tokens_visible": mean["tokens_visible"],
         "tokens_targets": mean["tokens_targets"],
         "left_out_share": left_out / max(mean["tokens_observed"], 1.0 / windows),
         "gflops": gflops,
-        "share_of_matrix_product": gflops / product_gflops[entry.dtype],
+        "share_of_matrix_product": gflops / product_gflops,
     }

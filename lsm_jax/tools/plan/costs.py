@@ -36,31 +36,35 @@ _SENT: Mapping[str, Callable[[int], float]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class ProgramFlops:
-    """FLOPs of one device.
+    """FLOPs of one run of a program on one device.
 
     Attributes:
       products: of the matrix products that XLA compiled.
       kernels: of Pallas kernels.
       repeated_scores: the part of `kernels` in which flash attention computes its scores a second time.
+      kernel_runs: how often each Pallas kernel runs.
     """
 
-    products: float
-    kernels: float
-    repeated_scores: float
+    products: float = 0.0
+    kernels: float = 0.0
+    repeated_scores: float = 0.0
+    kernel_runs: Counter[str] = dataclasses.field(default_factory=Counter)
 
 
 def program_flops(entry: Computation, sparsity: Sparsities) -> ProgramFlops:
-    """FLOPs of one run of a program."""
-    products = kernels = repeated = 0.0
+    """FLOPs of one run of a program; `kernel_flops` says what `sparsity` changes."""
+    total = ProgramFlops()
     for times, computation in executed(entry, inside_fusions=True):
         for each in computation:
-            products += times * product_flops(each)
             of_kernel, of_scores = kernel_flops(each, sparsity)
-            kernels += times * of_kernel
-            repeated += times * of_scores
-    return ProgramFlops(products, kernels, repeated)
+            total.products += times * product_flops(each)
+            total.kernels += times * of_kernel
+            total.repeated_scores += times * of_scores
+            if name := kernel_name(each):
+                total.kernel_runs[name] += int(times)
+    return total
 
 
 def product_flops(product: Instruction) -> float:
@@ -98,18 +102,13 @@ def _convolution_flops(convolution: Instruction) -> float:
 @functools.cache  # a program has the same few convolutions thousands of times
 def _taps_on_input(size: int, taps: int, positions: int, window: str, number: int) -> int:
     """Pairs (output position, tap) on an element of the input, in one dimension; the others are on padding or holes."""
-
     parts = (part.split("=") for part in window.split())
     settings = {name: values.split("x")[number] for name, values in parts}
     stride, low = int(settings.get("stride", 1)), int(settings.get("pad", "0_0").split("_")[0])
     input_dilation, kernel_dilation = int(settings.get("lhs_dilate", 1)), int(settings.get("rhs_dilate", 1))
-    starts = np.arange(positions) * stride - low
-    count = 0
-    for tap in range(taps):
-        index = starts + tap * kernel_dilation
-        inside = (index >= 0) & (index <= (size - 1) * input_dilation)
-        count += int(np.count_nonzero(inside & (index % input_dilation == 0)))
-    return count
+    index = np.add.outer(np.arange(positions) * stride - low, np.arange(taps) * kernel_dilation)
+    inside = (index >= 0) & (index <= (size - 1) * input_dilation)
+    return int(np.count_nonzero(inside & (index % input_dilation == 0)))
 
 
 def kernel_flops(call: Instruction, sparsity: Sparsities) -> tuple[float, float]:
@@ -145,16 +144,6 @@ def kernel_name(call: Instruction) -> str:
     if ours := re.search(rf"{_ATTENTION}[a-z_]+", f"{call.name} {call.attributes}"):
         return ours[0]
     return re.sub(r"\.\d+$", "", call.name) if _stated_flops(call) else ""
-
-
-def kernel_runs(entry: Computation) -> dict[str, int]:
-    """How often a run of the program runs each Pallas kernel."""
-    runs: Counter[str] = Counter()
-    for times, computation in executed(entry, inside_fusions=True):
-        for each in computation:
-            if name := kernel_name(each):
-                runs[name] += int(times)
-    return dict(runs)
 
 
 def _stated_flops(call: Instruction) -> float:
@@ -208,7 +197,7 @@ def _result_bytes(result: Instruction, shape: Shape) -> int:
     return 0 if shape.on_chip else shape.bytes
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass
 class Collective:
     """Collectives of one kind in a program.
 
@@ -224,9 +213,9 @@ class Collective:
     group: int
     hosts: int
     overlapped: bool
-    count: float
-    bytes: float
-    seconds_at_least: float
+    count: float = 0.0
+    bytes: float = 0.0
+    seconds_at_least: float = 0.0
 
 
 def collectives(entry: Computation, hosts: Sequence[int], chip: Chip, sparsity: Sparsities) -> list[Collective]:
@@ -248,13 +237,10 @@ def collectives(entry: Computation, hosts: Sequence[int], chip: Chip, sparsity: 
             if fused:
                 overlapped |= sum(2 * written_bytes(other) / chip.memory_bandwidth for other in meanwhile) >= seconds
             key = kind, len(group), span, overlapped
-            total = merged.get(key) or Collective(*key, 0.0, 0.0, 0.0)
-            merged[key] = dataclasses.replace(
-                total,
-                count=total.count + times,
-                bytes=total.bytes + times * payload,
-                seconds_at_least=total.seconds_at_least + times * seconds,
-            )
+            total = merged.setdefault(key, Collective(*key))
+            total.count += times
+            total.bytes += times * payload
+            total.seconds_at_least += times * seconds
     return list(merged.values())
 
 

@@ -122,13 +122,12 @@ def read_program(text: str) -> Computation:
             called = [
                 computations[name] for key in _CALLED.get(opcode, ()) for name in _NAME.findall(each.attribute(key))
             ]
-            times: float | None = 1.0
+            times = 1 / len(called) if opcode == "conditional" else 1.0  # which branch is taken is not known
             if opcode == "while":
-                times = _trip_count(each, computations[each.attribute("condition").lstrip("%")])
-                each.known_trip_count = times is not None
-            elif opcode == "conditional":
-                times = 1 / len(called)  # which branch is taken is not known
-            each.calls = tuple((1.0 if times is None else times, inner) for inner in called)
+                trips = _trip_count(each, computations[each.attribute("condition").lstrip("%")])
+                each.known_trip_count = trips is not None
+                times = 1.0 if trips is None else trips
+            each.calls = tuple((times, inner) for inner in called)
             by_name[name] = each
             instructions.append(each)
     if entry is None:

@@ -23,9 +23,9 @@ from lsm_jax.data.spec import DataSpec, data_spec, datasets_with_weight, open_da
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.nn.attention import block_sparsity
 from lsm_jax.nn.flops import AttentionShape
-from lsm_jax.tools.plan.costs import Sparsities, collectives, kernel_runs, moved_bytes, program_flops
+from lsm_jax.tools.plan.costs import Sparsities, collectives, moved_bytes, program_flops
 from lsm_jax.tools.plan.hlo import Computation, executed, read_program
-from lsm_jax.tools.plan.topologies import GPU_EXAMPLES, chip_named, split_name, topology_devices
+from lsm_jax.tools.plan.topologies import GPUS, chip_named, split_name, topology_devices
 from lsm_jax.train.hardware import Chip, compiler_options
 from lsm_jax.train.mesh import check_batch, make_mesh
 from lsm_jax.train.schedule import TrainSchedule
@@ -48,7 +48,7 @@ def make_plan(config: Config, topology: str) -> dict[str, Any]:
     if config.model.dtype == "auto":  # would be chosen for this machine
         config = with_changes(config, {"model.dtype": "bfloat16"})
     devices, (kind, _) = topology_devices(topology), split_name(topology)
-    platform, chip = "gpu" if kind in GPU_EXAMPLES else "tpu", chip_named(kind).per_device()
+    platform, chip = "gpu" if kind in GPUS else "tpu", chip_named(kind).per_device()
     mesh, batch_size = make_mesh(config.mesh, devices), config.train.batch_size
     try:
         check_batch(mesh, config)
@@ -200,7 +200,7 @@ def step_costs(
         "executed_flops_of_kernels": flops.kernels * devices,
         "executed_flops_of_scores_again": flops.repeated_scores * devices,
         "executed_per_useful": (executed_flops - flops.repeated_scores) * devices / useful,
-        "kernels": kernel_runs(entry),
+        "kernels": dict(flops.kernel_runs),
         "loops_counted_once": sorted(unknown),
         "memory_traffic_bytes": moved,
         "collectives": [dataclasses.asdict(each) for each in exchanged],

@@ -18,18 +18,16 @@ from jax.experimental import topologies
 from lsm_jax.errors import UserError, nearest
 from lsm_jax.train.hardware import CHIPS, Chip
 
+GPUS = ("a100", "h100", "h200", "b200")
 # Some sizes of each kind, from the smallest to the largest; libtpu decides which others exist.
-TPU_EXAMPLES: Mapping[str, tuple[str, ...]] = {
+EXAMPLES: Mapping[str, tuple[str, ...]] = {
     "v4": ("v4:2x2x1", "v4:4x4x4", "v4:8x8x16"),
     "v5e": ("v5e:1x1", "v5e:2x2", "v5e:2x4", "v5e:4x4", "v5e:4x8", "v5e:8x8", "v5e:8x16", "v5e:16x16"),
     "v5p": ("v5p:2x2x1", "v5p:2x2x2", "v5p:4x4x4", "v5p:8x8x8", "v5p:8x8x16", "v5p:16x16x24"),
     "v6e": ("v6e:1x1", "v6e:2x2", "v6e:2x4", "v6e:4x4", "v6e:4x8", "v6e:8x8", "v6e:8x16", "v6e:16x16"),
     "tpu7x": ("tpu7x:2x2x1", "tpu7x:2x2x2", "tpu7x:4x4x4", "tpu7x:8x8x16"),
+    **{name: (f"{name}:1x1", f"{name}:1x8", f"{name}:2x8", f"{name}:16x8") for name in GPUS},
 }
-GPU_EXAMPLES: Mapping[str, tuple[str, ...]] = {
-    name: (f"{name}:1x1", f"{name}:1x8", f"{name}:2x8", f"{name}:16x8") for name in ("a100", "h100", "h200", "b200")
-}
-EXAMPLES: Mapping[str, tuple[str, ...]] = {**TPU_EXAMPLES, **GPU_EXAMPLES}
 
 # Without these libtpu queries a metadata server of the cloud and waits. They do not choose the topology.
 _LIBTPU_ENVIRONMENT = {
@@ -57,12 +55,12 @@ def topology_devices(name: str) -> list[jax.Device]:
     """
     kind, shape = split_name(name)
     if not installed(kind):
-        compiler = "JAX's CUDA plugin" if kind in GPU_EXAMPLES else "libtpu"
+        compiler = "JAX's CUDA plugin" if kind in GPUS else "libtpu"
         raise UserError(
             f"{compiler} is not installed, which compiles for {kind} without one at hand. Install it beside lsm_jax: "
             "`launch/install pods`, or `pip install -e '.[pods]'` in the checkout (1.2 GB)."
         )
-    if kind in GPU_EXAMPLES:
+    if kind in GPUS:
         layout = f"{shape[0]}x1x{shape[1]}"
         target = {"topology": layout, "target_config": gpu_target(chip_named(kind))}
         return list(topologies.get_topology_desc(platform="cuda", topology_name=layout, **target).devices)
@@ -99,7 +97,7 @@ def chip_named(kind: str) -> Chip:
 
 def installed(kind: str) -> bool:
     """Whether the compiler for a topology's kind is installed (`launch/install pods`)."""
-    module = "jax_plugins.xla_cuda12" if kind in GPU_EXAMPLES else "libtpu"
+    module = "jax_plugins.xla_cuda12" if kind in GPUS else "libtpu"
     try:
         return importlib.util.find_spec(module) is not None
     except ModuleNotFoundError:  # jax_plugins itself is missing
@@ -116,20 +114,12 @@ def gpu_target(chip: Chip) -> str:
       gpu_device_info {{
         name: "{chip.kinds[0]}"
         cuda_compute_capability {{ {capability} }}
-        core_count: {cores}
-        fpus_per_core: {units}
-        clock_rate_ghz: {clock}
-        device_memory_size: {chip.memory}
-        memory_bandwidth: {int(chip.memory_bandwidth)}
-        l2_cache_size: {cache}
+        core_count: {cores} fpus_per_core: {units} clock_rate_ghz: {clock} l2_cache_size: {cache}
+        device_memory_size: {chip.memory} memory_bandwidth: {int(chip.memory_bandwidth)}
         shared_memory_per_core: {shared}
-        shared_memory_per_block: 49152
-        shared_memory_per_block_optin: {shared_block}
-        registers_per_core_limit: 65536
-        registers_per_block_limit: 65536
-        threads_per_core_limit: 2048
-        threads_per_block_limit: 1024
-        threads_per_warp: 32
+        shared_memory_per_block: 49152 shared_memory_per_block_optin: {shared_block}
+        registers_per_core_limit: 65536 registers_per_block_limit: 65536
+        threads_per_core_limit: 2048 threads_per_block_limit: 1024 threads_per_warp: 32
         thread_dim_limit_x: 1024 thread_dim_limit_y: 1024 thread_dim_limit_z: 64
         block_dim_limit_x: 2147483647 block_dim_limit_y: 65535 block_dim_limit_z: 65535
         driver_version: "13.0.0" runtime_version: "12.8.0" compile_time_toolkit_version: "12.8.0"
