@@ -24,16 +24,7 @@ from jaxtyping import Bool, Float
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.nn.attention import IMPLEMENTATIONS, attention
 from lsm_jax.sharding import HEAD_AXIS
-from lsm_jax.tools.bench.harness import (
-    Contender,
-    check_names,
-    machine,
-    race,
-    report_row,
-    torch_device,
-    why_no_torch,
-    write_report,
-)  # fmt: skip
+from lsm_jax.tools.bench import harness
 from lsm_jax.tools.bench.settings import AttentionBench, Direction
 
 _BASELINES = ("reference", "jax", "torch")
@@ -97,9 +88,9 @@ def measure(
       UserError: a name in `only` is unknown.
       RunError: a contender computes something else than the others.
     """
-    machine_before = machine()
+    machine_before = harness.machine()
     known = (*_BASELINES, *(name for name in IMPLEMENTATIONS if name not in ("auto", "reference")))
-    check_names(settings.only, known)
+    harness.check_names(settings.only, known)
     cases = list(itertools.product(settings.tokens, settings.visible, settings.dtype, settings.directions))
     results: list[dict[str, Any]] = []
     left_out: dict[str, str] = {}
@@ -112,8 +103,8 @@ def measure(
             except UserError as error:  # it cannot run here
                 left_out[name] = str(error)
         _check_agreement(inputs, compiled)
-        contenders = [Contender(name, each.timed_run) for name, each in compiled.items()]
-        timings = race(contenders, settings.repeats, settings.budget / len(cases))
+        contenders = [harness.Contender(name, each.timed_run) for name, each in compiled.items()]
+        timings = harness.race(contenders, settings.repeats, settings.budget / len(cases))
         for name, each in compiled.items():
             median = timings[name].median
             columns = {
@@ -128,10 +119,10 @@ def measure(
                 "compile_seconds": each.compile_seconds,
                 "peak_bytes": each.peak_bytes,
             }
-            results.append(report_row(columns, name, {label: label for label in _BASELINES}, timings))
+            results.append(harness.report_row(columns, name, {label: label for label in _BASELINES}, timings))
         if progress:
             progress(number, len(cases))
-    write_report(out, machine_before, settings, results, left_out=left_out)
+    harness.write_report(out, machine_before, settings, results, left_out=left_out)
     return results
 
 
@@ -178,11 +169,11 @@ def _compile_jax(inputs: _Inputs, name: str) -> _Compiled:
 
 def _compile_torch(inputs: _Inputs) -> _Compiled:
     """PyTorch on the platform of JAX, in its own layout [R, H, N, D], with a boolean mask of the keys."""
-    if reason := why_no_torch():
+    if reason := harness.why_no_torch():
         raise UserError(reason)
     import torch
 
-    device, backward = torch.device(torch_device()), inputs.direction == "forward_backward"
+    device, backward = torch.device(harness.torch_device()), inputs.direction == "forward_backward"
     *arguments, cotangent = (
         torch.from_numpy(array).to(device, getattr(torch, inputs.dtype)).transpose(1, 2).contiguous()
         for array in inputs.arrays

@@ -39,8 +39,8 @@ class Contender:
 
     name: str
     run: Callable[[int], Any]
-    prepare: Callable[[int], None] | None = None
-    finish: Callable[[], None] | None = None
+    prepare: Callable[[int], Any] = lambda _: None
+    finish: Callable[[], Any] = lambda: None
     cpu_clock: Callable[[], float] = time.process_time
 
 
@@ -105,14 +105,12 @@ def race(
 
 
 def _run_once(contender: Contender, number: int, timings: Timings, clock: Callable[[], float]) -> None:
-    if contender.prepare:
-        contender.prepare(number)
+    contender.prepare(number)
     cpu, begun = contender.cpu_clock(), clock()
     returned = contender.run(number)
     seconds = clock() - begun
     cpu = contender.cpu_clock() - cpu
-    if contender.finish:
-        contender.finish()
+    contender.finish()
     timings.returned.append(returned)
     if number:
         timings.seconds.append(seconds)

@@ -16,7 +16,7 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from lsm_jax.channels import MINUTELY_26
 from lsm_jax.config import DataConfig
-from lsm_jax.data.loader import Loader
+from lsm_jax.data.loader import Batch, Loader
 from lsm_jax.data.order import DataOrder
 from lsm_jax.data.shards import list_shards, read_info
 from lsm_jax.data.spec import data_spec, open_datasets
@@ -48,8 +48,9 @@ def measure(
 
 
 def _measure(data: Path, settings: InputBench, progress: Callable[[int, int], None] | None) -> list[dict[str, Any]]:
-    loaders = {workers: _TimedLoader(data, settings, workers) for workers in settings.workers}
-    batch = loaders[settings.workers[0]].first_batch()
+    loaders = [_timed_loader(data, settings, workers) for workers in dict.fromkeys(settings.workers)]
+    batch = loaders[0].prepare(0)
+    loaders[0].finish()
     target = {name: np.empty_like(part) for name, part in batch.items()}
 
     def copy(_: int) -> None:
@@ -58,7 +59,7 @@ def _measure(data: Path, settings: InputBench, progress: Callable[[int, int], No
                 np.copyto(target[name], part)
 
     contenders = [
-        *(Contender(f"loader {workers}", each.run, each.open, each.close) for workers, each in loaders.items()),
+        *loaders,
         Contender("raw", _raw_reader(data, settings)),
         Contender("copy", copy),
     ]
@@ -81,38 +82,23 @@ def _measure(data: Path, settings: InputBench, progress: Callable[[int, int], No
     return results
 
 
-class _TimedLoader:
+def _timed_loader(data: Path, settings: InputBench, workers: int) -> Contender:
     """The loader, opened for every round: one that waits for its turn would have batches ready."""
+    config = DataConfig(paths=(str(data),), workers=workers)
+    datasets = open_datasets(config)
+    spec = data_spec(config, datasets)
+    loader: Loader
 
-    def __init__(self, data: Path, settings: InputBench, workers: int) -> None:
-        self._settings = settings
-        self._config = DataConfig(paths=(str(data),), workers=workers)
-        self._datasets = open_datasets(self._config)
-        self._spec = data_spec(self._config, self._datasets)
+    def start(number: int) -> Batch:
+        nonlocal loader
+        loader = Loader(config, datasets, spec, _SPLIT, settings.seed, settings.batch_size, number * settings.batches)
+        return [next(loader) for _ in range(_READ_AHEAD)][-1]
 
-    def open(self, number: int) -> None:
-        settings = self._settings
-        position = number * settings.batches
-        self._loader = Loader(
-            self._config, self._datasets, self._spec, _SPLIT, settings.seed, settings.batch_size, position
-        )
-        self._take(_READ_AHEAD)
+    def run(_: int) -> None:
+        for _ in range(settings.batches):
+            next(loader)
 
-    def run(self, _: int) -> None:
-        self._take(self._settings.batches)
-
-    def close(self) -> None:
-        self._loader.close()
-
-    def first_batch(self) -> dict[str, np.ndarray]:
-        self.open(0)
-        batch = next(self._loader)
-        self.close()
-        return batch
-
-    def _take(self, batches: int) -> None:
-        for _ in range(batches):
-            next(self._loader)
+    return Contender(f"loader {workers}", run, start, lambda: loader.close())
 
 
 def _raw_reader(data: Path, settings: InputBench) -> Callable[[int], int]:

@@ -30,17 +30,7 @@ from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError
 from lsm_jax.nn.positions import Positions
 from lsm_jax.objectives.masked import MaskedReconstruction
-from lsm_jax.tools.bench.harness import (
-    Contender,
-    Timings,
-    check_names,
-    machine,
-    race,
-    report_row,
-    torch_device,
-    why_no_torch,
-    write_report,
-)  # fmt: skip
+from lsm_jax.tools.bench import harness
 from lsm_jax.tools.bench.settings import Dtype, StepBench
 from lsm_jax.train.mesh import make_mesh, to_devices
 from lsm_jax.train.schedule import TrainSchedule
@@ -58,7 +48,7 @@ class _Entry:
       peak_bytes: the most memory of a step: parameters, optimizer, batch and temporaries.
     """
 
-    contender: Contender
+    contender: harness.Contender
     peak_bytes: Callable[[], int | None]
     compile_seconds: float | None = None
     implementations: dict[str, str] = dataclasses.field(default_factory=dict)
@@ -72,9 +62,9 @@ def measure(
     Raises:
       UserError: a setting is refused, or the configuration does not train by masked reconstruction.
     """
-    machine_before = machine()
-    check_names(settings.only, _CONTENDERS)
-    left_out = {"torch": reason} if (reason := why_no_torch()) else {}
+    machine_before = harness.machine()
+    harness.check_names(settings.only, _CONTENDERS)
+    left_out = {"torch": reason} if (reason := harness.why_no_torch()) else {}
     if left_out and settings.only == ("torch",):
         raise UserError(f"--only torch: {reason}")
     entries: dict[tuple[str, Dtype, float], _Entry] = {}
@@ -104,7 +94,7 @@ def measure(
                 entries["torch", dtype, missing] = _torch_entry(f"torch {label}", prepared, objective, batches)
     products = {dtype: _matrix_product(dtype) for dtype in settings.dtype}
     contenders = [entry.contender for entry in entries.values()] + [product for product, _ in products.values()]
-    timings = race(contenders, settings.repeats, settings.budget, progress, untimed=1)
+    timings = harness.race(contenders, settings.repeats, settings.budget, progress, untimed=1)
     gflops = {dtype: flops / timings[product.name].median / 1e9 for dtype, (product, flops) in products.items()}
     results = []
     for (name, dtype, missing), entry in entries.items():
@@ -128,9 +118,9 @@ def measure(
             "first_loss": float(timing.returned[0]["loss"]),
             **_work(timing, settings.batch_size, gflops[dtype]),
         }
-        results.append(report_row(columns, entry.contender.name, baselines, timings))
+        results.append(harness.report_row(columns, entry.contender.name, baselines, timings))
     sections = {"model": dataclasses.asdict(config.model), "rows": dataclasses.asdict(config.rows)}
-    write_report(
+    harness.write_report(
         out, machine_before, settings, results, config=sections, left_out=left_out, matrix_product_gflops=gflops
     )
     return results
@@ -173,14 +163,14 @@ def _jax_entry(name: str, config: Config, spec: DataSpec, batches: Sequence[Batc
         state, metrics = compiled(state, on_device[number % len(on_device)])
         return jax.block_until_ready(metrics)
 
-    return _Entry(Contender(name, run), lambda: peak, seconds, dict(objective.implementations))
+    return _Entry(harness.Contender(name, run), lambda: peak, seconds, dict(objective.implementations))
 
 
 def _torch_entry(name: str, config: Config, objective: MaskedReconstruction, batches: Sequence[Batch]) -> _Entry:
     """PyTorch's step, with the masks that ours draws in the step of the same number."""
     from lsm_jax.tools.bench import torch_step
 
-    process = torch_step.process(torch_model(objective), config.optimizer, config.model.dtype, torch_device())
+    process = torch_step.process(torch_model(objective), config.optimizer, config.model.dtype, harness.torch_device())
     hidden = jax.jit(objective.hidden)
     program = _program(config, objective)
     rng = jax.random.wrap_key_data(jax.jit(lambda: program.init().rng)())  # initialises nothing but the key
@@ -190,7 +180,7 @@ def _torch_entry(name: str, config: Config, objective: MaskedReconstruction, bat
         arrays = torch_arrays(objective, batch, hidden(batch, jax.random.fold_in(rng, number)))
         process.submit(torch_step.set_batch, arrays).result()
 
-    contender = Contender(
+    contender = harness.Contender(
         name,
         run=lambda _: {"loss": process.submit(torch_step.run_step).result()},
         prepare=prepare,
@@ -234,7 +224,7 @@ def torch_arrays(objective: MaskedReconstruction, batch: Batch, hidden: Bool[Arr
     return {name: np.array(array) for name, array in arrays.items()}
 
 
-def _matrix_product(dtype: str) -> tuple[Contender, float]:
+def _matrix_product(dtype: str) -> tuple[harness.Contender, float]:
     """Large matrix products in the same race, and the FLOPs of a round of them."""
     side = 2048 if jax.default_backend() == "cpu" else 8192
     matrix = jnp.ones((side, side), dtype)
@@ -244,10 +234,10 @@ def _matrix_product(dtype: str) -> tuple[Contender, float]:
         for _ in range(_PRODUCTS):
             product(matrix, matrix).block_until_ready()
 
-    return Contender(f"matrix product {dtype}", run), _PRODUCTS * 2.0 * side**3
+    return harness.Contender(f"matrix product {dtype}", run), _PRODUCTS * 2.0 * side**3
 
 
-def _work(timing: Timings, windows: int, product_gflops: float) -> dict[str, float]:
+def _work(timing: harness.Timings, windows: int, product_gflops: float) -> dict[str, float]:
     """Tokens of a mean window and useful FLOPs per second; empty for a step that does not return them."""
     metrics = [jax.device_get(returned) for returned in timing.returned[1:]]
     if "useful_flops" not in metrics[0]:

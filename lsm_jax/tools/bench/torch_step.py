@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from lsm_jax.config import OptimizerConfig
 from lsm_jax.nn.sizes import StackSize
 
+_state: dict[str, Any] = {}  # of the process that `process` starts: the step, its batch, memory before both
 _WINDOWS_AT_A_TIME = {"cpu": 2, "cuda": 16}  # the memory of a step grows with them
 
 
@@ -120,14 +121,6 @@ class Step:
         return float(total)  # waits for all of it
 
 
-class _InProcess:
-    """The state of the process that `process` starts: the step, its next batch, and memory before both."""
-
-    step: Step
-    batch: dict[str, Tensor]
-    memory_before: int | None
-
-
 def process(model: Mapping[str, Any], optimizer: OptimizerConfig, dtype: str, device: str) -> ProcessPoolExecutor:
     """A process of its own for PyTorch, to submit `set_batch`, `run_step` and `peak_bytes` to.
 
@@ -139,25 +132,25 @@ def process(model: Mapping[str, Any], optimizer: OptimizerConfig, dtype: str, de
 
 
 def _begin(model: Mapping[str, Any], optimizer: OptimizerConfig, dtype: str, device: str) -> None:
-    _InProcess.memory_before = _memory("VmRSS")
-    _InProcess.step = Step(Autoencoder(**model), optimizer, dtype, device)
+    _state["memory_before"] = _memory("VmRSS")
+    _state["step"] = Step(Autoencoder(**model), optimizer, dtype, device)
 
 
 def set_batch(batch: Mapping[str, np.ndarray]) -> None:
     """Gives the process the batch of its next step."""
-    _InProcess.batch = on_device(batch, _InProcess.step.device)
+    _state["batch"] = on_device(batch, _state["step"].device)
 
 
 def run_step() -> float:
     """Takes the step and returns the loss."""
-    return _InProcess.step(_InProcess.batch)
+    return _state["step"](_state["batch"])
 
 
 def peak_bytes() -> int | None:
     """The most memory that the steps took, model and optimizer included; None if the system does not tell."""
-    if _InProcess.step.device == "cuda":
+    if _state["step"].device == "cuda":
         return torch.cuda.max_memory_allocated()
-    before, peak = _InProcess.memory_before, _memory("VmHWM")
+    before, peak = _state["memory_before"], _memory("VmHWM")
     return None if before is None or peak is None else peak - before
 
 
