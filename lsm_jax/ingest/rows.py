@@ -288,13 +288,7 @@ def _parse_workbook(file: SourceFile, *_version: int) -> tuple[pl.DataFrame, int
 # Rows of many people.
 
 
-@dataclasses.dataclass(frozen=True)
-class Slice:
-    """One person's rows in one file of `RowsByPerson`."""
-
-    path: str
-    offset: int
-    length: int
+Slice = tuple[str, int, int]  # (path, first row, number of rows): one person's rows in one file of `RowsByPerson`
 
 
 class RowsByPerson:
@@ -317,10 +311,10 @@ class RowsByPerson:
         frame.drop(PERSON).rechunk().write_ipc(path, compression="uncompressed")
         offset = 0
         for person, length in frame[PERSON].rle().struct.unnest().select("value", "len").iter_rows():
-            self.slices.setdefault(person, []).append(Slice(str(path), offset, length))
+            self.slices.setdefault(person, []).append((str(path), offset, length))
             offset += length
 
 
 def load_slices(slices: Sequence[Slice]) -> pl.DataFrame:
     """The rows of these slices (at least one), in the order in which they were added."""
-    return pl.concat([pl.scan_ipc(each.path).slice(each.offset, each.length) for each in slices]).collect()
+    return pl.concat([pl.scan_ipc(path).slice(first, rows) for path, first, rows in slices]).collect()
