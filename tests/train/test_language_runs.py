@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import numpy as np
 import pytest
-from small_training import small_dataset
+from short_training import half_hour_dataset
 from tiny_run import MINUTES, save_run, tiny_dataset, tiny_run, tiny_windows
 
 from lsm_jax import objectives
@@ -17,6 +17,7 @@ from lsm_jax.data.spec import data_spec, open_datasets
 from lsm_jax.errors import UserError
 from lsm_jax.train.loop import train
 from lsm_jax.train.mesh import make_mesh, to_devices
+from lsm_jax.train.metrics import read_metrics
 from lsm_jax.train.run import keep_normalisation, load_run, with_encoder_of
 from lsm_jax.train.schedule import TrainSchedule
 from lsm_jax.train.state import make_program
@@ -69,6 +70,17 @@ def test_a_frozen_encoder_is_lsm2s_and_stays_so(folder, tmp_path):
         (folder / "moved").rename(folder / "lsm2")
 
 
+def test_a_run_of_coca_stopped_and_resumed_is_bit_identical(folder, tmp_path):
+    config = configured(folder, **{"language.event_crop_prob": 0.5, "train.duration": "4 steps"})
+    train(config, tmp_path / "whole")
+    for steps in (2, 4):
+        train(with_changes(config, {"train.duration": f"{steps} steps"}), tmp_path / "parts")
+    whole, parts = load_run(tmp_path / "whole"), load_run(tmp_path / "parts")
+    jax.tree.map(np.testing.assert_array_equal, whole.params, parts.params)
+    losses = [[each["loss"] for each in read_metrics(run) if "loss" in each] for run in tmp_path.glob("[wp]*")]
+    assert losses[0] == losses[1] and len(losses[0]) == 4
+
+
 def test_an_encoder_that_is_not_frozen_learns(folder):
     config = configured(folder)
     program, spec = program_of(config)
@@ -88,7 +100,7 @@ def test_an_encoder_of_other_shapes_is_refused_by_name(folder):
 
 
 def test_values_are_normalised_as_the_encoder_knew_them(folder, tmp_path):
-    small_dataset(tmp_path / "data")
+    half_hour_dataset(tmp_path / "data")
     config = configured(
         folder, **{"language.encoder_from": str(folder / "lsm2"), "data.paths": (str(tmp_path / "data"),)}
     )

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import small_training
-from small_training import small_config
+import short_training
+from short_training import short_config
 
 from lsm_jax.errors import UserError
 from lsm_jax.train import processes
@@ -64,11 +64,11 @@ def start_two(dataset: Path, workdir: Path, *overrides: str) -> list[subprocess.
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [sys.executable, small_training.__file__, str(dataset), str(workdir)]
-    both = [f"--coordinator={address}", "--process-count=2", *(f"--config.{override}" for override in overrides)]
+    command = [sys.executable, "-m", "lsm_jax", "train", f"--config={short_training.__file__}", f"--workdir={workdir}"]
+    command += [f"--coordinator={address}", "--process-count=2", f"--config.data.paths={dataset}"]
+    command += [f"--config.{override}" for override in overrides]
     return [
-        subprocess.Popen([*command, *both, f"--process-id={number}"], stderr=subprocess.PIPE, text=True)
-        for number in range(2)
+        subprocess.Popen([*command, f"--process-id={number}"], stderr=subprocess.PIPE, text=True) for number in range(2)
     ]
 
 
@@ -76,7 +76,7 @@ def test_two_processes_train_as_one_stop_together_and_one_goes_on(half_hours: Pa
     changes = ["train.grad_accum_steps=1", "optimizer.schedule=constant", "optimizer.warmup=0 steps"]
     changes += ["checkpoint.every=1000000 steps"]
     alone, shared = tmp_path / "alone", tmp_path / "shared"
-    train(small_config(half_hours, *changes), alone)
+    train(short_config(half_hours, *changes), alone)
     ours = read_metrics(alone)
     processes = start_two(half_hours, shared, *changes, "mesh.slices=2", "train.duration=1000000 steps")
     while len(read_metrics(shared)) < len(ours) and all(process.poll() is None for process in processes):
@@ -87,10 +87,10 @@ def test_two_processes_train_as_one_stop_together_and_one_goes_on(half_hours: Pa
         assert process.returncode == 0, errors[-3000:]
     for one, other in zip(ours, read_metrics(shared), strict=False):
         assert one["step"] == other["step"]
-        for name in {"loss", "validation_loss", "gradient_norm", "hidden_share", "loss_weight"} & {*one}:
+        for name in {"loss", "validation_loss", "gradient_norm", "tokens_visible", "loss_weight"} & {*one}:
             # The order of sums across processes is all that may differ.
             np.testing.assert_allclose(one[name], other[name], rtol=2e-5, err_msg=f"{name} at {one['step']}")
     stopped = load_run(shared).step
-    assert train(small_config(half_hours, *changes, f"train.duration={stopped + 2} steps"), shared) == stopped + 2
+    assert train(short_config(half_hours, *changes, f"train.duration={stopped + 2} steps"), shared) == stopped + 2
     records = read_metrics(shared)
     assert [record["step"] for record in records if "loss" in record] == list(range(1, stopped + 3))
