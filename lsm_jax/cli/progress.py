@@ -1,4 +1,4 @@
-"""The progress bar of verbs that take long."""
+"""A progress bar for long verbs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
-    """A bar on the terminal; yields what tells it how many are done and how many there are."""
-    # Imported late: the rest of the command line should not wait for it.
+    """Shows a bar on the terminal; yields the function `update(done, total)`."""
+    # Imported here, because the rest of the command line should not wait for it.
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,

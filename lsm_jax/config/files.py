@@ -1,8 +1,8 @@
 """Configuration files, command-line overrides and JSON, all resolved to a typed `Config`.
 
 A configuration file is Python: `configs/X.py` has `get_config(variant="") -> ConfigDict`, which starts from
-`defaults()`, and names its variants in `VARIANTS`. `--config.section.key=value` on the command line has the last word.
-An unknown key, a value of another type or one that is no choice is refused, with the names that exist.
+`defaults()`, and names its variants in `VARIANTS`. `--config.section.key=value` on the command line overrides it.
+Unknown keys, values of another type and unknown choices are refused, with the nearest names.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from lsm_jax.errors import UserError, nearest
 
 
 def defaults() -> ConfigDict:
-    """Every key with its default, as a configuration file changes it; keys cannot be added."""
+    """All defaults, for a configuration file to change. Keys cannot be added."""
     return ConfigDict(dataclasses.asdict(Config())).lock()
 
 
@@ -46,7 +46,7 @@ def load_config(location: str, overrides: Sequence[str] = ()) -> Config:
     try:
         config = module.get_config(variant)
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{_place(error, path)}: {str(error).strip(chr(34))}") from error
+        raise UserError(f"{_location(error, path)}: {str(error).strip(chr(34))}") from error
     if not isinstance(config, ConfigDict):
         raise UserError(f"{path}: get_config returned {config!r} instead of a ConfigDict.")
     values = _nested(config)
@@ -56,10 +56,10 @@ def load_config(location: str, overrides: Sequence[str] = ()) -> Config:
 
 
 def resolve(values: ConfigDict | Mapping[str, Any], origin: str = "configuration") -> Config:
-    """The typed configuration of nested values; keys left out have their defaults.
+    """The typed configuration of nested values. Missing keys take their defaults.
 
     Raises:
-      UserError: an unknown key, or a value of another type or choice; names `origin` and the key.
+      UserError: an unknown key, or a value of another type or choice. Names `origin` and the key.
     """
     nested = _nested(values)
     for name in flatten(nested):
@@ -74,7 +74,7 @@ def resolve(values: ConfigDict | Mapping[str, Any], origin: str = "configuration
 
 
 def with_changes(config: Config, changes: Mapping[str, Any], origin: str = "configuration") -> Config:
-    """The configuration with other values at dotted keys, `{"train.batch_size": 8}`; errors as of `resolve`."""
+    """The configuration with changes by dotted key, `{"train.batch_size": 8}`. Raises as `resolve` does."""
     nested = _nested(dataclasses.asdict(config))
     for name, value in changes.items():
         _check_known(name, origin)
@@ -109,15 +109,15 @@ def flatten(config: Config | Mapping[str, Any]) -> dict[str, Any]:
 
 
 def to_json(config: Config) -> str:
-    """The configuration as JSON, for people and for `from_json`."""
+    """The configuration as JSON, which `from_json` reads."""
     return json.dumps(dataclasses.asdict(config), indent=1) + "\n"
 
 
 def from_json(text: str, origin: str) -> Config:
-    """Reads what `to_json` wrote; keys that did not exist then have their defaults.
+    """Reads what `to_json` wrote. Missing keys take their defaults.
 
     Raises:
-      UserError: damaged, or of another version; `origin` is named.
+      UserError: damaged, or with unknown keys. Names `origin`.
     """
     try:
         nested = json.loads(text)
@@ -145,7 +145,7 @@ def _check_known(name: str, origin: str) -> None:
 
 def _refusal(name: str, value: Any) -> str:
     key = key_help().get(name)
-    if key is None:  # a section in place of which something else stands
+    if key is None:  # the name of a section
         return f"{name} needs keys and values, got {value!r}."
     choices = typing.get_args(key.kind) if typing.get_origin(key.kind) is typing.Literal else ()
     expected = {"list": "a list such as a,b,c", "integer": "a whole number", "number": "a number"}.get(key.type_name)
@@ -180,14 +180,14 @@ def _import(path: Path) -> ModuleType:
     try:
         specification.loader.exec_module(module)
     except (SyntaxError, ImportError) as error:
-        raise UserError(f"{_place(error, str(path))}: {error}") from error
+        raise UserError(f"{_location(error, str(path))}: {error}") from error
     if not hasattr(module, "get_config"):
         raise UserError(f'{path} has no function get_config(variant="").')
     return module
 
 
-def _place(error: Exception, path: str) -> str:
-    """`file:line` of the innermost line of the configuration file that led to the error."""
+def _location(error: Exception, path: str) -> str:
+    """`file:line` where the configuration file raised the error."""
     if isinstance(error, SyntaxError):
         return f"{path}:{error.lineno}"
     lines = [frame.lineno for frame in traceback.extract_tb(error.__traceback__) if frame.filename.endswith(path)]

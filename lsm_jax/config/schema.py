@@ -1,7 +1,7 @@
 """Every configuration key: its type, default and meaning. They are defined only here.
 
-The parts of the framework take these sections as arguments. Durations are text: "20000 steps", "10 epochs",
-"500000 examples", or "5 percent" of the whole run. In a tuple of choices (`Literal`) other values are refused.
+The rest of the code takes these sections as arguments. Durations are text: "20000 steps", "10 epochs",
+"500000 examples", or "5 percent" of the whole run.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any, ClassVar, Literal
 
 
 class Strict:
-    """Values are of the type stated, not of one that converts to it."""
+    """Settings of pydantic: values are not converted to another type, unknown keys are refused."""
 
     __pydantic_config__: ClassVar = {"strict": True, "extra": "forbid", "allow_inf_nan": False}
 
 
 def key(default: Any, meaning: str) -> Any:
-    """A key with its default and what `lsm train --help` says of it."""
+    """A key with its default; `lsm train --help` prints its meaning."""
     return dataclasses.field(default=default, metadata={"help": meaning})
 
 
@@ -138,7 +138,7 @@ class LanguageConfig(Strict):
 
 @dataclasses.dataclass(frozen=True)
 class ObjectiveConfig(Strict):
-    """What is learnt."""
+    """The training objective."""
 
     name: str = key("masked_reconstruction", "masked_reconstruction (LSM-2); clip, siglip, cap, coca (SensorLM)")
 
@@ -224,7 +224,7 @@ class Config(Strict):
 
 @dataclasses.dataclass(frozen=True)
 class KeyHelp:
-    """What `lsm train --help` and error messages say of a key.
+    """Type, default and meaning of a key, for `--help` and error messages.
 
     Attributes:
       section, section_meaning: "general" for keys outside of sections.
