@@ -1,4 +1,4 @@
-"""What every room's tests share: a compile cache, the real recordings, processes with as many devices as asked."""
+"""Shared by all tests: a compile cache, the real recordings, and subprocesses with a given number of devices."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is known of the hardware: published figures of chips, measured peaks, compiler options by platform."""
+"""Hardware: published figures of chips, measured peaks, compiler options by platform."""
 
 from __future__ import annotations
 

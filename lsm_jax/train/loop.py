@@ -169,7 +169,7 @@ def init_or_restore(
         return state, 0
     saved = sum(restored.seconds.values())
     clock.restore(restored.seconds, lost=max(reached - saved, 0.0))
-    reporter.message(f"goes on from checkpoint {int(restored.state.step)} after {saved:.0f} s of training")
+    reporter.message(f"resumes from checkpoint {int(restored.state.step)} after {saved:.0f} s of training")
     return restored.state, restored.position
 
 
@@ -266,5 +266,5 @@ def summary(step: int, total: int, workdir: Path, clock: Clock) -> str:
     seconds = clock.seconds()
     wall = sum(seconds.values())
     shares = ", ".join(f"{bucket} {value / wall:.0%}" for bucket, value in seconds.items() if value >= 0.005 * wall)
-    how = "finished" if step >= total else f"stopped early; the same command goes on to {total}"
+    how = "finished" if step >= total else f"stopped early; the same command resumes it up to {total}"
     return f"step {step}: {how}. {wall:.0f} s: {shares}. Run folder: {workdir}"

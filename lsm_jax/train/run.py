@@ -91,7 +91,7 @@ def whole_steps(workdir: Path | str) -> list[int]:
 
 
 def _find_step(folder: Path, step: int | None) -> int:
-    """The step asked for, or the newest; UserError if it is missing or damaged."""
+    """The given step, or the newest undamaged one; UserError if there is none."""
     saved = sorted(saved_steps(folder), reverse=True)
     if step is not None and step not in saved:
         listed = ", ".join(map(str, saved[::-1])) or "none"

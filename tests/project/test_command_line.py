@@ -1,4 +1,4 @@
-"""The command `lsm` itself: help, refusals and exit codes, which hold for every verb alike."""
+"""The command `lsm`: help, refusals and exit codes of every verb."""
 
 from __future__ import annotations
 

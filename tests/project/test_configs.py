@@ -44,11 +44,11 @@ def test_a_shipped_configuration_loads_and_its_gradient_traces(location: str) ->
     objective = build(config, DataSpec(channels, moments, moments + 1, config.data.window_minutes, moments + 0.5))
     windows = 2 * config.rows.windows_per_row
     cells = (windows, config.data.window_minutes, len(channels))
-    whole = jax.ShapeDtypeStruct((windows,), np.int32)
+    integers = jax.ShapeDtypeStruct((windows,), np.int32)
     batch = {
         "values": jax.ShapeDtypeStruct(cells, np.float32),
         "observed": jax.ShapeDtypeStruct(cells, np.bool_),
-        "start_minute": whole, "weekday": whole, "window_id": whole,
+        "start_minute": integers, "weekday": integers, "window_id": integers,
     }  # fmt: skip
     if config.language.levels:
         batch["text"] = jax.ShapeDtypeStruct((windows, config.language.text_length), np.int32)

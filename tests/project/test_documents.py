@@ -32,9 +32,8 @@ def commands(program: str) -> list[tuple[str, list[str]]]:
     for document in DOCUMENTS:
         for line in shell_lines(document):
             words = shlex.split(line)
-            places = [place for place, word in enumerate(words) if word == program]
-            if places:
-                found.append((document.name, words[places[0] + 1 :]))
+            if program in words:
+                found.append((document.name, words[words.index(program) + 1 :]))
     return found
 
 
@@ -50,8 +49,7 @@ def test_every_lsm_command_in_the_documents_parses(arguments: list[str]) -> None
 
 
 def test_the_readme_shows_every_verb() -> None:
-    shown = {words[0] for _, words in commands("lsm") if words}
-    assert set(command.VERBS) <= shown
+    assert set(command.VERBS) <= {words[0] for _, words in commands("lsm") if words}
 
 
 def test_scripts_and_configs_named_in_the_documents_exist() -> None:

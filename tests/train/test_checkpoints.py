@@ -1,4 +1,4 @@
-"""Checkpoints under damage: what is whole is taken exactly, what is not is never taken."""
+"""Checkpoints under damage: an undamaged one is restored exactly, a damaged one never."""
 
 from __future__ import annotations
 
@@ -100,9 +100,9 @@ def files_of(checkpoint: Path) -> list[Path]:
     return [file for file in sorted(checkpoint.rglob("*")) if file.is_file()]
 
 
-def hurt(file: Path, way: str, place: float) -> None:
+def hurt(file: Path, way: str, position: float) -> None:
     content = bytearray(file.read_bytes())
-    at = int(place * max(len(content) - 1, 0))
+    at = int(position * max(len(content) - 1, 0))
     match way:
         case "delete":
             file.unlink()

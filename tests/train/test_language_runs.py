@@ -58,10 +58,10 @@ def test_a_frozen_encoder_is_lsm2s_and_stays_so(folder, tmp_path):
     train(config, tmp_path / "run")
     before, after = load_run(folder / "lsm2"), load_run(tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, after.params["encoder"], before.params["encoder"])
-    newborn = objectives.build(config, after.spec).init(jax.random.split(jax.random.key(config.seed))[0])
-    assert np.abs(after.params["decoder"]["norm"]["scale"] - newborn["decoder"]["norm"]["scale"]).max() > 0
+    initial = objectives.build(config, after.spec).init(jax.random.split(jax.random.key(config.seed))[0])
+    assert np.abs(after.params["decoder"]["norm"]["scale"] - initial["decoder"]["norm"]["scale"]).max() > 0
     assert after.tokenizer is not None and after.tokenizer.vocabulary == 300
-    # What it began with may be gone.
+    # The LSM-2 run may be gone by then.
     config = with_changes(config, {"train.duration": "3 steps"})
     (folder / "lsm2").rename(folder / "moved")
     try:
@@ -104,10 +104,10 @@ def test_values_are_normalised_as_the_encoder_knew_them(folder, tmp_path):
     config = configured(
         folder, **{"language.encoder_from": str(folder / "lsm2"), "data.paths": (str(tmp_path / "data"),)}
     )
-    own, known = data_spec(config.data, open_datasets(config.data)), load_run(folder / "lsm2").spec
+    own, pretrained = data_spec(config.data, open_datasets(config.data)), load_run(folder / "lsm2").spec
     taken = keep_normalisation(own, tmp_path, config)
-    assert taken.channels == own.channels == known.channels
-    np.testing.assert_array_equal(taken.mean, known.mean)
+    assert taken.channels == own.channels == pretrained.channels
+    np.testing.assert_array_equal(taken.mean, pretrained.mean)
     assert np.abs(taken.mean - own.mean).max() > 0
     np.testing.assert_array_equal(taken.observed_share, own.observed_share)
 

@@ -61,10 +61,10 @@ def test_a_run_leaves_what_the_design_promises(half_hours: Path, whole_run: Path
 
 
 def test_the_validation_loss_falls(half_hours: Path, tmp_path: Path) -> None:
-    changes = ["train.duration=80 steps", "evaluate.every=80 steps", "train.ema_decay=0", "checkpoint.every=80 steps"]
+    changes = ["train.duration=60 steps", "evaluate.every=60 steps", "train.ema_decay=0", "checkpoint.every=60 steps"]
     train(short_config(half_hours, *changes, "optimizer.learning_rate=1e-2"), tmp_path)
     losses = [record["validation_loss"] for record in read_metrics(tmp_path) if "validation_loss" in record]
-    assert losses[-1] < 0.9 * losses[0]
+    assert losses[-1] < 0.8 * losses[0]
 
 
 def test_checkpoints_hold_their_steps_data_position_and_what_was_evaluated(half_hours: Path, whole_run: Path) -> None:
@@ -272,7 +272,7 @@ def test_a_run_lists_whom_it_was_trained_on(half_hours: Path, tmp_path: Path) ->
 
 def test_another_configuration_is_refused_by_key(half_hours: Path, whole_run: Path) -> None:
     before = (whole_run / "config.json").read_bytes()
-    with pytest.raises(UserError, match=r"optimizer\.learning_rate was 0\.001, is 0\.5; seed was 0, is 1"):
+    with pytest.raises(UserError, match=r"seed was 0, is 1; optimizer\.learning_rate was 0\.001, is 0\.5"):
         train(short_config(half_hours, "seed=1", "optimizer.learning_rate=0.5"), whole_run)
     assert (whole_run / "config.json").read_bytes() == before
 

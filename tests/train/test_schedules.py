@@ -114,8 +114,8 @@ def test_adamw_is_optax_adamw_on_the_clipped_gradient() -> None:
     config = OptimizerConfig(weight_decay=0.0, clip_norm=0.1)
     norm = optax.tree.norm(params)
     plain = optax.adamw(0.1, *config.betas, config.epsilon, weight_decay=0.0)
-    wanted, _ = plain.update(jax.tree.map(lambda leaf: leaf * 0.1 / norm, params), plain.init(params), params)
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), update(config, params, params), wanted)
+    expected, _ = plain.update(jax.tree.map(lambda leaf: leaf * 0.1 / norm, params), plain.init(params), params)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5), update(config, params, params), expected)
 
 
 def test_muon_orthogonalises_every_matrix_of_a_stack_by_itself() -> None:
