@@ -72,9 +72,9 @@ def test_a_frozen_encoder_is_lsm2s_and_stays_so(folder, tmp_path):
 
 def test_a_run_of_coca_stopped_and_resumed_is_bit_identical(folder, tmp_path):
     config = configured(folder, **{"language.event_crop_prob": 0.5, "train.duration": "4 steps"})
-    train(config, tmp_path / "whole")
+    assert train(config, tmp_path / "whole") == 4
     for steps in (2, 4):
-        train(with_changes(config, {"train.duration": f"{steps} steps"}), tmp_path / "parts")
+        assert train(with_changes(config, {"train.duration": f"{steps} steps"}), tmp_path / "parts") == steps
     whole, parts = load_run(tmp_path / "whole"), load_run(tmp_path / "parts")
     jax.tree.map(np.testing.assert_array_equal, whole.params, parts.params)
     losses = [[each["loss"] for each in read_metrics(run) if "loss" in each] for run in tmp_path.glob("[wp]*")]
