@@ -47,7 +47,6 @@ class SensorLanguage(NetworkObjective):
     """A sensor-text model: embeddings of windows and texts, and captions.
 
     Attributes:
-      tokens: the token grid.
       rows: the section `rows` with a resolved `encoder_length`.
       size, model, language: size and sections of the network; `model` has a resolved `dtype`.
       variant: `clip`, `siglip`, `cap` or `coca`.
@@ -66,8 +65,7 @@ class SensorLanguage(NetworkObjective):
         self.model = with_compute_dtype(config.model)
         self.compares_windows, self.captions = self.variant in CONTRASTIVE, self.variant in CAPTIONING
         self.frozen = ("encoder",) if self.language.freeze_encoder else ()
-        decoder = "text" if self.captions else "none"
-        self.implementations = implementations(self.model, self.model.attention, decoder)
+        self.implementations = implementations(self.model, self.model.attention, "text" if self.captions else "none")
         self._encoder_shapes = self.trace_network()["encoder"]
 
     def network(self, rng: PRNGKeyArray) -> SensorLanguageModel:
@@ -169,8 +167,7 @@ class SensorLanguage(NetworkObjective):
             loss = contrastive.sigmoid_loss(*pair, valid, scale, network.contrast.bias[...], axes)
         else:
             loss = contrastive.softmax_loss(*pair, valid, scale, axes)
-        accuracy = contrastive.in_batch_accuracy(*pair, valid, axes)
-        return loss, {"retrieval_accuracy": accuracy, "scale": scale}
+        return loss, {"retrieval_accuracy": contrastive.in_batch_accuracy(*pair, valid, axes), "scale": scale}
 
     def _attention_shapes(self, rows: Rows, ids: Int[Array, "b l"]) -> list[AttentionShape]:
         passes = 1 if self.frozen else 3
