@@ -140,7 +140,10 @@ class LanguageConfig(Strict):
 class ObjectiveConfig(Strict):
     """The training objective."""
 
-    name: str = key("masked_reconstruction", "masked_reconstruction (LSM-2); clip, siglip, cap, coca (SensorLM)")
+    name: str = key(
+        "masked_reconstruction",
+        "masked_reconstruction (LSM-2), imputed_reconstruction (LSM-1); clip, siglip, cap, coca (SensorLM)",
+    )
 
 
 @dataclasses.dataclass(frozen=True)

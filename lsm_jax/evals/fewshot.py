@@ -33,7 +33,9 @@ class FewShot(DatasetSuite):
     """Probes of k days per class, the mean of five draws, next to probes of all training days."""
 
     name: ClassVar[str] = "fewshot"
-    objectives: ClassVar[tuple[str, ...]] = ("masked_reconstruction", "clip", "siglip", "coca")
+    objectives: ClassVar[tuple[str, ...]] = (
+        "masked_reconstruction", "imputed_reconstruction", "clip", "siglip", "coca",
+    )  # fmt: skip
 
     def score(self, run: Run, dataset: Dataset) -> tuple[list[Row], list[str], list[Row]]:
         """See `DatasetSuite.score`. A k is left out where some class has fewer training days."""

@@ -56,7 +56,7 @@ class Generative(Suite):
     """
 
     name: ClassVar[str] = "generative"
-    objectives: ClassVar[tuple[str, ...]] = ("masked_reconstruction",)
+    objectives: ClassVar[tuple[str, ...]] = ("masked_reconstruction", "imputed_reconstruction")
 
     tasks: tuple[Task, ...] = GENERATIVE_TASKS
 

@@ -2,6 +2,7 @@
 
 LSM: `base` is the paper's 25M (arXiv 2506.05321: ViT-S encoder, 4 decoder layers; a decoder width of 256 is one of two
 readings). The others are ours: `tiny` and `small` for a laptop, `large` and `1b` for pods.
+LSM-1 (arXiv 2410.13638) publishes parameter counts; `lsm1-*` are the ViTs with an MAE decoder that have them.
 SensorLM: `b` is from the paper's table (arXiv 2506.09108). The depth of its decoder and all other sizes are ours; `xl`
 has the published 1.27B parameters. The encoders of `tiny` and `s` are those of LSM's `tiny` and `base`.
 """
@@ -52,6 +53,10 @@ SIZES: Mapping[str, str] = {
     "base": "12x384x6x1536+4x256x4x1024",
     "large": "24x1024x16x4096+8x512x8x2048",
     "1b": "24x1792x14x7168+8x512x8x2048",
+    "lsm1-2m": "4x192x3x768+2x128x4x512",
+    "lsm1-7m": "12x192x3x768+4x192x3x768",
+    "lsm1-110m": "12x768x12x3072+8x512x16x2048",
+    "lsm1-328m": "24x1024x16x4096+8x512x16x2048",
 }
 LANGUAGE_SIZES: Mapping[str, str] = {
     "tiny": "4x96x4x384+3x96x4x384+3x96x4x384",

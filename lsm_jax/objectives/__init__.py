@@ -8,6 +8,7 @@ from lsm_jax.config import Config
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError, nearest
 from lsm_jax.objectives.base import MaskedObjective, Objective
+from lsm_jax.objectives.imputed import ImputedReconstruction
 from lsm_jax.objectives.masked import MaskedReconstruction
 from lsm_jax.objectives.sensor_language import VARIANTS, SensorLanguage
 
@@ -15,6 +16,7 @@ __all__ = ["OBJECTIVES", "MaskedObjective", "Objective", "build", "masked", "sen
 
 OBJECTIVES: Mapping[str, Callable[[Config, DataSpec], Objective]] = {
     "masked_reconstruction": MaskedReconstruction,
+    "imputed_reconstruction": ImputedReconstruction,
     **dict.fromkeys(VARIANTS, SensorLanguage),
 }
 
@@ -36,7 +38,9 @@ def build(config: Config, spec: DataSpec) -> Objective:
 def masked(objective: Objective) -> MaskedObjective:
     """The objective, if it can reconstruct and embed windows; UserError otherwise."""
     if not isinstance(objective, MaskedObjective):
-        raise UserError(f"the objective {type(objective).__name__} does not reconstruct windows; use a run of LSM-2.")
+        raise UserError(
+            f"the objective {type(objective).__name__} does not reconstruct windows; use a run of LSM-1 or LSM-2."
+        )
     return objective
 
 

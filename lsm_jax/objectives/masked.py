@@ -1,4 +1,4 @@
-"""Masked reconstruction: the objective of LSM-1 and LSM-2 (arXiv 2410.13638, 2506.05321).
+"""Masked reconstruction: the objective of LSM-2 (arXiv 2506.05321). LSM-1 fills gaps first (`imputed`).
 
 The model sees neither missing tokens (the inherited mask) nor tokens hidden for training (the artificial mask). The
 loss is taken per observed cell of artificially hidden tokens.

@@ -31,6 +31,7 @@ _HEADLINES = (
 )
 _LOSSES = {
     "masked_reconstruction": "masked MSE (z)",
+    "imputed_reconstruction": "masked MSE (z), imputed cells included",
     "clip": "contrastive loss (nats / pair)",
     "siglip": "sigmoid loss (nats / window)",
     "cap": "captioning loss (nats / token)",
@@ -39,6 +40,7 @@ _LOSSES = {
 _CONTRASTIVE = ("zeroshot", "fewshot", "retrieval")
 _SUITES = {
     "masked_reconstruction": ("generative",),
+    "imputed_reconstruction": ("generative",),
     "clip": _CONTRASTIVE,
     "siglip": _CONTRASTIVE,
     "cap": ("captioning",),

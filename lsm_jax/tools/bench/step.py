@@ -79,7 +79,7 @@ def measure(
         for dtype in settings.dtype:
             prepared = _prepared(config, settings.batch_size, dtype)
             objective = objectives.build(prepared, spec)
-            if not isinstance(objective, MaskedReconstruction):
+            if type(objective) is not MaskedReconstruction:
                 raise UserError(f"objective.name={config.objective.name!r}: only masked reconstruction is measured.")
             grid = objective.tokens
             observed = [grid.tokens_observed(grid.cells(jnp.asarray(batch["observed"]))) for batch in batches]

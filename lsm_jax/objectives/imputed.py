@@ -1,0 +1,56 @@
+"""Masked reconstruction of imputed windows: the objective of LSM-1 (arXiv 2410.13638).
+
+Gaps are filled first (`tokens.imputation`), so every token is an input or a target, and the loss counts imputed cells
+like recorded ones, as published. Evaluation scores recorded cells only.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from lsm_jax.config import Config
+from lsm_jax.data.spec import DataSpec
+from lsm_jax.nn.flops import AttentionShape
+from lsm_jax.objectives.base import Batch, Metrics, Params
+from lsm_jax.objectives.masked import MaskedReconstruction
+from lsm_jax.tokens.imputation import impute
+
+_impute = jax.jit(impute)
+
+
+class ImputedReconstruction(MaskedReconstruction):
+    """Masked reconstruction in which every cell of a window is observed, recorded or imputed."""
+
+    def __init__(self, config: Config, spec: DataSpec) -> None:
+        super().__init__(config, dataclasses.replace(spec, observed_share=np.ones_like(spec.observed_share)))
+
+    def loss(self, params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Float[Array, ""], Metrics]:
+        """Mean squared error (z-scored) over all cells of hidden tokens, imputed ones included."""
+        return super().loss(params, impute(batch), rng)
+
+    def attention_shapes(self, batch: Batch, rng: PRNGKeyArray) -> list[AttentionShape]:
+        """See `Objective.attention_shapes`."""
+        return super().attention_shapes(impute(batch), rng)
+
+    def hidden(self, batch: Batch, rng: PRNGKeyArray) -> Bool[Array, "b n"]:
+        """See `MaskedReconstruction.hidden`."""
+        return super().hidden(impute(batch), rng)
+
+    def reconstruct(self, params: Params, batch: Batch, hidden: Bool[Array, "b n"]) -> Float[Array, "b t c"]:
+        """Predictions (z-scored) at every cell of `hidden` tokens, the input elsewhere, 0 where nothing was recorded.
+
+        Cells of hidden tokens are removed before gaps are filled, so that no line is drawn to a hidden value.
+        """
+        cells = jnp.repeat(jnp.asarray(hidden)[:, :, None], self.tokens.cells_per_token, axis=2)
+        hidden_cells, observed = self.tokens.windows(cells), jnp.asarray(batch["observed"])
+        imputed = _impute({**batch, "observed": observed & ~hidden_cells})
+        return jnp.where(observed | hidden_cells, super().reconstruct(params, imputed, hidden), 0)
+
+    def embed(self, params: Params, batch: Batch) -> Float[Array, "b d"]:
+        """The mean of the encoder's output over all tokens; zeros for a window without a recorded cell."""
+        return super().embed(params, _impute(dict(batch)))
