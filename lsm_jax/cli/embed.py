@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lsm_jax.errors import UserError
 
+POOLINGS = ("mean", "mean_sd", "channel", "hour")  # of objectives.pooling, whose import would slow help down
 HELP = "turn days and people into embeddings, as Parquet"
 EXAMPLE = "lsm embed --workdir runs/lsm2 --data data/fitabase --out embeddings.parquet"
 
@@ -20,6 +21,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--out", type=Path, required=True, metavar="FILE.parquet", help="a row per day; FILE.people.parquet per person"
     )
     parser.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step; the newest where left out")
+    parser.add_argument(
+        "--pooling",
+        choices=POOLINGS,
+        default="mean",
+        help="how tokens become a day: mean, mean_sd, channel, hour (mean)",
+    )
     parser.add_argument("--batch-size", type=int, default=32, metavar="B", help="windows per model call (32)")
 
 
@@ -40,8 +47,9 @@ def run(args: argparse.Namespace) -> int:
     loaded, dataset = load_run(args.workdir, args.step), open_dataset(args.data)
     with progress_bar(f"embedding {dataset.name}: windows") as progress:
         written = write_embeddings(
-            loaded, dataset, args.out, splits=splits, batch_size=args.batch_size, progress=progress
-        )
+            loaded, dataset, args.out, splits=splits, batch_size=args.batch_size, pooling=args.pooling,
+            progress=progress,
+        )  # fmt: skip
     print(f"{written.days_file}: {written.days} days, {written.width} numbers each ({written.empty_days} had no token)")
     print(f"{written.people_file}: {written.people} people")
     return 0

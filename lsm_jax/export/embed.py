@@ -1,7 +1,8 @@
 """Embeddings of days and of people, streamed to Parquet.
 
-The embedding of a day is the mean of the encoder's output over observed tokens (LSM-2, arXiv 2506.05321). Nothing is
-imputed, and the values of missing cells change nothing. The embedding of a person is the mean over their days.
+The embedding of a day is the encoder's output pooled over observed tokens; LSM-2 takes the mean (arXiv 2506.05321).
+Nothing is imputed, and the values of missing cells change nothing. The embedding of a person is the mean over their
+days.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from lsm_jax.data.loader import WindowInfo, evaluation_batches
 from lsm_jax.data.store import SPLITS, Dataset
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.objectives import masked
+from lsm_jax.objectives.pooling import check_pooling
 from lsm_jax.train.run import Run
 
 
@@ -50,6 +52,7 @@ def write_embeddings(
     *,
     splits: Sequence[str] = SPLITS,
     batch_size: int = 32,
+    pooling: str = "mean",
     progress: Callable[[int, int], None] | None = None,
 ) -> EmbeddingFiles:
     """Embeds every window of a dataset's `splits`. Memory holds one batch, and a sum per person.
@@ -58,11 +61,15 @@ def write_embeddings(
     `observed_share` (of the run's channels), a column per label of the dataset, `embedding` (list of float32). Writes
     `OUT.people.parquet`, a row per person: `participant`, `split`, `days` with an embedding, labels, `embedding`.
 
+    Args:
+      pooling: how tokens become a day (`objectives.pooling.POOLINGS`).
+
     Raises:
-      UserError: the objective does not embed, or the dataset shares no channel with the run.
+      UserError: the objective does not embed, the dataset shares no channel with the run, or an unknown pooling.
       RunError: an embedding is not finite.
     """
     masked(run.objective)
+    check_pooling(pooling)
     if not {*dataset.channels} & {*run.spec.channels}:
         raise UserError(
             f"dataset {dataset.name} has none of the run's channels: it has {', '.join(dataset.channels)}, the run "
@@ -78,7 +85,7 @@ def write_embeddings(
     sums: dict[str, Float[np.ndarray, " d"]] = {}
     width = 0
     with pyarrow.parquet.ParquetWriter(partial, pl.DataFrame(schema=schema).to_arrow().schema) as writer:
-        for rows in _embed_days(run, dataset, splits, batch_size, labels, progress):
+        for rows in _embed_days(run, dataset, splits, batch_size, pooling, labels, progress):
             writer.write_table(pl.DataFrame(rows, schema).to_arrow())
             for row in rows:
                 if row["embedding"] is not None:
@@ -122,6 +129,7 @@ def _embed_days(
     dataset: Dataset,
     splits: Sequence[str],
     batch_size: int,
+    pooling: str,
     labels: Mapping[str, type[pl.DataType]],
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[list[dict[str, Any]]]:
@@ -129,7 +137,7 @@ def _embed_days(
     total, done = sum(len(dataset.source(split)) for split in splits), 0
     for split in splits:
         for batch, infos in evaluation_batches(dataset.source(split), run.spec, batch_size):
-            output = masked(run.objective).embed(run.params, jax.tree.map(jnp.asarray, batch))
+            output = masked(run.objective).embed(run.params, jax.tree.map(jnp.asarray, batch), pooling)
             embeddings = np.asarray(output, np.float32)[: len(infos)]
             if not np.isfinite(embeddings).all():
                 raise RunError(f"the model of step {run.step} gives embeddings that are not finite.")

@@ -15,6 +15,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from lsm_jax.config import ModelConfig
 from lsm_jax.nn.flops import AttentionShape
+from lsm_jax.objectives.pooling import TokenEmbeddings
 from lsm_jax.tokens.grid import TokenGrid
 from lsm_jax.tokens.row_lengths import bucket_length
 
@@ -69,8 +70,12 @@ class MaskedObjective(Objective):
         """Predictions (z-scored) at every cell of `hidden` tokens, the input elsewhere."""
         raise NotImplementedError
 
-    def embed(self, params: Params, batch: Batch) -> Float[Array, "b d"]:
-        """The mean of the encoder's output over observed tokens."""
+    def embed_tokens(self, params: Params, batch: Batch) -> TokenEmbeddings:
+        """The encoder's output for every observed token of each window."""
+        raise NotImplementedError
+
+    def embed(self, params: Params, batch: Batch, pooling: str = "mean") -> Float[Array, "b d"]:
+        """`embed_tokens` pooled (`pooling.POOLINGS`); zeros where there is no token."""
         raise NotImplementedError
 
 
@@ -100,6 +105,18 @@ class NetworkObjective(Objective):
     def restored(self, params: Params) -> Any:
         """The network with these parameters."""
         return nnx.merge(self._graph, nnx.State(params))
+
+    def encode_tokens(self, length: int, params: Params, batch: Batch) -> TokenEmbeddings:
+        """The encoder's output for the observed tokens, at most `length` of each window. Pure: it can be traced."""
+        raise NotImplementedError
+
+    def embed_tokens(self, params: Params, batch: Batch) -> TokenEmbeddings:
+        """The encoder's output for every observed token. Row lengths follow the batch, so this cannot be traced."""
+        return self._embed_tokens(self.length_for(self.observed(batch)), params, sensor_part(batch))
+
+    @functools.partial(jax.jit, static_argnums=(0, 1))
+    def _embed_tokens(self, length: int, params: Params, batch: Batch) -> TokenEmbeddings:
+        return self.encode_tokens(length, params, batch)
 
     def observed(self, batch: Batch) -> Bool[Array, "b n"]:
         """The observed tokens of a batch."""

@@ -30,6 +30,7 @@ from lsm_jax.objectives.base import (
     sensor_part,
     with_compute_dtype,
 )
+from lsm_jax.objectives.pooling import TokenEmbeddings, pool
 from lsm_jax.tokens.grid import TokenCells, TokenGrid
 from lsm_jax.tokens.masking import MaskedBatch, mask_and_pack, pack_decoder, training_masks, window_keys
 from lsm_jax.tokens.policies import PolicyMixture
@@ -102,9 +103,17 @@ class MaskedReconstruction(NetworkObjective, MaskedObjective):
         lengths = min(self.length_for(visible), self.max_context_tokens), self.length_for(hidden)
         return self._reconstruct(*lengths, params, sensor_part(batch), hidden)
 
-    def embed(self, params: Params, batch: Batch) -> Float[Array, "b d"]:
-        """The mean of the encoder's output over every observed token; zeros for a window without any."""
-        return self._embed(self.length_for(self.observed(batch)), params, sensor_part(batch))
+    def embed(self, params: Params, batch: Batch, pooling: str = "mean") -> Float[Array, "b d"]:
+        """`embed_tokens` pooled (`pooling.POOLINGS`); zeros where there is no token."""
+        return self._embed(self.length_for(self.observed(batch)), pooling, params, sensor_part(batch))
+
+    def encode_tokens(self, length: int, params: Params, batch: Batch) -> TokenEmbeddings:
+        """The encoder's output for the observed tokens, at most `length` of each window. Pure: it can be traced."""
+        cells = self.tokens.tokenize(batch)
+        tokens_observed = self.tokens.tokens_observed(cells.observed)
+        rows = pack(window_keys(jax.random.key(0), batch["window_id"]), tokens_observed, 1, length)
+        encoded = self.restored(params).encoder(cells, rows).astype(jnp.float32)
+        return TokenEmbeddings(encoded, rows.token_index, rows.segment > 0)
 
     def _attention(self) -> str:
         """The attention implementations of encoder and decoder."""
@@ -162,11 +171,6 @@ class MaskedReconstruction(NetworkObjective, MaskedObjective):
         by_token = jnp.take_along_axis(predicted, targets.slots_of(dense(hidden))[:, :, None], axis=1)
         return self.tokens.windows(jnp.where(hidden[:, :, None], by_token, cells.values))
 
-    @functools.partial(jax.jit, static_argnums=(0, 1))
-    def _embed(self, length: int, params: Params, batch: Batch) -> Float[Array, "b d"]:
-        cells = self.tokens.tokenize(batch)
-        tokens_observed = self.tokens.tokens_observed(cells.observed)
-        rows = pack(window_keys(jax.random.key(0), batch["window_id"]), tokens_observed, 1, length)
-        encoded = self.restored(params).encoder(cells, rows).astype(jnp.float32)
-        is_token = (rows.segment > 0)[:, :, None]
-        return jnp.where(is_token, encoded, 0).sum(axis=1) / jnp.maximum(is_token.sum(axis=1), 1)
+    @functools.partial(jax.jit, static_argnums=(0, 1, 2))
+    def _embed(self, length: int, pooling: str, params: Params, batch: Batch) -> Float[Array, "b d"]:
+        return pool(self.encode_tokens(length, params, batch), self.tokens, pooling)

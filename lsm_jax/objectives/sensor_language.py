@@ -35,6 +35,7 @@ from lsm_jax.objectives.base import (
     sensor_part,
     with_compute_dtype,
 )
+from lsm_jax.objectives.pooling import TokenEmbeddings
 from lsm_jax.tokens.grid import TokenGrid
 from lsm_jax.tokens.masking import check_rows, window_keys
 from lsm_jax.tokens.row_lengths import row_length
@@ -105,6 +106,11 @@ class SensorLanguage(NetworkObjective):
         """L2-normalised embeddings of windows, from all their observed tokens, in the space shared with texts."""
         self._check_supports(CONTRASTIVE, "compares windows with texts")
         return self._embed_sensor(self.length_for(self.observed(batch)), params, sensor_part(batch))
+
+    def encode_tokens(self, length: int, params: Params, batch: Batch) -> TokenEmbeddings:
+        """The encoder's output for the observed tokens, at most `length` of each window. Pure: it can be traced."""
+        _, encoded, rows = self.encode_observed(length, params, batch)
+        return TokenEmbeddings(encoded.astype(jnp.float32), rows.token_index, rows.segment > 0)
 
     def embed_text(self, params: Params, ids: Int[Array, "t l"]) -> Float[Array, "t e"]:
         """L2-normalised embeddings of texts, in the space shared with windows."""

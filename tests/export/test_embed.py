@@ -99,7 +99,7 @@ def test_a_broken_model_leaves_no_file(run, dataset, tmp_path):
     class Broken(MaskedObjective):
         tokens = run.objective.tokens
 
-        def embed(self, params, batch):
+        def embed(self, params, batch, pooling="mean"):
             return np.full((len(batch["values"]), 4), np.nan)
 
     with pytest.raises(RunError, match="not finite"):

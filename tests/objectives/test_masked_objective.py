@@ -216,6 +216,27 @@ def test_embeddings_are_means_over_observed_tokens_of_each_window_alone():
     assert (np.asarray(made.embed(params, empty)) == 0).all()
 
 
+def test_poolings_are_statistics_of_the_token_embeddings():
+    made, _ = learner()
+    params, data = perturbed_params(made), batch()
+    tokens = made.embed_tokens(params, data)
+    vectors, index, real = (np.asarray(part) for part in tokens)
+    np.testing.assert_array_equal(
+        np.sort(np.where(real, index, -1)[0])[-real[0].sum() :], np.flatnonzero(made.observed(data)[0])
+    )
+    grid, own = made.tokens, vectors[0][real[0]]
+    close(made.embed(params, data)[0], own.mean(axis=0))
+    close(made.embed(params, data, "mean_sd")[0], np.concatenate([own.mean(axis=0), own.std(axis=0)]))
+    channel = index[0][real[0]] % grid.groups
+    hour = index[0][real[0]] // grid.groups * grid.patch_minutes // 60
+    hours = -(-grid.window_minutes // 60)
+    for pooling, part, parts in (("channel", channel, grid.groups), ("hour", hour, hours)):
+        each = [own[part == i].mean(axis=0) if (part == i).any() else np.zeros(own.shape[1]) for i in range(parts)]
+        close(made.embed(params, data, pooling)[0], np.concatenate(each))
+    with pytest.raises(UserError, match=r"no pooling 'means'\. Did you mean 'mean'"):
+        made.embed(params, data, "means")
+
+
 def test_embeddings_read_every_token_however_few_reconstructions_do():
     made, few = learner()[0], objective(rows__eval_max_tokens=8)
     params, data = perturbed_params(made), batch()

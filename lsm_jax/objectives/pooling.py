@@ -1,0 +1,68 @@
+"""From token embeddings to one vector: a named choice of what is averaged over what."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from jaxtyping import Array, Bool, Float, Int
+
+from lsm_jax.errors import UserError, nearest
+from lsm_jax.tokens.grid import TokenGrid
+
+POOLINGS = {
+    "mean": "mean over tokens",
+    "mean_sd": "mean and standard deviation over tokens",
+    "channel": "mean of each channel (or channel group), one after the other",
+    "hour": "mean of each hour of the window, one after the other",
+}
+_HOUR = 60
+
+
+class TokenEmbeddings(NamedTuple):
+    """The encoder's output for the observed tokens of windows, as JAX or NumPy arrays.
+
+    Attributes:
+      vectors: the encoded tokens, float32.
+      token: the index of each in the window's grid; patch `token // groups`, channel group `token % groups`.
+      real: False in slots that hold no token.
+    """
+
+    vectors: Float[Array, "b s d"]
+    token: Int[Array, "b s"]
+    real: Bool[Array, "b s"]
+
+
+def pool(tokens: TokenEmbeddings, grid: TokenGrid, pooling: str, empty: float = 0.0) -> Float[Array, "b f"]:
+    """One vector per window.
+
+    Args:
+      pooling: a name of `POOLINGS`.
+      empty: what a part without a token (a channel, an hour, a whole window) gets.
+    """
+    check_pooling(pooling)
+    xp = tokens.vectors.__array_namespace__()
+    part, parts = _parts(tokens.token, grid, pooling)
+    member = tokens.real[:, None] & (part[:, None] == xp.arange(parts)[:, None])
+    count = member.sum(axis=2)[:, :, None]
+    vectors = xp.where(tokens.real[:, :, None], tokens.vectors, 0)
+    pooled = member.astype(vectors.dtype) @ vectors / xp.maximum(count, 1)
+    if pooling == "mean_sd":
+        deviations = xp.where(tokens.real[:, :, None], vectors - pooled, 0)
+        sd = xp.sqrt((deviations**2).sum(axis=1, keepdims=True) / xp.maximum(count, 1))
+        pooled = xp.concatenate([pooled, sd], axis=2)
+    return xp.where(count > 0, pooled, empty).reshape(len(vectors), -1).astype(vectors.dtype)
+
+
+def check_pooling(pooling: str) -> None:
+    """UserError for a name that is not in `POOLINGS`."""
+    if pooling not in POOLINGS:
+        raise UserError(f"there is no pooling {pooling!r}.{nearest(pooling, POOLINGS)} Known: {', '.join(POOLINGS)}.")
+
+
+def _parts(token: Int[Array, "b s"], grid: TokenGrid, pooling: str) -> tuple[Int[Array, "b s"], int]:
+    """The part that each token belongs to, and the number of parts."""
+    if pooling == "channel":
+        return token % grid.groups, grid.groups
+    if pooling == "hour":
+        return token // grid.groups * grid.patch_minutes // _HOUR, -(-grid.window_minutes // _HOUR)
+    return token * 0, 1
