@@ -112,7 +112,11 @@ class NetworkObjective(Objective):
 
     def embed_tokens(self, params: Params, batch: Batch) -> TokenEmbeddings:
         """The encoder's output for every observed token. Row lengths follow the batch, so this cannot be traced."""
-        return self._embed_tokens(self.length_for(self.observed(batch)), params, sensor_part(batch))
+        return self._embed_tokens(self.embed_length(batch), params, sensor_part(batch))
+
+    def embed_length(self, batch: Batch) -> int:
+        """A length for `encode_tokens` that holds every observed token of each window. Cannot be traced."""
+        return self.length_for(self.observed(batch))
 
     @functools.partial(jax.jit, static_argnums=(0, 1))
     def _embed_tokens(self, length: int, params: Params, batch: Batch) -> TokenEmbeddings:

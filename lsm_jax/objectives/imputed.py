@@ -18,6 +18,7 @@ from lsm_jax.data.spec import DataSpec
 from lsm_jax.nn.flops import AttentionShape
 from lsm_jax.objectives.base import Batch, Metrics, Params
 from lsm_jax.objectives.masked import MaskedReconstruction
+from lsm_jax.objectives.pooling import TokenEmbeddings
 from lsm_jax.tokens.imputation import impute
 
 _impute = jax.jit(impute)
@@ -51,6 +52,10 @@ class ImputedReconstruction(MaskedReconstruction):
         imputed = _impute({**batch, "observed": observed & ~hidden_cells})
         return jnp.where(observed | hidden_cells, super().reconstruct(params, imputed, hidden), 0)
 
-    def embed(self, params: Params, batch: Batch) -> Float[Array, "b d"]:
-        """The mean of the encoder's output over all tokens; zeros for a window without a recorded cell."""
-        return super().embed(params, _impute(dict(batch)))
+    def encode_tokens(self, length: int, params: Params, batch: Batch) -> TokenEmbeddings:
+        """The encoder's output for all tokens of windows with a recorded cell. Pure: it can be traced."""
+        return super().encode_tokens(length, params, impute(batch))
+
+    def embed_length(self, batch: Batch) -> int:
+        """See `NetworkObjective.embed_length`."""
+        return super().embed_length(_impute(dict(batch)))

@@ -105,7 +105,7 @@ class MaskedReconstruction(NetworkObjective, MaskedObjective):
 
     def embed(self, params: Params, batch: Batch, pooling: str = "mean") -> Float[Array, "b d"]:
         """`embed_tokens` pooled (`pooling.POOLINGS`); zeros where there is no token."""
-        return self._embed(self.length_for(self.observed(batch)), pooling, params, sensor_part(batch))
+        return self._embed(self.embed_length(batch), pooling, params, sensor_part(batch))
 
     def encode_tokens(self, length: int, params: Params, batch: Batch) -> TokenEmbeddings:
         """The encoder's output for the observed tokens, at most `length` of each window. Pure: it can be traced."""
