@@ -1,4 +1,4 @@
-"""Baselines of the generative suite: fills that need no training and see the visible cells only.
+"""Fills: baselines of the generative suite that need no fit and see the visible cells only. `imputers` has the others.
 
 They predict z-scored values (the training mean is 0) at the hidden, recorded cells of a batch of windows. Where a
 channel has no visible cell in a window, `mean`, `nearest`, `last` and `linear` predict the training mean, and
@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float, Int
 
 from lsm_jax.windows import MINUTES_PER_DAY
 
-BASELINES: tuple[str, ...] = ("mean", "nearest", "last", "linear", "person_time_of_day", "cohort_time_of_day")
+FILLS: tuple[str, ...] = ("mean", "nearest", "last", "linear", "person_time_of_day", "cohort_time_of_day")
 BIN_MINUTES = 10
 BINS = MINUTES_PER_DAY // BIN_MINUTES
 _SMOOTHING_SD_MINUTES = 30.0
@@ -34,14 +34,14 @@ class CellIndex(NamedTuple):
     channel: Int[np.ndarray, " n"]
 
 
-def predict_baselines(
+def predict_fills(
     values: Float[np.ndarray, "b t c"],
     visible: Bool[np.ndarray, "b t c"],
     cells: CellIndex,
     person_profile: Float[np.ndarray, "b t c"],
     cohort_profile: Float[np.ndarray, "b t c"],
 ) -> Mapping[str, Float[np.ndarray, " n"]]:
-    """The z-scored prediction of every baseline at `cells`.
+    """The z-scored prediction of every fill at `cells`.
 
     Args:
       values: z-scored; read only where `visible`.
@@ -53,7 +53,7 @@ def predict_baselines(
     mean = np.divide(visible_values.sum(axis=1), count, out=np.zeros(count.shape, np.float32), where=count > 0)
     window, step, channel = cells
     mean_here = mean[window, channel]
-    before, after = _visible_neighbours(visible, cells)
+    before, after = (part[window, step, channel] for part in _visible_neighbours(visible))
     has_before, has_after = before >= 0, after < values.shape[1]
     value_before = visible_values[window, np.where(has_before, before, 0), channel]
     value_after = visible_values[window, np.where(has_after, after, 0), channel]
@@ -75,15 +75,35 @@ def predict_baselines(
     }
 
 
-def _visible_neighbours(visible: np.ndarray, cells: CellIndex) -> tuple[np.ndarray, np.ndarray]:
-    """The visible steps before and after each cell in its channel; -1 and T where there is none."""
+def line_and_gap(
+    values: Float[np.ndarray, "b t c"],
+    visible: Bool[np.ndarray, "b t c"],
+    window: Int[np.ndarray, " n"],
+    step: Int[np.ndarray, " n"],
+) -> tuple[Float[np.ndarray, "n c"], Float[np.ndarray, "n c"]]:
+    """For every channel of some minutes, the fill `linear` and the minutes to the nearest visible one.
+
+    0 and infinity where the channel has no visible minute in the window.
+    """
+    before, after = (part[window, step] for part in _visible_neighbours(visible))
+    last, at = values.shape[1] - 1, (window[:, None], np.arange(values.shape[2]))
+    gap_before = np.where(before >= 0, step[:, None] - before, np.inf)
+    gap_after = np.where(after <= last, after - step[:, None], np.inf)
+    gap, both = np.minimum(gap_before, gap_after), np.isfinite(gap_before + gap_after) & (gap_before + gap_after > 0)
+    share = np.divide(gap_before, gap_before + gap_after, out=(gap_after < gap_before).astype(float), where=both)
+    value_before, value_after = (values[at[0], np.clip(neighbour, 0, last), at[1]] for neighbour in (before, after))
+    line = np.where(share < 1, (1 - share) * value_before, 0) + np.where(share > 0, share * value_after, 0)
+    return np.where(np.isfinite(gap), line, 0), gap
+
+
+def _visible_neighbours(visible: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each cell the visible steps of its channel before and after it, itself included; -1 and T for none."""
     by_channel = np.ascontiguousarray(visible.transpose(0, 2, 1))
     steps = np.arange(visible.shape[1], dtype=np.int32)
-    index = (cells.window, cells.channel, cells.step)
-    before = np.maximum.accumulate(np.where(by_channel, steps, np.int32(-1)), axis=2)[index]
+    before = np.maximum.accumulate(np.where(by_channel, steps, np.int32(-1)), axis=2)
     backwards = np.where(by_channel, steps, np.int32(visible.shape[1]))[:, :, ::-1]
-    after = np.minimum.accumulate(backwards, axis=2)[:, :, ::-1][index]
-    return before, after
+    after = np.minimum.accumulate(backwards, axis=2)[:, :, ::-1]
+    return before.transpose(0, 2, 1), after.transpose(0, 2, 1)
 
 
 def time_bins(start_minute: Int[np.ndarray, " b"], minutes: int) -> Int[np.ndarray, "b t"]:
@@ -98,7 +118,7 @@ def cohort_profile(
     """The cohort's mean by time of day in z-scores, from batches of (values, observed, bins); 0 where there is none."""
     sums, counts = np.zeros((BINS, channels)), np.zeros((BINS, channels))
     for values, observed, bins in batches:
-        batch_sums, batch_counts = _sums_by_bin(values, observed, bins)
+        batch_sums, batch_counts = sums_by_bin(values, observed, bins)
         sums += batch_sums.sum(axis=0)
         counts += batch_counts.sum(axis=0)
     return _smoothed_mean(sums, counts, np.zeros_like(sums))
@@ -117,7 +137,7 @@ def person_profiles(
       person: an integer per window; all windows of a person must be in the batch.
       cohort: used at times of day that the other windows do not cover.
     """
-    sums, counts = _sums_by_bin(values, observed, bins)
+    sums, counts = sums_by_bin(values, observed, bins)
     profiles = np.empty(sums.shape, np.float32)
     for one in np.unique(person):
         own = np.flatnonzero(person == one)
@@ -125,7 +145,7 @@ def person_profiles(
     return profiles
 
 
-def _sums_by_bin(
+def sums_by_bin(
     values: Float[np.ndarray, "b t c"], observed: Bool[np.ndarray, "b t c"], bins: Int[np.ndarray, "b t"]
 ) -> tuple[Float[np.ndarray, "b k c"], Float[np.ndarray, "b k c"]]:
     """Sums and counts of the observed cells of each window by time-of-day bin, float64."""

@@ -11,18 +11,11 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lsm_jax.channels import CLIPPED_AT_ZERO, REGISTRY
-from lsm_jax.data.loader import evaluation_batches
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.data.store import Dataset
 from lsm_jax.errors import RunError, UserError
-from lsm_jax.evals.baselines import (
-    BASELINES,
-    CellIndex,
-    cohort_profile,
-    person_profiles,
-    predict_baselines,
-    time_bins,
-)
+from lsm_jax.evals.baselines import CellIndex, predict_fills
+from lsm_jax.evals.imputers import BASELINES, Cohort, People, fit_cohort, fit_people, predict_fitted
 from lsm_jax.evals.result import EvalResult, Row
 from lsm_jax.evals.statistics import bootstrap, score_and_interval, weighted_ratio
 from lsm_jax.evals.suite import Suite, unique_names
@@ -42,7 +35,6 @@ from lsm_jax.train.run import Run
 METHODS: tuple[str, ...] = ("model", *BASELINES)
 _MEASURES = ("mse", "mae", "mse_natural", "mae_natural")
 _COHORT_WINDOWS = 3000  # a mean by time of day hardly changes with more
-_BATCH_WINDOWS = 256
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,11 +67,11 @@ class Generative(Suite):
         for name, source in sources.items():
             cohort = _training_cohort(named[name], run.spec)
             for windows in person_stacks(source, run.spec, people[name], self.max_windows):
-                profile = person_profiles(windows.values, windows.observed, windows.bins, windows.person, cohort)
+                fits = fit_people(windows, cohort)
                 for pairs in task_pairs(
                     windows, self.tasks, objective.tokens, self.seed, self.batch_size, objective.max_context_tokens
                 ):
-                    _score_pairs(sums, run, windows, pairs, profile, cohort)
+                    _score_pairs(sums, run, windows, pairs, fits, cohort)
                 done[name] += len(windows.values)
                 self.report(sum(done.values()), total)
         self._check(sums, run, list(named))
@@ -126,29 +118,25 @@ class Generative(Suite):
         )
 
 
-def _score_pairs(
-    sums: ErrorSums, run: Run, windows: WindowStack, pairs: Pairs, profile: np.ndarray, cohort: np.ndarray
-) -> None:
+def _score_pairs(sums: ErrorSums, run: Run, windows: WindowStack, pairs: Pairs, fits: People, cohort: Cohort) -> None:
     """Adds one batch of (window, task) pairs to the sums."""
     objective = masked(run.objective)
     visible, cells = scored_cells(windows, pairs, objective.tokens)
     # `reconstruct` returns at once; the baselines are computed while the device works.
     reconstructed = objective.reconstruct(run.params, *model_batch(windows, pairs, visible))
     values, bins = windows.values[pairs.window], windows.bins[pairs.window]
-    of_person = np.take_along_axis(profile[pairs.window], bins[:, :, None], axis=1)
-    predictions = dict(predict_baselines(values, visible, cells, of_person, cohort[bins]))
+    people = fits[pairs.window]
+    predictions = dict(predict_fills(values, visible, cells, people.at_minutes(bins), cohort.profile[bins]))
+    predictions |= predict_fitted(values, visible, bins, cells, cohort, people)
     predictions["model"] = np.asarray(reconstructed)[tuple(cells)]
     sums.add(values[tuple(cells)], predictions, cells, pairs.task, windows.person[pairs.window])
 
 
-def _training_cohort(dataset: Dataset, spec: DataSpec) -> np.ndarray:
-    """The mean by time of day of a dataset's training split, [bins, C], z-scored."""
-    batches = evaluation_batches(dataset.source("train"), spec, _BATCH_WINDOWS, _COHORT_WINDOWS)
-    parts = (
-        (batch["values"], batch["observed"], time_bins(batch["start_minute"], spec.window_minutes))
-        for batch, _ in batches
-    )
-    return cohort_profile(parts, len(spec.channels))
+def _training_cohort(dataset: Dataset, spec: DataSpec) -> Cohort:
+    """What the baselines learn from a dataset's training split."""
+    source = dataset.source("train")
+    person = {participant: index for index, participant in enumerate(sorted({*source.participants}))}
+    return fit_cohort(person_stacks(source, spec, person, _COHORT_WINDOWS), len(spec.channels))
 
 
 class ErrorSums:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from lsm_jax.channels import CLIPPED_AT_ZERO, channel
 from lsm_jax.data.store import Dataset
-from lsm_jax.evals.baselines import predict_baselines
+from lsm_jax.evals.baselines import predict_fills
 from lsm_jax.evals.suite import unique_names
 from lsm_jax.evals.task_batches import WindowStack, model_batch, person_stacks, scored_cells, task_pairs
 from lsm_jax.objectives import masked
@@ -131,7 +131,7 @@ def _reconstruct(run: Run, window: WindowStack, seed: int, batch_size: int) -> I
         batch, hidden = model_batch(window, pairs, visible)
         model = np.asarray(objective.reconstruct(run.params, batch, hidden))[tuple(cells)]
         values = window.values[pairs.window]
-        linear = predict_baselines(values, visible, cells, np.zeros_like(values), np.zeros_like(values))["linear"]
+        linear = predict_fills(values, visible, cells, np.zeros_like(values), np.zeros_like(values))["linear"]
         for row, number in enumerate(pairs.task):
             here = cells.window == row
             predicted = {"model": model[here], "linear": linear[here]}

@@ -4,13 +4,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsm_jax.evals.baselines import (
-    BASELINES,
     BIN_MINUTES,
     BINS,
+    FILLS,
     CellIndex,
     cohort_profile,
     person_profiles,
-    predict_baselines,
+    predict_fills,
     time_bins,
 )
 
@@ -22,7 +22,7 @@ def predictions(series, cells, person=9.0, cohort=7.0):
     values = np.array(series, np.float32)[None, :, None]
     at = CellIndex(np.zeros(len(cells), int), np.array(cells), np.zeros(len(cells), int))
     profile = np.full_like(values, person), np.full_like(values, cohort)
-    return {k: v.tolist() for k, v in predict_baselines(values, ~np.isnan(values), at, *profile).items()}
+    return {k: v.tolist() for k, v in predict_fills(values, ~np.isnan(values), at, *profile).items()}
 
 
 def test_by_hand():
@@ -35,7 +35,7 @@ def test_by_hand():
         "person_time_of_day": [9] * 6,
         "cohort_time_of_day": [7] * 6,
     }
-    assert tuple(predicted) == BASELINES
+    assert tuple(predicted) == FILLS
 
 
 def test_a_channel_with_nothing_visible_falls_back_to_the_training_mean():
@@ -48,7 +48,7 @@ def test_windows_and_channels_do_not_mix():
     visible = values > 0
     cells = CellIndex(*np.nonzero(~visible))
     flat = np.zeros_like(values)
-    predicted = predict_baselines(values, visible, cells, flat, flat)
+    predicted = predict_fills(values, visible, cells, flat, flat)
     assert predicted["linear"].tolist() == predicted["mean"].tolist() == [2, 20, 6, 60]
     assert predicted["last"].tolist() == [1, 10, 5, 50]
 
@@ -61,10 +61,10 @@ def test_never_looks_at_hidden_cells(seed, poison):
     visible = rng.random(values.shape) < rng.choice([0.0, 0.1, 0.7])
     cells = CellIndex(*np.nonzero(~visible))
     profile = rng.normal(size=values.shape).astype(np.float32)
-    clean = predict_baselines(values, visible, cells, profile, profile)
-    poisoned = predict_baselines(np.where(visible, values, poison), visible, cells, profile, profile)
-    assert all((clean[name] == poisoned[name]).all() for name in BASELINES)
-    assert all(np.isfinite(clean[name]).all() for name in BASELINES)
+    clean = predict_fills(values, visible, cells, profile, profile)
+    poisoned = predict_fills(np.where(visible, values, poison), visible, cells, profile, profile)
+    assert all((clean[name] == poisoned[name]).all() for name in FILLS)
+    assert all(np.isfinite(clean[name]).all() for name in FILLS)
 
 
 def day_batch(levels, observed=None):

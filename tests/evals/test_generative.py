@@ -8,8 +8,8 @@ import pytest
 from tiny_run import CHANNELS, MINUTES, tiny_dataset, tiny_run
 
 from lsm_jax.errors import RunError, UserError
-from lsm_jax.evals.baselines import BASELINES
 from lsm_jax.evals.generative import METHODS, Generative
+from lsm_jax.evals.imputers import BASELINES
 from lsm_jax.evals.suite import unique_names
 from lsm_jax.evals.task_batches import by_person, model_batch, person_stacks, scored_cells, task_pairs
 from lsm_jax.objectives import MaskedObjective
