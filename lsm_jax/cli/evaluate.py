@@ -65,7 +65,9 @@ def run(args: argparse.Namespace) -> int:
         loaded = load_run(args.workdir, step, objective)
         objective, datasets = loaded.objective, datasets or held_out_datasets(args, loaded)
         with progress_bar(f"{args.suite}, step {loaded.step}: windows") as progress:
-            results.append(make_suite(args.suite, **shared, **own, progress=progress).run(loaded, datasets))
+            suite = make_suite(args.suite, **shared, **own, progress=progress)
+            suite.check_objective(loaded.config.objective.name)
+            results.append(suite.run(loaded, datasets))
         path = results[-1].write(out / f"step-{step}" if args.curve else out)
     if args.curve:
         path, others = out / "learning_curve.png", "step-*/ beside it"

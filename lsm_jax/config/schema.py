@@ -142,8 +142,10 @@ class ObjectiveConfig(Strict):
 
     name: str = key(
         "masked_reconstruction",
-        "masked_reconstruction (LSM-2), imputed_reconstruction (LSM-1); clip, siglip, cap, coca (SensorLM)",
+        "masked_reconstruction (LSM-2), imputed_reconstruction (LSM-1); simclr; clip, siglip, cap, coca (SensorLM)",
     )
+    temperature: float = key(0.1, "temperature of simclr")
+    jitter: float = key(0.1, "sd of the noise that simclr adds to z-scored cells")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -43,9 +43,5 @@ def evaluators(config: Config) -> list[Suite]:
             raise UserError(f"evaluate.suites: there is no suite {name!r}.{nearest(name, SUITES)} {', '.join(SUITES)}.")
         own = {"probes": False} if name == "zeroshot" else {}
         built.append(make_suite(name, split="validation", max_windows=config.evaluate.suite_windows, **own))
-        if config.objective.name not in built[-1].objectives:
-            raise UserError(
-                f"evaluate.suites: the suite {name} scores runs of {', '.join(built[-1].objectives)}, and "
-                f"objective.name is {config.objective.name}."
-            )
+        built[-1].check_objective(config.objective.name)
     return built

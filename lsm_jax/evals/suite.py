@@ -56,6 +56,11 @@ class Suite(abc.ABC):
           RunError: the model's outputs are not finite.
         """
 
+    def check_objective(self, name: str) -> None:
+        """UserError for a run of an objective that the suite cannot score."""
+        if name not in self.objectives:
+            raise UserError(f"the suite {self.name} scores runs of {', '.join(self.objectives)}, and not of {name}.")
+
     @property
     def without_limit(self) -> Self:
         """The same settings for splits that baselines learn from, which are read whole."""

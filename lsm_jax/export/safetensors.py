@@ -97,9 +97,10 @@ def check_export(run: Run, exported: Run) -> list[str]:
     """Compares the outputs of both on a probe batch and returns what was equal; RunError if an output differs."""
     batch, hidden = _probe_batch(run.spec, masked(run.objective))
     outputs: dict[str, Callable[[Run], Any]] = {
-        "reconstruct": lambda each: masked(each.objective).reconstruct(each.params, batch, hidden),
         "embed": lambda each: masked(each.objective).embed(each.params, batch),
     }
+    if masked(run.objective).reconstructs:
+        outputs["reconstruct"] = lambda each: masked(each.objective).reconstruct(each.params, batch, hidden)
     equal = []
     for name, output in outputs.items():
         ours, theirs = np.asarray(output(run)), np.asarray(output(exported))

@@ -11,12 +11,14 @@ from lsm_jax.objectives.base import MaskedObjective, Objective
 from lsm_jax.objectives.imputed import ImputedReconstruction
 from lsm_jax.objectives.masked import MaskedReconstruction
 from lsm_jax.objectives.sensor_language import VARIANTS, SensorLanguage
+from lsm_jax.objectives.simclr import SimCLR
 
 __all__ = ["OBJECTIVES", "MaskedObjective", "Objective", "build", "masked", "sensor_language"]
 
 OBJECTIVES: Mapping[str, Callable[[Config, DataSpec], Objective]] = {
     "masked_reconstruction": MaskedReconstruction,
     "imputed_reconstruction": ImputedReconstruction,
+    "simclr": SimCLR,
     **dict.fromkeys(VARIANTS, SensorLanguage),
 }
 

@@ -57,9 +57,11 @@ class MaskedObjective(Objective):
 
     Attributes:
       tokens: the token grid.
+      reconstructs: False for an objective that only embeds.
     """
 
     tokens: TokenGrid
+    reconstructs: bool = True
 
     @property
     def max_context_tokens(self) -> int:

@@ -32,6 +32,7 @@ _HEADLINES = (
 _LOSSES = {
     "masked_reconstruction": "masked MSE (z)",
     "imputed_reconstruction": "masked MSE (z), imputed cells included",
+    "simclr": "contrastive loss (nats / view)",
     "clip": "contrastive loss (nats / pair)",
     "siglip": "sigmoid loss (nats / window)",
     "cap": "captioning loss (nats / token)",

@@ -48,7 +48,7 @@ def test_the_loop_and_lsm_evaluate_give_the_same_numbers(tmp_path):
     [
         ("coca", ("zero-shot",), r"there is no suite 'zero-shot'\. Did you mean 'zeroshot'"),
         ("masked_reconstruction", ("fewshot", "retrieval"), "the suite retrieval scores runs of clip, siglip, coca"),
-        ("clip", ("captioning",), "the suite captioning scores runs of cap, coca, and objective.name is clip"),
+        ("clip", ("captioning",), "the suite captioning scores runs of cap, coca, and not of clip"),
     ],
 )
 def test_a_suite_that_cannot_score_the_run_is_refused_before_training(objective, suites, refusal):

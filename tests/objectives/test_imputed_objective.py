@@ -156,7 +156,9 @@ def test_a_run_is_scored_embedded_and_exported(tmp_path):
     config = with_changes(run.config, changes)
     spec = dataclasses.replace(run.spec, window_minutes=MINUTES // 2)
     made = build(config, spec)
-    run = dataclasses.replace(run, config=config, spec=spec, objective=made, params=made.init(jax.random.key(0)))
+    run = dataclasses.replace(
+        run, config=config, spec=spec, objective=made, params=jax.jit(made.init)(jax.random.key(0))
+    )
     result = Generative(tasks=(Task("random_imputation", share=0.5),)).run(run, [dataset])
     whole = {row["method"]: row for row in result.results if row["channel"] == "all"}
     assert whole["model"]["windows"] == 2 * len(dataset.source("test"))
