@@ -1,6 +1,5 @@
 """LSM-1: filled windows, a fixed number of visible tokens, and no hidden value in any prediction."""
 
-import dataclasses
 import functools
 from pathlib import Path
 
@@ -8,16 +7,17 @@ import jax
 import numpy as np
 import optax
 import pytest
-from tiny_run import MINUTES, tiny_dataset, tiny_run
+from tiny_run import MINUTES, tiny_config, tiny_dataset
 
 from lsm_jax.channels import MINUTELY_26
 from lsm_jax.config import load_config, with_changes
-from lsm_jax.data.spec import DataSpec
+from lsm_jax.data.spec import DataSpec, data_spec
 from lsm_jax.evals.generative import Generative
 from lsm_jax.export.embed import write_embeddings
 from lsm_jax.export.safetensors import export_safetensors
 from lsm_jax.objectives import build
 from lsm_jax.tokens.tasks import Task
+from lsm_jax.train.run import Run
 
 CONFIG = Path(__file__).resolve().parents[2] / "configs" / "lsm1.py"
 CHANNELS, LENGTH, WINDOWS = 7, 120, 4
@@ -147,18 +147,15 @@ def test_smooth_windows_are_overfitted():
 def test_a_run_is_scored_embedded_and_exported(tmp_path):
     """On windows shorter than the stored ones, which are cut into whole parts."""
     dataset = tiny_dataset(tmp_path / "data", people=6, days=1)
-    run = tiny_run(dataset.path)
     changes = {
         "objective.name": "imputed_reconstruction", "data.window_minutes": MINUTES // 2, "tokens.patch_channels": 5,
         "rows.layout": "fixed_drop", "model.decoder": "all", "model.num_neighbors": 0,
         "model.size": "1x16x2x32+1x16x2x32", "masking.share_of": "grid", "masking.policies": (("random", 0.8, 1.0),),
     }  # fmt: skip
-    config = with_changes(run.config, changes)
-    spec = dataclasses.replace(run.spec, window_minutes=MINUTES // 2)
+    config = with_changes(tiny_config(dataset.path), changes)
+    spec = data_spec(config.data, [dataset])
     made = build(config, spec)
-    run = dataclasses.replace(
-        run, config=config, spec=spec, objective=made, params=jax.jit(made.init)(jax.random.key(0))
-    )
+    run = Run(config, spec, made, jax.jit(made.init)(jax.random.key(0)), step=3)
     result = Generative(tasks=(Task("random_imputation", share=0.5),)).run(run, [dataset])
     whole = {row["method"]: row for row in result.results if row["channel"] == "all"}
     assert whole["model"]["windows"] == 2 * len(dataset.source("test"))

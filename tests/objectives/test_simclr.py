@@ -1,23 +1,22 @@
 """SimCLR: views of a window are told from others, unrecorded bytes are not read, and nothing is reconstructed."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from tiny_run import tiny_dataset, tiny_run
+from tiny_run import tiny_config, tiny_dataset
 
 from lsm_jax.channels import MINUTELY_26
 from lsm_jax.config import Config, with_changes
-from lsm_jax.data.spec import DataSpec
+from lsm_jax.data.spec import DataSpec, data_spec
 from lsm_jax.errors import UserError
 from lsm_jax.evals import make_suite
 from lsm_jax.export.embed import write_embeddings
 from lsm_jax.export.safetensors import export_safetensors
 from lsm_jax.objectives import build
 from lsm_jax.tokens.rows import dense
+from lsm_jax.train.run import Run
 
 CHANNELS, MINUTES, WINDOWS = 4, 60, 8
 CHANGES = {
@@ -97,10 +96,10 @@ def test_unrecorded_bytes_and_windows_change_nothing(learner):
 
 def test_a_run_embeds_and_exports_but_is_not_asked_to_reconstruct(tmp_path):
     dataset = tiny_dataset(tmp_path / "data", people=5, days=1)
-    run = tiny_run(dataset.path)
-    config = with_changes(run.config, CHANGES)
-    made = build(config, run.spec)
-    run = dataclasses.replace(run, config=config, objective=made, params=jax.jit(made.init)(jax.random.key(0)))
+    config = with_changes(tiny_config(dataset.path), CHANGES)
+    spec = data_spec(config.data, [dataset])
+    made = build(config, spec)
+    run = Run(config, spec, made, jax.jit(made.init)(jax.random.key(0)), step=3)
     assert write_embeddings(run, dataset, tmp_path / "days.parquet").width == 16
     export_safetensors(run, tmp_path / "run", tmp_path / "export", lambda card: "card")
     with pytest.raises(UserError, match=r"the suite generative scores runs of .*, and not of simclr"):
