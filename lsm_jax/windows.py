@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import datetime as dt
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -27,13 +28,19 @@ class Event:
     Attributes:
       kind: "activity", "sleep", "mood", "meal" or "session".
       name: lower case, such as "walking", "asleep", "calm", "lunch", "stress".
-      start, end: minutes from the window's start, 0 <= start <= end <= T; end is exclusive.
+      start, end: minutes from the window's start, 0 <= start <= end <= T; end is exclusive. Both may have a fraction:
+        a stage of sleep may last 30 seconds.
     """
 
     kind: str
     name: str
-    start: int
-    end: int
+    start: float
+    end: float
+
+    @property
+    def steps(self) -> slice:
+        """The whole minutes that the event touches, to index a window with."""
+        return slice(math.floor(self.start), math.ceil(self.end))
 
 
 @dataclasses.dataclass(frozen=True)

@@ -51,7 +51,12 @@ def captioned_events(window: Window, kinds: Sequence[str] = EVENT_KINDS) -> list
     recorded = np.asarray(window.observed.T.any(axis=0))
     step = window.minutes_per_step
     events = [
-        dataclasses.replace(event, name=event_name(event.name), end=min(max(event.end, event.start + 1), len(recorded)))
+        dataclasses.replace(
+            event,
+            name=event_name(event.name),
+            start=event.steps.start,
+            end=min(max(event.steps.stop, event.steps.start + 1), len(recorded)),
+        )
         for event in window.events
         if 0 <= event.start < len(recorded) and event.kind in kinds
     ]
@@ -91,22 +96,22 @@ def _statements(events: Sequence[Event], clock: LocalClock) -> list[Statement]:
 
 
 def _statement(event: Event, clock: LocalClock) -> Statement:
-    start, minutes = clock.start(event.start), _minutes(event, clock.step_minutes)
+    start, minutes = clock.start(event.steps.start), _minutes(event, clock.step_minutes)
     if event.kind == "mood":
         return Statement("mood", (Fact("mood", event.name, None, start, start),))
     if event.kind == "meal" and _is_moment(event):
         return Statement("meal_moment", (Fact("meal", event.name, None, start, start),))
     form = "sleep_named" if event.kind == "sleep" and event.name != "asleep" else event.kind
-    return Statement(form, (Fact(event.kind, event.name, float(minutes), start, clock.end(event.end)),))
+    return Statement(form, (Fact(event.kind, event.name, float(minutes), start, clock.end(event.steps.stop)),))
 
 
-def _marks(marks: Sequence[Event], clock: LocalClock) -> list[tuple[int, Statement]]:
+def _marks(marks: Sequence[Event], clock: LocalClock) -> list[tuple[float, Statement]]:
     """One statement for each name, with its first step."""
     statements = []
     for name in dict.fromkeys(event.name for event in marks):
         same = [event for event in marks if event.name == name]
-        start, count = clock.start(same[0].start), float(len(same))
-        form, end = ("mark", start) if len(same) == 1 else ("marks", clock.end(same[-1].end))
+        start, count = clock.start(same[0].steps.start), float(len(same))
+        form, end = ("mark", start) if len(same) == 1 else ("marks", clock.end(same[-1].steps.stop))
         statements.append((same[0].start, Statement(form, (Fact("mark", name, count, start, end),))))
     return statements
 
@@ -120,4 +125,4 @@ def _is_moment(event: Event) -> bool:
 
 
 def _minutes(event: Event, minutes_per_step: int) -> int:
-    return (event.end - event.start) * minutes_per_step
+    return (event.steps.stop - event.steps.start) * minutes_per_step

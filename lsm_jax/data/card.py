@@ -82,7 +82,7 @@ class DatasetStatistics:
         self._gap_minutes = np.zeros((len(channels), len(GAP_BOUNDS)), np.int64)
         self._labels: dict[str, dict[str, float | str]] = {}
         self._events: dict[str, Counter[str]] = defaultdict(Counter)
-        self._event_minutes: dict[str, Counter[str]] = defaultdict(Counter)
+        self._event_minutes: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(int))
         self._rows: list[tuple[str, str, int, int, int, int, int]] = []
 
     def add(self, split: str, window: Window) -> None:

@@ -86,7 +86,9 @@ class RecordEncoder:
             "utc_offset_minutes": window.utc_offset_minutes,
             "minutes_per_step": window.minutes_per_step,
             "labels": _labels_json(window.labels),
-            "events": json.dumps([(event.kind, event.name, event.start, event.end) for event in window.events]),
+            "events": json.dumps(
+                [(event.kind, event.name, _whole(event.start), _whole(event.end)) for event in window.events]
+            ),
         }
 
     def record(self, window: Window) -> bytes:
@@ -229,4 +231,9 @@ def _labels(text: bytes) -> dict[str, float | str]:
 
 def _event(item: Any) -> Event:
     kind, name, start, end = item
-    return Event(kind=str(kind), name=str(name), start=int(start), end=int(end))
+    return Event(kind=str(kind), name=str(name), start=_whole(start), end=_whole(end))
+
+
+def _whole(minute: Any) -> float:
+    """An int where the number is whole, so that a dataset of whole minutes keeps its bytes."""
+    return int(minute) if float(minute).is_integer() else float(minute)

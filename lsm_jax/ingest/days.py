@@ -23,7 +23,7 @@ import polars as pl
 from jaxtyping import Bool, Float, Int
 
 from lsm_jax.channels import channel as registered
-from lsm_jax.ingest.reader import PersonRecord, RecordEvent, Series
+from lsm_jax.ingest.reader import Labels, PersonRecord, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.windows import MINUTES_PER_DAY, Event, Window, checked_window, hash_participant
 
@@ -156,7 +156,7 @@ def day_windows(record: PersonRecord, channels: Sequence[str], salt: str, report
     }
     minutes = [_wall_minutes(series.minute, record.time_zone) for series in record.series if series.channel in merged]
     days = np.unique(np.concatenate([np.empty(0, np.int64), *minutes]) // MINUTES_PER_DAY)
-    events = _wall_events(record)
+    events, day_labels = _wall_events(record), _labels_by_day(record)
     participant = hash_participant(record.person, salt)
     written = 0
     for day in days.tolist():
@@ -173,7 +173,7 @@ def day_windows(record: PersonRecord, channels: Sequence[str], salt: str, report
             participant=participant,
             start=instant,
             utc_offset_minutes=offset,
-            labels=record.labels,
+            labels={**record.labels, **day_labels.get(day, {})},
             events=_events_of_day(events, midnight),
         )
         if not window.observed.any():
@@ -228,19 +228,34 @@ def _wall_minutes(minute: Int[np.ndarray, " n"], time_zone: str) -> Int[np.ndarr
 
 
 def _wall_events(record: PersonRecord) -> list[RecordEvent]:
-    times = np.array([(event.start, event.end) for event in record.events], np.int64).reshape(-1)
-    wall = _wall_minutes(times, record.time_zone).reshape(-1, 2).tolist()
+    times = np.array([(event.start, event.end) for event in record.events], np.float64).reshape(-1)
+    minute = np.floor(times).astype(np.int64)
+    wall = (_wall_minutes(minute, record.time_zone) + (times - minute)).reshape(-1, 2).tolist()
     return [
         RecordEvent(event.kind, event.name, start, max(start, end))
         for event, (start, end) in zip(record.events, wall, strict=True)
     ]
 
 
+def _labels_by_day(record: PersonRecord) -> dict[int, Labels]:
+    """The labels of each local day; a later one of the same name replaces an earlier one."""
+    minutes = np.array([minute for minute, _ in record.day_labels], np.int64)
+    days = (_wall_minutes(minutes, record.time_zone) // MINUTES_PER_DAY).tolist()
+    found: dict[int, Labels] = {}
+    for day, (_, labels) in zip(days, record.day_labels, strict=True):
+        found[day] = {**found.get(day, {}), **labels}
+    return found
+
+
 def _events_of_day(events: Sequence[RecordEvent], midnight: int) -> list[Event]:
-    """The events of a day, clipped to it. An event without length belongs to the day in which it starts."""
+    """The events of a day, clipped to it, to the millisecond. One without length belongs to the day it starts in."""
     end = midnight + MINUTES_PER_DAY
+
+    def minute(time: float) -> float:
+        return min(max(round(time - midnight, 5), 0), MINUTES_PER_DAY)
+
     return [
-        Event(event.kind, event.name, max(event.start - midnight, 0), min(event.end - midnight, MINUTES_PER_DAY))
+        Event(event.kind, event.name, minute(event.start), minute(event.end))
         for event in events
         if event.start < end and (event.end > midnight or event.start >= midnight)
     ]

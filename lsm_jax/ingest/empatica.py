@@ -107,6 +107,9 @@ class EmpaticaReader:
         for person in sorted(sessions):
             yield PersonSessions(person, tuple(sessions[person]), dict(sorted(labels.get(person, {}).items())))
 
+    def person(self, key: PersonSessions) -> str:
+        return key.person
+
     def read(self, source: Path, key: PersonSessions, report: IngestReport) -> PersonRecord | None:  # noqa: ARG002
         series: list[Series] = []
         events: list[RecordEvent] = []
@@ -117,7 +120,7 @@ class EmpaticaReader:
         if not series:
             report.note(f"{key.sessions[0].folder}: no usable signal; the person is left out.")
             return None
-        return PersonRecord(key.person, tuple(series), tuple(events), key.labels, self._time_zone)
+        return PersonRecord(key.person, tuple(series), tuple(events), key.labels, time_zone=self._time_zone)
 
     def _read_session(self, session: Session, report: IngestReport) -> tuple[list[Series], list[RecordEvent]]:
         recorded: dict[str, SampledSignal] = {}

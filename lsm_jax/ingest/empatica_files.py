@@ -18,7 +18,7 @@ from lsm_jax.ingest import signals
 from lsm_jax.ingest.files import MIB, SourceFile, UnreadableFile, read_bytes
 from lsm_jax.ingest.parse import FIRST_SECOND, LAST_SECOND, numbers
 from lsm_jax.ingest.report import IngestReport
-from lsm_jax.ingest.rows import LINE, read_header, read_rows
+from lsm_jax.ingest.rows import LINE, Layout, read_header, read_rows
 
 MAX_HOURS = 72  # the E4's battery lasts two days
 MIN_RATE = {"ACC": 8.0}  # Hz; slower acceleration gives no motion features
@@ -177,7 +177,7 @@ def keep_one_recording(recorded: dict[str, SampledSignal], report: IngestReport)
 
 def _column_names(file: SourceFile, sensor: str) -> tuple[str, ...]:
     """The cells of line 1, which serve as column names. The first is the start time."""
-    names = read_header(file, ",").names
+    names = read_header(file, Layout(",")).names
     if len(names) != COLUMNS[sensor]:
         raise UnreadableFile(f"{len(names)} columns where {sensor} of an E4 has {COLUMNS[sensor]}")
     return names

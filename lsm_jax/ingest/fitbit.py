@@ -105,6 +105,9 @@ class FitbitReader:
                 samples.add(_samples(block, kind, file.label, self._zone, report))
         yield from sorted(samples.slices.items())
 
+    def person(self, key: tuple[str, list[Slice]]) -> str:
+        return key[0]
+
     def read(self, _: Path, key: tuple[str, list[Slice]], report: IngestReport) -> PersonRecord | None:
         person, slices = key
         table = load_slices(slices)
@@ -118,7 +121,7 @@ class FitbitReader:
         }
         events = _sleep_events(_recorded_minutes(series["sleep_state"])) if "sleep_state" in series else ()
         worn = _without_not_worn(series, report)
-        return PersonRecord(person, tuple(worn.values()), events, {}, self._zone)
+        return PersonRecord(person, tuple(worn.values()), events, time_zone=self._zone)
 
     def _minute_files(self, source: Path, report: IngestReport) -> Iterator[tuple[SourceFile, MinuteFile]]:
         """Files that hold minutes, with their kind; the others are named in the report."""

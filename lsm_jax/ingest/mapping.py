@@ -22,9 +22,10 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 from lsm_jax.channels import REGISTRY
 from lsm_jax.errors import UserError, nearest
 from lsm_jax.ingest.days import Aggregate
-from lsm_jax.ingest.parse import ISO_FORMATS
+from lsm_jax.ingest.parse import ISO_FORMATS, format_fault
 
-RELATIVE_UNITS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}
+Unit = Literal["seconds", "minutes", "hours", "days"]
+UNIT_SECONDS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}
 # (given unit, registry unit) -> (scale, offset)
 CONVERSIONS = {
     ("mg/dL", "mmol/L"): (1 / 18.0156, 0.0),
@@ -111,16 +112,18 @@ class PersonRule(_Section):
 class TimeRule(_Section):
     """When a row was recorded.
 
-    Absolute: `column` in one of `formats`, wall-clock time in `time_zone` ("": the command line's) unless the text has
-    an offset. Relative: `column` counts `unit`s from the midnight of day 0, or the columns `day` and `minute` count
-    from `first_day`. Day 0 is Monday 2001-01-01, or, where a `weekday` column (0 is Monday) is given, the day of that
-    week with the right weekday; `weekday_day` is the column of day numbers that the weekday belongs to.
+    Absolute: `column` (or several, joined by a blank) in one of `formats`, wall-clock time in `time_zone` ("": the
+    command line's) unless the text has an offset. Relative: `column` counts `unit`s from the midnight of day 0, or the
+    columns `day` and `minute` count from `first_day`. With `zero` it counts from that time of day 0 and may be
+    negative. Day 0 is Monday 2001-01-01, or, where a `weekday` column (0 is Monday) is given, the day of that week with
+    the right weekday; `weekday_day` is the column of day numbers that the weekday belongs to.
     """
 
-    column: str = ""
+    column: str | list[str] = ""
     formats: list[str] = list(ISO_FORMATS)
     time_zone: str = ""
-    unit: Literal["seconds", "minutes", "hours", "days"] | None = None
+    unit: Unit | None = None
+    zero: str = ""
     day: str = ""
     minute: str = ""
     first_day: int = 0
@@ -135,6 +138,11 @@ class TimeRule(_Section):
             raise _mistake("takes weekday and weekday_day together")
         if self.time_zone and self.time_zone not in zoneinfo.available_timezones():
             raise _mistake(f"is {self.time_zone!r}, expected an IANA name such as 'Europe/Berlin'", "time_zone")
+        if self.zero and not (self.unit and re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d(:[0-5]\d)?", self.zero)):
+            raise _mistake(f"is {self.zero!r}, expected the time of day that 0 of a unit means: '22:30'", "zero")
+        for spelling in self.formats:
+            if fault := format_fault(spelling):
+                raise _mistake(f"has {spelling!r}, which {fault}", "formats")
         return self
 
     @property
@@ -142,8 +150,19 @@ class TimeRule(_Section):
         return bool(self.unit or self.day)
 
     @property
+    def time_columns(self) -> list[str]:
+        """The columns that `column` names."""
+        return [self.column] if isinstance(self.column, str) else self.column
+
+    @property
+    def zero_seconds(self) -> int:
+        """`zero` as seconds since midnight."""
+        hour, minute, second = [*map(int, self.zero.split(":")), 0][:3] if self.zero else (0, 0, 0)
+        return hour * 3600 + minute * 60 + second
+
+    @property
     def columns(self) -> tuple[str, ...]:
-        return self.column, self.day, self.minute, self.weekday, self.weekday_day
+        return *self.time_columns, self.day, self.minute, self.weekday, self.weekday_day
 
 
 class ChannelRule(_Section):
@@ -164,12 +183,17 @@ class ChannelRule(_Section):
 
 
 class FileRule(_Section):
-    """The keys that every section has: a glob of files, whose they are, and how they are written."""
+    """The keys that every section has: a glob of files, whose they are, and how they are written.
+
+    Without a `header` line columns are named by position: "1", "2" and so on.
+    """
 
     files: str
     person: PersonRule
+    header: bool = True
     separator: str | None = None
     decimal: Literal[".", ","] = "."
+    time: TimeRule | None = None
     _section: str = pydantic.PrivateAttr("")
 
     @property
@@ -236,27 +260,46 @@ class TableRule(TimedRule):
 
 
 class EventRule(TimedRule):
-    """Events of one kind. They last `minutes`, or until the time in column `end`."""
+    """Events of one kind. They last `minutes`, or as `duration` says, or until the time in column `end`.
+
+    The name is `name`, or what stands in `name_column`, by the table `names` of codes. A row without a name, or with a
+    code that the table lacks, is no event. Rows that last `minutes` are samples: where the next of the same name begins
+    at most `gap_minutes` after one ends, they are one event.
+    """
 
     kind: Literal["activity", "sleep", "mood", "meal", "session"]
     name: str = ""
     name_column: str = ""
-    minutes: int = 1
+    names: dict[str, str] = {}
+    keep: Conditions = []
+    minutes: Annotated[float, pydantic.Field(ge=0, le=1440)] = 1
+    gap_minutes: Annotated[float, pydantic.Field(ge=0, le=1440)] = 0
+    duration: str = ""
+    duration_unit: Unit = "minutes"
     end: str = ""
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> EventRule:
+        if self.names and not self.name_column:
+            raise _mistake("needs name_column, the column of the codes", "names")
+        if self.duration and self.end:
+            raise _mistake("and end exclude each other", "duration")
+        return self
 
     @property
     def used_columns(self) -> tuple[str, ...]:
-        return _unique(self.person.column, *self.time.columns, self.name_column, self.end)
+        conditions = (condition.column for condition in self.keep)
+        return _unique(self.person.column, *self.time.columns, self.name_column, self.duration, self.end, *conditions)
 
 
 class LabelRule(FileRule):
-    """Labels of people; `columns` is label name -> column."""
+    """Labels; `columns` is label name -> column. With a `time` they are of the person's day, else of the person."""
 
     columns: dict[str, str]
 
     @property
     def used_columns(self) -> tuple[str, ...]:
-        return _unique(self.person.column, *self.columns.values())
+        return _unique(self.person.column, *(self.time.columns if self.time else ()), *self.columns.values())
 
 
 Rule = TableRule | EventRule | LabelRule
@@ -270,8 +313,8 @@ class MappingFile(_Section):
     labels: list[LabelRule] = []
 
     @property
-    def timed(self) -> list[TableRule | EventRule]:
-        return [*self.tables, *self.events]
+    def times(self) -> list[TimeRule]:
+        return [rule.time for rule in self.rules if rule.time]
 
     @property
     def rules(self) -> list[Rule]:
@@ -283,11 +326,14 @@ class MappingFile(_Section):
 
     @property
     def relative(self) -> bool:
-        return self.tables[0].time.relative
+        return any(time.relative for time in self.times)
 
 
-def load_mapping(path: Path) -> MappingFile:
+def load_mapping(path: Path, annotated_format: str = "") -> MappingFile:
     """Reads and checks a mapping file.
+
+    Args:
+      annotated_format: the format whose recordings get the mapping's events and labels; it then has no tables.
 
     Raises:
       UserError: not TOML, or an unknown key, channel, unit or format; the message names the line and the key.
@@ -301,9 +347,14 @@ def load_mapping(path: Path) -> MappingFile:
         mapping = MappingFile.model_validate(content)
     except pydantic.ValidationError as error:
         raise UserError(f"{path}:{_explain(text, error.errors()[0])}") from None
-    if not mapping.tables:
+    if annotated_format and (mapping.tables or mapping.relative):
+        raise UserError(
+            f"mapping {path}: format {annotated_format} reads the values and their times itself. Its mapping takes "
+            "[[events]] and [[labels]] with absolute times only."
+        )
+    if not mapping.tables and not annotated_format:
         raise UserError(f"mapping {path} has no [[tables]] section, so no minute values: add one.")
-    if len({rule.time.relative for rule in mapping.timed}) > 1:
+    if len({time.relative for time in mapping.times}) > 1:
         raise UserError(f"mapping {path} mixes relative and absolute times, which cannot be joined.")
     for kind in ("tables", "events", "labels"):
         for index, rule in enumerate(getattr(mapping, kind)):

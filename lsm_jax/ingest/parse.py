@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal
 
 import polars as pl
 
@@ -19,6 +21,12 @@ ISO_FORMATS = (
 # A time outside these years comes from a broken clock or a misread format, and would cost a bogus day window.
 FIRST_SECOND = int(dt.datetime(1990, 1, 1, tzinfo=dt.UTC).timestamp())
 LAST_SECOND = int(dt.datetime(2100, 1, 1, tzinfo=dt.UTC).timestamp())
+
+# How halves of the day are written where it is not AM and PM: with dots, blanks, or in other languages.
+_AM_WORDS = r"a\s?\.?\s?m\b\.?|上午|午前|오전|ص|π\.?\s?μ\.?|पूर्वाह्न|öö|de\.|fm\b"
+_PM_WORDS = r"p\s?\.?\s?m\b\.?|下午|午後|오후|م|μ\.?\s?μ\.?|अपराह्न|ös|du\.|em\b"
+_DATE_START = r"^\s*(\d{1,2})\D(\d{1,2})\D"
+DateOrder = Literal["day", "month"]
 
 UNREADABLE = "time is not readable"
 IMPOSSIBLE_DATE = "date before 1990 or after 2099"
@@ -51,6 +59,39 @@ def quarantine_rows(lines: pl.Series, reasons: pl.Series, file: str, report: Ing
         report.quarantine(str(reason), file, group["line"].to_list())
     report.rows_kept += reasons.null_count()
     return reasons.is_null()
+
+
+def format_fault(spelling: str) -> str:
+    """What is wrong with a time format, as the end of a sentence; "" for a good one."""
+    if spelling in ("unix_s", "unix_ms"):
+        return ""
+    if re.search("%[-_0]?[Il]", spelling) and not re.search("%[Pp]", spelling):
+        return "has hours up to 12 (%I) and lacks %p, which tells morning from afternoon"
+    try:
+        pl.Series([""]).str.to_datetime(spelling, strict=False)
+    except pl.exceptions.PolarsError as error:
+        return f"is no strptime format ({str(error).splitlines()[0]})"
+    return ""
+
+
+def format_order(spelling: str) -> DateOrder | None:
+    """Whether a format starts with the day or with the month of a date in numbers; None for other formats."""
+    fields = re.findall("%[-_0]?([A-Za-z])", spelling.replace("%D", "%m/%d/%y"))[:2]
+    return {"dm": "day", "em": "day", "md": "month", "me": "month"}.get("".join(fields))  # type: ignore[return-value]
+
+
+def date_order(blocks: Iterable[pl.Series]) -> DateOrder | None:
+    """Which field of dates such as 4/12/2016 is above 12 somewhere in a column; None where neither or both are."""
+    found: set[DateOrder] = set()
+    for cells in blocks:
+        if cells.dtype == pl.String:
+            fields = cells.str.extract_groups(_DATE_START).struct.unnest().drop_nulls().cast(pl.Int64).unique()
+            first, second = fields["1"], fields["2"]
+            if (first.is_between(13, 31) & second.is_between(1, 12)).any():
+                found.add("day")
+            if (second.is_between(13, 31) & first.is_between(1, 12)).any():
+                found.add("month")
+    return found.pop() if len(found) == 1 else None
 
 
 def epoch_seconds(cells: pl.Series, formats: Sequence[str], time_zone: str) -> tuple[pl.Series, pl.Series]:
@@ -93,7 +134,10 @@ def _read_format(cells: pl.Series, spelling: str, time_zone: str) -> tuple[pl.Se
     elif cells.dtype != pl.String:
         return pl.Series([None] * len(cells), dtype=pl.Float64), pl.Series([False] * len(cells), dtype=pl.Boolean)
     else:
-        moments = cells.str.strip_chars().str.to_datetime(spelling, time_unit="us", strict=False, ambiguous="earliest")
+        text = cells.str.replace_all("\u202f|\u00a0", " ").str.strip_chars()
+        if "%p" in spelling or "%P" in spelling:
+            text = text.str.replace(f"(?i){_AM_WORDS}", "AM").str.replace(f"(?i){_PM_WORDS}", "PM")
+        moments = text.str.to_datetime(spelling, time_unit="us", strict=False, ambiguous="earliest")
     instants = moments
     if getattr(moments.dtype, "time_zone", None) is None:
         instants = moments.dt.replace_time_zone(time_zone, ambiguous="earliest", non_existent="null")

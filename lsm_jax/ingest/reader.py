@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import pkgutil
 import zoneinfo
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -37,14 +37,17 @@ class Series:
     value: Float[np.ndarray, " n"]  # float32 in the registry's unit and range; NaN where missing
 
 
+Labels = Mapping[str, float | str]
+
+
 @dataclasses.dataclass(frozen=True)
 class RecordEvent:
-    """An event in absolute time: minutes since the Unix epoch, UTC, end exclusive."""
+    """An event in absolute time: minutes since the Unix epoch, UTC, which may have a fraction; end exclusive."""
 
     kind: str
     name: str
-    start: int
-    end: int
+    start: float
+    end: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,8 +57,9 @@ class PersonRecord:
     person: str  # the raw id; it is hashed before it is written anywhere
     series: tuple[Series, ...]  # several of one channel (overlapping sensors) are merged by `days.day_windows`
     events: tuple[RecordEvent, ...] = ()  # logged or derived
-    labels: Mapping[str, float | str] = dataclasses.field(default_factory=dict)  # about the person
+    labels: Labels = dataclasses.field(default_factory=dict)  # about the person
     time_zone: str = "UTC"  # IANA name; "UTC" also where only local wall time is known and written as UTC
+    day_labels: tuple[tuple[int, Labels], ...] = ()  # about the day that holds this minute since the epoch, UTC
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,15 +67,13 @@ class ReaderOptions:
     """The user's options for a source."""
 
     time_zone: str | None = None  # IANA name of the files' wall clock; None: UTC, or what the files state
-    mapping: Path | None = None  # the mapping file of the `table` reader
+    mapping: Path | None = None  # the mapping file: what tables mean, and events and labels for any format
     scratch: Path | None = None  # an empty folder for temporary files (rows by person); the caller removes it
     limits: Limits = DEFAULT_LIMITS  # sizes above which a file is refused
 
 
 class Reader(Protocol):
     """One format. It is built from `ReaderOptions`, holds no open files and can be pickled."""
-
-    def __init__(self, options: ReaderOptions) -> None: ...
 
     def channels(self, source: Path) -> tuple[str, ...]:
         """Canonical channels that this source can yield, in the column order of the windows.
@@ -85,6 +87,9 @@ class Reader(Protocol):
 
         Files that hold many people are sorted by person into `options.scratch` here, in one streaming pass.
         """
+
+    def person(self, key: Any, /) -> str:
+        """The raw id of a key's person."""
 
     def read(self, source: Path, key: Any, report: IngestReport, /) -> PersonRecord | None:
         """Everything of one person; None (and a note in the report) when nothing is usable."""
@@ -101,5 +106,11 @@ def make_reader(name: str, options: ReaderOptions) -> Reader:
     zone = options.time_zone
     if zone and zone not in zoneinfo.available_timezones():
         raise UserError(f"--time-zone: unknown time zone {zone!r}. Use an IANA name such as 'Europe/Berlin'.")
-    built: Reader = pkgutil.resolve_name(FORMATS[name])(options)
-    return built
+    make: Callable[[ReaderOptions], Reader] = pkgutil.resolve_name(FORMATS[name])
+    if name == "table" or options.mapping is None:
+        return make(options)
+    from lsm_jax.ingest.annotated import AnnotatedReader
+    from lsm_jax.ingest.table import TableReader
+
+    tables = TableReader(options, annotated_format=name)
+    return AnnotatedReader(make(dataclasses.replace(options, time_zone=tables.time_zone)), tables)

@@ -80,6 +80,11 @@ class IngestReport(pydantic.BaseModel):
         """Records a file that is not of this format."""
         _append_once(self.files_ignored, f"{file}: {reason}")
 
+    def claim(self, file: str) -> None:
+        """Forgets that the format does not know a file, since a mapping uses it."""
+        for sentences in (self.files_ignored, self.files_set_aside):
+            sentences[:] = [each for each in sentences if not each.startswith(f"{file}: ")]
+
     def note(self, sentence: str) -> None:
         _append_once(self.notes, sentence)
 

@@ -34,6 +34,7 @@ LINE = "__line__"
 PERSON = "__person__"
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".xlsx")
 _SEPARATORS = ",;\t|"
+_MAX_PREAMBLE_LINES = 200
 _TEXT_TYPES = (pl.Categorical, pl.Enum, pl.Binary, pl.Null)  # Parquet types that are read as text
 
 
@@ -43,9 +44,19 @@ class Header:
 
     names: tuple[str, ...]  # stripped; a repeated name gets "#2", "#3", ...
     separator: str = ""  # of text
+    line: int = 1  # its number; 0 for text without a header, whose columns are "1", "2", ...
 
 
-def read_header(file: SourceFile, separator: str | None = None) -> Header:
+@dataclasses.dataclass(frozen=True)
+class Layout:
+    """What is known of a text file before it is read."""
+
+    separator: str | None = None  # None: found in the header line
+    header: bool = True  # without one, columns are named by position
+    columns: tuple[str, ...] = ()  # the header is the first line that has all of them, else the first line
+
+
+def read_header(file: SourceFile, layout: Layout | None = None) -> Header:
     """Reads only the header.
 
     Raises:
@@ -58,11 +69,11 @@ def read_header(file: SourceFile, separator: str | None = None) -> Header:
     if name.endswith(".xlsx"):
         return Header(tuple(_read_sheet(file)[0].columns))
     with open_file(file) as stream:
-        return _text_header(stream.read(file.limits.line_bytes), separator)
+        return _text_header(stream.read(file.limits.line_bytes), layout or Layout())
 
 
 def read_rows(
-    file: SourceFile, columns: Sequence[str], report: IngestReport, separator: str | None = None
+    file: SourceFile, columns: Sequence[str], report: IngestReport, layout: Layout | None = None
 ) -> Iterator[pl.DataFrame]:
     """Blocks of the given columns, with the line number (int64, 1-based) in column `LINE`.
 
@@ -73,7 +84,7 @@ def read_rows(
     Raises:
       UnreadableFile: the header cannot be read (see `read_header`).
     """
-    header = read_header(file, separator)
+    header = read_header(file, layout)
     columns = [name for name in header.names if name in {*columns}]
     try:
         if file.name.lower().endswith(".parquet"):
@@ -93,15 +104,32 @@ def read_rows(
 # Delimited text.
 
 
-def _text_header(start: bytes, separator: str | None) -> Header:
+def _text_header(start: bytes, layout: Layout) -> Header:
     if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise UnreadableFile("UTF-16 text: save it again as UTF-8")
-    line = start.removeprefix(b"\xef\xbb\xbf").split(b"\n", 1)[0].decode("utf-8", "replace").rstrip("\r")
+    lines = start.removeprefix(b"\xef\xbb\xbf").split(b"\n", _MAX_PREAMBLE_LINES)[:_MAX_PREAMBLE_LINES]
+    texts = [line.decode("utf-8", "replace").rstrip("\r") for line in lines]
+    if not layout.header:
+        header = _header_line(next(filter(str.strip, texts), ""), layout.separator, _SEPARATORS + " ")
+        return Header(tuple(str(place + 1) for place in range(len(header.names))), header.separator, line=0)
+    for number, text in enumerate(texts if layout.columns else (), 1):
+        cells = {cell.strip() for cell in _split(text, layout.separator or _likely_separator(text, _SEPARATORS))}
+        if {*layout.columns} <= cells:
+            return dataclasses.replace(_header_line(text, layout.separator), line=number)
+    return _header_line(texts[0], layout.separator)
+
+
+def _likely_separator(line: str, separators: str) -> str:
+    """The most frequent one; a blank only where no other occurs."""
+    return max(separators, key=lambda mark: line.count(mark) if mark != " " else min(line.count(mark), 0.5))
+
+
+def _header_line(line: str, separator: str | None, separators: str = _SEPARATORS) -> Header:
     if not line.strip():
         raise UnreadableFile("empty: there is no header line")
     if "\0" in line:
         raise UnreadableFile("not a text file")
-    separator = separator or max(_SEPARATORS, key=line.count)
+    separator = separator or _likely_separator(line, separators)
     cells = _split(line, separator)
     if not cells:
         raise UnreadableFile(
@@ -133,7 +161,7 @@ class _TextTable:
     report: IngestReport
 
     def blocks(self) -> Iterator[pl.DataFrame]:
-        """Splits the file into blocks of whole lines and parses them; the header line is dropped from the first."""
+        """Splits the file into blocks of whole lines and parses them; lines up to the header are dropped."""
         next_line, rest = 1, b""
         with open_file(self.file) as stream:
             while True:
@@ -147,8 +175,8 @@ class _TextTable:
                     block += b"\n"  # the last line
                 cut = block.rfind(b"\n") + 1
                 block, rest = block[:cut], block[cut:]
-                if next_line == 1 and block:
-                    block, next_line = block.partition(b"\n")[2], 2
+                while block and next_line <= self.header.line:
+                    block, next_line = block.partition(b"\n")[2], next_line + 1
                 if block:
                     yield self._parse(block, next_line)
                     next_line += block.count(b"\n")

@@ -1,0 +1,140 @@
+"""Ids, times, numbers and validity of a block's rows, by the rules of a mapping file (`mapping`)."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Sequence
+
+import polars as pl
+
+from lsm_jax.ingest.mapping import OPERATORS, UNIT_SECONDS, Condition, FileRule, TimeRule
+from lsm_jax.ingest.parse import UNREADABLE, add_reason, epoch_seconds, is_empty, numbers, quarantine_rows
+from lsm_jax.ingest.report import IngestReport
+from lsm_jax.ingest.rows import LINE
+
+RELATIVE_START = int(dt.datetime(2001, 1, 1, tzinfo=dt.UTC).timestamp())  # a Monday
+_WEEK = 7 * 86400
+_MAX_RELATIVE = 50 * 366 * 86400  # seconds
+_FLAGS = {"true": 1.0, "t": 1.0, "yes": 1.0, "y": 1.0, "false": 0.0, "f": 0.0, "no": 0.0, "n": 0.0}
+_NO_TEXT = pl.Series([None], dtype=pl.String)
+_NO_NUMBER = pl.Series([None], dtype=pl.Float64)
+
+
+class Calendar:
+    """The date of day 0 of one person's relative times.
+
+    Without a weekday column it is Monday 2001-01-01. With one it is the day of that week with the right weekday.
+    Further files of the person are put within three days of the first, so that devices started on different days stay
+    together. Files without a weekday column follow the first that has one.
+    """
+
+    def __init__(self) -> None:
+        self._first: int | None = None
+
+    @property
+    def shift(self) -> int:
+        """Seconds from Monday 2001-01-01 to day 0."""
+        return 0 if self._first is None else self._first - RELATIVE_START
+
+    def start(self, block: pl.DataFrame, time: TimeRule) -> int:
+        """Midnight of day 0, in seconds since the epoch."""
+        if not time.weekday:
+            return RELATIVE_START + self.shift
+        days = ((numbers(block[time.weekday]) - numbers(block[time.weekday_day])) % 7).drop_nulls().mode().sort()
+        if not len(days):
+            return RELATIVE_START + self.shift
+        start = RELATIVE_START + int(days[0]) * 86400
+        if self._first is None:
+            self._first = start
+        return start + _WEEK * round((self._first - start) / _WEEK)
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """Where blocks come from, and how they are read."""
+
+    file: str  # its name in reports
+    person: str | None  # None where a column holds the id; the rows then get a column PERSON
+    time_zone: str  # of wall-clock times whose rule names none
+    calendar: Calendar
+    report: IngestReport
+
+
+def row_seconds(
+    block: pl.DataFrame, rule: FileRule, time: TimeRule, origin: Origin, column: str = ""
+) -> tuple[pl.Series, pl.Series]:
+    """(UTC seconds, reasons where there are none) of the time's column, or of another column in the same format."""
+    if not time.relative:
+        cells = _joined(block, [column] if column else time.time_columns)
+        return epoch_seconds(cells, time.formats, time.time_zone or origin.time_zone)
+    if time.day and not column:
+        minute = decimal(block, time.minute, rule.decimal)
+        elapsed = (decimal(block, time.day, rule.decimal) - time.first_day) * 86400 + minute * 60
+        good = minute.is_between(0, 1439.999)
+    else:
+        elapsed = decimal(block, column or time.time_columns[0], rule.decimal) * UNIT_SECONDS[time.unit or "minutes"]
+        good = elapsed.is_not_null()
+    earliest = -_MAX_RELATIVE if time.zero else 0
+    good = (good & elapsed.is_between(earliest, _MAX_RELATIVE)).fill_null(False)
+    # Hours such as 13.38333333 are whole minutes that lost their last digits.
+    second = elapsed.zip_with(good, _NO_NUMBER).round(3 if time.unit == "seconds" else 0) + time.zero_seconds
+    second += origin.calendar.start(block, time)
+    return second, add_reason(pl.repeat(None, len(block), dtype=pl.String, eager=True), ~good, UNREADABLE)
+
+
+def _joined(block: pl.DataFrame, columns: Sequence[str]) -> pl.Series:
+    """The column, or the text of several with blanks between; null where one of them is."""
+    if len(columns) == 1:
+        return block[columns[0]]
+    texts = [pl.col(name).cast(pl.String).str.strip_chars() for name in columns]
+    return block.select(pl.concat_str(texts, separator=" ")).to_series()
+
+
+def good_rows(
+    block: pl.DataFrame, rule: FileRule, second: pl.Series, reasons: pl.Series, origin: Origin
+) -> tuple[pl.DataFrame, pl.Series]:
+    """Rows with a person and without a reason against them; the others are quarantined."""
+    if origin.person is None:
+        reasons = add_reason(reasons, row_ids(block, rule).is_null(), "no person id")
+    good = quarantine_rows(block[LINE], reasons, origin.file, origin.report)
+    return block.filter(good), second.filter(good)
+
+
+def row_ids(block: pl.DataFrame, rule: FileRule) -> pl.Series:
+    """Raw ids as text; null where empty. A column with an empty cell is often saved as 62161.0: the id is 62161."""
+    ids = block[rule.person.column]
+    text = ids.cast(pl.String).str.strip_chars().str.replace(r"^(-?\d+)\.0+$", "$1")
+    return text.zip_with(~is_empty(ids), _NO_TEXT)
+
+
+def decimal(block: pl.DataFrame, column: str, mark: str) -> pl.Series:
+    """A column as numbers with this decimal mark; null where a cell is none."""
+    cells = block[column]
+    if mark == "," and cells.dtype == pl.String:
+        cells = cells.str.replace(",", ".", literal=True)
+    return numbers(cells)
+
+
+def passes(block: pl.DataFrame, conditions: Sequence[Condition], mark: str) -> pl.Series:
+    """Whether each row passes all conditions. An empty cell passes only `!=`, a cell that is no flag no flag rule."""
+    passed = pl.repeat(True, len(block), eager=True)
+    for condition in conditions:
+        compare = OPERATORS[condition.operator]
+        cells = block[condition.column]
+        if isinstance(condition.literal, bool):
+            result = compare(_flag(block, condition.column, mark), condition.literal)
+        elif isinstance(condition.literal, float):
+            result = compare(decimal(block, condition.column, mark), condition.literal)
+        else:
+            result = compare(cells.cast(pl.String).str.strip_chars(), condition.literal)
+        passed &= result.fill_null(False).zip_with(~is_empty(cells), pl.Series([condition.operator == "!="]))
+    return passed
+
+
+def _flag(block: pl.DataFrame, column: str, mark: str) -> pl.Series:
+    """Whether each cell is a number other than 0 or a word that means true; null for neither true nor false."""
+    words = block[column].cast(pl.String).str.strip_chars().str.to_lowercase()
+    from_words = words.replace_strict(_FLAGS, default=None, return_dtype=pl.Float64)
+    number = decimal(block, column, mark)
+    return number.zip_with(number.is_not_null(), from_words) != 0
