@@ -33,6 +33,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--max-windows", type=int, metavar="N", help="at most N windows of each dataset, of whole people: a quick look"
     )
+    parser.add_argument(
+        "--mask-channels", type=int, default=0, metavar="N",
+        help="of generative: channels hidden together, to score models with other tokens on equal cells",
+    )  # fmt: skip
     parser.add_argument("--batch-size", type=int, default=32, metavar="B", help="windows per model call (32)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of hidden tokens and bootstrap (0)")
     parser.add_argument(
@@ -58,7 +62,11 @@ def run(args: argparse.Namespace) -> int:
     use_compile_cache()
     started, out = time.perf_counter(), args.out or args.workdir / "eval"
     shared = {"split": args.split, "max_windows": args.max_windows, "batch_size": args.batch_size, "seed": args.seed}
-    own = {"zeroshot": {"prompts": args.prompts}, "captioning": {"decode": args.decode}}.get(args.suite, {})
+    own = {
+        "generative": {"mask_channels": args.mask_channels},
+        "zeroshot": {"prompts": args.prompts},
+        "captioning": {"decode": args.decode},
+    }.get(args.suite, {})
     datasets: list[Dataset] = []
     objective, results = None, []
     for step in whole_steps(args.workdir) if args.curve else [args.step]:

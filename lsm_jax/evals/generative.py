@@ -45,12 +45,14 @@ class Generative(Suite):
 
     Attributes:
       tasks: what is hidden.
+      mask_channels: see `task_pairs`.
     """
 
     name: ClassVar[str] = "generative"
     objectives: ClassVar[tuple[str, ...]] = ("masked_reconstruction", "imputed_reconstruction")
 
     tasks: tuple[Task, ...] = GENERATIVE_TASKS
+    mask_channels: int = 0
 
     def run(self, run: Run, datasets: Sequence[Dataset]) -> EvalResult:
         """See `Suite.run`. The baseline `cohort_time_of_day` is learnt from each dataset's training split."""
@@ -69,7 +71,13 @@ class Generative(Suite):
             for windows in person_stacks(source, run.spec, people[name], self.max_windows):
                 fits = fit_people(windows, cohort)
                 for pairs in task_pairs(
-                    windows, self.tasks, objective.tokens, self.seed, self.batch_size, objective.max_context_tokens
+                    windows,
+                    self.tasks,
+                    objective.tokens,
+                    self.seed,
+                    self.batch_size,
+                    objective.max_context_tokens,
+                    self.mask_channels,
                 ):
                     _score_pairs(sums, run, windows, pairs, fits, cohort)
                 done[name] += len(windows.values)
@@ -114,7 +122,8 @@ class Generative(Suite):
                 "Mean squared error of z-scored values over every recorded cell of hidden tokens; the lowest is bold.",
                 "*Ahead* is 1 - model / best baseline, with its 95 % interval over people.",
             ],
-            provenance=self.provenance(run, datasets=scored),
+            provenance=self.provenance(run, datasets=scored, mask_channels=self.mask_channels),
+            by_person=sums.by_person(people),
         )
 
 
@@ -210,6 +219,24 @@ class ErrorSums:
                 numbers = {"method": method, **measures, "unit": unit, "ci95": interval, "cells": int(cells.sum())}
                 rows.append({**shared, **numbers})
         return rows
+
+    def by_person(self, people: Mapping[str, Mapping[str, int]]) -> list[Row]:
+        """The model's squared errors and the scored cells of every person, by data set; see `EvalResult.by_person`."""
+        errors, cells = self.errors[:, :, 0, :, 0].sum(axis=2), self.cells.sum(axis=2)
+        return [
+            {
+                "dataset": dataset,
+                "participant": participant,
+                "scores": {
+                    f"{task.name} {task.setting}": [float(errors[number, index]), int(cells[number, index])]
+                    for number, task in enumerate(self.tasks)
+                    if cells[number, index]
+                },
+            }
+            for dataset, numbered in people.items()
+            for participant, index in numbered.items()
+            if cells[:, index].any()
+        ]
 
     def comparisons(self, seed: int, people: np.ndarray | None = None) -> list[Row]:
         """The model against the best baseline of each task and channel, paired: the same people drawn for both.

@@ -38,6 +38,8 @@ class EvalResult:
         model_mse, baseline_mse, improvement, ci95, ...}; improvement is 1 - model / baseline, paired by person.
       by_dataset: `comparisons` of channel `all` within each dataset.
       details: rows of single windows.
+      by_person: what `lsm compare` pairs runs by: rows of {dataset, participant, scores}; `scores` are the model's sum
+        of squared errors and the scored cells of each task, `{"random_imputation 80%": [error, cells]}`.
     """
 
     suite: str
@@ -47,6 +49,7 @@ class EvalResult:
     comparisons: Sequence[Row] = ()
     by_dataset: Sequence[Row] = ()
     details: Sequence[Row] = ()
+    by_person: Sequence[Row] = ()
 
     def scalars(self) -> dict[str, float]:
         """The headline numbers by name, for a training run's metrics: the model's totals, and no single classes."""

@@ -14,6 +14,7 @@ from jaxtyping import Array, Bool, Float, Int
 from lsm_jax.data.loader import evaluation_batches
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.data.store import WindowSource
+from lsm_jax.errors import UserError
 from lsm_jax.evals.baselines import CellIndex, time_bins
 from lsm_jax.tokens.grid import TokenGrid
 from lsm_jax.tokens.row_lengths import bucket_length
@@ -110,7 +111,13 @@ def person_stacks(
 
 
 def task_pairs(
-    windows: WindowStack, tasks: Sequence[Task], grid: TokenGrid, seed: int, batch_size: int, max_context_tokens: int
+    windows: WindowStack,
+    tasks: Sequence[Task],
+    grid: TokenGrid,
+    seed: int,
+    batch_size: int,
+    max_context_tokens: int,
+    mask_channels: int = 0,
 ) -> Iterator[Pairs]:
     """All pairs of a window and a task that suits it, in batches of at most `batch_size`.
 
@@ -119,14 +126,30 @@ def task_pairs(
 
     Args:
       max_context_tokens: the most visible tokens of a window that the model reads.
+      mask_channels: channels that are hidden together, so that models with other tokens get the same cells; 0: those of
+        the model's tokens.
+
+    Raises:
+      UserError: `mask_channels` are no whole tokens.
     """
+    if mask_channels < 0 or mask_channels % grid.patch_channels:
+        raise UserError(
+            f"masks of {mask_channels} channels are not whole tokens: the run has tokens.patch_channels="
+            f"{grid.patch_channels}. Give a multiple of it, the same for all runs that you compare."
+        )
+    mask_grid = dataclasses.replace(grid, patch_channels=mask_channels) if mask_channels else grid
     # A token with any recorded cell, whatever the model's rule for partly recorded patches is.
-    recorded = grid.cells(windows.observed).any(axis=-1).reshape(-1, grid.patches, grid.groups)
+    recorded, in_masks = (
+        each.cells(windows.observed).any(axis=-1).reshape(-1, each.patches, each.groups) for each in (grid, mask_grid)
+    )
     by_size: dict[tuple[int, int], list[tuple[int, int, np.ndarray]]] = {}
     for number, task in enumerate(tasks):
         for row, tokens in enumerate(recorded):
-            hidden = hidden_tokens(task, tokens, grid.patch_minutes, window_rng(seed, task, windows, row))
-            if hidden is not None:
+            together = hidden_tokens(task, in_masks[row], grid.patch_minutes, window_rng(seed, task, windows, row))
+            if together is not None:
+                hidden = (
+                    together.repeat(mask_grid.patch_channels // grid.patch_channels, axis=1)[:, : grid.groups] & tokens
+                )
                 context, targets = (
                     min(bucket_length(int(mask.sum())), grid.size) for mask in (tokens & ~hidden, hidden)
                 )

@@ -232,6 +232,19 @@ def test_improvement_is_against_the_best_baseline(results):
         np.testing.assert_allclose(compared["improvement"], 1 - row(rows, method="model")["mse"] / best["mse"])
 
 
+def test_models_with_other_tokens_are_scored_on_equal_cells(real_run, dataset):
+    wide = dataclasses.replace(real_run.objective.tokens, patch_channels=2)
+    runs = with_answer(real_run, 0.3), dataclasses.replace(real_run, objective=Constant(wide, 0.3))
+    fine, coarse = (Generative(tasks=TASKS, mask_channels=2).run(run, [dataset]) for run in runs)
+    assert fine.by_person == coarse.by_person
+    assert fine.by_person != Generative(tasks=TASKS).run(runs[0], [dataset]).by_person
+    totals = np.sum([row["scores"]["sensor_imputation 50%"] for row in fine.by_person], axis=0)
+    whole = row(fine.results, task="sensor_imputation", channel="all", method="model")
+    np.testing.assert_allclose(totals, (whole["mse"] * whole["cells"], whole["cells"]))
+    with pytest.raises(UserError, match="not whole tokens"):
+        Generative(tasks=TASKS, mask_channels=3).run(runs[1], [dataset])
+
+
 def test_a_model_without_finite_answers_has_failed(real_run, dataset):
     with pytest.raises(RunError, match="not finite"):
         Generative(tasks=TASKS).run(with_answer(real_run, np.nan), [dataset])
