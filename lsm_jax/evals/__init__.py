@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 SUITES = {
     "generative": "generative.Generative",
+    "openmhc": "openmhc.OpenMHC",
     "zeroshot": "zeroshot.ZeroShot",
     "fewshot": "fewshot.FewShot",
     "retrieval": "retrieval.Retrieval",

@@ -143,6 +143,9 @@ def write_whole(path: Path, text: str) -> None:
 
 
 def _cell(row: Row, lowest: float) -> str:
+    if row.get("skill") is not None:
+        interval = row["ci95_skill"]
+        return f"{row['skill']:+.1%}" + (f" ({interval[0]:+.1%} to {interval[1]:+.1%})" if interval else "")
     if "mse" in row:
         return f"**{row['mse']:.3f}**" if row["mse"] == lowest else f"{row['mse']:.3f}"
     if row["score"] is None:

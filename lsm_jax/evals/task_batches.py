@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
+from lsm_jax.channels import REGISTRY
 from lsm_jax.data.loader import evaluation_batches
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.data.store import WindowSource
@@ -18,8 +19,11 @@ from lsm_jax.errors import UserError
 from lsm_jax.evals.baselines import CellIndex, time_bins
 from lsm_jax.tokens.grid import TokenGrid
 from lsm_jax.tokens.row_lengths import bucket_length
-from lsm_jax.tokens.tasks import Task, hidden_tokens
+from lsm_jax.tokens.tasks import MARKS, Context, Task, hidden_tokens
+from lsm_jax.windows import Window
 
+_WORKOUT_SESSIONS = (("session", "aerobic"), ("session", "anaerobic"))
+_HIGH_HEART_RATE = 160  # bpm, OpenMHC's intensity failure
 _FEW_PAIRS = 24  # fewer are not worth compiling a program for
 _MAX_SCORES = 2**24  # attention scores of one head; 64 MiB in float32, times heads and what a layer keeps of them
 
@@ -32,6 +36,7 @@ class WindowStack:
       values: z-scored; 0 where unobserved.
       person: an index per participant.
       identity: a hash of participant and start, which seeds the window's masks.
+      marked: minutes of sleep, of workouts, and with a high heart rate, in the order of `tasks.MARKS`.
     """
 
     values: Float[np.ndarray, "w t c"]
@@ -40,6 +45,7 @@ class WindowStack:
     weekday: Int[np.ndarray, " w"]
     person: Int[np.ndarray, " w"]
     identity: Int[np.ndarray, " w"]
+    marked: Bool[np.ndarray, "w t m"]
 
     @property
     def bins(self) -> Int[np.ndarray, "w t"]:
@@ -99,6 +105,7 @@ def person_stacks(
             **{key: batch[key][: len(infos)] for key in ("values", "observed", "start_minute", "weekday")},
             person=np.array([person_index[info.participant] for info in infos], np.int64),
             identity=np.array([zlib.crc32(name.encode()) for name in names], np.int64),
+            marked=np.stack([marked_minutes(info.window, spec.window_minutes) for info in infos]),
         )
         pending = stack if pending is None else pending + stack
         # In order of participant, all but the last person are complete.
@@ -108,6 +115,21 @@ def person_stacks(
             pending = pending[complete:]
     if pending is not None:
         yield pending
+
+
+def marked_minutes(window: Window, minutes: int) -> Bool[np.ndarray, "t m"]:
+    """The minutes of a window's sleep and workouts, by its events, and of a high heart rate; see `tasks.MARKS`."""
+    marked = np.zeros((minutes, len(MARKS)), bool)
+    for event in window.events:
+        if event.kind == "sleep":
+            marked[event.start : event.end, 0] = True
+        elif event.kind == "activity" or (event.kind, event.name) in _WORKOUT_SESSIONS:
+            marked[event.start : event.end, 1] = True
+    if "heart_rate" in window.channels:
+        column = window.channels.index("heart_rate")
+        high = window.observed[:, column] & (window.values[:, column] > _HIGH_HEART_RATE)
+        marked[: len(high), 2] = high[:minutes]
+    return marked
 
 
 def task_pairs(
@@ -142,10 +164,12 @@ def task_pairs(
     recorded, in_masks = (
         each.cells(windows.observed).any(axis=-1).reshape(-1, each.patches, each.groups) for each in (grid, mask_grid)
     )
+    contexts = _contexts(windows, mask_grid)
     by_size: dict[tuple[int, int], list[tuple[int, int, np.ndarray]]] = {}
     for number, task in enumerate(tasks):
         for row, tokens in enumerate(recorded):
-            together = hidden_tokens(task, in_masks[row], grid.patch_minutes, window_rng(seed, task, windows, row))
+            rng = window_rng(seed, task, windows, row)
+            together = hidden_tokens(task, in_masks[row], grid.patch_minutes, rng, contexts[row])
             if together is not None:
                 hidden = (
                     together.repeat(mask_grid.patch_channels // grid.patch_channels, axis=1)[:, : grid.groups] & tokens
@@ -160,6 +184,16 @@ def task_pairs(
         for first in range(0, len(pairs), rows):
             window, number_of, masks = zip(*pairs[first : first + rows], strict=True)
             yield Pairs(np.array(window), np.array(number_of), np.stack(masks), rows)
+
+
+def _contexts(windows: WindowStack, grid: TokenGrid) -> list[Context]:
+    """What the scenarios need to know of every window."""
+    marked = np.any(windows.marked.reshape(-1, grid.patches, grid.patch_minutes, len(MARKS)), axis=2)
+    sensors = [
+        frozenset(REGISTRY[name].sensor for name in grid.channels[first : first + grid.patch_channels])
+        for first in range(0, len(grid.channels), grid.patch_channels)
+    ]
+    return [Context(dict(zip(MARKS, patches.T, strict=True)), sensors) for patches in marked]
 
 
 def _merge_rare(by_size: dict[tuple[int, int], list[Any]]) -> dict[tuple[int, int], list[Any]]:

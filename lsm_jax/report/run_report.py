@@ -15,6 +15,7 @@ from lsm_jax.config import Config, to_json
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.data.store import open_dataset
 from lsm_jax.errors import UserError
+from lsm_jax.evals import SUITES
 from lsm_jax.evals.result import write_whole
 from lsm_jax.report.charts import line_chart
 from lsm_jax.report.render import by_split, number, percent, png_address, readable, render
@@ -95,8 +96,8 @@ def write_report(workdir: Path, out: Path) -> Path:
 
 
 def _other_suites(folder: Path, step: int) -> Iterator[dict[str, Any]]:
-    """The suites about texts and classes that have been run; their tables are files of their own."""
-    for suite in _SUITES["coca"]:
+    """The other suites that have been run; their tables are files of their own."""
+    for suite in (name for name in SUITES if name != "generative"):
         scored = _read_json(folder / f"{suite}.json", lambda content: int(content["provenance"]["step"]))
         if scored is not None:
             file = f"{folder.name}/{suite}.md"

@@ -21,7 +21,8 @@ def stack(people=6, days=3, seed=0):
     observed = rng.random(values.shape) < 0.9
     start = np.zeros(count, np.int64)
     person = np.repeat(np.arange(people), days)
-    return WindowStack(np.where(observed, values, 0), observed, start, start, person, np.arange(count))
+    marked = np.zeros((count, MINUTES, 3), bool)
+    return WindowStack(np.where(observed, values, 0), observed, start, start, person, np.arange(count), marked)
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lsm_jax.tokens.tasks import GENERATIVE_TASKS, Task, hidden_tokens
+from lsm_jax.tokens.tasks import GENERATIVE_TASKS, MARKS, OPENMHC_SCENARIOS, Context, Task, hidden_tokens
 
 PATCHES, GROUPS = 24, 5
 
@@ -114,3 +114,74 @@ def test_a_block_that_is_no_whole_number_of_patches_is_left_out():
 @pytest.mark.parametrize("task", GENERATIVE_TASKS)
 def test_nothing_recorded_is_left_out(task):
     assert hidden_tokens(task, np.zeros((PATCHES, GROUPS), bool), 10, rng()) is None
+
+
+CONTEXT = Context(
+    {
+        name: np.isin(np.arange(PATCHES), patches)
+        for name, patches in zip(MARKS, ([2, 3, 4, 9], [12, 13], [13]), strict=True)
+    },
+    [frozenset({sensor}) for sensor in ("PPG", "PPG", "ACC", "SLEEP", "ENERGY")],
+)
+SCENARIOS = {task.name: task for task in OPENMHC_SCENARIOS}
+
+
+@settings(max_examples=60, deadline=None)
+@given(recorded=recorded_strategy(), task=st.sampled_from(OPENMHC_SCENARIOS), seed=st.integers(0, 1000))
+def test_scenarios_hide_recorded_tokens_and_leave_some(recorded, task, seed):
+    hidden = hidden_tokens(task, recorded, 10, rng(seed), CONTEXT)
+    if hidden is None:
+        return
+    assert hidden.any()
+    assert not (hidden & ~recorded).any()
+    assert (recorded & ~hidden).any()
+    assert (hidden == hidden_tokens(task, recorded, 10, rng(seed), CONTEXT)).all()
+
+
+@given(recorded=recorded_strategy(), seed=st.integers(0, 1000))
+@settings(max_examples=30, deadline=None)
+def test_random_patches_hide_half_of_the_half_hours_of_groups(recorded, seed):
+    hidden = hidden_tokens(SCENARIOS["random_patches"], recorded, 10, rng(seed))
+    if hidden is None:
+        return
+    half_hours, hidden = (part.reshape(-1, 3, GROUPS).any(axis=1) for part in (recorded, hidden))
+    assert hidden.sum() == np.floor(0.5 * half_hours.sum() + 0.5)
+    whole = hidden_tokens(SCENARIOS["random_patches"], np.ones_like(recorded), 10, rng(seed)).reshape(-1, 3, GROUPS)
+    assert (whole.all(axis=1) == whole.any(axis=1)).all()
+
+
+@given(recorded=recorded_strategy(), seed=st.integers(0, 1000))
+@settings(max_examples=30, deadline=None)
+def test_time_blocks_hide_a_quarter_of_the_recorded_time_in_all_groups(recorded, seed):
+    hidden = hidden_tokens(SCENARIOS["time_blocks"], recorded, 10, rng(seed))
+    if hidden is None:
+        return
+    patches = recorded.any(axis=1)
+    assert hidden.any(axis=1).sum() == max(np.floor(0.25 * patches.sum() + 0.5), 1)
+    assert (hidden == recorded & hidden.any(axis=1)[:, None]).all()
+
+
+def test_signals_hide_half_of_the_groups_or_one_sensor():
+    recorded, seen = np.ones((PATCHES, GROUPS), bool), set()
+    for seed in range(40):
+        hidden = hidden_tokens(SCENARIOS["signals"], recorded, 10, rng(seed), CONTEXT)
+        groups = hidden.any(axis=0)
+        assert (hidden == groups).all()
+        seen.add(tuple(np.flatnonzero(groups).tolist()))
+    assert {(0, 1), (2,), (3,), (4,)} < seen
+    assert {len(groups) for groups in seen - {(0, 1), (2,), (3,), (4,)}} == {3}
+
+
+@pytest.mark.parametrize(
+    ("name", "patches", "groups"),
+    [
+        ("sleep_gap", [2, 3, 4, 9], [0, 1, 2, 4]),  # what a sleep tracker says stays
+        ("workout_gap", [12, 13], [0, 1, 4]),
+        ("intensity_failure", [13], [0, 1, 4]),
+    ],
+)
+def test_semantic_scenarios_hide_the_marked_patches_of_the_sensors_that_fail(name, patches, groups):
+    hidden = hidden_tokens(SCENARIOS[name], np.ones((PATCHES, GROUPS), bool), 10, rng(), CONTEXT)
+    assert (np.argwhere(hidden) == [(patch, group) for patch in patches for group in groups]).all()
+    nothing = Context({mark: np.zeros(PATCHES, bool) for mark in MARKS}, CONTEXT.sensors)
+    assert hidden_tokens(SCENARIOS[name], np.ones((PATCHES, GROUPS), bool), 10, rng(), nothing) is None
