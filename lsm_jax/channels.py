@@ -28,6 +28,8 @@ class Channel:
       low, high: plausible range, both included; values outside it count as missing.
       mean, sd: for normalisation without statistics of the dataset.
       heavy_tailed: comes in bursts, such as steps and counts.
+      is_count: counted over time: samples are added, and that of a long period is spread over it. Other channels are
+        levels: samples are averaged, and that of a long period is held.
       source: of the definition.
     """
 
@@ -39,6 +41,7 @@ class Channel:
     mean: float
     sd: float
     heavy_tailed: bool = False
+    is_count: bool = False
     source: str = "SensorLM, arXiv 2506.09108"
 
 
@@ -58,7 +61,7 @@ _CHANNELS = (
     Channel("sdnn", "PPG", "ms", 0, 400, 45.3356, 24.3860),
     Channel("rr_entropy", "PPG", "nats", 0, 7, 3.29533, 0.46478),
     Channel("rr_difference_entropy", "PPG", "nats", 0, 7, 2.98106, 0.48817),
-    Channel("steps", "ACC", "steps/min", 0, 300, 5.1679, 18.8926, heavy_tailed=True),
+    Channel("steps", "ACC", "steps/min", 0, 300, 5.1679, 18.8926, heavy_tailed=True, is_count=True),
     Channel("jerk_autocorrelation", "ACC", _ARBITRARY, 0, 512, 203.467, 30.056),
     Channel("acc_log_energy", "ACC", _ARBITRARY, 0, 512, 53.0804, 49.6526),
     Channel("acc_covariance_condition", "ACC", _ARBITRARY, 0, 512, 43.4077, 13.9529),
@@ -89,11 +92,24 @@ _CHANNELS = (
     Channel("pnn20", "PPG", "fraction", 0, 1, 0.4, 0.25, source=_SENSORFM),
     # Signals of consumer and research devices that the papers do not use.
     Channel("activity_intensity", "ACC", "level 0-3", 0, 3, 0.25, 0.6, heavy_tailed=True, source=_OURS),
-    Channel("activity_count", "ACC", "counts/min", 0, 32766, 350.0, 800.0, heavy_tailed=True, source=_OURS),
-    Channel("activity_chest", "ACC", "Actiheart counts/min", 0, 10000, 25.0, 80.0, heavy_tailed=True, source=_OURS),
+    Channel(
+        "activity_count", "ACC", "counts/min", 0, 32766, 350.0, 800.0, heavy_tailed=True, is_count=True, source=_OURS
+    ),
+    Channel(
+        "activity_chest",
+        "ACC",
+        "Actiheart counts/min",
+        0,
+        10000,
+        25.0,
+        80.0,
+        heavy_tailed=True,
+        is_count=True,
+        source=_OURS,
+    ),
     Channel("met", "ENERGY", "MET", 0.5, 25, 1.5, 1.2, heavy_tailed=True, source=_OURS),
-    Channel("calories", "ENERGY", "kcal/min", 0, 40, 1.6, 1.4, heavy_tailed=True, source=_OURS),
-    Channel("distance", "ENERGY", "m/min", 0, 600, 4.0, 15.0, heavy_tailed=True, source=_OURS),
+    Channel("calories", "ENERGY", "kcal/min", 0, 40, 1.6, 1.4, heavy_tailed=True, is_count=True, source=_OURS),
+    Channel("distance", "ENERGY", "m/min", 0, 600, 4.0, 15.0, heavy_tailed=True, is_count=True, source=_OURS),
     Channel("sleep_state", "SLEEP", "1 asleep, 2 restless, 3 awake", 1, 3, 1.1, 0.35, source=_OURS),
     Channel("respiratory_rate", "PPG", "breaths/min", 3, 60, 15.0, 3.0, source=_OURS),
     Channel("glucose", "GLUCOSE", "mmol/L", 1, 35, 5.6, 1.4, source=_OURS),

@@ -24,7 +24,7 @@ from jaxtyping import Bool, Int
 from lsm_jax.errors import UserError
 from lsm_jax.ingest.days import Aggregate, minute_series
 from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
-from lsm_jax.ingest.parse import add_reason, epoch_seconds, is_empty, numbers, quarantine_rows
+from lsm_jax.ingest.parse import add_reason, date_order, epoch_seconds, is_empty, numbers, quarantine_rows
 from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import LINE, PERSON, TABLE_SUFFIXES, RowsByPerson, Slice, load_slices, read_header, read_rows
@@ -51,7 +51,7 @@ class MinuteFile:
     time: str
     values: tuple[str, ...]  # one column (narrow) or sixty (wide, one per minute of the hour)
     scale: float = 1.0  # to the registry's unit
-    aggregate: Aggregate = "mean"
+    aggregate: Aggregate | None = "last"  # of a minute that two files hold
 
 
 def _kinds() -> Iterator[MinuteFile]:
@@ -65,7 +65,7 @@ def _kinds() -> Iterator[MinuteFile]:
         yield MinuteFile(channel, "ActivityMinute", (name,), scale)
         yield MinuteFile(channel, "ActivityHour", tuple(f"{name}{minute:02d}" for minute in range(60)), scale)
     yield MinuteFile("sleep_state", "date", ("value",), aggregate="max")
-    yield MinuteFile("heart_rate", "Time", ("Value",))
+    yield MinuteFile("heart_rate", "Time", ("Value",), aggregate=None)
 
 
 KINDS: tuple[MinuteFile, ...] = tuple(_kinds())
@@ -100,9 +100,10 @@ class FitbitReader:
         if self._options.scratch is None:
             raise UserError("the fitbit reader needs a scratch folder (ReaderOptions.scratch).")
         samples = RowsByPerson(self._options.scratch)
-        for file, kind in self._minute_files(source, report):
+        files = list(self._minute_files(source, report))
+        for (file, kind), formats in zip(files, _time_formats(files), strict=True):
             for block in read_rows(file, ("Id", kind.time, *kind.values), report):
-                samples.add(_samples(block, kind, file.label, self._zone, report))
+                samples.add(_samples(block, kind, formats, self._zone, file.label, report))
         yield from sorted(samples.slices.items())
 
     def person(self, key: tuple[str, list[Slice]]) -> str:
@@ -143,6 +144,36 @@ class FitbitReader:
                 report.set_aside(file.label, _header_fault(names))
 
 
+def _time_formats(files: Sequence[tuple[SourceFile, MinuteFile]]) -> Iterator[tuple[str, ...]]:
+    """The formats of each file's times. A file that does not tell day from month follows the others.
+
+    Raises:
+      UserError: no file tells, and the spelling is not that of Fitabase, which writes the month first.
+    """
+    orders = [_date_order(file, kind) for file, kind in files]
+    told = {order for order in orders if order in ("day", "month")}
+    for (file, kind), order in zip(files, orders, strict=True):
+        if order == "unclear" and len(told) != 1:
+            raise UserError(
+                f"{file.label}: the dates in column {kind.time!r} do not tell whether day or month comes first. "
+                "Write them as 2016-04-12, or add a file of the study with a day above 12."
+            )
+        is_day_first = order == "day" or (order not in told and told == {"day"})
+        yield tuple(text.replace("%m/%d", "%d/%m") for text in TIME_FORMATS) if is_day_first else TIME_FORMATS
+
+
+def _date_order(file: SourceFile, kind: MinuteFile) -> str:
+    """ "day" or "month" first; "vendor" where only the spelling speaks for Fitabase's own order; "unclear"."""
+    spelling = "vendor"
+    for block in read_rows(file, (kind.time,), IngestReport()):
+        cells = block[kind.time].cast(pl.String)
+        if order := date_order([cells]):
+            return order
+        if cells.str.contains(r"^\s*\d\d/\d\d/\d{4}[^APMapm]*$").any():
+            spelling = "unclear"
+    return spelling
+
+
 def _header_fault(names: Sequence[str]) -> str:
     """What the header lacks for the most similar kind."""
     similar = max(KINDS, key=lambda kind: len({"Id", kind.time, *kind.values} & set(names)) / (2 + len(kind.values)))
@@ -150,10 +181,12 @@ def _header_fault(names: Sequence[str]) -> str:
     return f"line 1 is no header of a Fitbit minute file; for {similar.channel} it lacks {', '.join(missing[:3])}"
 
 
-def _samples(block: pl.DataFrame, kind: MinuteFile, file: str, time_zone: str, report: IngestReport) -> pl.DataFrame:
+def _samples(
+    block: pl.DataFrame, kind: MinuteFile, formats: Sequence[str], time_zone: str, file: str, report: IngestReport
+) -> pl.DataFrame:
     """A block's good rows as (PERSON, code, second, value); the others are quarantined."""
     person = block["Id"].cast(pl.String).str.strip_chars()
-    second, reasons = epoch_seconds(block[kind.time], TIME_FORMATS, time_zone)
+    second, reasons = epoch_seconds(block[kind.time], formats, time_zone)
     # A spreadsheet writes long ids as 1.50396E+09: several people would become one.
     bad_person = ~person.str.contains(r"^\d+$").fill_null(False)
     reasons = reasons.zip_with(~bad_person, pl.Series(["person id is not a whole number"]))

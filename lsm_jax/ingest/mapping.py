@@ -174,7 +174,7 @@ class ChannelRule(_Section):
     scale: float = 1.0
     offset: float = 0.0
     keep: Conditions = []
-    aggregate: Aggregate = "mean"
+    aggregate: Aggregate | None = None
 
     def to_registry_unit(self, channel: str) -> tuple[float, float]:
         """(scale, offset) from the column's values to the unit of the registry."""
@@ -195,6 +195,11 @@ class FileRule(_Section):
     decimal: Literal[".", ","] = "."
     time: TimeRule | None = None
     _section: str = pydantic.PrivateAttr("")
+
+    @property
+    def used_columns(self) -> tuple[str, ...]:
+        """The columns that the section names."""
+        raise NotImplementedError
 
     @property
     def section(self) -> str:
@@ -222,17 +227,26 @@ class TimedRule(FileRule):
 
 
 class TableRule(TimedRule):
-    """Minute values. `sensor` is a column with the device's name; without it each file is one sensor."""
+    """Minute values. `sensor` is a column with the device's name; without it each file is one sensor.
+
+    A row lasts `period_minutes`, or until the time in column `end`.
+    """
 
     channels: dict[str, ChannelRule]
     keep: Conditions = []
-    period_minutes: Annotated[int, pydantic.Field(ge=1, le=1440)] = 1
+    period_minutes: Annotated[float, pydantic.Field(gt=0, le=1440)] | None = None
+    end: str = ""
     signal: str = ""
     value: str = ""
     sensor: str = ""
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> TableRule:
+        for spelling in () if self.time.relative else self.time.formats:
+            if not spelling.startswith("unix") and not re.search("%[-_0]?[HIklTRrXcs+]", spelling):
+                raise _mistake(
+                    f"has {spelling!r}, which names no hour: column = ['Date', 'Time'] joins", "time.formats"
+                )
         if bool(self.signal) != bool(self.value):
             raise _mistake("and value go together: the columns of a long table", "signal")
         needed, unused = ("signal", "column") if self.value else ("column", "signal")
@@ -255,7 +269,7 @@ class TableRule(TimedRule):
     def used_columns(self) -> tuple[str, ...]:
         rules = self.channels.values()
         conditions = (*self.keep, *(condition for rule in rules for condition in rule.keep))
-        named = (self.person.column, *self.time.columns, self.signal, self.value, self.sensor)
+        named = (self.person.column, *self.time.columns, self.signal, self.value, self.sensor, self.end)
         return _unique(*named, *(rule.column for rule in rules), *(condition.column for condition in conditions))
 
 

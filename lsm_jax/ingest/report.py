@@ -48,6 +48,7 @@ class IngestReport(pydantic.BaseModel):
     overlaps: Counter[str] = Counter()  # minutes that several sensors recorded
     invalid: Counter[str] = Counter()  # values the device itself marked as not valid
     implausible: Counter[str] = Counter()  # values outside the registry's range
+    partial_minutes: Counter[str] = Counter()  # minutes of a count that were covered for less than half
     not_worn_minutes: int = 0  # minutes whose zeros mean "not worn"
     repeated_hour_minutes: int = 0  # minutes dropped since the wall clock showed them twice (end of summer time)
     # What was written, and what was empty:

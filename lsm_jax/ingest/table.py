@@ -12,6 +12,7 @@ import fnmatch
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import polars as pl
 
@@ -20,12 +21,13 @@ from lsm_jax.ingest.columns import Calendar, Origin, decimal, good_rows, passes,
 from lsm_jax.ingest.days import minute_series
 from lsm_jax.ingest.events import PersonLabels, add_labels, event_rows, joined_events
 from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
-from lsm_jax.ingest.mapping import EventRule, FileRule, LabelRule, MappingFile, Rule, TableRule, load_mapping
-from lsm_jax.ingest.parse import add_reason, is_empty
+from lsm_jax.ingest.mapping import EventRule, FileRule, LabelRule, MappingFile, TableRule, TimeRule, load_mapping
+from lsm_jax.ingest.parse import add_reason, date_order, format_order, is_empty
 from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, Series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import LINE, PERSON, Layout, RowsByPerson, Slice, load_slices, read_header, read_rows
 
+AnyRule = TypeVar("AnyRule", bound=FileRule)
 _NO_NUMBER = pl.Series([None], dtype=pl.Float64)
 
 
@@ -94,8 +96,8 @@ class TableReader:
                     report.set_aside(file.label, f"{rule.section}.person.file finds no id in its name")
                 elif isinstance(rule, LabelRule):
                     origin = Origin(file.label, person, self.time_zone, Calendar(), report)
-                    for block in self._blocks(file, rule, report):
-                        add_labels(block, rule, labels, origin)
+                    for rule_of_file, block in self._blocks(file, rule, report):
+                        add_labels(block, rule_of_file, labels, origin)
                 elif person:
                     own.setdefault(person, []).append((index, file))
                 else:
@@ -157,23 +159,29 @@ class TableReader:
         self, index: int, file: SourceFile, person: str | None, calendar: Calendar, report: IngestReport
     ) -> Iterator[pl.DataFrame]:
         """The samples or events of a file."""
-        rule, origin = self._rules[index], Origin(file.label, person, self.time_zone, calendar, report)
-        for block in self._blocks(file, rule, report):
+        origin = Origin(file.label, person, self.time_zone, calendar, report)
+        for rule, block in self._blocks(file, self._rules[index], report):
             if isinstance(rule, TableRule):
                 yield sample_rows(block, rule, index, origin)
             elif isinstance(rule, EventRule):
                 yield event_rows(block, rule, origin)
 
-    def _blocks(self, file: SourceFile, rule: Rule, report: IngestReport) -> Iterator[pl.DataFrame]:
-        """The rule's columns of a file, block by block. A file that lacks one is set aside."""
+    def _blocks(self, file: SourceFile, rule: AnyRule, report: IngestReport) -> Iterator[tuple[AnyRule, pl.DataFrame]]:
+        """The rule's columns of a file, block by block, and the rule with the file's time formats.
+
+        A file that lacks a column is set aside. UserError as by `_time_as_written`.
+        """
+        layout = Layout(rule.separator, rule.header, rule.used_columns)
         try:
-            layout = Layout(rule.separator, rule.header, rule.used_columns)
             names = read_header(file, layout).names
             if missing := [column for column in rule.used_columns if column not in names]:
                 raise UnreadableFile(
                     f"line 1 lacks the column {missing[0]!r}, which {rule.section} of the mapping names"
                 )
-            yield from read_rows(file, rule.used_columns, report, layout)
+            if rule.time and not rule.time.relative:
+                rule = rule.model_copy(update={"time": _time_as_written(file, rule, rule.time, layout)})
+            for block in read_rows(file, rule.used_columns, report, layout):
+                yield rule, block
         except UnreadableFile as error:
             report.set_aside(file.label, str(error))
 
@@ -184,9 +192,18 @@ class TableReader:
             table = self._mapping.tables[int(str(index))]
             channel, rule = list(table.channels.items())[int(str(number))]
             report.invalid[channel] += int(group["invalid"].sum())
-            second, value = group["second"].to_numpy(), group["value"].to_numpy()
-            period, aggregate = table.period_minutes, rule.aggregate
-            series.append(minute_series(channel, second, value, report, period_minutes=period, aggregate=aggregate))
+            second, value, length, row = (group[name].to_numpy() for name in ("second", "value", "length", "row"))
+            made = minute_series(
+                channel,
+                second,
+                value,
+                report,
+                period_minutes=table.period_minutes,
+                length=length,
+                aggregate=rule.aggregate,
+                row=row,
+            )
+            series.append(made)
         return tuple(series)
 
 
@@ -199,6 +216,28 @@ def _mapping_time_zone(mapping: MappingFile, path: Path) -> str:
             f"--time-zone, such as --time-zone {zones[0]}."
         )
     return zones[0] if zones else "UTC"
+
+
+def _time_as_written(file: SourceFile, rule: FileRule, time: TimeRule, layout: Layout) -> TimeRule:
+    """The time rule with the formats that have the file's order of day and month, by its whole column.
+
+    Raises:
+      UserError: the column contradicts the formats, or tells no order where the formats have both.
+    """
+    orders = {format_order(spelling) for spelling in time.formats} - {None}
+    if not orders:
+        return time
+    column = time.time_columns[0]
+    found = date_order(block[column] for block in read_rows(file, (column,), IngestReport(), layout))
+    if found in orders or (found is None and len(orders) == 1):
+        order = found or orders.pop()
+        kept = [spelling for spelling in time.formats if format_order(spelling) in (None, order)]
+        return time.model_copy(update={"formats": kept})
+    fact = f"start with the {found}" if found else "do not tell whether the day or the month comes first"
+    raise UserError(
+        f"{file.label}: the dates in column {column!r} {fact}, and {rule.section}.time.formats are "
+        f"{', '.join(map(repr, time.formats))}. Keep only the formats that are right for this file."
+    )
 
 
 def _matches(file: SourceFile, rule: FileRule) -> bool:
@@ -215,10 +254,17 @@ def sample_rows(block: pl.DataFrame, rule: TableRule, index: int, origin: Origin
         used = block[rule.signal].cast(pl.String).is_in(signals).fill_null(False)
         origin.report.rows_ignored += int((~used).sum())
         block, second, reasons = block.filter(used), second.filter(used), reasons.filter(used)
+    end = pl.repeat(None, len(block), dtype=pl.Float64, eager=True)
+    if rule.end:
+        end, end_reasons = row_seconds(block, rule, rule.time, origin, column=rule.end)
+        reasons = reasons.zip_with(reasons.is_not_null(), end_reasons)
+        reasons = add_reason(reasons, (end < second).fill_null(False), "ends before it starts")
+    block = block.with_columns(__length__=(end - second).cast(pl.Float32))
     reasons = add_reason(reasons, _unreadable_rows(block, rule, reasons, origin), "value is not a number")
     block, second = good_rows(block, rule, second, reasons, origin)
     sensor = block[rule.sensor] if rule.sensor else pl.repeat(origin.file, len(block), eager=True)
-    shared = {"sensor": sensor.cast(pl.String).fill_null("").hash(), "second": second}
+    shared = {"sensor": sensor.cast(pl.String).fill_null("").hash(), "second": second, "length": block["__length__"]}
+    shared["row"] = block.select(rule.used_columns).hash_rows().cast(pl.Int64, wrap_numerical=True)
     if origin.person is None:
         shared[PERSON] = row_ids(block, rule)
     frames = []

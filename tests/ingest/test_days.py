@@ -117,9 +117,12 @@ def test_disorder_and_repeats_lose_no_minute(samples):
     day = minute_of(2024, 5, 1)
     minutes = [day + minute for minute, _ in samples]
     (window,), report = cut(series("heart_rate", minutes, [value for _, value in samples]))
-    last = dict(samples)
-    assert {int(i): int(window.values[i, 0]) for i in np.flatnonzero(window.observed)} == last
-    assert report.duplicates["heart_rate"] + report.conflicts["heart_rate"] == len(samples) - len(last)
+    different = {minute: {value for each, value in samples if each == minute} for minute, _ in samples}
+    assert np.flatnonzero(window.observed).tolist() == sorted(different)
+    for minute, values in different.items():
+        assert window.values[minute, 0] == pytest.approx(sum(values) / len(values))
+    assert report.duplicates["heart_rate"] == len(samples) - sum(map(len, different.values()))
+    assert report.conflicts["heart_rate"] == sum(map(len, different.values())) - len(different)
     assert report.disordered == sum(a > b for a, b in itertools.pairwise(minutes))
 
 
@@ -130,7 +133,7 @@ def test_disorder_and_repeats_lose_no_minute(samples):
 def test_slow_samples_fill_their_own_period_and_no_more(minutes, period):
     report = IngestReport()
     filled = minute_series(
-        "activity_count", np.array(minutes) * 60, np.array(minutes, np.float64), report, period_minutes=period
+        "acc_kurtosis", np.array(minutes) * 60, np.array(minutes, np.float64), report, period_minutes=period
     )
     expected = {}
     for minute in sorted(minutes):
@@ -189,3 +192,46 @@ def test_seconds_become_minutes(aggregate, expected):
         "steps", np.array([0, 10, 59, 60]), np.array([1.0, 3, 2, 9]), IngestReport(), aggregate=aggregate
     )
     assert filled.minute.tolist() == [0, 1] and filled.value.tolist() == [expected, 9]
+
+
+def counts(rows, **settings):
+    """{minute: steps} of (second, count) rows, and the report."""
+    report = IngestReport()
+    second, value = np.array([*zip(*rows, strict=True)], float)
+    made = minute_series("steps", second, value, report, **settings)
+    seen = ~np.isnan(made.value)
+    return dict(zip(made.minute[seen].tolist(), made.value[seen].round(4).tolist(), strict=True)), report
+
+
+def test_counts_are_added_spread_and_scaled_to_what_was_covered():
+    assert counts([(0, 10), (30, 10)])[0] == {0: 20}
+    assert counts([(0, 250), (300, 250)], period_minutes=5)[0] == dict.fromkeys(range(10), 50)
+    assert counts([(30, 60), (90, 60)], length=np.array([60.0, 60]))[0] == {0: 60, 1: 60, 2: 60}
+    # Half of minute 1 is lost: its other half says 20 steps a minute. Of minute 3 a sixth is not enough to say.
+    half = [(0, 10), (30, 10), (60, 10), (120, 10), (150, 10)]
+    assert counts(half, period_minutes=0.5)[0] == {0: 20, 1: 20, 2: 20}
+    known, report = counts([(10 * place, 1) for place in (*range(19), 24)])
+    assert known == {0: 6, 1: 6, 2: 6} and report.partial_minutes == {"steps": 2}
+    assert counts([(0, 250)], period_minutes=5, aggregate="mean")[0] == dict.fromkeys(range(5), 250)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 90)), min_size=1, max_size=30, unique_by=lambda row: row[0])
+)
+def test_spread_counts_keep_their_sum(rows):
+    rows = [(120 * second, count) for second, count in sorted(rows)]
+    spread, _ = counts(rows, period_minutes=2)
+    assert sum(spread.values()) == pytest.approx(sum(count for _, count in rows), abs=0.01)
+
+
+def test_a_running_total_becomes_counts_and_its_resets_are_recognised():
+    totals = [(0, 100), (60, 110), (120, 110), (300, 140), (360, 6), (20000, 5000), (20060, 5007)]
+    assert counts(totals, aggregate="difference")[0] == {0: 10, 1: 0, 2: 10, 3: 10, 4: 10, 5: 6, 333: 7}
+
+
+def test_rows_of_one_time_stamp_are_aggregated_and_only_equal_rows_are_repeats():
+    same = [(0, 1)] * 30
+    assert counts(same, aggregate="sum")[0] == {0: 30}
+    assert counts(same)[0] == {0: 1} and counts(same)[1].duplicates == {"steps": 29}
+    assert counts(same, row=np.arange(30))[0] == {0: 30}
+    assert counts([(0, 3), (0, 4), (0, 3)])[0] == {0: 7}

@@ -172,3 +172,15 @@ def test_wall_clock_times_are_of_the_given_zone(source, tmp_path):
     assert days["activity_intensity"][90] == 1 and window.utc_offset_minutes == -240
     with pytest.raises(UserError, match="time zone"):
         ingest(source, tmp_path, time_zone="Mars/Olympus")
+
+
+def test_the_order_of_day_and_month_is_that_of_the_whole_column(source, tmp_path):
+    """Files of one study that tell nothing follow those that do; dates that no file explains are refused."""
+    unclear = NARROW.format("METs") + "1,10/03/2024 00:00:00,20\n"
+    (source / "m.csv").write_text(unclear)
+    with pytest.raises(UserError, match=r"m\.csv: the dates in column 'ActivityMinute' do not tell"):
+        ingest(source, tmp_path)
+    (source / "s.csv").write_text(NARROW.format("Steps") + "1,10/03/2024 00:00:00,5\n1,13/03/2024 00:00:00,5\n")
+    _, windows, report = ingest(source, tmp_path)
+    assert [(window.start.month, window.start.day) for window in windows] == [(3, 10), (3, 13)]
+    assert windows[0].observed.sum() == 2 and report.rows_quarantined == 0

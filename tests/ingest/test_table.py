@@ -351,3 +351,111 @@ def test_mapping_is_needed(tmp_path):
         make_reader("tabel", ReaderOptions())
     with pytest.raises(UserError, match="cannot be read"):
         make_reader("table", ReaderOptions(mapping=tmp_path / "none.toml"))
+
+
+def minutes(windows):
+    """{(month, day, minute): heart rate} of the only person."""
+    (days,) = windows.values()
+    return {
+        (window.start.month, window.start.day, int(minute)): float(window.values[minute, 0])
+        for window in days
+        for minute in np.flatnonzero(window.observed[:, 0])
+    }
+
+
+def timed(columns, *formats):
+    return WIDE.replace('column = "when"', f"column = {columns}, formats = {list(formats)}").replace("'", '"')
+
+
+def test_date_and_time_in_two_columns_below_lines_that_are_no_header(tmp_path):
+    mapping = timed(["Date", "Time"], "%d/%m/%Y %H:%M:%S")
+    text = (
+        "Made by X\nStart 4\n\nwho,Date,Time,hr\na,04/03/2024,00:00:00,60\na,04/03/2024,00:02:00,62\na,04/03/2024,,1\n"
+    )
+    windows, report = ingest(tmp_path, mapping, {"a.csv": text})
+    assert minutes(windows) == {(3, 4, 0): 60, (3, 4, 2): 62}
+    assert report.quarantined["time is not readable"].samples == ["a.csv:7"] and report.rows_read == 3
+
+
+AFTERNOONS = ("p. m.", "PM", "pm", "p.m.", "\u202fPM", "下午", "오후", "μ.μ.", "م")
+
+
+@pytest.mark.parametrize("word", AFTERNOONS)
+def test_halves_of_the_day_in_other_spellings(tmp_path, word):
+    mapping = timed("'when'", "%d/%m/%Y %I:%M:%S %p")
+    rows = "".join(f"a,04/03/2024 {hour} {word},{value}\n" for hour, value in (("01:00:00", 60), ("12:01:00", 61)))
+    windows, _ = ingest(tmp_path, mapping, {"a.csv": "who,when,hr\n" + rows + "a,04/03/2024 12:02:00 a. m.,62\n"})
+    assert minutes(windows) == {(3, 4, 780): 60, (3, 4, 721): 61, (3, 4, 2): 62}
+
+
+def test_the_order_of_day_and_month_is_that_of_the_whole_column(tmp_path):
+    both = timed("'when'", "%m/%d/%Y %H:%M", "%d/%m/%Y %H:%M")
+    header, early, late = "who,when,hr\n", "a,10/03/2024 00:00,60\n", "a,13/03/2024 00:00,61\n"
+    windows, _ = ingest(tmp_path, both, {"a.csv": header + early + late})
+    assert minutes(windows) == {(3, 10, 0): 60, (3, 13, 0): 61}
+    with pytest.raises(UserError, match=r"a\.csv: the dates in column 'when' do not tell"):
+        ingest(tmp_path, both, {"a.csv": header + early})
+    with pytest.raises(UserError, match=r"start with the day, and tables\[0\]\.time\.formats are '%m/%d/%Y %H:%M'"):
+        ingest(tmp_path, timed("'when'", "%m/%d/%Y %H:%M"), {"a.csv": header + early + late})
+
+
+@pytest.mark.parametrize(
+    ("spelling", "fault"),
+    [
+        ("%d/%m/%Y %I:%M:%S", r"has hours up to 12 \(%I\) and lacks %p"),
+        ("%d/%m/%Y", "names no hour"),
+        ("%Y-%m-%d %H", "is no strptime format"),
+    ],
+)
+def test_formats_that_cannot_be_right_are_refused(tmp_path, spelling, fault):
+    with pytest.raises(UserError, match=rf"m\.toml:5: .*formats has '{spelling}', which {fault}"):
+        ingest(tmp_path, timed("'when'", spelling), {"a.csv": "who,when,hr\n"})
+
+
+def test_counts_of_intervals_and_rows_of_one_time_stamp(tmp_path):
+    mapping = WIDE.replace("[tables.", 'end = "to"\n[tables.') + 'steps = { column = "steps" }\n'
+    rows = "a,2024-05-01 00:00,2024-05-01 00:05,60,250\n" * 2 + "a,2024-05-01 00:05,2024-05-01 00:04,60,1\n"
+    windows, report = ingest(tmp_path, mapping, {"a.csv": "who,when,to,hr,steps\n" + rows})
+    (window,) = windows["a"]
+    assert window.values[:5].tolist() == [[60, 50]] * 5 and window.observed.sum() == 10
+    assert report.duplicates == {"heart_rate": 1, "steps": 1} and report.rows_quarantined == 1
+    same = "a,2024-05-01 00:00,60,1\na,2024-05-01 00:00,61,1\na,2024-05-01 00:00,61,1\n"
+    for rule, steps in (("", 2), (', aggregate = "sum"', 3)):
+        mapping = WIDE + f'steps = {{ column = "steps"{rule} }}\n'
+        (window,) = ingest(tmp_path, mapping, {"a.csv": "who,when,hr,steps\n" + same})[0]["a"]
+        assert window.values[0].tolist() == [60.5, steps]
+
+
+def test_a_time_before_the_event_needs_the_event_s_clock_time(tmp_path):
+    mapping = WIDE.replace('"when" }', '"when", unit = "seconds" }')
+    files = {"a.csv": "who,when,hr\na,-60,60\na,0,61\n"}
+    windows, report = ingest(tmp_path, mapping, files)
+    assert minutes(windows) == {(1, 1, 0): 61} and report.rows_quarantined == 1
+    windows, _ = ingest(tmp_path, mapping.replace('"seconds"', '"seconds", zero = "22:30"'), files)
+    assert minutes(windows) == {(1, 1, 1349): 60, (1, 1, 1350): 61}
+
+
+def test_the_small_inputs_of_the_shared_cases_are_read_right_or_refused(tmp_path, shared_cases):
+    """The mappings that users wrote, as they wrote them."""
+    right = {
+        "same_stamp": {"heart_rate": {600: 70}, "steps": {600: 30}},
+        "halfminute": {"steps": {0: 20}},
+        "fiveminutes": {"steps": dict.fromkeys(range(10), 50)},
+        "preamble": {"heart_rate": {0: 60}},
+        "epochlabel": {"heart_rate": dict.fromkeys(range(3), 60)},
+        "ampm": "%I.*lacks %p",
+        "twocolumns": "names no hour",
+    }
+    for name, expected in right.items():
+        folder = shared_cases / name
+        files = {path.name: path.read_text() for path in (folder / "d").iterdir()}
+        place = tmp_path / name
+        place.mkdir()
+        if isinstance(expected, str):
+            with pytest.raises(UserError, match=expected):
+                ingest(place, (folder / "M.toml").read_text(), files)
+            continue
+        ((window,),) = ingest(place, (folder / "M.toml").read_text(), files)[0].values()
+        for channel, values in expected.items():
+            seen = column(window, channel)
+            assert {int(minute): seen[minute] for minute in np.flatnonzero(~np.isnan(seen))} == values
