@@ -31,6 +31,7 @@ VERBS = {
     "plan": "lsm_jax.cli.plan",
     "train": "lsm_jax.cli.train",
     "evaluate": "lsm_jax.cli.evaluate",
+    "compare": "lsm_jax.cli.compare",
     "embed": "lsm_jax.cli.embed",
     "caption": "lsm_jax.cli.caption",
     "zeroshot": "lsm_jax.cli.zeroshot",

@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import platform
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +54,10 @@ class EvalResult:
     def scalars(self) -> dict[str, float]:
         """The headline numbers by name, for a training run's metrics: the model's totals, and no single classes."""
         named = {}
-        for row in self.results:
-            uses_model = row["method"] == "model" or (row["task"] == "auroc" and row["method"] not in _REFERENCES)
-            is_total = row.get("channel", "all") == "all" and "positives" not in row
-            value = row.get("mse", row.get("score"))
-            if uses_model and is_total and value is not None:
-                parts = [row["dataset"]] if len({each.get("dataset") for each in self.results}) > 1 else []
-                parts += [row["task"], row.get("setting") or row["class"], *[row["method"]] * (row["task"] == "auroc")]
-                named["_".join(parts).replace(" ", "_")] = value
+        for row, value in own_scores(self.results):
+            parts = [row["dataset"]] if len({each.get("dataset") for each in self.results}) > 1 else []
+            parts += [row["task"], row.get("setting") or row["class"], *[row["method"]] * (row["task"] == "auroc")]
+            named["_".join(parts).replace(" ", "_")] = value
         return named
 
     def write(self, folder: Path) -> Path:
@@ -117,6 +113,17 @@ class EvalResult:
                     | {"its MSE (z)": f"{row['baseline_mse']:.3f}", "ahead": _improvement(row), "people": row["people"]}
                 )
         return _markdown(pl.DataFrame(lines))
+
+
+def own_scores(results: Iterable[Row]) -> Iterator[tuple[Row, float]]:
+    """The rows of `EvalResult.results` that score the model as a whole, with their values."""
+    for row in results:
+        uses_model = row["method"] in ("model", "pretrained")
+        uses_model |= row["task"] == "auroc" and row["method"] not in _REFERENCES
+        is_total = row.get("channel", "all") == "all" and "positives" not in row
+        value = row.get("mse", row.get("score", row.get("value")))
+        if uses_model and is_total and value is not None:
+            yield row, value
 
 
 def provenance(run: Run) -> dict[str, Any]:

@@ -1,0 +1,161 @@
+"""Score cards: the evaluations of several runs side by side, each compared with the first.
+
+Squared errors are compared in pairs: the same people are drawn for both runs, and only where both were scored on the
+same cells. Other scores stand with their own intervals.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lsm_jax.errors import UserError
+from lsm_jax.evals.result import Row, own_scores, write_whole
+from lsm_jax.evals.statistics import bootstrap, score_and_interval, weighted_ratio
+from lsm_jax.report.render import render
+from lsm_jax.train.workdir import EVALUATIONS
+
+_KEYS = ("dataset", "method", "task", "setting", "class", "unit", "metric")
+_MODEL = ("model", "pretrained")  # the one method of most suites, which needs no column
+_LOWER_IS_BETTER = ("mse", "mae", "median rank")
+_MUST_AGREE = ("split", "seed", "max_windows", "mask_channels")
+
+Suites = Mapping[str, Mapping[str, Any]]
+
+
+def write_comparison(folders: Sequence[Path], out: Path, seed: int = 0) -> str:
+    """Writes `compare.json`, `compare.md` and `compare.html` into `out`, and returns the Markdown.
+
+    Args:
+      folders: of runs, or folders that `lsm evaluate --out` wrote; the first is the one that others are compared with.
+      seed: of the bootstrap.
+
+    Raises:
+      UserError: fewer than two folders, or one without evaluations, or a damaged evaluation.
+    """
+    if len(folders) < 2:
+        raise UserError("name at least two runs to compare.")
+    evaluations = dict(zip(_names(folders), map(_read, folders), strict=True))
+    content = compare(evaluations, seed)
+    write_whole(out / "compare.json", json.dumps(content, indent=1, allow_nan=False))
+    write_whole(out / "compare.html", render("compare.html", title="Score card", **content))
+    text = render("compare.md", **content)
+    write_whole(out / "compare.md", text)
+    return text
+
+
+def compare(evaluations: Mapping[str, Suites], seed: int = 0) -> dict[str, Any]:
+    """The content of `compare.json`.
+
+    Args:
+      evaluations: by run, the content of each `SUITE.json`.
+    """
+    suites = list(dict.fromkeys(suite for content in evaluations.values() for suite in content))
+    cards = [_card(suite, {run: content.get(suite) for run, content in evaluations.items()}, seed) for suite in suites]
+    return {"runs": [_about(run, content) for run, content in evaluations.items()], "suites": cards}
+
+
+def _card(suite: str, contents: Mapping[str, Mapping[str, Any] | None], seed: int) -> dict[str, Any]:
+    """One suite: a line per task, with the score of each run and its difference from the first."""
+    first, *others = contents
+    lines: dict[tuple[Any, ...], dict[str, Any]] = {}
+    for run, content in contents.items():
+        for row, value in own_scores(content["results"] if content else ()):
+            names = {key: row[key] for key in _KEYS if row.get(key) is not None and row[key] not in _MODEL}
+            kind = "mse" if "mse" in row else str(row.get("metric") or row.get("class") or "score")
+            line = lines.setdefault(tuple(names.values()), {"names": names, "measure": kind, "scores": {}})
+            line["scores"][run] = {"value": value, "ci95": row["ci95"], "people": row["people"]}
+    for line in lines.values():
+        line["lower_is_better"] = line["measure"] in _LOWER_IS_BETTER
+        values = [score["value"] for score in line["scores"].values()]
+        line["best"] = min(values) if line["lower_is_better"] else max(values)
+    notes = [f"{run}: not evaluated." for run, content in contents.items() if content is None]
+    for other in others:
+        notes += [f"{other}: {note}" for note in _pair(lines.values(), contents, first, other, seed)]
+    keys = [key for key in _KEYS if any(key in line["names"] for line in lines.values())]
+    return {"suite": suite, "keys": keys, "lines": list(lines.values()), "notes": notes}
+
+
+def _pair(
+    lines: Iterable[dict[str, Any]],
+    contents: Mapping[str, Mapping[str, Any] | None],
+    first: str,
+    other: str,
+    seed: int,
+) -> Iterator[str]:
+    """Adds to the lines what `other` changes relative to `first`; yields why it cannot where it cannot."""
+    one, two = contents[first], contents[other]
+    if not (one and two):
+        return
+    settings = [key for key in _MUST_AGREE if one["provenance"].get(key) != two["provenance"].get(key)]
+    if settings:
+        yield f"evaluated with another {', '.join(settings)} than {first}: not compared."
+        return
+    mine, theirs = (_by_person(content) for content in (one, two))
+    unequal = []
+    for line in lines:
+        task = f"{line['names'].get('task')} {line['names'].get('setting')}"
+        people = [person for person in mine if task in mine[person] and task in theirs.get(person, {})]
+        if line["measure"] != "mse" or not people or other not in line["scores"]:
+            continue
+        pairs = np.array([[mine[person][task], theirs[person][task]] for person in people])
+        if (pairs[:, 0, 1] != pairs[:, 1, 1]).any() or len(people) < max(len(each) for each in (mine, theirs)) / 2:
+            unequal.append(task)
+            continue
+        ratio = bootstrap(weighted_ratio(pairs[:, 1, 0], pairs[:, 0, 0]), np.arange(len(people)), seed)
+        lower, interval = score_and_interval(1 - ratio, len(people))
+        sure = interval is not None and not interval[0] <= 0 <= interval[1]
+        line["scores"][other] |= {"lower_by": lower, "lower_by_ci95": interval, "sure": sure, "paired": len(people)}
+    if unequal:
+        yield (
+            f"scored on other cells than {first} ({', '.join(unequal)}): windows or tokens differ. `lsm evaluate "
+            "--mask-channels` hides the same cells for models with other tokens."
+        )
+
+
+def _by_person(content: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Sequence[float]]]:
+    return {(row["dataset"], row["participant"]): row["scores"] for row in content.get("by_person", ())}
+
+
+def _about(run: str, suites: Suites) -> Row:
+    """What a run is, from the provenance of its evaluations."""
+    made = next(iter(suites.values()))["provenance"]
+    config = made["config"]
+    return {
+        "name": run,
+        "objective": config["objective"]["name"],
+        "size": config["model"]["size"],
+        "windows": made["step"] * config["train"]["batch_size"],
+        "step": made["step"],
+        "minutes": made["minutes"],
+    }
+
+
+def _read(folder: Path) -> dict[str, Any]:
+    """The evaluations in a run's folder, or in this folder itself, by suite."""
+    inside = folder / EVALUATIONS if (folder / EVALUATIONS).is_dir() else folder
+    suites = {}
+    for file in sorted(inside.glob("*.json")):
+        try:
+            content = json.loads(file.read_text(encoding="utf-8"))
+            if isinstance(content, dict) and "results" in content:
+                content["provenance"]["config"]["objective"]["name"], [*own_scores(content["results"])]
+                suites[str(content["suite"])] = content
+        except (ValueError, KeyError, TypeError, AttributeError, OSError, RecursionError) as error:
+            raise UserError(f"{file}: damaged ({error!r}); run `lsm evaluate` again.") from None
+    if not suites:
+        raise UserError(f"{folder} has no evaluation; run `lsm evaluate --workdir {folder}` first.")
+    return suites
+
+
+def _names(folders: Sequence[Path]) -> list[str]:
+    """The shortest ends of the paths that tell the folders apart."""
+    resolved = [folder.resolve() for folder in folders]
+    if len({*resolved}) < len(resolved):
+        raise UserError("the same folder is named twice.")
+    length = next(n for n in range(1, 99) if len({path.parts[-n:] for path in resolved}) == len(resolved))
+    return ["/".join(path.parts[-length:]) for path in resolved]

@@ -1,0 +1,119 @@
+"""Score cards: values as evaluated, differences paired by person on equal cells only, and plain refusals."""
+
+import copy
+import json
+
+import numpy as np
+import pytest
+from pages import Page
+
+from lsm_jax.cli.main import main
+
+TASK = {"task": "random_imputation", "setting": "80%", "channel": "all"}
+CONFIG = {"objective": {"name": "masked_reconstruction"}, "model": {"size": "tiny"}, "train": {"batch_size": 32}}
+
+
+def evaluation(errors, cells=100):
+    """The generative suite of people with these mean squared errors."""
+    errors = np.asarray(errors, np.float64)
+    model = TASK | {"method": "model", "mse": errors.mean(), "ci95": None, "people": len(errors)}
+    return {
+        "suite": "generative",
+        "results": [model, TASK | {"method": "linear", "mse": 0.1, "ci95": None, "people": len(errors)}],
+        "provenance": {"step": 10, "minutes": 2.5, "config": CONFIG, "split": "test", "seed": 0, "max_windows": None},
+        "by_person": [
+            {"dataset": "a", "participant": f"p{number}", "scores": {"random_imputation 80%": [error * cells, cells]}}
+            for number, error in enumerate(errors)
+        ],
+    }
+
+
+def write(folder, **suites):
+    (folder / "eval").mkdir(parents=True)
+    for suite, content in suites.items():
+        (folder / "eval" / f"{suite}.json").write_text(json.dumps(content))
+    return str(folder)
+
+
+@pytest.fixture
+def people():
+    return np.random.default_rng(0).uniform(0.2, 2.0, 20)
+
+
+def card(tmp_path, *runs):
+    assert main(["compare", *runs, "--out", str(tmp_path / "out")]) == 0
+    return json.loads((tmp_path / "out" / "compare.json").read_text())
+
+
+def test_a_run_that_is_better_for_everyone_is_surely_better(tmp_path, people, capsys):
+    """Unpaired intervals of these runs overlap widely: people differ ten-fold, the runs by a tenth."""
+    runs = (
+        write(tmp_path / "first", generative=evaluation(people)),
+        write(tmp_path / "b", generative=evaluation(people * 0.9)),
+    )
+    content = card(tmp_path, *runs)
+    assert [run["windows"] for run in content["runs"]] == [320, 320]
+    [line] = content["suites"][0]["lines"]
+    assert line["scores"]["first"]["value"] == people.mean()
+    second = line["scores"]["b"]
+    np.testing.assert_allclose([second["lower_by"], *second["lower_by_ci95"]], 0.1)
+    assert second["sure"] and second["paired"] == 20 and line["best"] == second["value"]
+    assert "lower_by" not in line["scores"]["first"]
+    text = capsys.readouterr().out
+    assert f"**{0.9 * people.mean():.3f}** (+10.0%, +10.0% to +10.0%*)" in text
+    assert "0.100" not in text.replace("+10", "")  # a baseline is no run
+    page = Page((tmp_path / "out" / "compare.html").read_text())
+    assert "+10.0%" in page.text and "masked reconstruction" in page.text
+
+
+def test_a_difference_within_noise_is_not_sure(tmp_path, people):
+    noise = people * np.random.default_rng(1).uniform(0.5, 1.5, 20)
+    runs = write(tmp_path / "a", generative=evaluation(people)), write(tmp_path / "b", generative=evaluation(noise))
+    second = card(tmp_path, *runs)["suites"][0]["lines"][0]["scores"]["b"]
+    low, high = second["lower_by_ci95"]
+    assert low < second["lower_by"] < high and low < 0 < high and not second["sure"]
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "note"), [("cells", 50, "other cells"), ("split", "validation", "another split")]
+)
+def test_unequal_evaluations_are_not_paired(tmp_path, people, key, value, note):
+    other = evaluation(people, cells=50) if key == "cells" else evaluation(people)
+    if key == "split":
+        other["provenance"] = other["provenance"] | {"split": value}
+    runs = write(tmp_path / "a", generative=evaluation(people)), write(tmp_path / "b", generative=other)
+    suite = card(tmp_path, *runs)["suites"][0]
+    assert "lower_by" not in suite["lines"][0]["scores"]["b"]
+    assert note in suite["notes"][0]
+
+
+def test_suites_of_other_measures_and_missing_ones(tmp_path, people):
+    probe = copy.deepcopy(evaluation(people)) | {"suite": "probe", "by_person": []}
+    probe["results"] = [
+        {"dataset": "a", "task": "age", "metric": metric, "method": method, "value": value, "ci95": None, "people": 9}
+        for metric, method, value in (("mae", "pretrained", 4.0), ("r", "pretrained", 0.5), ("r", "pca", 0.9))
+    ]
+    better = copy.deepcopy(probe)
+    better["results"][0]["value"], better["results"][1]["value"] = 3.0, 0.7
+    runs = [write(tmp_path / name, probe=content) for name, content in (("a", probe), ("b", better))]
+    content = card(tmp_path, *runs, write(tmp_path / "c", generative=evaluation(people)))
+    by_name = {suite["suite"]: suite for suite in content["suites"]}
+    assert [(line["best"], line["lower_is_better"]) for line in by_name["probe"]["lines"]] == [
+        (3.0, True),
+        (0.7, False),
+    ]
+    assert by_name["probe"]["notes"] == ["c: not evaluated."]
+
+
+def test_what_cannot_be_compared_is_said(tmp_path, people, capsys):
+    good = write(tmp_path / "good", generative=evaluation(people))
+    (tmp_path / "empty").mkdir()
+    damaged = write(tmp_path / "damaged", generative={"suite": "generative", "results": [{}], "provenance": {}})
+    for runs, sentence in (
+        ([good], "at least two runs"),
+        ([good, good], "named twice"),
+        ([good, str(tmp_path / "empty")], "has no evaluation; run `lsm evaluate"),
+        ([good, damaged], "damaged"),
+    ):
+        assert main(["compare", *runs, "--out", str(tmp_path / "out")]) == 2
+        assert sentence in capsys.readouterr().err
