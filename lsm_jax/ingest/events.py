@@ -38,7 +38,8 @@ def event_rows(block: pl.DataFrame, rule: EventRule, origin: Origin) -> pl.DataF
         reasons = add_reason(reasons, (end < second).fill_null(False), "ends before it starts")
     block, second = good_rows(block.with_columns(__end__=end), rule, second, reasons, origin)
     frame = pl.DataFrame({"name": block["__name__"], "start": second, "end": block["__end__"]})
-    gap = None if rule.duration or rule.end else 60 * rule.gap_minutes
+    is_sample = not (rule.duration or rule.end) and (rule.name_column or rule.gap_minutes is not None)
+    gap = 60 * (rule.gap_minutes or 0) if is_sample else None
     frame = frame.with_columns(kind=pl.lit(rule.kind), gap=pl.lit(gap, pl.Float64))
     return frame if origin.person is not None else frame.with_columns(row_ids(block, rule).alias(PERSON))
 

@@ -277,8 +277,8 @@ class EventRule(TimedRule):
     """Events of one kind. They last `minutes`, or as `duration` says, or until the time in column `end`.
 
     The name is `name`, or what stands in `name_column`, by the table `names` of codes. A row without a name, or with a
-    code that the table lacks, is no event. Rows that last `minutes` are samples: where the next of the same name begins
-    at most `gap_minutes` after one ends, they are one event.
+    code that the table lacks, is no event. Rows of a `name_column` that last `minutes` are samples of a class: those of
+    one name that touch are one event. `gap_minutes` joins over gaps, and joins rows of one `name` too.
     """
 
     kind: Literal["activity", "sleep", "mood", "meal", "session"]
@@ -287,7 +287,7 @@ class EventRule(TimedRule):
     names: dict[str, str] = {}
     keep: Conditions = []
     minutes: Annotated[float, pydantic.Field(ge=0, le=1440)] = 1
-    gap_minutes: Annotated[float, pydantic.Field(ge=0, le=1440)] = 0
+    gap_minutes: Annotated[float, pydantic.Field(ge=0, le=1440)] | None = None
     duration: str = ""
     duration_unit: Unit = "minutes"
     end: str = ""
