@@ -72,7 +72,7 @@ class Cohort:
     Attributes:
       profile: mean by time of day, z-scored.
       covariance: of residuals at a minute.
-      knn, iterative: None where the split has no window.
+      knn, iterative: None where the split has no recorded cell.
     """
 
     profile: Float[np.ndarray, "k c"]
@@ -115,7 +115,7 @@ def fit_cohort(stacks: Iterable[WindowStack], channels: int) -> Cohort:
             yield stack.values, stack.observed, stack.bins
 
     profile = cohort_profile(read(), channels)
-    if not kept:
+    if not any(stack.observed.any() for stack in kept):
         return Cohort(profile, np.eye(channels), None, None)
     parts = []
     for stack in kept:
@@ -276,7 +276,7 @@ def _nearest_days(
     return filled[cells.window, bins[cells.window, cells.step] // _BINS_OF_A_STEP, cells.channel]
 
 
-def _fit_iterative(residual: np.ndarray, observed: np.ndarray) -> IterativeImputer:
+def _fit_iterative(residual: np.ndarray, observed: np.ndarray) -> IterativeImputer | None:
     """Fits the regressions on minutes of which blocks of several lengths are hidden, as in the tasks."""
     rng = np.random.default_rng(0)
     windows, steps, channels = residual.shape
@@ -289,6 +289,8 @@ def _fit_iterative(residual: np.ndarray, observed: np.ndarray) -> IterativeImput
         visible[row] &= (rng.random((block[-1] + 1, width)) < 0.5)[block]
     hidden = (observed & ~visible).any(axis=2)
     candidates = np.flatnonzero(hidden)
+    if not len(candidates):
+        return None
     chosen = np.sort(rng.choice(candidates, min(_ROWS, len(candidates)), replace=False))
     window, step = np.unravel_index(chosen, hidden.shape)
     known = observed[window, step] & (rng.random((len(chosen), channels)) < 0.8)

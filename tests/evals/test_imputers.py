@@ -106,9 +106,10 @@ def test_a_channel_that_follows_from_another_is_found(cohort):
         assert np.mean((predicted[name] - truth) ** 2) < 0.1 * without
 
 
-def test_without_a_training_split_the_person_is_what_is_left():
+@pytest.mark.parametrize("stacks", [[], [dataclasses.replace(stack(), observed=np.zeros((18, MINUTES, 3), bool))]])
+def test_without_training_data_the_person_is_what_is_left(stacks):
     windows = stack(people=2, seed=5)
-    nothing = fit_cohort([], 3)
+    nothing = fit_cohort(stacks, 3)
     people = fit_people(windows, nothing)
     visible = np.zeros_like(windows.observed)
     visible[:, :, 2] = windows.observed[:, :, 2]
