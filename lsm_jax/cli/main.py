@@ -32,6 +32,7 @@ VERBS = {
     "train": "lsm_jax.cli.train",
     "evaluate": "lsm_jax.cli.evaluate",
     "compare": "lsm_jax.cli.compare",
+    "scaling": "lsm_jax.cli.scaling",
     "embed": "lsm_jax.cli.embed",
     "caption": "lsm_jax.cli.caption",
     "zeroshot": "lsm_jax.cli.zeroshot",

@@ -34,6 +34,10 @@ class DataConfig(Strict):
 
     paths: tuple[str, ...] = key((), "dataset folders")
     weights: tuple[float, ...] = key((), "weight of each dataset in the mixture; empty: its number of windows")
+    people_share: float = key(
+        1.0,
+        "share of each dataset's training people to train on; a smaller share is part of a larger one",
+    )
     channels: tuple[str, ...] = key((), "canonical names of the model's channels; empty: all that the datasets have")
     window_minutes: int = key(1440, "length of a window; shorter than stored: a random crop each time")
     workers: int = key(0, "processes that read ahead; 0: threads of this process")

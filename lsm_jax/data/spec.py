@@ -104,11 +104,17 @@ def data_spec(config: DataConfig, datasets: Sequence[Dataset]) -> DataSpec:
 
 
 def open_datasets(config: DataConfig) -> list[Dataset]:
-    """The datasets at `config.paths`; UserError for no path, or a missing or damaged dataset."""
+    """The datasets at `config.paths`, limited to `config.people_share` of their training people.
+
+    Raises:
+      UserError: no path, a share out of range, or a missing or damaged dataset.
+    """
     paths = [config.paths] if isinstance(config.paths, str) else list(config.paths)
     if not paths:
         raise UserError("data.paths is empty: name at least one dataset folder, as in --config.data.paths=DIR,DIR.")
-    return [open_dataset(path) for path in paths]
+    if not 0 < config.people_share <= 1:
+        raise UserError(f"data.people_share={config.people_share}: give a share above 0 and at most 1.")
+    return [dataclasses.replace(open_dataset(path), people_share=config.people_share) for path in paths]
 
 
 def datasets_with_weight(config: DataConfig, datasets: Sequence[Dataset]) -> list[Dataset]:

@@ -59,6 +59,14 @@ def assign_splits(participants: Iterable[str], seed: int = 0) -> dict[str, str]:
     return dict(zip(ranked, splits, strict=True))
 
 
+def people_subset(participants: Iterable[str], share: float) -> list[str]:
+    """A share of the people, at least one: the lowest keyed hashes, so a smaller share is part of a larger one."""
+    ranked = sorted(
+        {*participants}, key=lambda person: hashlib.blake2b(person.encode(), key=b"lsm-share", digest_size=16).digest()
+    )
+    return ranked[: max(round(share * len(ranked)), 1)]
+
+
 def write_dataset(
     out: Path,
     name: str,
@@ -132,27 +140,35 @@ def finish_dataset(directory: Path, channels: Sequence[str], out: Path) -> None:
 
 
 class WindowSource:
-    """Random access to the windows of one split."""
+    """Random access to the windows of one split.
 
-    def __init__(self, path: Path, records: ShardReader, index: pl.DataFrame, channels: tuple[str, ...]) -> None:
+    Args:
+      index: a row for each window.
+      rows: the windows' positions among the records.
+    """
+
+    def __init__(
+        self, path: Path, records: ShardReader, index: pl.DataFrame, rows: np.ndarray, channels: tuple[str, ...]
+    ) -> None:
         self.path = path
         self._records = records
+        self._rows = rows
         self._index = index
         self.channels = channels
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._rows)
 
     def __getitem__(self, position: int) -> Window:
         return self.window(position)
 
     def window(self, position: int, record: Record | None = None) -> Window:
         """The decoded window at a position; `record` is its record if it was read before."""
-        return self._records.window(position, self.channels, record)
+        return self._records.window(int(self._rows[position]), self.channels, record)
 
     def record(self, position: int) -> Record:
         """The record at a position, which the loader decodes directly into its batch."""
-        return self._records.record(position)
+        return self._records.record(int(self._rows[position]))
 
     @property
     def participants(self) -> list[str]:
@@ -183,6 +199,8 @@ class Dataset:
       normalisation: moments of the training split by channel.
       training_minutes: time steps of the training split; a channel's observed share is its `count` divided by them.
       card: the content of `data_card.json`.
+      people_share: share of the training people that the training split is limited to. Normalisation and card are those
+        of all of them, so that runs on different shares have equal inputs and errors.
     """
 
     path: Path
@@ -193,6 +211,7 @@ class Dataset:
     card: Mapping[str, Any]
     _shards: Mapping[str, Mapping[str, int]]
     _index: pl.DataFrame
+    people_share: float = 1.0
 
     def source(self, split: str) -> WindowSource:
         """The windows of a split, possibly none; UserError if there is no such split or a shard is damaged."""
@@ -205,7 +224,10 @@ class Dataset:
                 f"{self.path}: index.parquet lists {len(rows)} windows of split {split!r}, the shards hold "
                 f"{len(records)}. The dataset is partial or mixed; write it again."
             )
-        return WindowSource(self.path, records, rows, self.channels)
+        kept = np.arange(len(rows))
+        if split == "train" and self.people_share < 1:
+            kept = np.flatnonzero(rows["participant"].is_in(people_subset(rows["participant"], self.people_share)))
+        return WindowSource(self.path, records, rows[kept], kept, self.channels)
 
     def add_to_card(self, section: str, content: Mapping[str, Any]) -> None:
         """Merges content into a section of `data_card.json`; OSError if that cannot be written."""

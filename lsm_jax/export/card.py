@@ -63,8 +63,8 @@ def _training_data(run: Run) -> list[dict[str, Any]]:
         return [
             {
                 "name": dataset.name,
-                "people": dataset.card["people_by_split"]["train"],
-                "windows": dataset.card["windows_by_split"]["train"],
+                "people": len({*dataset.source("train").participants}),
+                "windows": len(dataset.source("train")),
                 "channels": [name for name in dataset.channels if name in run.spec.channels],
             }
             for dataset in open_datasets(run.config.data)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import json
 import random
 import subprocess
@@ -14,8 +16,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from random_windows import CHANNELS, person, random_windows
 
+from lsm_jax.config import DataConfig
 from lsm_jax.data.card import gap_lengths
-from lsm_jax.data.spec import data_spec
+from lsm_jax.data.spec import data_spec, open_datasets
 from lsm_jax.data.store import SPLITS, Dataset, assign_splits, open_dataset, write_dataset
 from lsm_jax.errors import UserError
 from lsm_jax.report.data_card import data_card_page
@@ -264,3 +267,25 @@ def test_an_unknown_folder_and_split_are_named(dataset: Dataset, tmp_path: Path)
     with pytest.raises(UserError, match="train, validation, test"):
         dataset.source("dev")
     assert person(0) in {name for split in SPLITS for name in dataset.source(split).participants}
+
+
+def test_a_smaller_share_of_the_training_people_is_part_of_a_larger(tmp_path: Path) -> None:
+    windows = list(random_windows(people=20, days=1))
+    write_dataset(tmp_path / "d", "d", CHANNELS, windows)
+    whole = open_dataset(tmp_path / "d")
+    config = DataConfig((str(tmp_path / "d"),))
+    people: list[set[str]] = []
+    for share in (0.01, 0.25, 0.5, 1.0):
+        (dataset,) = open_datasets(dataclasses.replace(config, people_share=share))
+        source = dataset.source("train")
+        people.append({*source.participants})
+        assert [source[position].participant for position in range(len(source))] == source.participants
+        assert [source.record(position).participant for position in range(len(source))] == source.participants
+        assert len(source.steps) == len(source.observed) == len(source)
+        assert dataset.source("test").participants == whole.source("test").participants
+        np.testing.assert_array_equal(data_spec(config, [dataset]).mean, data_spec(config, [whole]).mean)
+    assert [len(each) for each in people] == [1, 4, 7, 14]
+    assert all(small < large for small, large in itertools.pairwise(people))
+    for share in (0.0, 1.5):
+        with pytest.raises(UserError, match=r"data\.people_share"):
+            open_datasets(dataclasses.replace(config, people_share=share))
