@@ -14,6 +14,9 @@ if TYPE_CHECKING:  # importing these takes seconds, and help must come at once
     from lsm_jax.data.store import Dataset
     from lsm_jax.train.run import Run
 
+# As in evals.probe and objectives.pooling, whose imports would slow help down.
+PROBE_METHODS = ("pretrained", "random_encoder", "engineered_linear", "engineered_trees", "pca")
+POOLINGS = ("mean", "mean_sd", "channel", "hour")
 HELP = "score a run on the papers' tasks against the baselines, on held-out people"
 EXAMPLE = "lsm evaluate --workdir runs/lsm2 --suite generative"
 
@@ -43,6 +46,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompts", type=Path, metavar="FILE.toml", help="of zeroshot; a shipped file that fits the data if left out"
     )
     parser.add_argument("--decode", default="greedy", metavar="D", help="of captioning: greedy, beam, nucleus (greedy)")
+    parser.add_argument("--methods", nargs="+", metavar="M", help=f"of probe ({' '.join(PROBE_METHODS)})")
+    parser.add_argument(
+        "--folds", type=int, default=0, metavar="K",
+        help="of probe: K person-grouped folds over all people; 0: the dataset's splits (0)",
+    )  # fmt: skip
+    parser.add_argument(
+        "--pooling", choices=POOLINGS, default="mean_sd", help="of probe: how tokens become one vector (mean_sd)"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where results go (W/eval)")
 
 
@@ -66,6 +77,7 @@ def run(args: argparse.Namespace) -> int:
         "generative": {"mask_channels": args.mask_channels},
         "zeroshot": {"prompts": args.prompts},
         "captioning": {"decode": args.decode},
+        "probe": {"methods": tuple(args.methods or PROBE_METHODS), "folds": args.folds, "pooling": args.pooling},
     }.get(args.suite, {})
     datasets: list[Dataset] = []
     objective, results = None, []

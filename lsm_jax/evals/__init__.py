@@ -20,6 +20,7 @@ SUITES = {
     "zeroshot": "zeroshot.ZeroShot",
     "fewshot": "fewshot.FewShot",
     "retrieval": "retrieval.Retrieval",
+    "probe": "probe.Probe",
     "captioning": "captioning.Captioning",
 }
 

@@ -22,13 +22,13 @@ from lsm_jax.evals.suite import Suite
 from lsm_jax.train.run import Run
 
 _INVERSE_REGULARISATION = (0.001, 0.01, 0.1, 1.0)  # scikit-learn's C, for features of unit variance
-_MARK = "tag"  # a button press marks a moment of a session and is no activity
+MARK = "tag"  # a button press marks a moment of a session and is no activity
 
 
 def logged_classes(dataset: Dataset) -> list[str]:
     """The activities and sessions that a dataset's logs name, by its card, as captions name them."""
     events = dataset.card.get("events", {})
-    return sorted({event_name(name) for kind in ("activity", "session") for name in events.get(kind, {})} - {_MARK})
+    return sorted({event_name(name) for kind in ("activity", "session") for name in events.get(kind, {})} - {MARK})
 
 
 def read_labelled_days(run: Run, dataset: Dataset, suite: Suite) -> tuple[Days, Days]:

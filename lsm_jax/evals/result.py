@@ -19,7 +19,7 @@ from lsm_jax.train.run import Run
 
 Row = dict[str, Any]
 _LIBRARIES = ("jax", "jaxlib", "flax", "numpy")
-_INDEX = ("dataset", "task", "setting", "class")
+_INDEX = ("dataset", "task", "setting", "class", "unit", "metric")
 _REFERENCES = ("class_prior", "statistics_probe")  # AUROC methods that do not use the model
 
 
@@ -30,12 +30,15 @@ class EvalResult:
     Attributes:
       results: generative suite: rows of {task, setting, channel, method, mse, mae, ci95, windows, people, cells,
         mse_natural, mae_natural, unit}; `mse`, `mae`, `ci95` (of `mse`) are z-scored; channel `all` is the total.
+        `probe`: rows of {dataset, task, unit, metric, method, value, ci95, examples, people}.
         Other suites: rows of {dataset, method, task, class, score, ci95, windows, people, ...}.
         `ci95` is over people, None with fewer than two.
       provenance: what made these numbers.
       notes: sentences for the reader: what was scored, and what was left out and why.
       comparisons: the model against the best baseline of each task: rows of {task, setting, channel, baseline,
         model_mse, baseline_mse, improvement, ci95, ...}; improvement is 1 - model / baseline, paired by person.
+        `probe`: the pre-trained encoder against each method: rows of {dataset, task, unit, metric, method, difference,
+        ci95, above, sure, ...}; a difference above 0 is better.
       by_dataset: `comparisons` of channel `all` within each dataset.
       details: rows of single windows.
       by_person: what `lsm compare` pairs runs by: rows of {dataset, participant, scores}; `scores` are the model's sum
@@ -56,7 +59,8 @@ class EvalResult:
         named = {}
         for row, value in own_scores(self.results):
             parts = [row["dataset"]] if len({each.get("dataset") for each in self.results}) > 1 else []
-            parts += [row["task"], row.get("setting") or row["class"], *[row["method"]] * (row["task"] == "auroc")]
+            setting = row.get("setting") or row.get("class") or row["metric"]
+            parts += [row["task"], setting, *[row["method"]] * (row["task"] == "auroc")]
             named["_".join(parts).replace(" ", "_")] = value
         return named
 
@@ -77,27 +81,47 @@ class EvalResult:
             f"# {self.suite}, step {made_with['step']}, split `{made_with['split']}`",
             self.table(),
             "\n".join(f"- {note}" for note in self.notes),
-            *(["## By channel, model against the best baseline", self._by_channel()] if self.comparisons else []),
+            *self._compared(),
             f"Made with `{made_with['command']}`, seed {made_with['seed']}.",
         ]
         return "\n\n".join(parts) + "\n"
 
     def table(self) -> str:
-        """The Markdown table of totals: a line per task and setting or class, a column per method."""
-        totals = [row for row in self.results if row.get("channel", "all") == "all"]
-        index = [key for key in _INDEX if totals and key in totals[0]]
+        """The Markdown table of totals: a line per task and setting or class, a column per method.
+
+        Of several metrics of a task it shows the first.
+        """
+        first = {(row.get("dataset"), row["task"]): row.get("metric") for row in reversed(self.results)}
+        totals = [
+            row
+            for row in self.results
+            if row.get("channel", "all") == "all" and row.get("metric") == first[row.get("dataset"), row["task"]]
+        ]
+        index = [key for key in _INDEX if totals and key in totals[0] and (key != "unit" or "metric" in totals[0])]
         lowest: dict[tuple[str, ...], float] = {}
         for row in totals:
             line = tuple(row[key] for key in index)
             lowest[line] = min(row.get("mse", 0.0), lowest.get(line, float("inf")))
         cells = [(row, row["method"], _cell(row, lowest[tuple(row[key] for key in index)])) for row in totals]
-        cells += [(row, "ahead", _improvement(row)) for row in self.comparisons if row["channel"] == "all"]
-        index += ["windows", "people"]
+        cells += [(row, "ahead", _improvement(row)) for row in self.comparisons if row.get("channel") == "all"]
+        sizes = [key for key in ("windows", "examples", "people") if key in totals[0]]
+        index += sizes
         frame = pl.DataFrame(
             [{key: row[key] for key in index} | {"method": method, "cell": cell} for row, method, cell in cells]
         )
         wide = frame.pivot("method", index=index, values="cell").fill_null("-")
-        return _markdown(wide.select(pl.exclude("windows", "people"), "windows", "people"))
+        return _markdown(wide.select(pl.exclude(sizes), *sizes))
+
+    def _compared(self) -> list[str]:
+        """The section of comparisons; nothing where there are none."""
+        if not self.comparisons:
+            return []
+        if "channel" in self.comparisons[0]:
+            return ["## By channel, model against the best baseline", self._by_channel()]
+        keys = [*(key for key in _INDEX if key in self.comparisons[0]), "people"]
+        lines = [{key: row[key] for key in keys} | _difference(row) for row in self.comparisons]
+        wide = pl.DataFrame(lines).pivot("method", index=keys, values="difference").fill_null("-")
+        return ["## The pre-trained encoder minus each method, above 0 where it is better", _markdown(wide)]
 
     def _by_channel(self) -> str:
         keys = ("task", "setting", "channel")
@@ -155,9 +179,16 @@ def _cell(row: Row, lowest: float) -> str:
         return f"{row['skill']:+.1%}" + (f" ({interval[0]:+.1%} to {interval[1]:+.1%})" if interval else "")
     if "mse" in row:
         return f"**{row['mse']:.3f}**" if row["mse"] == lowest else f"{row['mse']:.3f}"
-    if row["score"] is None:
+    value = row.get("score", row.get("value"))
+    if value is None:
         return "-"
-    return f"{row['score']:.3f}" + (f" ({row['ci95'][0]:.3f} to {row['ci95'][1]:.3f})" if row["ci95"] else "")
+    return f"{value:.3f}" + (f" ({row['ci95'][0]:.3f} to {row['ci95'][1]:.3f})" if row["ci95"] else "")
+
+
+def _difference(row: Row) -> Row:
+    interval = f" ({row['ci95'][0]:+.3f} to {row['ci95'][1]:+.3f})" if row["ci95"] else ""
+    text = f"{row['difference']:+.3f}{interval}"
+    return {"method": row["method"], "difference": f"**{text}**" if row["sure"] else text}
 
 
 def _improvement(row: Row) -> str:

@@ -89,6 +89,22 @@ def auroc(
     return np.divide(wins, pairs, out=np.full(np.shape(pairs), np.nan), where=pairs > 0)
 
 
+def average_precision(
+    scores: Float[np.ndarray, " n"], positive: Bool[np.ndarray, " n"], weights: Float[np.ndarray, "*r n"]
+) -> Float[np.ndarray, "*r"]:
+    """The mean precision over recalled positives, ties counted together; NaN where no positive has weight.
+
+    `sklearn.metrics.average_precision_score` for all rows of weights at once.
+    """
+    order = np.argsort(-scores, kind="stable")
+    ranked, labels, weight = scores[order], positive[order], weights[..., order]
+    ties = np.flatnonzero(np.r_[True, ranked[1:] != ranked[:-1]])
+    positives, everything = (np.add.reduceat(each, ties, axis=-1) for each in (weight * labels, weight))
+    found, seen, total = np.cumsum(positives, axis=-1), np.cumsum(everything, axis=-1), positives.sum(axis=-1)
+    precision = np.divide(found, seen, out=np.zeros_like(found), where=seen > 0)
+    return np.divide((positives * precision).sum(axis=-1), total, out=np.full(np.shape(total), np.nan), where=total > 0)
+
+
 def match_ranks(similarity: Float[np.ndarray, "q c"], matches: Bool[np.ndarray, "q c"]) -> Float[np.ndarray, " q"]:
     """The rank, from 1, of each query's best match among the candidates that do not match; a tie costs half a rank.
 

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from lsm_jax.errors import UserError, nearest
 from lsm_jax.tokens.grid import TokenGrid
@@ -27,12 +27,12 @@ class TokenEmbeddings(NamedTuple):
       real: False in slots that hold no token.
     """
 
-    vectors: Float[Array, "b s d"]
-    token: Int[Array, "b s"]
-    real: Bool[Array, "b s"]
+    vectors: Float[Any, "b s d"]
+    token: Int[Any, "b s"]
+    real: Bool[Any, "b s"]
 
 
-def pool(tokens: TokenEmbeddings, grid: TokenGrid, pooling: str, empty: float = 0.0) -> Float[Array, "b f"]:
+def pool(tokens: TokenEmbeddings, grid: TokenGrid, pooling: str, empty: float = 0.0) -> Float[Any, "b f"]:
     """One vector per window.
 
     Args:
@@ -59,7 +59,7 @@ def check_pooling(pooling: str) -> None:
         raise UserError(f"there is no pooling {pooling!r}.{nearest(pooling, POOLINGS)} Known: {', '.join(POOLINGS)}.")
 
 
-def _parts(token: Int[Array, "b s"], grid: TokenGrid, pooling: str) -> tuple[Int[Array, "b s"], int]:
+def _parts(token: Int[Any, "b s"], grid: TokenGrid, pooling: str) -> tuple[Int[Any, "b s"], int]:
     """The part that each token belongs to, and the number of parts."""
     if pooling == "channel":
         return token % grid.groups, grid.groups

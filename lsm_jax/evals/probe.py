@@ -1,0 +1,298 @@
+"""The probe suite: what labels and events can be read from frozen embeddings, beside what they are read from otherwise.
+
+Probes learn from people whom nobody scores: on the splits of a dataset, or on person-grouped folds over everyone.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+import jax
+import numpy as np
+from jaxtyping import Float
+
+from lsm_jax.data.loader import Batch, WindowInfo
+from lsm_jax.data.spec import DataSpec
+from lsm_jax.data.store import SPLITS, Dataset
+from lsm_jax.errors import UserError, nearest
+from lsm_jax.evals.probe_features import ENGINEERED, PROFILE, Encoder, by_example, span_features
+from lsm_jax.evals.probe_fit import (
+    Fold,
+    Scores,
+    class_blind,
+    few_people,
+    linear_probe,
+    pca_probe,
+    person_folds,
+    split_fold,
+    tree_probe,
+)
+from lsm_jax.evals.probe_scores import HEADLINES, difference, replicates
+from lsm_jax.evals.probe_tasks import Hidden, LoggedWindow, Task, make_tasks
+from lsm_jax.evals.result import EvalResult, Row
+from lsm_jax.evals.statistics import index_of, score_and_interval
+from lsm_jax.evals.suite import Suite, unique_names
+from lsm_jax.objectives.base import NetworkObjective
+from lsm_jax.objectives.pooling import check_pooling
+from lsm_jax.train.run import Run
+
+OURS, RANDOM, REFERENCE = "pretrained", "random_encoder", "class_blind"
+METHODS = (OURS, RANDOM, "engineered_linear", "engineered_trees", "pca")
+_PROBES: Mapping[str, tuple[Callable[..., Scores], str]] = {
+    OURS: (linear_probe, OURS),
+    RANDOM: (linear_probe, RANDOM),
+    "engineered_linear": (linear_probe, ENGINEERED),
+    "engineered_trees": (tree_probe, ENGINEERED),
+    "pca": (pca_probe, PROFILE),
+}
+_FEW = (OURS, RANDOM, "engineered_linear")
+SHOTS = (5, 10, 20, 50)
+_DRAWS = 3
+_MIN_EXAMPLES = 10
+_MIN_FOLDS = 3
+
+Features = Mapping[str, Float[np.ndarray, "n f"]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Probe(Suite):
+    """Probes of every label and event of the datasets.
+
+    Attributes:
+      methods: of `METHODS`; `class_blind` is always there.
+      folds: 0: learn from the training split, tune on the validation split, score the split. Otherwise so many
+        person-grouped folds over all people, each scored once; the encoder may have seen their recordings, never their
+        labels.
+      pooling: of token embeddings over a window, an event or a span.
+    """
+
+    name: ClassVar[str] = "probe"
+    objectives: ClassVar[tuple[str, ...]] = (
+        "masked_reconstruction", "imputed_reconstruction", "simclr", "clip", "siglip", "cap", "coca",
+    )  # fmt: skip
+
+    methods: tuple[str, ...] = METHODS
+    folds: int = 0
+    pooling: str = "mean_sd"
+
+    def run(self, run: Run, datasets: Sequence[Dataset]) -> EvalResult:
+        """See `Suite.run`. A task or dataset that cannot be scored is a note; UserError where none can be."""
+        objective = self._checked(run)
+        encoders = {OURS: run.params, RANDOM: jax.jit(objective.init)(jax.random.key(self.seed))}
+        encoders = {name: params for name, params in encoders.items() if name in self.methods}
+        parts: dict[str, list[Row]] = {"results": [], "comparisons": [], "details": []}
+        notes: list[str] = []
+        for name, dataset in unique_names(datasets).items():
+            try:
+                tasks, left_out = self._tasks(run, dataset)
+            except UserError as error:
+                notes.append(str(error))
+                continue
+            notes += [f"{name}: {sentence}" for sentence in left_out]
+            for task, features in self._with_features(run.spec, dataset, tasks, objective, encoders):
+                rows, sentences = self._score(task, features)
+                notes += [f"{name}: {task.name}: {sentence}" for sentence in sentences]
+                for part, found in rows.items():
+                    parts[part] += [{"dataset": name, **row} for row in found]
+        if not parts["results"]:
+            raise UserError("no task can be scored. " + " ".join(notes))
+        made_with = self.provenance(run, methods=self.methods, folds=self.folds, pooling=self.pooling)
+        return EvalResult(self.name, provenance=made_with, notes=[*self._summary(parts), *notes], **parts)
+
+    def _checked(self, run: Run) -> Encoder:
+        """The run's objective; UserError where it or a setting does not suit the suite."""
+        for method in self.methods:
+            if method not in METHODS:
+                raise UserError(
+                    f"--methods: there is no method {method!r}.{nearest(method, METHODS)} Known: {', '.join(METHODS)}."
+                )
+        if self.folds and self.folds < _MIN_FOLDS:
+            raise UserError(f"--folds {self.folds}: give 0 for the dataset's splits, or at least {_MIN_FOLDS}.")
+        check_pooling(self.pooling)
+        if not isinstance(run.objective, NetworkObjective):
+            raise UserError(f"a run of objective {run.config.objective.name!r} has no token embeddings to probe.")
+        return run.objective
+
+    def _batches(self, spec: DataSpec, dataset: Dataset) -> Iterator[tuple[Batch, list[WindowInfo]]]:
+        """The windows of all splits, in the order in which tasks count them."""
+        for split in SPLITS:
+            yield from self.batches(spec, dataset.source(split))
+
+    def _tasks(self, run: Run, dataset: Dataset) -> tuple[list[Task], list[str]]:
+        """The tasks of a dataset and sentences about what makes none; UserError where the dataset cannot be used."""
+        if not {*dataset.channels} & {*run.spec.channels}:
+            raise UserError(f"{dataset.path}: has none of the run's channels ({', '.join(run.spec.channels)}).")
+        people = {split: {*dataset.source(split).participants} for split in SPLITS}
+        twice = {person for a in SPLITS for b in SPLITS if a < b for person in people[a] & people[b]}
+        if twice:
+            raise UserError(
+                f"{dataset.path}: {len(twice)} people are in two splits, so that probes would be scored on people they "
+                "have learnt from. Write the dataset again: `lsm ingest` and `lsm synth` keep people apart."
+            )
+        windows = [
+            LoggedWindow.of(info.window, split)
+            for split in SPLITS
+            for _, infos in self.batches(run.spec, dataset.source(split))
+            for info in infos
+        ]
+        tasks, notes = make_tasks(windows)
+        if not tasks and not notes:
+            notes = ["there is nothing to predict: it has neither labels nor events."]
+        return tasks, notes
+
+    def _with_features(
+        self,
+        spec: DataSpec,
+        dataset: Dataset,
+        tasks: Sequence[Task],
+        objective: Encoder,
+        encoders: Mapping[str, Any],
+    ) -> Iterator[tuple[Task, Features]]:
+        """Each task with the features of its examples. Windows are read once for each set of hidden channels."""
+        sets: list[Hidden] = list(dict.fromkeys(task.hidden for task in tasks))
+        for hidden in sets:
+            same = [task for task in tasks if task.hidden == hidden]
+            spans, place = np.unique(np.concatenate([task.spans for task in same]), axis=0, return_inverse=True)
+            batches = self._batches(spec, dataset)
+            of_spans = span_features(batches, spans, objective, encoders, self.pooling, spec, hidden)
+            places = np.split(place.reshape(-1), np.cumsum([len(task.spans) for task in same])[:-1])
+            for task, own in zip(same, places, strict=True):
+                yield task, {name: by_example(x[own], task.example, len(task)) for name, x in of_spans.items()}
+
+    def _score(self, task: Task, features: Features) -> tuple[dict[str, list[Row]], list[str]]:
+        """Rows of `results`, `comparisons` and `details`, and sentences about what is left out."""
+        if problem := self._problem(task):
+            return {}, [problem]
+        folds = list(person_folds(task, self.folds, self.seed)) if self.folds else [self._split_fold(task)]
+        folds, notes = _known_classes(task, folds)
+        if problem := next((found for fold in folds if (found := self._fold_problem(task, fold))), None):
+            return {}, [*notes, problem]
+        scored = np.concatenate([fold.test for fold in folds])
+        person = index_of(task.participant[scored])
+        people = int(person.max()) + 1
+        shared: Row = {"task": task.name, "unit": task.unit}
+        size = {"examples": len(scored), "people": people}
+
+        def measured(scores: Sequence[Scores], headline_only: bool = False) -> dict[str, Float[np.ndarray, " r"]]:
+            stacked, target = np.concatenate(scores), task.target[scored]
+            return replicates(stacked, target, len(task.classes), person, self.seed, headline_only=headline_only)
+
+        scores = {name: [_scores(name, features, task, fold) for fold in folds] for name in self.methods}
+        scores[REFERENCE] = class_blind(task, folds)
+        measures = {name: measured(of_folds) for name, of_folds in scores.items()}
+        results = [
+            shared | {"metric": metric, "method": method} | _value(values, people) | size
+            for metric in measures[REFERENCE]
+            for method, by_metric in measures.items()
+            for values in [by_metric[metric]]
+        ]
+        return {
+            "results": results,
+            "comparisons": [shared | row | size for row in _comparisons(measures, people)],
+            "details": [shared | row | size for row in self._few_shots(task, features, folds, measured, people)],
+        }, notes
+
+    def _split_fold(self, task: Task) -> Fold:
+        return split_fold(task, self.split, self.seed)
+
+    def _problem(self, task: Task) -> str | None:
+        """Why a task cannot be scored at all."""
+        people = len({*task.participant.tolist()})
+        if len(task) < _MIN_EXAMPLES or people < max(self.folds, 2):
+            return (
+                f"{len(task)} examples of {people} people are too few; a probe takes {_MIN_EXAMPLES} examples of "
+                f"{max(self.folds, 2)} people."
+            )
+        return None
+
+    def _fold_problem(self, task: Task, fold: Fold) -> str | None:
+        """Why a task cannot be scored on these people."""
+        where = "of a fold" if self.folds else f"of the {self.split} split"
+        for name, part in ((f"example {where}", fold.test), ("example to learn from", fold.train)):
+            held = {*task.target[part].tolist()}
+            if not held:
+                return f"there is no {name}."
+            if task.classes and len(held) < 2 and (not self.folds or part is fold.train):
+                return f"every {name} is {task.classes[int(held.pop())]!r}, so there is nothing to tell apart."
+        return None
+
+    def _few_shots(
+        self, task: Task, features: Features, folds: Sequence[Fold], measured: Any, people: int
+    ) -> Iterator[Row]:
+        """The headline metric of probes that learn from few people, the mean of some draws of them."""
+        for shots in SHOTS:
+            draws = [
+                [
+                    few_people(task, fold.train, shots, (self.seed, shots, draw, number))
+                    for number, fold in enumerate(folds)
+                ]
+                for draw in range(_DRAWS)
+            ]
+            if any(not len(chosen) for draw in draws for chosen in draw):
+                continue
+            for method in [each for each in _FEW if each in self.methods]:
+                each = []
+                for draw in draws:
+                    few = [fold._replace(train=chosen) for fold, chosen in zip(folds, draw, strict=True)]
+                    each.append(measured([_scores(method, features, task, fold, refit=False) for fold in few], True))
+                for metric in each[0]:
+                    together = np.mean([draw[metric] for draw in each], axis=0)
+                    yield {"metric": metric, "method": method, "shots": shots} | _value(together, people)
+
+    def _summary(self, parts: Mapping[str, Sequence[Row]]) -> list[str]:
+        """What was scored on whom, and in how many tasks the pre-trained encoder is ahead of each other method."""
+        if self.folds:
+            sentences = [
+                f"{self.folds} person-grouped folds over all people: the encoder may have seen these people's "
+                "recordings (transductive), never their labels."
+            ]
+        else:
+            sentences = [
+                f"probes learn from the training split, are tuned on validation people and score {self.split}."
+            ]
+        for method in (*self.methods[1:], REFERENCE):
+            rows = [row for row in parts["comparisons"] if row["method"] == method and row["metric"] in HEADLINES]
+            if rows:
+                above, sure = (sum(row[key] for row in rows) for key in ("above", "sure"))
+                sentences.append(
+                    f"{OURS} is above {method} in {above} of {len(rows)} tasks, in {sure} with an interval above 0."
+                )
+        return sentences
+
+
+def _scores(method: str, features: Features, task: Task, fold: Fold, **settings: bool) -> Scores:
+    """The scores of the test people by a probe of a method."""
+    probe, on = _PROBES[method]
+    return probe(features[on], task, fold, **settings)
+
+
+def _known_classes(task: Task, folds: Sequence[Fold]) -> tuple[list[Fold], list[str]]:
+    """The folds without test examples of classes that their training people lack, and a sentence about these."""
+    if not task.classes:
+        return list(folds), []
+    kept, unknown = [], set()
+    for fold in folds:
+        known = np.isin(task.target[fold.test], task.target[fold.train])
+        unknown |= {int(number) for number in task.target[fold.test[~known]]}
+        kept.append(fold._replace(test=fold.test[known]))
+    names = ", ".join(repr(task.classes[number]) for number in sorted(unknown))
+    left_out = sum(len(before.test) - len(after.test) for before, after in zip(folds, kept, strict=True))
+    return kept, [f"{left_out} examples of {names} are left out: no training person has it."] if unknown else []
+
+
+def _value(values: Float[np.ndarray, " r"], people: int) -> Row:
+    value, interval = score_and_interval(values, people)
+    return {"value": value, "ci95": interval}
+
+
+def _comparisons(found: Mapping[str, Mapping[str, Float[np.ndarray, " r"]]], people: int) -> Iterator[Row]:
+    """The pre-trained encoder minus every other method, paired by person."""
+    ours = found.get(OURS, {})
+    for method, by_metric in found.items():
+        for metric in ours if method != OURS else ():
+            value, interval = score_and_interval(difference(metric, ours[metric], by_metric[metric]), people)
+            if value is not None:
+                row = {"metric": metric, "method": method, "difference": value, "ci95": interval}
+                yield row | {"above": value > 0, "sure": interval is not None and interval[0] > 0}
