@@ -46,7 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--prompts", type=Path, metavar="FILE.toml", help="of zeroshot; a shipped file that fits the data if left out"
     )
     parser.add_argument("--decode", default="greedy", metavar="D", help="of captioning: greedy, beam, nucleus (greedy)")
-    parser.add_argument("--methods", nargs="+", metavar="M", help=f"of probe ({' '.join(PROBE_METHODS)})")
+    parser.add_argument(
+        "--methods",
+        nargs="+",
+        metavar="M",
+        help=f"of probe ({' '.join(PROBE_METHODS)}); slow: pretrained_attentive fine_tuned scratch",
+    )
     parser.add_argument(
         "--folds", type=int, default=0, metavar="K",
         help="of probe: K person-grouped folds over all people; 0: the dataset's splits (0)",

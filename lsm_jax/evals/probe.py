@@ -17,7 +17,7 @@ from lsm_jax.data.loader import Batch, WindowInfo
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.data.store import SPLITS, Dataset
 from lsm_jax.errors import UserError, nearest
-from lsm_jax.evals.probe_features import ENGINEERED, PROFILE, Encoder, by_example, span_features
+from lsm_jax.evals.probe_features import ENGINEERED, PROFILE, by_example, span_features
 from lsm_jax.evals.probe_fit import (
     Fold,
     Scores,
@@ -29,6 +29,7 @@ from lsm_jax.evals.probe_fit import (
     split_fold,
     tree_probe,
 )
+from lsm_jax.evals.probe_network import NetworkProbe
 from lsm_jax.evals.probe_scores import HEADLINES, difference, replicates
 from lsm_jax.evals.probe_tasks import Hidden, LoggedWindow, Task, make_tasks
 from lsm_jax.evals.result import EvalResult, Row
@@ -40,6 +41,7 @@ from lsm_jax.train.run import Run
 
 OURS, RANDOM, REFERENCE = "pretrained", "random_encoder", "class_blind"
 METHODS = (OURS, RANDOM, "engineered_linear", "engineered_trees", "pca")
+NETWORKS = ("pretrained_attentive", "fine_tuned", "scratch")  # slow: only where they are asked for
 _PROBES: Mapping[str, tuple[Callable[..., Scores], str]] = {
     OURS: (linear_probe, OURS),
     RANDOM: (linear_probe, RANDOM),
@@ -53,6 +55,7 @@ _DRAWS = 3
 _MIN_EXAMPLES = 10
 _MIN_FOLDS = 3
 
+Networks = Mapping[str, NetworkProbe]
 Features = Mapping[str, Float[np.ndarray, "n f"]]
 
 
@@ -61,11 +64,12 @@ class Probe(Suite):
     """Probes of every label and event of the datasets.
 
     Attributes:
-      methods: of `METHODS`; `class_blind` is always there.
+      methods: of `METHODS` and `NETWORKS`; `class_blind` is always there.
       folds: 0: learn from the training split, tune on the validation split, score the split. Otherwise so many
         person-grouped folds over all people, each scored once; the encoder may have seen their recordings, never their
         labels.
       pooling: of token embeddings over a window, an event or a span.
+      shots: numbers of labelled people of the few-shot curves.
     """
 
     name: ClassVar[str] = "probe"
@@ -76,11 +80,13 @@ class Probe(Suite):
     methods: tuple[str, ...] = METHODS
     folds: int = 0
     pooling: str = "mean_sd"
+    shots: tuple[int, ...] = SHOTS
 
     def run(self, run: Run, datasets: Sequence[Dataset]) -> EvalResult:
         """See `Suite.run`. A task or dataset that cannot be scored is a note; UserError where none can be."""
         objective = self._checked(run)
-        encoders = {OURS: run.params, RANDOM: jax.jit(objective.init)(jax.random.key(self.seed))}
+        untrained = jax.jit(objective.init)(jax.random.key(self.seed))
+        encoders = {OURS: run.params, RANDOM: untrained}
         encoders = {name: params for name, params in encoders.items() if name in self.methods}
         parts: dict[str, list[Row]] = {"results": [], "comparisons": [], "details": []}
         notes: list[str] = []
@@ -91,8 +97,9 @@ class Probe(Suite):
                 notes.append(str(error))
                 continue
             notes += [f"{name}: {sentence}" for sentence in left_out]
+            networks = self._networks(run, dataset, objective, untrained)
             for task, features in self._with_features(run.spec, dataset, tasks, objective, encoders):
-                rows, sentences = self._score(task, features)
+                rows, sentences = self._score(task, features, networks)
                 notes += [f"{name}: {task.name}: {sentence}" for sentence in sentences]
                 for part, found in rows.items():
                     parts[part] += [{"dataset": name, **row} for row in found]
@@ -101,12 +108,12 @@ class Probe(Suite):
         made_with = self.provenance(run, methods=self.methods, folds=self.folds, pooling=self.pooling)
         return EvalResult(self.name, provenance=made_with, notes=[*self._summary(parts), *notes], **parts)
 
-    def _checked(self, run: Run) -> Encoder:
+    def _checked(self, run: Run) -> NetworkObjective:
         """The run's objective; UserError where it or a setting does not suit the suite."""
         for method in self.methods:
-            if method not in METHODS:
+            if method not in (known := (*METHODS, *NETWORKS)):
                 raise UserError(
-                    f"--methods: there is no method {method!r}.{nearest(method, METHODS)} Known: {', '.join(METHODS)}."
+                    f"--methods: there is no method {method!r}.{nearest(method, known)} Known: {', '.join(known)}."
                 )
         if self.folds and self.folds < _MIN_FOLDS:
             raise UserError(f"--folds {self.folds}: give 0 for the dataset's splits, or at least {_MIN_FOLDS}.")
@@ -142,12 +149,29 @@ class Probe(Suite):
             notes = ["there is nothing to predict: it has neither labels nor events."]
         return tasks, notes
 
+    def _networks(self, run: Run, dataset: Dataset, objective: NetworkObjective, untrained: Any) -> Networks:
+        """The networks to train, with all windows of the dataset in memory; none where no method needs them."""
+        named = [name for name in self.methods if name in NETWORKS]
+        if not named:
+            return {}
+        parts = [
+            {name: part[: len(infos)] for name, part in batch.items()}
+            for batch, infos in self._batches(run.spec, dataset)
+        ]
+        windows = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+        return {
+            name: NetworkProbe(
+                objective, windows, untrained if name == "scratch" else run.params, name == NETWORKS[0], self.seed
+            )
+            for name in named
+        }
+
     def _with_features(
         self,
         spec: DataSpec,
         dataset: Dataset,
         tasks: Sequence[Task],
-        objective: Encoder,
+        objective: NetworkObjective,
         encoders: Mapping[str, Any],
     ) -> Iterator[tuple[Task, Features]]:
         """Each task with the features of its examples. Windows are read once for each set of hidden channels."""
@@ -161,7 +185,7 @@ class Probe(Suite):
             for task, own in zip(same, places, strict=True):
                 yield task, {name: by_example(x[own], task.example, len(task)) for name, x in of_spans.items()}
 
-    def _score(self, task: Task, features: Features) -> tuple[dict[str, list[Row]], list[str]]:
+    def _score(self, task: Task, features: Features, networks: Networks) -> tuple[dict[str, list[Row]], list[str]]:
         """Rows of `results`, `comparisons` and `details`, and sentences about what is left out."""
         if problem := self._problem(task):
             return {}, [problem]
@@ -179,7 +203,13 @@ class Probe(Suite):
             stacked, target = np.concatenate(scores), task.target[scored]
             return replicates(stacked, target, len(task.classes), person, self.seed, headline_only=headline_only)
 
-        scores = {name: [_scores(name, features, task, fold) for fold in folds] for name in self.methods}
+        scores = {
+            name: [
+                networks[name].scores(task, fold) if name in networks else _scores(name, features, task, fold)
+                for fold in folds
+            ]
+            for name in self.methods
+        }
         scores[REFERENCE] = class_blind(task, folds)
         measures = {name: measured(of_folds) for name, of_folds in scores.items()}
         results = [
@@ -222,7 +252,7 @@ class Probe(Suite):
         self, task: Task, features: Features, folds: Sequence[Fold], measured: Any, people: int
     ) -> Iterator[Row]:
         """The headline metric of probes that learn from few people, the mean of some draws of them."""
-        for shots in SHOTS:
+        for shots in self.shots:
             draws = [
                 [
                     few_people(task, fold.train, shots, (self.seed, shots, draw, number))

@@ -14,7 +14,6 @@ from lsm_jax.data.loader import Batch, WindowInfo
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import RunError
 from lsm_jax.evals.days import QUANTILES
-from lsm_jax.objectives import MaskedObjective
 from lsm_jax.objectives.base import NetworkObjective
 from lsm_jax.objectives.pooling import TokenEmbeddings, pool
 from lsm_jax.tokens.grid import TokenGrid
@@ -27,7 +26,6 @@ _AROUND = 60  # minutes before and after a span
 _DAY = 1440
 
 Batches = Iterator[tuple[Batch, list[WindowInfo]]]
-Encoder = MaskedObjective | NetworkObjective
 
 
 def hide(batch: Batch, spec: DataSpec, hidden: Sequence[str]) -> Batch:
@@ -41,7 +39,7 @@ def hide(batch: Batch, spec: DataSpec, hidden: Sequence[str]) -> Batch:
 def span_features(
     batches: Batches,
     spans: Int[np.ndarray, "m 3"],
-    objective: Encoder,
+    objective: NetworkObjective,
     encoders: Mapping[str, Any],
     pooling: str,
     spec: DataSpec,
@@ -78,7 +76,7 @@ def span_features(
     return {name: np.concatenate(each).astype(np.float32) for name, each in parts.items()}
 
 
-def embedded(objective: Encoder, params: Any, batch: Batch) -> TokenEmbeddings:
+def embedded(objective: NetworkObjective, params: Any, batch: Batch) -> TokenEmbeddings:
     """The token embeddings of a batch as NumPy arrays; RunError where they are not finite."""
     tokens = TokenEmbeddings(*map(np.asarray, objective.embed_tokens(params, jax.tree.map(jnp.asarray, batch))))
     if not np.isfinite(tokens.vectors[tokens.real]).all():

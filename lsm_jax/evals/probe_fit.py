@@ -79,7 +79,7 @@ def linear_probe(x: Float[np.ndarray, "n f"], task: Task, fold: Fold, *, refit: 
     x = _standardised(x, fold.train)
     strengths = _INVERSE_STRENGTHS if task.classes else _STRENGTHS
     fitted = lambda rows, strength, at: _linear(x, task, rows, strength, at)  # noqa: E731
-    losses = [_loss(fitted(fold.train, each, fold.tune), task, fold.tune) for each in strengths]
+    losses = [loss_of(fitted(fold.train, each, fold.tune), task, fold.tune) for each in strengths]
     return fitted(_learnt_from(fold, refit), strengths[int(np.argmin(losses))], fold.test)
 
 
@@ -104,7 +104,7 @@ def tree_probe(x: Float[np.ndarray, "n f"], task: Task, fold: Fold) -> Scores:
     trees = 1
     if len(fold.tune):
         stages = (model.staged_predict_proba if task.classes else model.staged_predict)(x[fold.tune])
-        losses = [_loss(_by_class(stage, model, task), task, fold.tune) for stage in stages]
+        losses = [loss_of(_by_class(stage, model, task), task, fold.tune) for stage in stages]
         trees = 1 + int(np.argmin(losses))
     model = kind(max_iter=trees, **settings).fit(x[learnt], task.target[learnt])
     predicted = (model.predict_proba if task.classes else model.predict)(x[fold.test])
@@ -171,7 +171,7 @@ def _by_class(predicted: np.ndarray, model: Any, task: Task) -> Scores:
     return scores
 
 
-def _loss(scores: Scores, task: Task, part: Part) -> float:
+def loss_of(scores: Scores, task: Task, part: Part) -> float:
     """Squared error, or log loss averaged over classes; 0 for no example."""
     target = task.target[part]
     if not len(part):

@@ -5,8 +5,8 @@
 | `LABEL` | person, or window where it differs between windows of a person | the label: class or number |
 | `event_KIND` | event | which of several names an event has |
 | `stage_sleep` | span | which of several sleep stages covers 10 minutes |
-| `detect_KIND` | span | whether an event of the kind covers 30 minutes, in windows that log the kind |
-| `minutes_KIND` | window | minutes of the only event of its kind, in windows that log it |
+| `detect_KIND` | span | whether an activity, the only name of a kind or "asleep" covers 30 minutes |
+| `minutes_KIND` | window | minutes of the only name of a kind or "asleep", in windows that log it |
 | `mean_CHANNEL` | span | mean over 30 minutes of a channel that is hidden from every method (glucose) |
 """
 
@@ -28,6 +28,7 @@ STAGE_MINUTES, DETECT_MINUTES = 10, 30
 MIN_EVENT_MINUTES = 30  # a shorter event, such as a mood, is widened about its middle
 MAX_EXAMPLES = 6000  # of a task; more are thinned evenly
 MAX_CLASSES = 30
+ASLEEP = "asleep"  # the stage that holds all of a sleep, in logs that name others within it
 TARGET_CHANNELS = ("glucose",)
 TELLING_CHANNELS = {"sleep": ("sleep_state",)}  # they hold what events of the kind say
 Hidden = tuple[str, ...]
@@ -162,11 +163,13 @@ def _event_tasks(kind: str, windows: Sequence[LoggedWindow]) -> Iterator[Task]:
         yield _task("stage_sleep", "span", names, list(_stages(kind, windows, hidden)), windows, hidden)
     elif len(names) > 1:
         yield _task(f"event_{kind}", "event", names, list(_events(kind, windows, hidden)), windows, hidden)
-    if len(names) == 1 or kind == "activity":
-        both = (f"no {kind}", kind)
-        yield _task(f"detect_{kind}", "span", both, list(_detections(kind, windows, hidden)), windows, hidden)
-    if len(names) == 1 and any(event.end - event.start > 1 for event in events):
-        yield _task(f"minutes_{kind}", "window", (), list(_minutes(kind, windows, hidden)), windows, hidden)
+    detected = names if len(names) == 1 or kind == "activity" else tuple(name for name in names if name == ASLEEP)
+    if detected:
+        both, rows = (f"no {kind}", kind), list(_detections(kind, detected, windows, hidden))
+        yield _task(f"detect_{kind}", "span", both, rows, windows, hidden)
+    if len(detected) == 1 and any(event.end - event.start > 1 for event in events):
+        rows = list(_minutes(kind, detected, windows, hidden))
+        yield _task(f"minutes_{kind}", "window", (), rows, windows, hidden)
 
 
 def _events(kind: str, windows: Sequence[LoggedWindow], hidden: Hidden) -> Iterator[Row]:
@@ -188,15 +191,16 @@ def _stages(kind: str, windows: Sequence[LoggedWindow], hidden: Hidden) -> Itera
                 minutes = _overlap(event, len(window.recorded[hidden]), STAGE_MINUTES)
                 covered[event.name] = covered.get(event.name, 0) + minutes
         for span, start, end in _recorded_spans(window.recorded[hidden], STAGE_MINUTES) if covered else ():
-            name = max(covered, key=lambda name: covered[name][span])
+            # A stage within a longer one ("awake" within "asleep") is what it says.
+            name = max(covered, key=lambda name: (covered[name][span], -covered[name].sum()))
             if 2 * covered[name][span] >= STAGE_MINUTES:
                 yield number, start, end, name
 
 
-def _detections(kind: str, windows: Sequence[LoggedWindow], hidden: Hidden) -> Iterator[Row]:
+def _detections(kind: str, names: Sequence[str], windows: Sequence[LoggedWindow], hidden: Hidden) -> Iterator[Row]:
     """Positive where an event covers half of the span, or half of the event is in it; negative where there is none."""
     for number, window in enumerate(windows):
-        events = [event for event in window.events if event.kind == kind]
+        events = [event for event in window.events if event.kind == kind and event.name in names]
         overlaps = [_overlap(event, len(window.recorded[hidden]), DETECT_MINUTES) for event in events]
         needed = [min(event.end - event.start, DETECT_MINUTES) or 1 for event in events]
         for span, start, end in _recorded_spans(window.recorded[hidden], DETECT_MINUTES) if events else ():
@@ -206,10 +210,10 @@ def _detections(kind: str, windows: Sequence[LoggedWindow], hidden: Hidden) -> I
                 yield number, start, end, f"no {kind}"
 
 
-def _minutes(kind: str, windows: Sequence[LoggedWindow], hidden: Hidden) -> Iterator[Row]:
+def _minutes(kind: str, names: Sequence[str], windows: Sequence[LoggedWindow], hidden: Hidden) -> Iterator[Row]:
     for number, window in enumerate(windows):
         recorded = window.recorded[hidden]
-        minutes = [event.end - event.start for event in window.events if event.kind == kind]
+        minutes = [event.end - event.start for event in window.events if event.kind == kind and event.name in names]
         if minutes and recorded.any():
             yield number, 0, len(recorded), float(sum(minutes))
 

@@ -57,7 +57,7 @@ class EvalResult:
     def scalars(self) -> dict[str, float]:
         """The headline numbers by name, for a training run's metrics: the model's totals, and no single classes."""
         named = {}
-        for row, value in own_scores(self.results):
+        for row, value in own_scores(self._totals()):
             parts = [row["dataset"]] if len({each.get("dataset") for each in self.results}) > 1 else []
             setting = row.get("setting") or row.get("class") or row["metric"]
             parts += [row["task"], setting, *[row["method"]] * (row["task"] == "auroc")]
@@ -89,14 +89,9 @@ class EvalResult:
     def table(self) -> str:
         """The Markdown table of totals: a line per task and setting or class, a column per method.
 
-        Of several metrics of a task it shows the first.
+        Of several metrics of a task it shows the first; so do `scalars`.
         """
-        first = {(row.get("dataset"), row["task"]): row.get("metric") for row in reversed(self.results)}
-        totals = [
-            row
-            for row in self.results
-            if row.get("channel", "all") == "all" and row.get("metric") == first[row.get("dataset"), row["task"]]
-        ]
+        totals = self._totals()
         index = [key for key in _INDEX if totals and key in totals[0] and (key != "unit" or "metric" in totals[0])]
         lowest: dict[tuple[str, ...], float] = {}
         for row in totals:
@@ -111,6 +106,15 @@ class EvalResult:
         )
         wide = frame.pivot("method", index=index, values="cell").fill_null("-")
         return _markdown(wide.select(pl.exclude(sizes), *sizes))
+
+    def _totals(self) -> list[Row]:
+        """The rows over all channels, of the first metric of each task."""
+        first = {(row.get("dataset"), row["task"]): row.get("metric") for row in reversed(self.results)}
+        return [
+            row
+            for row in self.results
+            if row.get("channel", "all") == "all" and row.get("metric") == first[row.get("dataset"), row["task"]]
+        ]
 
     def _compared(self) -> list[str]:
         """The section of comparisons; nothing where there are none."""

@@ -75,6 +75,7 @@ def write_report(workdir: Path, out: Path) -> Path:
         "step": step,
         "evaluation": evaluation,
         "other_suites": other_suites,
+        "probes": _read_json(workdir / "eval" / "probe.json", _probes),
         "not_evaluated": [suite for suite in suites if suite not in evaluated],
         "reconstructs": "generative" in suites,
         "pictures": [(file.stem.replace("-", " "), png_address(file.read_bytes())) for file in figures],
@@ -102,6 +103,17 @@ def _other_suites(folder: Path, step: int) -> Iterator[dict[str, Any]]:
         if scored is not None:
             file = f"{folder.name}/{suite}.md"
             yield {"suite": suite, "file": file, "step": scored, "stale": _stale(scored, step)}
+
+
+def _probes(content: Mapping[str, Any]) -> dict[str, Any]:
+    """The table of the probe suite: the first metric of each task by method."""
+    lines: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in content["results"]:
+        line = lines.setdefault((row["dataset"], row["task"]), {**row, "values": {}})
+        if row["metric"] == line["metric"] and row["value"] is not None:
+            line["values"][row["method"]] = float(row["value"])
+    methods = dict.fromkeys(row["method"] for row in content["results"])
+    return {"methods": list(methods), "rows": list(lines.values()), "notes": list(content["notes"])}
 
 
 def _read_json(file: Path, parse: Callable[[Mapping[str, Any]], _Parsed]) -> _Parsed | None:

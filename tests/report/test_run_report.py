@@ -124,6 +124,25 @@ def test_losses_and_suites_are_those_of_the_objective(dataset, tmp_path):
                 page_of(workdir)
 
 
+def test_probes_are_a_table_of_the_first_metric(workdir):
+    (workdir / "eval").mkdir()
+    row = {"dataset": "tiny", "task": "age", "unit": "person", "ci95": None, "examples": 40, "people": 12}
+    results = [
+        row | {"metric": metric, "method": method, "value": value}
+        for metric, method, value in (
+            ("pearson_r", "pretrained", 0.651), ("pearson_r", "class_blind", None), ("mae", "pretrained", 8.214)
+        )
+    ]  # fmt: skip
+    content = {"results": results, "notes": ["tiny: sex: <b>left out</b>."], "provenance": {"step": 20}}
+    (workdir / "eval" / "probe.json").write_text(json.dumps(content))
+    page = page_of(workdir)
+    assert "age person pearson r 0.651 - 40 12" in " ".join(page.text.split())
+    assert "8.214" not in page.text and "<b>left out</b>" in page.text
+    (workdir / "eval" / "probe.json").write_text('{"provenance": {"step": 20}}')
+    with pytest.raises(UserError, match=r"probe\.json: damaged"):
+        page_of(workdir)
+
+
 def test_an_evaluation_that_training_has_left_behind_is_called_so(workdir):
     evaluated(workdir)
     trained(workdir)

@@ -1,0 +1,214 @@
+"""The probe suite: what can be read is read, nobody is scored on what they taught, what fails is said."""
+
+import dataclasses
+import json
+
+import jax
+import numpy as np
+import polars as pl
+import pytest
+import sklearn.metrics
+from tiny_run import CHANNELS, MINUTES, tiny_config, tiny_run, tiny_windows
+
+from lsm_jax import objectives
+from lsm_jax.config import with_changes
+from lsm_jax.data.spec import data_spec, open_datasets
+from lsm_jax.data.store import assign_splits, open_dataset, write_dataset
+from lsm_jax.errors import UserError
+from lsm_jax.evals import probe_network
+from lsm_jax.evals.probe import METHODS, Probe
+from lsm_jax.evals.probe_fit import person_folds, split_fold
+from lsm_jax.evals.probe_scores import replicates
+from lsm_jax.evals.probe_tasks import LoggedWindow, make_tasks
+from lsm_jax.evals.statistics import auroc, average_precision
+from lsm_jax.windows import Event
+
+SMALL = {"model.size": "1x16x2x32+1x16x2x32"}
+PEOPLE, DAYS = 24, 2
+
+
+def labelled_windows():
+    """Days of people whose heart rate tells `group`, and whose sessions differ in skin temperature."""
+    windows = list(tiny_windows(PEOPLE, DAYS))
+    splits = assign_splits(window.participant for window in windows)
+    for number, window in enumerate(windows):
+        person = number // DAYS
+        values, observed = window.values.copy(), window.observed
+        values[:, 0] += 25 * (person % 2)
+        events = [Event("session", name, start, start + 40) for name, start in (("calm", 0), ("tense", 180))]
+        values[180:220, 2] += 3
+        labels = {
+            "group": ["low", "high"][person % 2],
+            "same": "x",
+            "town": "elsewhere" if splits[window.participant] == "test" and person % 3 == 0 else "AB"[person % 2],
+            "heart": float(np.mean(values[:, 0][observed[:, 0]])),
+        } | ({"rare": float(person)} if person < 3 else {})
+        yield dataclasses.replace(window, values=np.where(observed, values, 0), events=tuple(events), labels=labels)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "labelled"
+    write_dataset(folder, "labelled", CHANNELS, labelled_windows())
+    return open_dataset(folder)
+
+
+@pytest.fixture(scope="module")
+def run(dataset):
+    config = with_changes(tiny_config(dataset.path), SMALL)
+    spec = data_spec(config.data, open_datasets(config.data))
+    objective = objectives.build(config, spec)
+    return dataclasses.replace(
+        tiny_run(dataset.path), config=config, objective=objective, params=objective.init(jax.random.key(3))
+    )
+
+
+@pytest.fixture(scope="module")
+def result(run, dataset):
+    return Probe(batch_size=16, shots=(5, 50)).run(run, [dataset])
+
+
+def value(result, task, metric, method):
+    (row,) = [row for row in result.results if (row["task"], row["metric"], row["method"]) == (task, metric, method)]
+    return row["value"]
+
+
+def test_what_the_data_hold_is_read_and_what_they_do_not_is_not(result):
+    for task in ("group", "event_session"):
+        for method in ("pretrained", "engineered_linear", "engineered_trees", "pca"):
+            assert value(result, task, "auroc", method) > 0.9, (task, method)
+        assert value(result, task, "auroc", "class_blind") == 0.5
+    assert value(result, "heart", "pearson_r", "engineered_linear") > 0.9
+    assert value(result, "heart", "pearson_r", "class_blind") is None
+    assert value(result, "heart", "mae", "engineered_linear") < value(result, "heart", "mae", "class_blind")
+    assert {row["unit"] for row in result.results if row["task"] == "group"} == {"person"}
+    assert {row["unit"] for row in result.results if row["task"] == "heart"} == {"window"}
+
+
+def test_the_json_has_what_was_promised(result, tmp_path):
+    content = json.loads(result.write(tmp_path).read_text(), parse_constant=lambda name: pytest.fail(f"{name}"))
+    keys = {"dataset", "task", "unit", "metric", "method", "value", "ci95", "examples", "people"}
+    assert all(row.keys() == keys for row in content["results"])
+    assert {row["method"] for row in content["results"]} == {*METHODS, "class_blind"}
+    compared = [row for row in content["comparisons"] if (row["task"], row["metric"]) == ("group", "auroc")]
+    assert {row["method"]: row["difference"] for row in compared} == {
+        method: value(result, "group", "auroc", "pretrained") - value(result, "group", "auroc", method)
+        for method in (*METHODS[1:], "class_blind")
+    }
+    assert {row["shots"] for row in content["details"] if row["task"] == "group"} == {5}
+    text = (tmp_path / "probe.md").read_text()
+    assert "| labelled | group " in text and "pretrained is above random_encoder in" in text
+    assert {"group_auroc", "heart_pearson_r", "event_session_auroc"} <= set(result.scalars())
+    assert not any("mae" in name or "f1" in name for name in result.scalars())
+
+
+def test_what_cannot_be_scored_is_a_sentence(result):
+    notes = "\n".join(result.notes)
+    assert "labelled: same: every example is 'x', so there is nothing to tell apart." in notes
+    assert "labelled: rare: 3 examples of 3 people are too few; a probe takes 10 examples of 2 people." in notes
+    assert "examples of 'elsewhere' are left out: no training person has it." in notes
+
+
+def test_a_person_in_two_splits_refuses_the_dataset_and_the_other_is_scored(run, dataset, tmp_path):
+    write_dataset(tmp_path / "mixed", "mixed", CHANNELS, labelled_windows())
+    index = pl.read_parquet(tmp_path / "mixed" / "index.parquet")
+    first = index.filter(pl.col("split") == "train")["participant"][0]
+    twice = pl.when(pl.col("split") == "test").then(pl.lit(first)).otherwise("participant").alias("participant")
+    index.with_columns(twice).write_parquet(tmp_path / "mixed" / "index.parquet")
+    mixed, few = open_dataset(tmp_path / "mixed"), Probe(batch_size=16, methods=("engineered_linear",), shots=())
+    result = few.run(run, [mixed, dataset])
+    assert {row["dataset"] for row in result.results} == {"labelled"}
+    assert "1 people are in two splits" in result.notes[1]
+    with pytest.raises(UserError, match=r"no task can be scored.*1 people are in two splits"):
+        few.run(run, [mixed])
+
+
+def test_twice_the_same_bytes(run, dataset, tmp_path):
+    suite = Probe(batch_size=16, methods=("pretrained", "engineered_trees"), folds=3, shots=())
+    first, second = (suite.run(run, [dataset]).write(tmp_path / name).read_bytes() for name in "ab")
+    assert first == second
+    content = json.loads(first)
+    (found,) = {row["people"] for row in content["results"] if row["task"] == "group"}
+    assert found == PEOPLE and "3 person-grouped folds over all people" in content["notes"][0]
+    assert {
+        row["value"] for row in content["results"] if row["method"] == "class_blind" and row["metric"] == "auroc"
+    } == {0.5}
+
+
+@pytest.mark.parametrize(
+    ("settings", "sentence"),
+    [
+        ({"methods": ("pretrain",)}, "no method 'pretrain'. Did you mean 'pretrained'"),
+        ({"folds": 2}, "--folds 2: give 0 for the dataset's splits, or at least 3"),
+        ({"pooling": "meen"}, "no pooling 'meen'. Did you mean 'mean'"),
+    ],
+)
+def test_wrong_settings_are_a_sentence(run, dataset, settings, sentence):
+    with pytest.raises(UserError, match=sentence.replace(".", r"\.")):
+        Probe(**settings).run(run, [dataset])
+
+
+def test_a_network_learns_from_labels_alone(run, tmp_path, monkeypatch):
+    monkeypatch.setattr(probe_network, "_STEPS", 40)
+    windows = [dataclasses.replace(window, labels={}) for window in labelled_windows()]
+    write_dataset(tmp_path / "events", "events", CHANNELS, windows)
+    found = Probe(methods=("scratch",), shots=()).run(run, [open_dataset(tmp_path / "events")])
+    assert value(found, "event_session", "auroc", "scratch") > 0.9 and not found.comparisons
+
+
+def test_nobody_is_on_two_sides_of_a_fold():
+    windows = [LoggedWindow.of(window, "train") for window in labelled_windows()]
+    for task in make_tasks(windows)[0]:
+        folds = [*person_folds(task, 4, seed=1), split_fold(task, "validation", seed=1)]
+        for fold in folds:
+            people = [{*task.participant[part].tolist()} for part in fold]
+            assert not people[0] & people[1] and not people[0] & people[2] and not people[1] & people[2]
+        assert sorted(np.concatenate([fold.test for fold in folds[:-1]])) == list(range(len(task)))
+
+
+def test_tasks_of_events_hold_the_minutes_that_their_names_say():
+    window = dataclasses.replace(next(tiny_windows(1, 1)), labels={})
+    recorded = np.ones_like(window.observed)
+    stages = [Event("sleep", "n2", 0, 25.5), Event("sleep", "rem", 25.5, 100)]
+    moments = [Event("session", "tag", 50, 51), Event("meal", "lunch", 65, 66)]
+    logged = LoggedWindow.of(dataclasses.replace(window, observed=recorded, events=(*stages, *moments)), "train")
+    tasks = {task.name: task for task in make_tasks([logged])[0]}
+    assert tasks.keys() == {"stage_sleep", "detect_meal"}
+    stage = tasks["stage_sleep"]
+    assert stage.spans[:, 1].tolist() == list(range(0, 100, 10)) and stage.classes == ("n2", "rem")
+    assert stage.target.tolist() == [0, 0, 0] + [1] * 7  # 5.5 minutes of 20 to 30 are n2
+    meal = tasks["detect_meal"]
+    assert meal.spans[meal.target == 1].tolist() == [[0, 60, 90]] and len(meal) == MINUTES // 30
+    asleep = dataclasses.replace(logged, events=(Event("sleep", "asleep", 0, 70),))
+    tasks = {task.name: task for task in make_tasks([asleep])[0]}
+    assert tasks["minutes_sleep"].target.tolist() == [70]
+    assert tasks["detect_sleep"].hidden == ("sleep_state",)
+    assert tasks["detect_sleep"].target.tolist() == [1, 1] + [0] * 5  # of 60 to 90 it covers a third: neither
+
+
+def test_metrics_are_those_of_scikit_learn():
+    rng = np.random.default_rng(0)
+    target, scores = rng.integers(0, 3, 60), rng.random((60, 3)).round(1)
+    person, ones = rng.integers(0, 9, 60), np.ones(60)
+    found = {name: values[0] for name, values in replicates(scores, target.astype(float), 3, person, 0).items()}
+    metrics, said = sklearn.metrics, scores.argmax(axis=1)
+    each = [(target == k, scores[:, k]) for k in range(3)]
+    assert found == {
+        "auroc": pytest.approx(np.mean([metrics.roc_auc_score(*pair) for pair in each])),
+        "average_precision": pytest.approx(np.mean([metrics.average_precision_score(*pair) for pair in each])),
+        "f1": pytest.approx(metrics.f1_score(target, said, average="macro")),
+        "balanced_accuracy": pytest.approx(metrics.balanced_accuracy_score(target, said)),
+    }
+    weights = rng.integers(0, 3, 60).astype(float)
+    for ours, theirs in ((average_precision, metrics.average_precision_score), (auroc, metrics.roc_auc_score)):
+        assert ours(scores[:, 0], target == 0, weights) == pytest.approx(
+            theirs(target == 0, scores[:, 0], sample_weight=weights)
+        )
+        assert ours(scores[:, 0], target == 0, ones) == pytest.approx(theirs(target == 0, scores[:, 0]))
+    numbers, predicted = rng.normal(size=60), rng.normal(size=(60, 1))
+    found = replicates(predicted, numbers, 0, person, 0)
+    assert found["pearson_r"][0] == pytest.approx(np.corrcoef(predicted[:, 0], numbers)[0, 1])
+    assert found["mae"][0] == pytest.approx(np.abs(predicted[:, 0] - numbers).mean())
+    counts = np.random.default_rng(0).multinomial(9, np.full(9, 1 / 9), size=2000)[0][person]
+    repeated = np.repeat(np.arange(60), counts)
+    assert found["pearson_r"][1] == pytest.approx(np.corrcoef(predicted[repeated, 0], numbers[repeated])[0, 1])
