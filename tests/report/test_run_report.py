@@ -136,7 +136,7 @@ def test_probes_are_a_table_of_the_first_metric(workdir):
     content = {"results": results, "notes": ["tiny: sex: <b>left out</b>."], "provenance": {"step": 20}}
     (workdir / "eval" / "probe.json").write_text(json.dumps(content))
     page = page_of(workdir)
-    assert "age person pearson r 0.651 - 40 12" in " ".join(page.text.split())
+    assert "tinyagepersonpearson r 0.651-4012" in " ".join(page.text.split())
     assert "8.214" not in page.text and "<b>left out</b>" in page.text
     (workdir / "eval" / "probe.json").write_text('{"provenance": {"step": 20}}')
     with pytest.raises(UserError, match=r"probe\.json: damaged"):
