@@ -50,14 +50,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--methods",
         nargs="+",
         metavar="M",
-        help=f"of probe ({' '.join(PROBE_METHODS)}); slow: pretrained_attentive fine_tuned scratch",
+        help=f"of probe, robustness ({' '.join(PROBE_METHODS)}); slow: pretrained_attentive fine_tuned scratch",
     )
     parser.add_argument(
         "--folds", type=int, default=0, metavar="K",
-        help="of probe: K person-grouped folds over all people; 0: the dataset's splits (0)",
+        help="of probe, robustness: K person-grouped folds over all people; 0: the dataset's splits (0)",
     )  # fmt: skip
     parser.add_argument(
-        "--pooling", choices=POOLINGS, default="mean_sd", help="of probe: how tokens become one vector (mean_sd)"
+        "--pooling",
+        choices=POOLINGS,
+        default="mean_sd",
+        help="of both: how tokens become one vector (mean_sd)",
     )
     parser.add_argument("--out", type=Path, metavar="DIR", help="where results go (W/eval)")
 
@@ -78,11 +81,13 @@ def run(args: argparse.Namespace) -> int:
     use_compile_cache()
     started, out = time.perf_counter(), args.out or args.workdir / "eval"
     shared = {"split": args.split, "max_windows": args.max_windows, "batch_size": args.batch_size, "seed": args.seed}
+    probes = {"folds": args.folds, "pooling": args.pooling}
     own = {
         "generative": {"mask_channels": args.mask_channels},
         "zeroshot": {"prompts": args.prompts},
         "captioning": {"decode": args.decode},
-        "probe": {"methods": tuple(args.methods or PROBE_METHODS), "folds": args.folds, "pooling": args.pooling},
+        "probe": {"methods": tuple(args.methods or PROBE_METHODS), **probes},
+        "robustness": {"methods": tuple(args.methods or PROBE_METHODS[:3]), **probes},
     }.get(args.suite, {})
     datasets: list[Dataset] = []
     objective, results = None, []

@@ -21,6 +21,7 @@ SUITES = {
     "fewshot": "fewshot.FewShot",
     "retrieval": "retrieval.Retrieval",
     "probe": "probe.Probe",
+    "robustness": "robustness.Robustness",
     "captioning": "captioning.Captioning",
 }
 

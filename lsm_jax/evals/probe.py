@@ -77,6 +77,8 @@ class Probe(Suite):
         "masked_reconstruction", "imputed_reconstruction", "simclr", "clip", "siglip", "cap", "coca",
     )  # fmt: skip
 
+    known_methods: ClassVar[tuple[str, ...]] = (*METHODS, *NETWORKS)
+
     methods: tuple[str, ...] = METHODS
     folds: int = 0
     pooling: str = "mean_sd"
@@ -111,9 +113,10 @@ class Probe(Suite):
     def _checked(self, run: Run) -> NetworkObjective:
         """The run's objective; UserError where it or a setting does not suit the suite."""
         for method in self.methods:
-            if method not in (known := (*METHODS, *NETWORKS)):
+            if method not in self.known_methods:
                 raise UserError(
-                    f"--methods: there is no method {method!r}.{nearest(method, known)} Known: {', '.join(known)}."
+                    f"--methods: the suite {self.name} has no method {method!r}.{nearest(method, self.known_methods)} "
+                    f"Known: {', '.join(self.known_methods)}."
                 )
         if self.folds and self.folds < _MIN_FOLDS:
             raise UserError(f"--folds {self.folds}: give 0 for the dataset's splits, or at least {_MIN_FOLDS}.")
@@ -187,12 +190,9 @@ class Probe(Suite):
 
     def _score(self, task: Task, features: Features, networks: Networks) -> tuple[dict[str, list[Row]], list[str]]:
         """Rows of `results`, `comparisons` and `details`, and sentences about what is left out."""
-        if problem := self._problem(task):
-            return {}, [problem]
-        folds = list(person_folds(task, self.folds, self.seed)) if self.folds else [self._split_fold(task)]
-        folds, notes = _known_classes(task, folds)
-        if problem := next((found for fold in folds if (found := self._fold_problem(task, fold))), None):
-            return {}, [*notes, problem]
+        folds, notes = self._folds(task)
+        if not folds:
+            return {}, notes
         scored = np.concatenate([fold.test for fold in folds])
         person = index_of(task.participant[scored])
         people = int(person.max()) + 1
@@ -223,6 +223,15 @@ class Probe(Suite):
             "comparisons": [shared | row | size for row in _comparisons(measures, people)],
             "details": [shared | row | size for row in self._few_shots(task, features, folds, measured, people)],
         }, notes
+
+    def _folds(self, task: Task) -> tuple[list[Fold], list[str]]:
+        """The folds, none where the task cannot be scored; and sentences about that and about what is left out."""
+        if problem := self._problem(task):
+            return [], [problem]
+        folds = list(person_folds(task, self.folds, self.seed)) if self.folds else [self._split_fold(task)]
+        folds, notes = _known_classes(task, folds)
+        problem = next((found for fold in folds if (found := self._fold_problem(task, fold))), None)
+        return ([], [*notes, problem]) if problem else (folds, notes)
 
     def _split_fold(self, task: Task) -> Fold:
         return split_fold(task, self.split, self.seed)

@@ -19,7 +19,7 @@ from lsm_jax.train.run import Run
 
 Row = dict[str, Any]
 _LIBRARIES = ("jax", "jaxlib", "flax", "numpy")
-_INDEX = ("dataset", "task", "setting", "class", "unit", "metric")
+_INDEX = ("dataset", "task", "setting", "class", "unit", "metric", "removal")
 _REFERENCES = ("class_prior", "statistics_probe")  # AUROC methods that do not use the model
 
 
@@ -30,7 +30,8 @@ class EvalResult:
     Attributes:
       results: generative suite: rows of {task, setting, channel, method, mse, mae, ci95, windows, people, cells,
         mse_natural, mae_natural, unit}; `mse`, `mae`, `ci95` (of `mse`) are z-scored; channel `all` is the total.
-        `probe`: rows of {dataset, task, unit, metric, method, value, ci95, examples, people}.
+        `probe`: rows of {dataset, task, unit, metric, method, value, ci95, examples, people}; `robustness`: also
+        {removal, kind, full_value, drop}, and `ci95` is of `drop`.
         Other suites: rows of {dataset, method, task, class, score, ci95, windows, people, ...}.
         `ci95` is over people, None with fewer than two.
       provenance: what made these numbers.
@@ -60,7 +61,8 @@ class EvalResult:
         for row, value in own_scores(self._totals()):
             parts = [row["dataset"]] if len({each.get("dataset") for each in self.results}) > 1 else []
             setting = row.get("setting") or row.get("class") or row["metric"]
-            parts += [row["task"], setting, *[row["method"]] * (row["task"] == "auroc")]
+            removal = [row["removal"]] if "removal" in row else []
+            parts += [row["task"], setting, *removal, *[row["method"]] * (row["task"] == "auroc")]
             named["_".join(parts).replace(" ", "_")] = value
         return named
 
@@ -183,7 +185,7 @@ def _cell(row: Row, lowest: float) -> str:
         return f"{row['skill']:+.1%}" + (f" ({interval[0]:+.1%} to {interval[1]:+.1%})" if interval else "")
     if "mse" in row:
         return f"**{row['mse']:.3f}**" if row["mse"] == lowest else f"{row['mse']:.3f}"
-    value = row.get("score", row.get("value"))
+    value = row.get("drop", row.get("score", row.get("value")))
     if value is None:
         return "-"
     return f"{value:.3f}" + (f" ({row['ci95'][0]:.3f} to {row['ci95'][1]:.3f})" if row["ci95"] else "")
