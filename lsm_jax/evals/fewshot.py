@@ -34,7 +34,7 @@ class FewShot(DatasetSuite):
 
     name: ClassVar[str] = "fewshot"
     objectives: ClassVar[tuple[str, ...]] = (
-        "masked_reconstruction", "imputed_reconstruction", "clip", "siglip", "coca",
+        "masked_reconstruction", "imputed_reconstruction", "simclr", "clip", "siglip", "coca",
     )  # fmt: skip
 
     def score(self, run: Run, dataset: Dataset) -> tuple[list[Row], list[str], list[Row]]:

@@ -43,6 +43,7 @@ _CONTRASTIVE = ("zeroshot", "fewshot", "retrieval")
 _SUITES = {
     "masked_reconstruction": ("generative",),
     "imputed_reconstruction": ("generative",),
+    "simclr": ("probe",),
     "clip": _CONTRASTIVE,
     "siglip": _CONTRASTIVE,
     "cap": ("captioning",),
