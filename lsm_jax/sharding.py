@@ -37,7 +37,7 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"cross_channel_proj", "rows cells embed"),
     (r"channel_mix", "rows rows cells"),
     (r"kernel", "embed -> width"),  # every other matrix
-    (r"mask_token", "*"),
+    (r"(mask_token|center)", "*"),
     (r"(bias|scale|log_scale)", "*"),
 )
 

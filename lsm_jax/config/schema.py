@@ -103,9 +103,9 @@ class ModelConfig(Strict):
     )
     asinh_inputs: bool = key(True, "compress values by asinh before the encoder (not in the paper)")
     num_neighbors: int = key(
-        3, "visible patches of its own channel, on either side, that a target token sees; 0: none (the paper's)"
+        3, "encoded tokens of its channel, on either side, that a target token reads; 0: no local context (the paper's)"
     )
-    context_width: int = key(256, "width of the context path, which reads those neighbors")
+    context_width: int = key(256, "width of the local context, which reads those neighbors")
     positions: Literal["learned", "sincos"] = key("learned", "position embedding; sincos is the paper's")
     attention: str = key("auto", "implementation of attention; auto chooses by platform and row length")
     remat: Literal["none", "dots", "full"] = key("none", "rematerialisation in the backward pass")

@@ -24,6 +24,7 @@ from lsm_jax.evals.task_batches import (
     WindowStack,
     by_person,
     model_batch,
+    other_days,
     person_stacks,
     scored_cells,
     task_pairs,
@@ -32,7 +33,8 @@ from lsm_jax.objectives import masked
 from lsm_jax.tokens.tasks import GENERATIVE_TASKS, Task
 from lsm_jax.train.run import Run
 
-METHODS: tuple[str, ...] = ("model", *BASELINES)
+MODEL_METHODS: tuple[str, ...] = ("model", "model_swapped_encoder", "context_only")
+METHODS: tuple[str, ...] = (*MODEL_METHODS, *BASELINES)
 _MEASURES = ("mse", "mae", "mse_natural", "mae_natural")
 _COHORT_WINDOWS = 3000  # a mean by time of day hardly changes with more
 
@@ -108,6 +110,7 @@ class Generative(Suite):
             suite=self.name,
             results=sums.rows(self.seed),
             comparisons=sums.comparisons(self.seed),
+            encoder=sums.encoder_contributions(self.seed),
             by_dataset=[
                 {"dataset": name, **row}
                 for name, index in members.items()
@@ -121,6 +124,8 @@ class Generative(Suite):
                 ),
                 "Mean squared error of z-scored values over every recorded cell of hidden tokens; the lowest is bold.",
                 "*Ahead* is 1 - model / best baseline, with its 95 % interval over people.",
+                "*Encoder* is 1 - model / the same model given the encoder's output of another day "
+                "(`model_swapped_encoder`). `context_only` has no encoder output at all.",
             ],
             provenance=self.provenance(run, datasets=scored, mask_channels=self.mask_channels),
             by_person=sums.by_person(people),
@@ -131,13 +136,15 @@ def _score_pairs(sums: ErrorSums, run: Run, windows: WindowStack, pairs: Pairs, 
     """Adds one batch of (window, task) pairs to the sums."""
     objective = masked(run.objective)
     visible, cells = scored_cells(windows, pairs, objective.tokens)
-    # `reconstruct` returns at once; the baselines are computed while the device works.
-    reconstructed = objective.reconstruct(run.params, *model_batch(windows, pairs, visible))
+    # The model's predictions return at once; the baselines are computed while the device works.
+    batch, hidden = model_batch(windows, pairs, visible)
+    reconstructed = objective.ablate_encoder(run.params, batch, hidden, other_days(pairs))
     values, bins = windows.values[pairs.window], windows.bins[pairs.window]
     people = fits[pairs.window]
     predictions = dict(predict_fills(values, visible, cells, people.at_minutes(bins), cohort.profile[bins]))
     predictions |= predict_fitted(values, visible, bins, cells, cohort, people)
-    predictions["model"] = np.asarray(reconstructed)[tuple(cells)]
+    for method, predicted in zip(MODEL_METHODS, reconstructed, strict=True):
+        predictions[method] = np.asarray(predicted)[tuple(cells)]
     sums.add(values[tuple(cells)], predictions, cells, pairs.task, windows.person[pairs.window])
 
 
@@ -247,15 +254,20 @@ class ErrorSums:
         rows = []
         for shared, _, errors, cells in self._totals(people):
             squared = errors[..., 0]
-            best = int(squared[:, 1:].sum(axis=0).argmin()) + 1
-            model, baseline = squared[:, 0].sum(), squared[:, best].sum()
-            if baseline > 0:
-                ratio = bootstrap(weighted_ratio(squared[:, 0], squared[:, best]), np.arange(len(cells)), seed)
-                _, interval = score_and_interval(1 - ratio, shared["people"])
-                numbers = {"baseline": METHODS[best], "improvement": float(1 - model / baseline), "ci95": interval}
-                numbers |= {"model_mse": float(model / cells.sum()), "baseline_mse": float(baseline / cells.sum())}
-                rows.append({**shared, **numbers})
+            first = len(MODEL_METHODS)
+            best = int(squared[:, first:].sum(axis=0).argmin()) + first
+            rows += _compared(squared[:, 0], squared[:, best], METHODS[best], shared, cells, seed)
         return rows
+
+    def encoder_contributions(self, seed: int) -> list[Row]:
+        """The model against itself with another day's encoder output, and without any, as `comparisons`."""
+        return [
+            row
+            for shared, column, errors, cells in self._totals()
+            if column == "all"
+            for number, method in enumerate(MODEL_METHODS[1:], start=1)
+            for row in _compared(errors[:, 0, 0], errors[:, number, 0], method, shared, cells, seed)
+        ]
 
     def _totals(self, people: np.ndarray | None = None) -> Iterator[tuple[Row, str, np.ndarray, np.ndarray]]:
         """For each task and channel with cells: shared keys, channel, errors [p, m, 4] and cells [p] of its people."""
@@ -272,3 +284,21 @@ class ErrorSums:
                         "task": task.name, "setting": task.setting, "channel": channel,
                         "windows": int(self.windows[number, scored, column].sum()), "people": int((cells > 0).sum()),
                     }, channel, errors, cells  # fmt: skip
+
+
+def _compared(
+    model: Float[np.ndarray, " p"],
+    reference: Float[np.ndarray, " p"],
+    method: str,
+    shared: Row,
+    cells: Float[np.ndarray, " p"],
+    seed: int,
+) -> list[Row]:
+    """The row of one comparison of squared errors by person; none where the reference has no error."""
+    if not reference.sum():
+        return []
+    ratio = bootstrap(weighted_ratio(model, reference), np.arange(len(cells)), seed)
+    _, interval = score_and_interval(1 - ratio, shared["people"])
+    numbers = {"baseline": method, "improvement": float(1 - model.sum() / reference.sum()), "ci95": interval}
+    numbers |= {"model_mse": float(model.sum() / cells.sum()), "baseline_mse": float(reference.sum() / cells.sum())}
+    return [{**shared, **numbers}]

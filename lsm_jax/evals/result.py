@@ -20,6 +20,7 @@ from lsm_jax.train.run import Run
 Row = dict[str, Any]
 _LIBRARIES = ("jax", "jaxlib", "flax", "numpy")
 _INDEX = ("dataset", "task", "setting", "class", "unit", "metric", "removal")
+_SWAPPED = "model_swapped_encoder"
 _REFERENCES = ("class_prior", "statistics_probe")  # AUROC methods that do not use the model
 
 
@@ -40,6 +41,7 @@ class EvalResult:
         model_mse, baseline_mse, improvement, ci95, ...}; improvement is 1 - model / baseline, paired by person.
         `probe`: the pre-trained encoder against each method: rows of {dataset, task, unit, metric, method, difference,
         ci95, above, sure, ...}; a difference above 0 is better.
+      encoder: as `comparisons`, the model against itself with another day's encoder output and without any.
       by_dataset: `comparisons` of channel `all` within each dataset.
       details: rows of single windows.
       by_person: what `lsm compare` pairs runs by: rows of {dataset, participant, scores}; `scores` are the model's sum
@@ -51,6 +53,7 @@ class EvalResult:
     provenance: Mapping[str, Any]
     notes: Sequence[str] = ()
     comparisons: Sequence[Row] = ()
+    encoder: Sequence[Row] = ()
     by_dataset: Sequence[Row] = ()
     details: Sequence[Row] = ()
     by_person: Sequence[Row] = ()
@@ -101,6 +104,7 @@ class EvalResult:
             lowest[line] = min(row.get("mse", 0.0), lowest.get(line, float("inf")))
         cells = [(row, row["method"], _cell(row, lowest[tuple(row[key] for key in index)])) for row in totals]
         cells += [(row, "ahead", _improvement(row)) for row in self.comparisons if row.get("channel") == "all"]
+        cells += [(row, "encoder", _improvement(row)) for row in self.encoder if row["baseline"] == _SWAPPED]
         sizes = [key for key in ("windows", "examples", "people") if key in totals[0]]
         index += sizes
         frame = pl.DataFrame(

@@ -122,9 +122,9 @@ def marked_minutes(window: Window, minutes: int) -> Bool[np.ndarray, "t m"]:
     marked = np.zeros((minutes, len(MARKS)), bool)
     for event in window.events:
         if event.kind == "sleep":
-            marked[event.start : event.end, 0] = True
+            marked[event.steps, 0] = True
         elif event.kind == "activity" or (event.kind, event.name) in _WORKOUT_SESSIONS:
-            marked[event.start : event.end, 1] = True
+            marked[event.steps, 1] = True
     if "heart_rate" in window.channels:
         column = window.channels.index("heart_rate")
         high = window.observed[:, column] & (window.values[:, column] > _HIGH_HEART_RATE)
@@ -238,6 +238,21 @@ def model_batch(
     }
     padded = {key: jnp.asarray(_padded(array, pairs.rows)) for key, array in batch.items()}
     return padded, jnp.asarray(_padded(pairs.hidden.reshape(len(rows), -1), pairs.rows))
+
+
+def other_days(pairs: Pairs) -> Int[Array, " s"]:
+    """For each row of `model_batch` a row of another window; an empty row, if there is one, where the batch has none.
+
+    A batch may have a window several times, with different tasks: the row half a batch on is taken, or the next after
+    it of another window.
+    """
+    count = len(pairs.window)
+    rows = np.arange(pairs.rows)
+    for row in range(count):
+        candidates = (row + max(count // 2, 1) + np.arange(count)) % count
+        others = candidates[pairs.window[candidates] != pairs.window[row]]
+        rows[row] = others[0] if len(others) else pairs.rows - 1
+    return jnp.asarray(rows)
 
 
 def _padded(array: np.ndarray, size: int) -> np.ndarray:

@@ -82,14 +82,14 @@ def useful_flops(
         names = [key.key for key in keys]
         if "stack" not in names:
             layer = names[-2] if names[-1] == "kernel" else names[-1]
-            first_passes = max(shapes[0].passes - 1, 1)  # of layers that read data, which need no gradient
-            if layer == "cross_channel_proj":  # [channels, cells, width]: every visible patch once
-                total += 2.0 * math.prod(leaf.shape[1:]) * visible * first_passes
-            elif layer == "channel_mix":  # [channels, channels, value and mask x width]: all channels, every minute
-                total += 2.0 * grid.groups * leaf.shape[2] * targets * grid.patch_minutes * first_passes
+            if layer == "cross_channel_proj":  # [channels, codes, width]: all channels for each target
+                total += 2.0 * grid.groups * math.prod(leaf.shape[1:]) * targets * shapes[-1].passes
+            elif layer == "channel_mix":  # [channels, channels, codes x width]: all channels, every minute
+                total += 2.0 * grid.groups * leaf.shape[2] * targets * grid.patch_minutes * shapes[-1].passes
             elif names[-1] == "kernel":
-                tokens = visible if layer in {"projection", "decoder_embed"} else targets
-                minutes = grid.patch_minutes if layer in {"anchors_proj", "expand"} else 1
-                passes = first_passes if layer in {"projection", "local_proj", "anchors_proj"} else 3
+                tokens = visible if layer in {"projection", "decoder_embed", "code_proj"} else targets
+                minutes = grid.patch_minutes if layer == "expand" else 1
+                # The patch embedding reads data, which need no gradient.
+                passes = max(shapes[0].passes - 1, 1) if layer == "projection" else shapes[-1].passes
                 total += 2.0 * math.prod(leaf.shape) * tokens * minutes * passes
     return total

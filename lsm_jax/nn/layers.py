@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from lsm_jax.nn.attention import BlockMask, attention, create_block_mask, platform
 from lsm_jax.nn.sizes import StackSize
@@ -24,6 +24,7 @@ REMAT_POLICIES: Mapping[str, Callable[..., bool] | None] = {
     "full": jax.checkpoint_policies.nothing_saveable,
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
+_ENTROPY_QUERIES = 128  # a sample is enough; all scores of a long row would not fit in memory
 _KERNEL = nnx.initializers.xavier_uniform()
 # (layers, bytes of the carry) up to which a stack is unrolled, by platform. A scan copies what the backward pass needs
 # into and out of stacked arrays: a quarter of a small model's step on a CPU, a sixth of `base`'s on an H100. Unrolled
@@ -129,6 +130,22 @@ class Attention(nnx.Module):
         attended = attention(query, key, value, segments, key_segments, self.implementation, block_mask, self.causal)
         return self.output(attended)
 
+    def entropy(self, tokens: Float[Array, "r s d"], segments: Int[Array, "r s"]) -> Float[Array, ""]:
+        """Mean entropy of the attention weights over the first queries of the first row, relative to its maximum.
+
+        1 is uniform attention, 0 attention to one token.
+        """
+        query, key, _ = _separate_outputs(self.query_key_value, tokens[:1])
+        query, own = query[:, :_ENTROPY_QUERIES].astype(jnp.float32), segments[:1, :_ENTROPY_QUERIES]
+        scores = jnp.einsum("rqhk,rshk->rhqs", query, key.astype(jnp.float32)) * query.shape[-1] ** -0.5
+        allowed = ((own[:, :, None] == segments[:1, None, :]) & (own[:, :, None] > 0))[:, None]
+        weights = jnp.where(allowed, jax.nn.softmax(jnp.where(allowed, scores, -1e30), axis=-1), 0)
+        keys = allowed.sum(axis=-1)
+        entropy = -jnp.where(weights > 0, weights * jnp.log(jnp.where(weights > 0, weights, 1)), 0).sum(axis=-1)
+        counted = jnp.broadcast_to(keys > 1, entropy.shape)
+        relative = jnp.where(counted, entropy / jnp.log(jnp.maximum(keys, 2)), 0)
+        return relative.sum() / jnp.maximum(counted.sum(), 1)
+
 
 def _separate_outputs(layer: nnx.LinearGeneral, tokens: Float[Array, "r s d"]) -> list[Float[Array, "r s h k"]]:
     """The outputs of a fused layer (query, key and value), each as a product of its own.
@@ -138,6 +155,50 @@ def _separate_outputs(layer: nnx.LinearGeneral, tokens: Float[Array, "r s d"]) -
     assert layer.bias is not None
     kernel, bias, tokens = (jnp.asarray(each, layer.dtype) for each in (layer.kernel[...], layer.bias[...], tokens))
     return [jnp.einsum("rsd,dhk->rshk", tokens, kernel[:, part]) + bias[part] for part in range(kernel.shape[1])]
+
+
+class Centering(nnx.Module):
+    """Subtracts the mean of all tokens of the training data, which it learns.
+
+    With a high learning rate all tokens drift together in one direction, which a norm then lets dominate: tokens of
+    different days become nearly equal, and whatever reads them learns slowly. The mean is not learnt from the loss: its
+    gradient is its distance to the mean of a batch, so that it follows it.
+    """
+
+    def __init__(self, width: int, *, rngs: nnx.Rngs) -> None:
+        self.center = nnx.Param(nnx.initializers.zeros(rngs.params(), (width,)))
+
+    def __call__(self, tokens: Float[Array, "r s d"], is_token: Bool[Array, "r s"]) -> Float[Array, "r s d"]:
+        return _centred(tokens, self.center[...], is_token)
+
+
+# Adam does not depend on the scale of a gradient, but clipping by the global norm does: this one must not count there.
+_CENTER_GRADIENT = 1e-3
+
+
+@jax.custom_vjp
+def _centred(
+    tokens: Float[Array, "r s d"], center: Float[Array, " d"], is_token: Bool[Array, "r s"]
+) -> Float[Array, "r s d"]:
+    del is_token  # the gradient of the center needs it
+    return tokens - center.astype(tokens.dtype)
+
+
+def _centred_forward(
+    tokens: Float[Array, "r s d"], center: Float[Array, " d"], is_token: Bool[Array, "r s"]
+) -> tuple[Float[Array, "r s d"], Float[Array, " d"]]:
+    weight = is_token[:, :, None].astype(jnp.float32)
+    distance = (center - tokens.astype(jnp.float32)) * weight
+    return _centred(tokens, center, is_token), distance.sum(axis=(0, 1)) / jnp.maximum(weight.sum(), 1)
+
+
+def _centred_backward(
+    distance: Float[Array, " d"], gradient: Float[Array, "r s d"]
+) -> tuple[Float[Array, "r s d"], Float[Array, " d"], None]:
+    return gradient, _CENTER_GRADIENT * distance, None
+
+
+_centred.defvjp(_centred_forward, _centred_backward)
 
 
 class FeedForward(nnx.Module):
@@ -231,3 +292,18 @@ class Stack(nnx.Module):
             last = jax.tree.map(lambda stacked: stacked[-1], parameters)
             tokens, _ = rematerialised(block(outputs), self.remat)(tokens, last)
         return self.norm(tokens)
+
+    def with_attention_entropy(
+        self, tokens: Float[Array, "r s d"], segments: Int[Array, "r s"]
+    ) -> tuple[Float[Array, "r s d"], Float[Array, ""]]:
+        """As a call of a self-attending stack, with the mean of `Attention.entropy` over its blocks."""
+        graph, parameters = nnx.split(self.blocks)
+        block_mask = create_block_mask(segments, segments, self.head_size, self.implementation)
+
+        def step(tokens: Float[Array, "r s d"], layer: Any) -> tuple[Float[Array, "r s d"], Float[Array, ""]]:
+            block = nnx.merge(graph, layer)
+            entropy = block.attention.entropy(block.attention_norm(tokens), segments)
+            return block(tokens, segments, None, block_mask), entropy
+
+        tokens, entropies = scan_blocks(step, tokens, parameters, self.depth, self.remat)
+        return self.norm(tokens), entropies.mean()

@@ -9,8 +9,9 @@ from jaxtyping import Array, Float
 
 from lsm_jax.config import ModelConfig
 from lsm_jax.errors import UserError
-from lsm_jax.nn.context import Context, Prediction
-from lsm_jax.nn.layers import OutputTokens, Stack
+from lsm_jax.nn.context import Context, PatchCodes, Prediction
+from lsm_jax.nn.fills import fills
+from lsm_jax.nn.layers import Centering, OutputTokens, Stack
 from lsm_jax.nn.positions import Positions
 from lsm_jax.nn.sizes import ModelSize, StackSize
 from lsm_jax.tokens.grid import TokenCells, TokenGrid
@@ -47,10 +48,18 @@ class Encoder(nnx.Module):
         self.patches = PatchEmbedding(grid, size.width, config, rngs=rngs)
         self.positions = Positions(config.positions, grid, size.width, dtype=config.dtype, rngs=rngs)
         self.stack = Stack(size, implementation=config.attention, remat=config.remat, dtype=config.dtype, rngs=rngs)
+        self.centering = Centering(size.width, rngs=rngs)
 
     def __call__(self, cells: TokenCells, rows: Rows) -> Float[Array, "r s d"]:
-        tokens = self.patches(cells, rows) + self.positions(rows.token_index % self.grid.size)
-        return self.stack(tokens, rows.segment)
+        return self.centering(self.stack(self._embedded(cells, rows), rows.segment), rows.segment > 0)
+
+    def with_attention_entropy(self, cells: TokenCells, rows: Rows) -> tuple[Float[Array, "r s d"], Float[Array, ""]]:
+        """As a call, with the entropy of attention (`Stack.with_attention_entropy`)."""
+        tokens, entropy = self.stack.with_attention_entropy(self._embedded(cells, rows), rows.segment)
+        return self.centering(tokens, rows.segment > 0), entropy
+
+    def _embedded(self, cells: TokenCells, rows: Rows) -> Float[Array, "r s d"]:
+        return self.patches(cells, rows) + self.positions(rows.token_index % self.grid.size)
 
 
 class Decoder(nnx.Module):
@@ -77,7 +86,10 @@ class Decoder(nnx.Module):
                     f"model.num_neighbors={config.num_neighbors} needs tokens of one channel, but "
                     f"tokens.patch_channels={grid.patch_channels}: set model.num_neighbors=0."
                 )
-            self.context = Context(grid, config.num_neighbors, config.context_width, dtype=dtype, rngs=rngs)
+            self.patch_codes = PatchCodes(grid, memory_width, dtype=dtype, rngs=rngs)
+            self.context = Context(
+                grid, config.num_neighbors, memory_width, config.context_width, dtype=dtype, rngs=rngs
+            )
             self.context_query = nnx.Linear(config.context_width, width, dtype=dtype, rngs=rngs)
             self.prediction = Prediction(grid, width, config.context_width, dtype=dtype, rngs=rngs)
         else:
@@ -92,9 +104,11 @@ class Decoder(nnx.Module):
         if not hasattr(self, "context"):
             return self.head(self._attend(queries, encoded, batch))
         group = jax.nn.one_hot(targets.token_index % self.grid.groups, self.grid.groups, dtype=encoded.dtype)
-        hidden, anchors = self.context(cells, batch.visible, targets, group)
+        codes = self.patch_codes(encoded, batch.encoder_rows, targets)
+        hidden = self.context(encoded, codes, batch.encoder_rows, targets, group)
         tokens = self._attend(queries + self.context_query(hidden), encoded, batch)
-        return self.prediction(tokens, hidden, anchors, cells, batch.visible, targets, group)
+        simple = fills(cells, batch.visible, targets, self.grid)
+        return self.prediction(tokens, hidden, codes, simple, targets, group)
 
     def _attend(
         self, queries: Float[Array, "r q d"], encoded: Float[Array, "r s e"], batch: MaskedBatch

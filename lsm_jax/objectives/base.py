@@ -6,12 +6,12 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lsm_jax.config import ModelConfig
 from lsm_jax.nn.flops import AttentionShape
@@ -22,6 +22,22 @@ from lsm_jax.tokens.row_lengths import bucket_length
 Params = Mapping[str, Any]
 Batch = Mapping[str, Array]
 Metrics = dict[str, Float[Array, ""]]
+
+
+class EncoderAblation(NamedTuple):
+    """Predictions of a masked objective that differ in the encoder's output only.
+
+    What the encoder contributes is how much better `model` is than the others.
+
+    Attributes:
+      model: with the window's own.
+      swapped: with another window's.
+      removed: with none.
+    """
+
+    model: Float[Array, "b t c"]
+    swapped: Float[Array, "b t c"]
+    removed: Float[Array, "b t c"]
 
 
 class Objective:
@@ -45,6 +61,11 @@ class Objective:
     def loss(self, params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Float[Array, ""], Metrics]:
         """Loss over the global batch, and metrics (see docs/explanation/architecture.md)."""
         raise NotImplementedError
+
+    def representation(self, params: Params, batch: Batch) -> Metrics:
+        """Health of the representations of a validation batch (`nn.representation`); empty where there is none."""
+        del params, batch
+        return {}
 
     def attention_shapes(self, batch: Batch, rng: PRNGKeyArray) -> list[AttentionShape]:
         """The transformer stacks of `loss` with this `rng`, for FLOP accounting and `lsm plan`."""
@@ -70,6 +91,16 @@ class MaskedObjective(Objective):
 
     def reconstruct(self, params: Params, batch: Batch, hidden: Bool[Array, "b n"]) -> Float[Array, "b t c"]:
         """Predictions (z-scored) at every cell of `hidden` tokens, the input elsewhere."""
+        raise NotImplementedError
+
+    def ablate_encoder(
+        self, params: Params, batch: Batch, hidden: Bool[Array, "b n"], other: Int[Array, " b"]
+    ) -> EncoderAblation:
+        """`reconstruct` with the encoder's output as it is, of another window, and removed.
+
+        Args:
+          other: for each window, the window of the batch whose encoder output replaces its own.
+        """
         raise NotImplementedError
 
     def embed_tokens(self, params: Params, batch: Batch) -> TokenEmbeddings:

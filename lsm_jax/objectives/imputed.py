@@ -11,12 +11,12 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lsm_jax.config import Config
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.nn.flops import AttentionShape
-from lsm_jax.objectives.base import Batch, Metrics, Params
+from lsm_jax.objectives.base import Batch, EncoderAblation, Metrics, Params
 from lsm_jax.objectives.masked import MaskedReconstruction
 from lsm_jax.objectives.pooling import TokenEmbeddings
 from lsm_jax.tokens.imputation import impute
@@ -38,6 +38,10 @@ class ImputedReconstruction(MaskedReconstruction):
         """See `Objective.attention_shapes`."""
         return super().attention_shapes(impute(batch), rng)
 
+    def representation(self, params: Params, batch: Batch) -> Metrics:
+        """See `Objective.representation`."""
+        return super().representation(params, impute(batch))
+
     def hidden(self, batch: Batch, rng: PRNGKeyArray) -> Bool[Array, "b n"]:
         """See `MaskedReconstruction.hidden`."""
         return super().hidden(impute(batch), rng)
@@ -47,10 +51,22 @@ class ImputedReconstruction(MaskedReconstruction):
 
         Cells of hidden tokens are removed before gaps are filled, so that no line is drawn to a hidden value.
         """
+        imputed, scored = self._imputed(batch, hidden)
+        return jnp.where(scored, super().reconstruct(params, imputed, hidden), 0)
+
+    def ablate_encoder(
+        self, params: Params, batch: Batch, hidden: Bool[Array, "b n"], other: Int[Array, " b"]
+    ) -> EncoderAblation:
+        """See `MaskedObjective.ablate_encoder` and `reconstruct`."""
+        imputed, scored = self._imputed(batch, hidden)
+        predictions = super().ablate_encoder(params, imputed, hidden, other)
+        return EncoderAblation(*(jnp.where(scored, predicted, 0) for predicted in predictions))
+
+    def _imputed(self, batch: Batch, hidden: Bool[Array, "b n"]) -> tuple[Batch, Bool[Array, "b t c"]]:
+        """The batch with hidden and missing cells filled, and the cells that are hidden or recorded."""
         cells = jnp.repeat(jnp.asarray(hidden)[:, :, None], self.tokens.cells_per_token, axis=2)
         hidden_cells, observed = self.tokens.windows(cells), jnp.asarray(batch["observed"])
-        imputed = _impute({**batch, "observed": observed & ~hidden_cells})
-        return jnp.where(observed | hidden_cells, super().reconstruct(params, imputed, hidden), 0)
+        return _impute({**batch, "observed": observed & ~hidden_cells}), observed | hidden_cells
 
     def encode_tokens(self, length: int, params: Params, batch: Batch) -> TokenEmbeddings:
         """The encoder's output for all tokens of windows with a recorded cell. Pure: it can be traced."""

@@ -12,16 +12,18 @@ import functools
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lsm_jax.config import Config
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.nn.attention import resolve_implementation
 from lsm_jax.nn.flops import AttentionShape, useful_flops
 from lsm_jax.nn.masked_autoencoder import MaskedAutoencoder
+from lsm_jax.nn.representation import representation_health
 from lsm_jax.nn.sizes import model_size
 from lsm_jax.objectives.base import (
     Batch,
+    EncoderAblation,
     MaskedObjective,
     Metrics,
     NetworkObjective,
@@ -35,7 +37,7 @@ from lsm_jax.tokens.grid import TokenCells, TokenGrid
 from lsm_jax.tokens.masking import MaskedBatch, mask_and_pack, pack_decoder, training_masks, window_keys
 from lsm_jax.tokens.policies import PolicyMixture
 from lsm_jax.tokens.row_lengths import resolved_rows
-from lsm_jax.tokens.rows import dense, pack
+from lsm_jax.tokens.rows import Rows, dense, pack
 
 
 class MaskedReconstruction(NetworkObjective, MaskedObjective):
@@ -83,6 +85,14 @@ class MaskedReconstruction(NetworkObjective, MaskedObjective):
         """The encoder, then the decoder."""
         return self._attention_shapes(self._mask_and_pack(self.tokens.tokenize(batch), batch, rng))
 
+    def representation(self, params: Params, batch: Batch) -> Metrics:
+        """See `Objective.representation`. The encoder reads at most as many tokens of a window as in training."""
+        cells, length = self.tokens.tokenize(batch), max(self.rows.encoder_length // self.rows.windows_per_row, 1)
+        keys = window_keys(jax.random.key(0), batch["window_id"])
+        rows = pack(keys, self.tokens.tokens_observed(cells.observed), 1, length)
+        encoded, entropy = self.restored(params).encoder.with_attention_entropy(cells, rows)
+        return representation_health(encoded, rows.segment > 0) | {"attention_entropy": entropy}
+
     def hidden(self, batch: Batch, rng: PRNGKeyArray) -> Bool[Array, "b n"]:
         """The artificial masks of `loss` with this `rng`."""
         return training_masks(rng, self.observed(batch), batch["window_id"], self.tokens, self.mixture)
@@ -99,9 +109,14 @@ class MaskedReconstruction(NetworkObjective, MaskedObjective):
         (the same ones every time). Row lengths follow the batch, so this cannot be traced.
         """
         hidden = jnp.asarray(hidden)
-        visible = self.observed(batch) & ~hidden
-        lengths = min(self.length_for(visible), self.max_context_tokens), self.length_for(hidden)
-        return self._reconstruct(*lengths, params, sensor_part(batch), hidden)
+        return self._reconstruct(self._lengths(batch, hidden), params, sensor_part(batch), hidden)
+
+    def ablate_encoder(
+        self, params: Params, batch: Batch, hidden: Bool[Array, "b n"], other: Int[Array, " b"]
+    ) -> EncoderAblation:
+        """See `MaskedObjective.ablate_encoder`. Another window's tokens keep their own positions."""
+        hidden = jnp.asarray(hidden)
+        return self._ablate_encoder(self._lengths(batch, hidden), params, sensor_part(batch), hidden, other)
 
     def embed(self, params: Params, batch: Batch, pooling: str = "mean") -> Float[Array, "b d"]:
         """`embed_tokens` pooled (`pooling.POOLINGS`); zeros where there is no token."""
@@ -157,18 +172,59 @@ class MaskedReconstruction(NetworkObjective, MaskedObjective):
             "useful_flops": useful_flops(self._attention_shapes(masked), self._shapes, self.tokens),
         }
 
-    @functools.partial(jax.jit, static_argnums=(0, 1, 2))
+    def _lengths(self, batch: Batch, hidden: Bool[Array, "b n"]) -> tuple[int, int]:
+        """Row lengths of visible and of hidden tokens."""
+        visible = self.observed(batch) & ~hidden
+        return min(self.length_for(visible), self.max_context_tokens), self.length_for(hidden)
+
+    @functools.partial(jax.jit, static_argnums=(0, 1))
     def _reconstruct(
-        self, length: int, target_length: int, params: Params, batch: Batch, hidden: Bool[Array, "b n"]
+        self, lengths: tuple[int, int], params: Params, batch: Batch, hidden: Bool[Array, "b n"]
     ) -> Float[Array, "b t c"]:
+        cells, masked = self._evaluation_rows(lengths, batch, hidden)
+        return self._windows(self.restored(params)(cells, masked), cells, masked, hidden)
+
+    @functools.partial(jax.jit, static_argnums=(0, 1))
+    def _ablate_encoder(
+        self,
+        lengths: tuple[int, int],
+        params: Params,
+        batch: Batch,
+        hidden: Bool[Array, "b n"],
+        other: Int[Array, " b"],
+    ) -> EncoderAblation:
+        cells, masked = self._evaluation_rows(lengths, batch, hidden)
+        network, own = self.restored(params), masked.encoder_rows
+        encoded = network.encoder(cells, own)
+
+        def decoded(output: tuple[Float[Array, "r s d"], Rows]) -> Float[Array, "b t c"]:
+            encoded, rows = output
+            decoder_rows = pack_decoder(rows, masked.target_rows, len(hidden), self.model.decoder)
+            replaced = masked._replace(encoder_rows=rows, decoder_rows=decoder_rows)
+            return self._windows(network.decoder(encoded, cells, replaced), cells, masked, hidden)
+
+        swapped = jax.tree.map(lambda array: array[other], (encoded, own))
+        removed = encoded, dataclasses.replace(own, segment=jnp.zeros_like(own.segment))
+        outputs = jax.tree.map(lambda *parts: jnp.stack(parts), (encoded, own), swapped, removed)
+        return EncoderAblation(*jax.lax.map(decoded, outputs))  # the decoder is compiled once
+
+    def _evaluation_rows(
+        self, lengths: tuple[int, int], batch: Batch, hidden: Bool[Array, "b n"]
+    ) -> tuple[TokenCells, MaskedBatch]:
+        """One window to a row: its visible tokens, and its hidden tokens as targets."""
         cells = self.tokens.tokenize(batch)
         keys = window_keys(jax.random.key(0), batch["window_id"])
         visible = self.tokens.tokens_observed(cells.observed) & ~hidden
-        encoder_rows, targets = pack(keys, visible, 1, length), pack(keys, hidden, 1, target_length)
+        encoder_rows, targets = pack(keys, visible, 1, lengths[0]), pack(keys, hidden, 1, lengths[1])
         decoder_rows = pack_decoder(encoder_rows, targets, len(hidden), self.model.decoder)
-        masked = MaskedBatch(visible, encoder_rows, decoder_rows, targets, hidden.astype(jnp.float32))
-        predicted = jnp.pad(self.restored(params)(cells, masked), ((0, 0), (0, 1), (0, 0)))
-        by_token = jnp.take_along_axis(predicted, targets.slots_of(dense(hidden))[:, :, None], axis=1)
+        return cells, MaskedBatch(visible, encoder_rows, decoder_rows, targets, hidden.astype(jnp.float32))
+
+    def _windows(
+        self, predicted: Float[Array, "r q k"], cells: TokenCells, masked: MaskedBatch, hidden: Bool[Array, "b n"]
+    ) -> Float[Array, "b t c"]:
+        """Predicted cells at hidden tokens, the input elsewhere."""
+        padded = jnp.pad(predicted, ((0, 0), (0, 1), (0, 0)))
+        by_token = jnp.take_along_axis(padded, masked.target_rows.slots_of(dense(hidden))[:, :, None], axis=1)
         return self.tokens.windows(jnp.where(hidden[:, :, None], by_token, cells.values))
 
     @functools.partial(jax.jit, static_argnums=(0, 1, 2))

@@ -30,6 +30,11 @@ _HEADLINES = (
     ("temporal_extrapolation", "60min"),
     ("sensor_imputation", "50%"),
 )
+_ABLATIONS = ("model_swapped_encoder", "context_only")  # they have a table of their own
+_REPRESENTATIONS = {
+    "validation_window_cosine": "mean cosine between windows",
+    "validation_token_spread": "spread of tokens",
+}
 _LOSSES = {
     "masked_reconstruction": "masked MSE (z)",
     "imputed_reconstruction": "masked MSE (z), imputed cells included",
@@ -81,6 +86,7 @@ def write_report(workdir: Path, out: Path) -> Path:
         "reconstructs": "generative" in suites,
         "pictures": [(file.stem.replace("-", " "), png_address(file.read_bytes())) for file in figures],
         "losses": line_chart(metrics, losses, _LOSSES.get(config.objective.name, "loss")),
+        "representations": line_chart(metrics, _REPRESENTATIONS, "validation windows"),
         "speed": line_chart(metrics, {"windows_per_second": "throughput"}, "windows / s", from_zero=True),
         "windows_per_second": _newest(metrics, "windows_per_second", None),
         "seconds": sorted(((name, spent) for name, spent in seconds.items() if spent), key=lambda item: -item[1]),
@@ -141,13 +147,15 @@ def _evaluation(content: Mapping[str, Any], step: int) -> dict[str, Any]:
             mse.setdefault((row["task"], row["setting"]), {})[row["method"]] = float(row["mse"])
     tasks = [task for task, _ in mse]
     model = {(row["task"], row["setting"], row["channel"]): row for row in results if row["method"] == "model"}
-    widest = max([0.1, *(abs(row["improvement"]) for row in totals.values())])
+    encoder = _encoder(content["encoder"], mse)
+    widest = max([0.1, *(abs(row["improvement"]) for row in (*totals.values(), *encoder["rows"]))])
     return {
         "split": provenance["split"],
         "datasets": provenance["datasets"],
         "step": int(provenance["step"]),
         "stale": _stale(provenance["step"], step),
-        "methods": list(dict.fromkeys(row["method"] for row in results)),
+        "methods": [each for each in dict.fromkeys(row["method"] for row in results) if each not in _ABLATIONS],
+        "encoder": encoder,
         "limits": (-widest, widest),
         "headlines": [totals[key] for key in _HEADLINES if key in totals],
         "rows": [
@@ -160,6 +168,15 @@ def _evaluation(content: Mapping[str, Any], step: int) -> dict[str, Any]:
             for row in content["comparisons"]
             if row["channel"] != "all"
         ],
+    }
+
+
+def _encoder(rows: Sequence[Mapping[str, Any]], mse: Mapping[tuple[str, str], Mapping[str, float]]) -> dict[str, Any]:
+    """What the encoder contributes to each task: the model against itself with another day's encoder output."""
+    swapped = [row for row in rows if row["baseline"] == _ABLATIONS[0]]
+    return {
+        "rows": [dict(row) | {"mse": mse[row["task"], row["setting"]]} for row in swapped],
+        "least": min((row["improvement"] for row in swapped), default=0.0),
     }
 
 

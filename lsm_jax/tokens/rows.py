@@ -57,6 +57,13 @@ class Rows:
         """Which tokens of the `windows` windows are in these rows."""
         return (self._slots()[:, :-1] < self.length).reshape(windows, -1)
 
+    def scatter(self, tokens: Float[Array, "r s d"]) -> Float[Array, "r row_tokens d"]:
+        """The inverse of `take`: every token of the row's windows; zeros for tokens that are not in these rows."""
+        index = jnp.where(self.segment > 0, self.token_index, self.row_tokens)
+        empty = jnp.zeros((len(index), self.row_tokens + 1, tokens.shape[-1]), tokens.dtype)
+        placed = jax.vmap(lambda all_tokens, at, tokens: all_tokens.at[at].set(tokens))(empty, index, tokens)
+        return placed[:, :-1]
+
     def _slots(self) -> Int[Array, "r row_tokens_and_one"]:
         """The slot of each token, S if it has none. The extra last entry receives the padding."""
         index = jnp.where(self.segment > 0, self.token_index, self.row_tokens)

@@ -45,6 +45,8 @@ from lsm_jax.train.workdir import (
     write_trained_on,
 )
 
+_COLLAPSED_COSINE = 0.98  # of the windows' mean tokens
+
 
 def train(config: Config, workdir: Path | str, evaluators: Sequence[Evaluator] = ()) -> int:
     """Trains for `train.duration`. Called again, it resumes from the newest checkpoint.
@@ -110,6 +112,8 @@ def train(config: Config, workdir: Path | str, evaluators: Sequence[Evaluator] =
                         metrics = validate(validation_step, averaged(state), batches)
                         recorder.write(step, metrics)
                     reporter.message(f"step {step}: validation loss {metrics['validation_loss']:.5g}")
+                    if warning := collapse_warning(metrics):
+                        reporter.message(f"step {step}: {warning}")
                 if evaluators and schedule.runs_suites(step):
                     recorder.write_pending()
                     with clock.measure("evaluate"):
@@ -235,6 +239,17 @@ def validate(validation_step: TimedJit, params: Any, batches: DeviceBatches) -> 
     }
     weighted_loss = sum(weight * result["loss"] for weight, result in zip(weights, fetched, strict=True))
     return means | {"validation_loss": weighted_loss / (sum(weights) or 1.0)}
+
+
+def collapse_warning(metrics: Mapping[str, float]) -> str:
+    """A sentence if the encoder maps different validation windows to nearly the same vector; empty otherwise."""
+    cosine = metrics.get("validation_window_cosine", 0.0)
+    if cosine < _COLLAPSED_COSINE:
+        return ""
+    return (
+        f"WARNING: the encoder's representations of different windows have a mean cosine of {cosine:.4f}: it is "
+        "collapsing. Lower optimizer.learning_rate, or see what it contributes: `lsm evaluate --suite generative`."
+    )
 
 
 def use_compile_cache() -> None:

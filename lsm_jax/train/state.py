@@ -110,7 +110,7 @@ def make_program(config: Config, objective: Objective, mesh: Mesh, schedule: Tra
         init=jax.jit(init, out_shardings=shardings),
         step=jax.jit(step, in_shardings=(shardings, by_windows), out_shardings=(shardings, whole), donate_argnums=(0,)),
         evaluate=jax.jit(
-            functools.partial(_evaluate, loss, config.seed),
+            functools.partial(_evaluate, loss, _on_mesh(mesh, objective.representation), config.seed),
             in_shardings=(shardings.params, by_windows),
             out_shardings=whole,
         ),
@@ -171,12 +171,12 @@ def gradient_of(loss: Loss, params: Any, batch: Batch, rng: PRNGKeyArray, accumu
     return jax.tree.map(lambda leaf: leaf / weight, gradient), metrics
 
 
-def _on_mesh(mesh: Mesh, loss: Loss) -> Loss:
-    """The loss, traced with the mesh set: attention kernels choose by its platform and work on their own shard."""
+def _on_mesh(mesh: Mesh, function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function traced with the mesh set: attention kernels choose by its platform and work on their own shard."""
 
-    def with_mesh(params: Any, batch: Batch, rng: PRNGKeyArray) -> tuple[Float[Array, ""], Metrics]:
+    def with_mesh(*arguments: Any) -> Any:
         with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
-            return loss(params, batch, rng)
+            return function(*arguments)
 
     return with_mesh
 
@@ -217,6 +217,7 @@ def _step(
     new, old = (params, opt_state, ema), (state.params, state.opt_state, state.ema)
     params, opt_state, ema = jax.tree.map(functools.partial(jnp.where, finite), new, old)
     skipped = state.skipped + ~finite
+    metrics |= {f"gradient_norm_{part}": optax.tree.norm(gradient[part]) for part in gradient}
     metrics |= {
         "gradient_norm": norm,
         "learning_rate": learning_rate(updates_before),
@@ -225,7 +226,7 @@ def _step(
     return State(state.step + 1, skipped, params, opt_state, ema, state.rng), metrics
 
 
-def _evaluate(loss: Loss, seed: int, params: Any, batch: Batch) -> Metrics:
+def _evaluate(loss: Loss, representation: Callable[..., Metrics], seed: int, params: Any, batch: Batch) -> Metrics:
     # No training step folds in this number.
     value, metrics = loss(params, batch, jax.random.fold_in(jax.random.key(seed), 2**31 - 1))
-    return {"loss": value, **metrics}
+    return {"loss": value, **metrics, **representation(params, batch)}

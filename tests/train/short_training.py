@@ -30,7 +30,7 @@ STEPS = 12
 
 
 def get_config(variant: str = "") -> ConfigDict:
-    """LSM-2 with its context path, two windows to a row, micro-batches and averaged parameters."""
+    """LSM-2 with its local context, two windows to a row, micro-batches and averaged parameters."""
     config = defaults()
     config.data.window_minutes = MINUTES
     config.data.prefetch = 2

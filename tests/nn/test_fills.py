@@ -1,4 +1,4 @@
-"""Features of neighbouring patches, against a slow and obvious computation."""
+"""Fills of target tokens, against a slow and obvious computation."""
 
 import jax
 import jax.numpy as jnp
@@ -7,20 +7,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsm_jax.channels import MINUTELY_26
-from lsm_jax.nn.neighbours import feature_count, neighbour_features
+from lsm_jax.nn.fills import fills
 from lsm_jax.tokens import rows as rows_of
 from lsm_jax.tokens.grid import TokenCells, TokenGrid
 
 GRID = TokenGrid(MINUTELY_26[:2], window_minutes=80)
-NUM_NEIGHBORS = 2
 
 
 @jax.jit
-def anchors_and_features(values, observed, visible):
+def fills_of_all(values, observed, visible):
     cells = TokenCells(GRID.cells(values), GRID.cells(observed))
-    targets = rows_of.dense(jnp.ones_like(visible))
-    found = neighbour_features(cells, visible, targets, GRID, NUM_NEIGHBORS)
-    return found.anchors, found.features
+    return fills(cells, visible, rows_of.dense(jnp.ones_like(visible)), GRID)
 
 
 def window(seed, density):
@@ -37,18 +34,16 @@ def cells_of(token):
 
 
 @given(seed=st.integers(0, 2**31 - 1), density=st.sampled_from([0.0, 0.05, 0.5, 1.0]))
-def test_anchors_are_the_line_the_side_means_and_the_window_mean(seed, density):
+def test_fills_are_the_line_the_side_means_and_the_window_mean(seed, density):
     values, observed, visible = window(seed, density)
-    anchors, features = (np.asarray(array)[0] for array in anchors_and_features(values, observed, jnp.asarray(visible)))
-    assert features.shape[-1] == feature_count(GRID, NUM_NEIGHBORS)
-    assert np.isfinite(features).all()
+    filled = np.asarray(fills_of_all(values, observed, jnp.asarray(visible)))[0]
     visible_cells = np.zeros((80, 2), bool)
     for token in np.flatnonzero(visible[0]):
         minutes, channel = cells_of(token)
         visible_cells[minutes, channel] = observed[0, minutes, channel]
     for token in range(GRID.size):
         minutes, channel = cells_of(token)
-        # The features of a visible token are of its neighbours, too, never of itself.
+        # The fills of a visible token are of its neighbours, too, never of itself.
         others = visible_cells[:, channel].copy()
         others[minutes] = False
         neighbours = np.flatnonzero(others)
@@ -58,21 +53,20 @@ def test_anchors_are_the_line_the_side_means_and_the_window_mean(seed, density):
             line = np.interp(np.arange(80)[minutes], neighbours, values[0, neighbours, channel])
         if everything.size:
             mean = values[0, everything, channel].mean()
-        np.testing.assert_allclose(anchors[token, 0], line, rtol=1e-5, atol=1e-5)
-        np.testing.assert_allclose(anchors[token, 3], mean, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(filled[token, 0], line, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(filled[token, 3], mean, rtol=1e-5, atol=1e-5)
         before, after = neighbours[neighbours < minutes.start], neighbours[neighbours >= minutes.stop]
         left = before[before // 10 == before[-1] // 10] if before.size else after[after // 10 == after[:1] // 10]
         right = after[after // 10 == after[0] // 10] if after.size else before[before // 10 == before[-1:] // 10]
-        for anchor, cells in ((1, left), (2, right)):
+        for fill, cells in ((1, left), (2, right)):
             expected = values[0, cells, channel].mean() if cells.size else 0.0
-            np.testing.assert_allclose(anchors[token, anchor], expected, rtol=1e-5, atol=1e-5)
+            np.testing.assert_allclose(filled[token, fill], expected, rtol=1e-5, atol=1e-5)
 
 
 @given(seed=st.integers(0, 2**31 - 1))
 def test_hidden_cells_change_nothing(seed):
     values, observed, visible = window(seed, 0.5)
     covered = np.asarray(GRID.windows(jnp.repeat(jnp.asarray(~visible)[:, :, None], 10, axis=2)))
-    first = anchors_and_features(values, observed, jnp.asarray(visible))
-    second = anchors_and_features(np.where(covered, 9.0, values).astype(np.float32), observed, jnp.asarray(visible))
-    for one, other in zip(first, second, strict=True):
-        np.testing.assert_array_equal(one, other)
+    first = fills_of_all(values, observed, jnp.asarray(visible))
+    second = fills_of_all(np.where(covered, 9.0, values).astype(np.float32), observed, jnp.asarray(visible))
+    np.testing.assert_array_equal(first, second)
