@@ -34,7 +34,7 @@ def event_crop(window: Window, random: np.random.Generator, kinds: Sequence[str]
     length = round(shortest * (steps / shortest) ** random.random())
     margin = int(random.integers(1, _MAX_MARGIN_MINUTES + 1))
     events = captioned_events(window, kinds)
-    spans = [(max(event.start - margin, 0), min(event.end + margin, steps)) for event in events]
+    spans = [(max(event.steps.start - margin, 0), min(event.steps.stop + margin, steps)) for event in events]
     if spans:
         kind = random.choice(sorted({event.kind for event in events}))
         start, end = spans[random.choice([index for index, event in enumerate(events) if event.kind == kind])]
