@@ -12,7 +12,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lsm_jax.config import Config
 from lsm_jax.data.spec import DataSpec
@@ -21,7 +21,7 @@ from lsm_jax.nn.attention import resolve_implementation
 from lsm_jax.nn.flops import AttentionShape, useful_flops
 from lsm_jax.nn.simclr import ContrastiveEncoder
 from lsm_jax.objectives import contrastive
-from lsm_jax.objectives.base import Batch, Metrics, Params, implementations
+from lsm_jax.objectives.base import Batch, EncoderAblation, Metrics, Params, implementations
 from lsm_jax.objectives.masked import MaskedReconstruction
 from lsm_jax.tokens.masking import check_rows, training_masks, window_keys
 from lsm_jax.tokens.rows import Rows, pack
@@ -98,7 +98,14 @@ class SimCLR(MaskedReconstruction):
     def reconstruct(self, params: Params, batch: Batch, hidden: Bool[Array, "b n"]) -> Float[Array, "b t c"]:
         """Raises UserError: there is no decoder."""
         del params, batch, hidden
-        raise UserError("a run of simclr embeds windows and cannot reconstruct them; use a run of LSM-1 or LSM-2.")
+        raise _no_decoder()
+
+    def ablate_encoder(
+        self, params: Params, batch: Batch, hidden: Bool[Array, "b n"], other: Int[Array, " b"]
+    ) -> EncoderAblation:
+        """Raises UserError: there is no decoder."""
+        del params, batch, hidden, other
+        raise _no_decoder()
 
     def _view(self, key: PRNGKeyArray, observed: Bool[Array, "b n"], batch: Batch) -> tuple[Bool[Array, "b n"], Rows]:
         """The visible tokens of one view of each window, and the rows they are packed into."""
@@ -110,3 +117,7 @@ class SimCLR(MaskedReconstruction):
     def _encoder_shapes(self, rows: list[Rows]) -> list[AttentionShape]:
         windows = self.rows.windows_per_row
         return [AttentionShape(each.segment, each.segment, self.size.encoder, windows) for each in rows]
+
+
+def _no_decoder() -> UserError:
+    return UserError("a run of simclr embeds windows and cannot reconstruct them; use a run of LSM-1 or LSM-2.")

@@ -11,8 +11,9 @@ from lsm_jax.errors import RunError, UserError
 from lsm_jax.evals.generative import METHODS, Generative
 from lsm_jax.evals.imputers import BASELINES
 from lsm_jax.evals.suite import unique_names
-from lsm_jax.evals.task_batches import by_person, model_batch, person_stacks, scored_cells, task_pairs
+from lsm_jax.evals.task_batches import by_person, model_batch, other_days, person_stacks, scored_cells, task_pairs
 from lsm_jax.objectives import MaskedObjective
+from lsm_jax.objectives.base import EncoderAblation
 from lsm_jax.tokens.tasks import GENERATIVE_TASKS, Task
 
 TASKS = (
@@ -40,8 +41,9 @@ class Constant(MaskedObjective):
     def __init__(self, tokens, answer):
         self.tokens, self.answer = tokens, answer
 
-    def reconstruct(self, params, batch, hidden):
-        return np.full(batch["values"].shape, self.answer, np.float32)
+    def ablate_encoder(self, params, batch, hidden, other):
+        answer = np.full(batch["values"].shape, self.answer, np.float32)
+        return EncoderAblation(answer, 2 * answer, answer)
 
 
 def with_answer(run, answer):
@@ -72,7 +74,8 @@ def test_rows_keep_the_contract(results, dataset):
     fitting = [task for task in GENERATIVE_TASKS if task.minutes < MINUTES]
     assert {(r["task"], r["setting"]) for r in results.results} == {(task.name, task.setting) for task in fitting}
     assert {r["channel"] for r in results.results} == {*CHANNELS, "all"}
-    assert {r["method"] for r in results.results} == {"model", *BASELINES} == {*METHODS}
+    assert {r["method"] for r in results.results} == {*METHODS}
+    assert {"model", "model_swapped_encoder", "context_only", *BASELINES} == {*METHODS}
     held_out = dataset.source("test")
     whole = row(results.results, task="random_imputation", setting="80%", channel="all", method="model")
     assert whole["windows"] == len(held_out)
@@ -166,6 +169,28 @@ def test_the_model_never_sees_hidden_cells(real_run, dataset):
             poisoned.values[row_of_window] = windows.values[row_of_window]
 
 
+def test_an_encoder_is_swapped_with_another_window_of_the_batch(dataset, real_run):
+    grid, number = real_run.objective.tokens, dict.fromkeys(dataset.source("test").participants, 0)
+    windows = next(iter(person_stacks(dataset.source("test"), real_run.spec, number, None)))
+    for pairs in task_pairs(windows, TASKS, grid, 0, 8, grid.size):
+        other = np.asarray(other_days(pairs))
+        assert other.shape == (pairs.rows,)
+        for row_of_window, of_other in zip(pairs.window, other, strict=False):
+            if len({*pairs.window}) > 1:
+                assert pairs.window[of_other] != row_of_window
+    alone = dataclasses.replace(pairs, window=pairs.window[:1], rows=4)
+    assert np.asarray(other_days(alone))[0] == 3  # an empty row
+
+
+def test_the_encoders_contribution_is_against_the_swapped_one(results):
+    contribution = row(results.encoder, task="sensor_imputation", setting="50%", baseline="model_swapped_encoder")
+    chosen = {"task": "sensor_imputation", "setting": "50%", "channel": "all"}
+    model, swapped = (row(results.results, **chosen, method=method)["mse"] for method in METHODS[:2])
+    np.testing.assert_allclose(contribution["improvement"], 1 - model / swapped)
+    assert contribution["ci95"][0] <= contribution["improvement"] <= contribution["ci95"][1]
+    assert "| encoder" in results.markdown()
+
+
 def test_people_stay_whole_whatever_the_stack(dataset, real_run):
     source = dataset.source("train")
     number = {name: position for position, name in enumerate(sorted({*source.participants}))}
@@ -191,6 +216,9 @@ def test_storage_order_changes_nothing(dataset, real_run):
 
         def record(self, position):
             return source.record(int(order[position]))
+
+        def window(self, position, record=None):
+            return source.window(int(order[position]), record)
 
     person_index = dict.fromkeys(source.participants, 0) | {source.participants[0]: 1}
     stored, shuffled = (

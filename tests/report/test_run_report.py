@@ -45,6 +45,7 @@ def evaluated(workdir, dataset_name="tiny", improvement=0.42):
     content = {
         "results": results,
         "comparisons": [compared, compared | {"channel": "heart_rate"}],
+        "encoder": [compared | {"baseline": "model_swapped_encoder"}],
         "by_dataset": [compared | {"dataset": dataset_name}],
         "provenance": {"split": "test", "step": 20, "datasets": {dataset_name: {"windows": 40, "people": 9}}},
     }
