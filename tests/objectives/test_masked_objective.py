@@ -239,7 +239,7 @@ def test_a_trained_encoder_carries_the_model(changes):
     )
     assert model < 0.9 * min(swapped, removed)
     health = made.representation(params, data)
-    assert health["window_cosine"] < 0.95
+    assert health["window_cosine"] < 0.98  # training warns above
     assert 0 < health["attention_entropy"] <= 1
 
 
