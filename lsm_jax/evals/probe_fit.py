@@ -13,6 +13,7 @@ from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits
 
 from lsm_jax.evals.probe_tasks import Task
 
@@ -91,6 +92,8 @@ def pca_probe(x: Float[np.ndarray, "n f"], task: Task, fold: Fold) -> Scores:
     return linear_probe(pca.transform(x), task, fold)
 
 
+# Threads would wait for each other on few examples, and sum in another order each time.
+@threadpool_limits.wrap(limits=1, user_api="openmp")
 def tree_probe(x: Float[np.ndarray, "n f"], task: Task, fold: Fold) -> Scores:
     """Gradient-boosted trees, as many as are best on the tuning people."""
     x = _varying(x, fold.train)

@@ -8,7 +8,7 @@ from tiny_run import tiny_config, tiny_dataset
 from lsm_jax.cli.main import main
 from lsm_jax.config import with_changes
 from lsm_jax.errors import UserError
-from lsm_jax.evals import SUITES, evaluators
+from lsm_jax.evals import SUITES, evaluators, make_suite
 from lsm_jax.train.loop import train
 
 
@@ -57,9 +57,9 @@ def test_a_suite_that_cannot_score_the_run_is_refused_before_training(objective,
         evaluators(config)
 
 
-def test_suites_take_few_windows_of_the_validation_split():
-    config = with_changes(tiny_config(), {"objective.name": "coca", "evaluate.suite_windows": 9})
-    config = with_changes(config, {"evaluate.suites": tuple(SUITES)[1:]})
-    built = evaluators(config)
-    assert [suite.name for suite in built] == list(SUITES)[1:]
-    assert {(suite.split, suite.max_windows) for suite in built} == {("validation", 9)}
+@pytest.mark.parametrize("name", SUITES)
+def test_suites_take_few_windows_of_the_validation_split(name):
+    objective = make_suite(name).objectives[0]
+    changes = {"objective.name": objective, "evaluate.suites": (name,), "evaluate.suite_windows": 9}
+    (suite,) = evaluators(with_changes(tiny_config(), changes))
+    assert (suite.name, suite.split, suite.max_windows) == (name, "validation", 9)
