@@ -78,7 +78,7 @@ def test_runs_that_cannot_be_scored_are_refused(folder, capsys):
         ("siglip", ["caption"], "writes captions; use one of cap, coca"),
         ("lsm2", ["retrieve", "--text", "yoga"], "knows no text; use a run of configs/sensorlm.py"),
         ("lsm2", ["zeroshot", "--prompts", folder / "prompts.toml"], "knows no text"),
-        ("lsm2", ["evaluate", "--suite", "captioning"], "knows no text"),
+        ("lsm2", ["evaluate", "--suite", "captioning"], "scores runs of cap, coca, and not of masked_reconstruction"),
         ("coca", ["evaluate", "--suite", "zeroshot", "--curve"], "--curve scores every checkpoint of the generative"),
         ("coca", ["evaluate", "--suite", "captioning", "--decode", "best"], "there is no such decoding"),
         ("coca", ["zeroshot", "--prompts", folder / "coca" / "config.json"], "not TOML"),
