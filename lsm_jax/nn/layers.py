@@ -195,7 +195,8 @@ def _centred_forward(
 def _centred_backward(
     distance: Float[Array, " d"], gradient: Float[Array, "r s d"]
 ) -> tuple[Float[Array, "r s d"], Float[Array, " d"], None]:
-    return gradient, _CENTER_GRADIENT * distance, None
+    # A batch from which nothing is learnt does not move the center either.
+    return gradient, jnp.where((gradient != 0).any(), _CENTER_GRADIENT * distance, 0), None
 
 
 _centred.defvjp(_centred_forward, _centred_backward)
