@@ -30,7 +30,7 @@ from lsm_jax.evals.task_batches import (
     task_pairs,
 )
 from lsm_jax.objectives import masked
-from lsm_jax.tokens.tasks import GENERATIVE_TASKS, Task
+from lsm_jax.tokens.tasks import GENERATIVE_TASKS, MARKS, Task
 from lsm_jax.train.run import Run
 
 MODEL_METHODS: tuple[str, ...] = ("model", "model_swapped_encoder", "context_only")
@@ -68,9 +68,10 @@ class Generative(Suite):
         sums = ErrorSums(self.tasks, sum(map(len, people.values())), run.spec.channels, run.spec.mean, run.spec.sd)
         total = sum(len(by_person(source, self.max_windows)) for source in sources.values())
         done = dict.fromkeys(sources, 0)
+        marks = any(task.name in MARKS for task in self.tasks)
         for name, source in sources.items():
             cohort = _training_cohort(named[name], run.spec)
-            for windows in person_stacks(source, run.spec, people[name], self.max_windows):
+            for windows in person_stacks(source, run.spec, people[name], self.max_windows, marks=marks):
                 fits = fit_people(windows, cohort)
                 for pairs in task_pairs(
                     windows,

@@ -91,12 +91,18 @@ def by_person(source: WindowSource, limit: int | None = None) -> list[int]:
 
 
 def person_stacks(
-    source: WindowSource, spec: DataSpec, person_index: Mapping[str, int], limit: int | None, size: int = 256
+    source: WindowSource,
+    spec: DataSpec,
+    person_index: Mapping[str, int],
+    limit: int | None,
+    size: int = 256,
+    marks: bool = False,
 ) -> Iterator[WindowStack]:
     """A source's windows in stacks of whole people, about `size` each, so that memory does not grow with the source.
 
     Args:
       limit: see `by_person`.
+      marks: whether a task needs `WindowStack.marked`, for which windows are decoded in natural units, too.
     """
     starts, pending = source.start_seconds, None
     for batch, infos in evaluation_batches(source, spec, size, order=by_person(source, limit)):
@@ -105,7 +111,7 @@ def person_stacks(
             **{key: batch[key][: len(infos)] for key in ("values", "observed", "start_minute", "weekday")},
             person=np.array([person_index[info.participant] for info in infos], np.int64),
             identity=np.array([zlib.crc32(name.encode()) for name in names], np.int64),
-            marked=np.stack([marked_minutes(info.window, spec.window_minutes) for info in infos]),
+            marked=np.stack([marked_minutes(info.window if marks else None, spec.window_minutes) for info in infos]),
         )
         pending = stack if pending is None else pending + stack
         # In order of participant, all but the last person are complete.
@@ -117,9 +123,14 @@ def person_stacks(
         yield pending
 
 
-def marked_minutes(window: Window, minutes: int) -> Bool[np.ndarray, "t m"]:
-    """The minutes of a window's sleep and workouts, by its events, and of a high heart rate; see `tasks.MARKS`."""
+def marked_minutes(window: Window | None, minutes: int) -> Bool[np.ndarray, "t m"]:
+    """The minutes of a window's sleep and workouts, by its events, and of a high heart rate; see `tasks.MARKS`.
+
+    None of them without a window.
+    """
     marked = np.zeros((minutes, len(MARKS)), bool)
+    if window is None:
+        return marked
     for event in window.events:
         if event.kind == "sleep":
             marked[event.steps, 0] = True
