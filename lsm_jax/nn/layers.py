@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float, Int, Shaped
+from jaxtyping import Array, Float, Int, Shaped
 
 from lsm_jax.nn.attention import BlockMask, attention, create_block_mask, platform
 from lsm_jax.nn.sizes import StackSize
@@ -158,18 +158,18 @@ def _separate_outputs(layer: nnx.LinearGeneral, tokens: Float[Array, "r s d"]) -
 
 
 class Centering(nnx.Module):
-    """Subtracts the mean of all tokens of the training data, which it learns.
+    """Subtracts a learned mean of all tokens.
 
     With a high learning rate all tokens drift together in one direction, which a norm then lets dominate: tokens of
     different days become nearly equal, and whatever reads them learns slowly. The mean is not learnt from the loss: its
-    gradient is its distance to the mean of a batch, so that it follows it.
+    gradient is its distance to the tokens, so that it follows them.
     """
 
     def __init__(self, width: int, *, rngs: nnx.Rngs) -> None:
         self.center = nnx.Param(nnx.initializers.zeros(rngs.params(), (width,)))
 
-    def __call__(self, tokens: Float[Array, "r s d"], is_token: Bool[Array, "r s"]) -> Float[Array, "r s d"]:
-        return _centred(tokens, self.center[...], is_token)
+    def __call__(self, tokens: Float[Array, "r s d"]) -> Float[Array, "r s d"]:
+        return _centred(tokens, self.center[...])
 
 
 # Adam does not depend on the scale of a gradient, but clipping by the global norm does: this one must not count there.
@@ -177,26 +177,27 @@ _CENTER_GRADIENT = 1e-3
 
 
 @jax.custom_vjp
-def _centred(
-    tokens: Float[Array, "r s d"], center: Float[Array, " d"], is_token: Bool[Array, "r s"]
-) -> Float[Array, "r s d"]:
-    del is_token  # the gradient of the center needs it
+def _centred(tokens: Float[Array, "r s d"], center: Float[Array, " d"]) -> Float[Array, "r s d"]:
     return tokens - center.astype(tokens.dtype)
 
 
 def _centred_forward(
-    tokens: Float[Array, "r s d"], center: Float[Array, " d"], is_token: Bool[Array, "r s"]
-) -> tuple[Float[Array, "r s d"], Float[Array, " d"]]:
-    weight = is_token[:, :, None].astype(jnp.float32)
-    distance = (center - tokens.astype(jnp.float32)) * weight
-    return _centred(tokens, center, is_token), distance.sum(axis=(0, 1)) / jnp.maximum(weight.sum(), 1)
+    tokens: Float[Array, "r s d"], center: Float[Array, " d"]
+) -> tuple[Float[Array, "r s d"], tuple[Float[Array, "r s d"], Float[Array, " d"]]]:
+    return _centred(tokens, center), (tokens, center)
 
 
 def _centred_backward(
-    distance: Float[Array, " d"], gradient: Float[Array, "r s d"]
-) -> tuple[Float[Array, "r s d"], Float[Array, " d"], None]:
-    # A batch from which nothing is learnt does not move the center either.
-    return gradient, jnp.where((gradient != 0).any(), _CENTER_GRADIENT * distance, 0), None
+    saved: tuple[Float[Array, "r s d"], Float[Array, " d"]], gradient: Float[Array, "r s d"]
+) -> tuple[Float[Array, "r s d"], Float[Array, " d"]]:
+    """Weighs each token by the norm of its gradient.
+
+    Padding then has no weight, and micro-batches add up to the whole batch, whatever the loss is a mean over.
+    """
+    tokens, center = saved
+    weight = jnp.linalg.norm(gradient.astype(jnp.float32), axis=-1)
+    distance = center * weight.sum() - jnp.einsum("rs,rsd->d", weight, tokens.astype(jnp.float32))
+    return gradient, _CENTER_GRADIENT * distance
 
 
 _centred.defvjp(_centred_forward, _centred_backward)

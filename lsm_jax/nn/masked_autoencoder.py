@@ -51,12 +51,12 @@ class Encoder(nnx.Module):
         self.centering = Centering(size.width, rngs=rngs)
 
     def __call__(self, cells: TokenCells, rows: Rows) -> Float[Array, "r s d"]:
-        return self.centering(self.stack(self._embedded(cells, rows), rows.segment), rows.segment > 0)
+        return self.centering(self.stack(self._embedded(cells, rows), rows.segment))
 
     def with_attention_entropy(self, cells: TokenCells, rows: Rows) -> tuple[Float[Array, "r s d"], Float[Array, ""]]:
         """As a call, with the entropy of attention (`Stack.with_attention_entropy`)."""
         tokens, entropy = self.stack.with_attention_entropy(self._embedded(cells, rows), rows.segment)
-        return self.centering(tokens, rows.segment > 0), entropy
+        return self.centering(tokens), entropy
 
     def _embedded(self, cells: TokenCells, rows: Rows) -> Float[Array, "r s d"]:
         return self.patches(cells, rows) + self.positions(rows.token_index % self.grid.size)
