@@ -25,6 +25,7 @@ from lsm_jax.data.spec import DataSpec, data_spec, datasets_with_weight, open_da
 from lsm_jax.data.store import Dataset
 from lsm_jax.data.text import CaptionTokens, check_held_out_activities
 from lsm_jax.errors import UserError
+from lsm_jax.events import EventLog, Report, event_file
 from lsm_jax.objectives import Objective
 from lsm_jax.train.checkpoints import Checkpoints, CheckpointState
 from lsm_jax.train.evaluators import Evaluator, run_evaluators
@@ -88,11 +89,13 @@ def train(config: Config, workdir: Path | str, evaluators: Sequence[Evaluator] =
     with contextlib.ExitStack() as stack:
         reporter = ProgressReporter(schedule.total, enabled=is_lead_host)
         stack.callback(reporter.close)
+        process = jax.process_index()
+        report = EventLog(event_file(workdir, process), process, reporter.message).report
         reporter.message(overview(config, spec, objective, program, schedule))
         checkpoints = Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, reporter.message)
         stack.callback(checkpoints.close)
         restored = checkpoints.restore_latest(program.shapes)
-        state, position = init_or_restore(config, program, restored, workdir, clock, reporter)
+        state, position = init_or_restore(config, program, restored, workdir, clock, report)
         step = start = int(state.step)
         batches = DeviceBatches(config, datasets, spec, program, schedule, captions, position)
         stack.callback(batches.close)
@@ -141,7 +144,9 @@ def train(config: Config, workdir: Path | str, evaluators: Sequence[Evaluator] =
         recorder.write_pending()
         with clock.measure("checkpoint"):
             checkpoints.close()
-    reporter.message(summary(step, schedule.total, workdir, clock))
+    report(
+        "finished" if step >= schedule.total else "preempted", summary(step, schedule.total, workdir, clock), step=step
+    )
     return step
 
 
@@ -159,7 +164,7 @@ def init_or_restore(
     restored: CheckpointState | None,
     workdir: Path,
     clock: Clock,
-    reporter: ProgressReporter,
+    report: Report,
 ) -> tuple[State, int]:
     """State and data position at the start: restored, or initialised (with a pre-trained encoder if one is named)."""
     reached = wall_seconds(workdir)
@@ -169,11 +174,12 @@ def init_or_restore(
             state = program.init()
         if config.language.encoder_from:
             state = with_encoder_of(state, config.language.encoder_from)
-            reporter.message(f"starts from the encoder of {config.language.encoder_from}")
+            report("started", f"starts from the encoder of {config.language.encoder_from}", step=0)
         return state, 0
     saved = sum(restored.seconds.values())
     clock.restore(restored.seconds, lost=max(reached - saved, 0.0))
-    reporter.message(f"resumes from checkpoint {int(restored.state.step)} after {saved:.0f} s of training")
+    step = int(restored.state.step)
+    report("resumed", f"resumes from checkpoint {step} after {saved:.0f} s of training", step=step)
     return restored.state, restored.position
 
 

@@ -1,0 +1,76 @@
+"""What happens in a run beside its metrics: one JSON line per event and process, and a sentence on the terminal."""
+
+from __future__ import annotations
+
+import json
+import socket
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+EVENTS = "events.jsonl"
+
+
+class Report(Protocol):
+    """`EventLog.report`, as components take it."""
+
+    def __call__(self, event: str, sentence: str, *, step: int | None = None, **details: Any) -> None: ...
+
+
+class EventLog:
+    """The events of one process of a run.
+
+    A line has `time` (seconds since 1970), `process`, `host`, `event` (a name of docs/reference/runs.md), `step`,
+    `sentence` and the details. It may be called from any thread. A line that cannot be written is dropped: the log must
+    never end a run.
+
+    Args:
+      file: the log of this process; None writes none.
+      process: its number.
+      show: called with each sentence.
+    """
+
+    def __init__(self, file: Path | None, process: int, show: Callable[[str], None]) -> None:
+        self._file, self._process, self._show = file, process, show
+        self._host, self._lock = socket.gethostname(), threading.Lock()
+
+    def report(self, event: str, sentence: str, *, step: int | None = None, **details: Any) -> None:
+        """Writes an event and shows its sentence.
+
+        Args:
+          step: steps taken, where the event belongs to one.
+          details: further JSON values.
+        """
+        line = {"time": time.time(), "process": self._process, "host": self._host, "event": event}
+        line |= {"step": step} if step is not None else {}
+        text = json.dumps({**line, "sentence": sentence, **details}, default=str) + "\n"
+        with self._lock:
+            if self._file:
+                try:
+                    self._file.parent.mkdir(parents=True, exist_ok=True)
+                    with self._file.open("a", encoding="utf-8") as stream:
+                        stream.write(text)
+                except OSError:
+                    pass
+            self._show(sentence)
+
+
+def event_file(workdir: Path, process: int) -> Path:
+    """The log of a process: processes on several hosts cannot safely append to the same file."""
+    return workdir / (EVENTS if process == 0 else f"events-{process}.jsonl")
+
+
+def read_events(workdir: Path) -> list[dict[str, Any]]:
+    """The events of all processes in the order of their time, without lines that a crash cut short."""
+    events = []
+    for file in sorted(workdir.glob("events*.jsonl")):
+        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+            try:
+                event = json.loads(line)
+            except (ValueError, RecursionError):
+                continue
+            if isinstance(event, dict) and isinstance(event.get("time"), (int, float)):
+                events.append(event)
+    return sorted(events, key=lambda event: event["time"])
