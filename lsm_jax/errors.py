@@ -14,6 +14,10 @@ class RunError(Exception):
     """A run with correct input failed (exit code 1)."""
 
 
+class Preempted(Exception):
+    """A run was asked to stop, and has saved (exit code 75): the same command resumes it."""
+
+
 def nearest(name: str, known: Iterable[str], count: int = 3) -> str:
     """A sentence that suggests the known names most similar to `name`; empty if none is similar."""
     candidates = difflib.get_close_matches(name, list(known), n=count, cutoff=0.5)

@@ -177,7 +177,14 @@ class TrainConfig(Strict):
     duration: str = key("10 epochs", "length of the run")
     grad_accum_steps: int = key(1, "micro-batches of a step")
     ema_decay: float = key(0.0, "decay of averaged parameters, which evaluation then uses; 0: none")
-    max_nonfinite_steps: int = key(20, "steps in a row with a gradient that is not finite before the run fails")
+    outlier_factor: float = key(
+        100.0,
+        "a step is skipped if its gradient norm or loss is this many times the running mean; 0: only if not finite",
+    )
+    max_bad_steps: int = key(20, "skipped steps in a row after which on_bad_steps is done; 0: never")
+    on_bad_steps: Literal["stop", "rollback"] = key(
+        "stop", "stop: the run fails; rollback: it goes back to the last checkpoint and on with later data"
+    )
     log_every: str = key("50 steps", "how often metrics are written")
     profile_steps: tuple[int, ...] = key((), "first and last step to trace for TensorBoard")
     peak_flops: float = key(0.0, "peak FLOP/s of one device, for MFU; 0: from a table, or measured")
@@ -187,7 +194,7 @@ class TrainConfig(Strict):
 class CheckpointConfig(Strict):
     """When checkpoints are saved and how many are kept."""
 
-    every: str = key("10 percent", "how often a checkpoint is saved")
+    every: str = key("10 percent", 'how often a checkpoint is saved; a time as well: "10 minutes"')
     keep: int = key(2, "verified checkpoints to keep, at least 2")
 
 

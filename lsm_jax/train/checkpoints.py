@@ -103,6 +103,10 @@ class Checkpoints:
         content = _read(checkpoint, item, partial=False)
         return CheckpointState(State(**content["state"]), int(content["position"]), _seconds(content))
 
+    def wait(self) -> None:
+        """Waits for the save that is being written."""
+        self._saver.wait_until_finished()
+
     def close(self) -> None:
         """Waits for the last save and deletes old checkpoints. A second call does nothing."""
         if self._closed:

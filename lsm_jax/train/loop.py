@@ -8,34 +8,34 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import functools
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from clu import parameter_overview
+from jax.experimental import multihost_utils
 
 from lsm_jax import objectives
 from lsm_jax.config import Config
-from lsm_jax.data.loader import Loader
-from lsm_jax.data.row_balance import RowBalancer
 from lsm_jax.data.spec import DataSpec, data_spec, datasets_with_weight, open_datasets
 from lsm_jax.data.store import Dataset
 from lsm_jax.data.text import CaptionTokens, check_held_out_activities
-from lsm_jax.errors import UserError
-from lsm_jax.events import EventLog, Report, event_file
+from lsm_jax.errors import Preempted, RunError, UserError
+from lsm_jax.events import EVENTS, EventLog, Report, event_file
 from lsm_jax.objectives import Objective
+from lsm_jax.train.batches import DeviceBatches
 from lsm_jax.train.checkpoints import Checkpoints, CheckpointState
 from lsm_jax.train.evaluators import Evaluator, run_evaluators
-from lsm_jax.train.mesh import check_sizes, loader_share, make_mesh, to_devices
-from lsm_jax.train.metrics import MetricsLog, MetricsRecorder, ProgressReporter, wall_seconds
+from lsm_jax.train.mesh import check_sizes, make_mesh
+from lsm_jax.train.metrics import MetricsLog, MetricsRecorder, ProgressReporter, read_metrics
 from lsm_jax.train.processes import PreemptionHandler
 from lsm_jax.train.run import Run, keep_normalisation, with_encoder_of
-from lsm_jax.train.schedule import TrainSchedule
+from lsm_jax.train.schedule import SaveTimer, TrainSchedule
 from lsm_jax.train.state import LOSS_WEIGHT, Program, State, averaged, is_sum, make_program, on_first_device
-from lsm_jax.train.timing import Clock, TimedJit, Trace
+from lsm_jax.train.timing import Clock, LifeSigns, TimedJit, Trace
 from lsm_jax.train.workdir import (
     CHECKPOINTS,
     EVALUATIONS,
@@ -46,30 +46,65 @@ from lsm_jax.train.workdir import (
     write_trained_on,
 )
 
+_MAX_ROLLBACKS = 3  # to one checkpoint
 _COLLAPSED_COSINE = 0.98  # of the windows' mean tokens
 
 
-def train(config: Config, workdir: Path | str, evaluators: Sequence[Evaluator] = ()) -> int:
+def train(
+    config: Config, workdir: Path | str, evaluators: Sequence[Evaluator] = (), started: float | None = None
+) -> int:
     """Trains for `train.duration`. Called again, it resumes from the newest checkpoint.
 
-    SIGTERM, Ctrl-C and a lost terminal save a checkpoint and end it early. All processes of a distributed run call
-    this.
+    All processes of a distributed run call this.
 
     Args:
       config: from `load_config`.
-      workdir: gets `config.json`, `spec.json`, `metrics.jsonl`, `tensorboard/`, `checkpoints/` and `eval/`.
+      workdir: gets `config.json`, `spec.json`, `metrics.jsonl`, `events.jsonl`, `tensorboard/`, `checkpoints/` and
+        `eval/`.
       evaluators: run every `evaluate.suites_every`; those of `evaluate.suites` are `lsm_jax.evals.evaluators(config)`.
+      started: seconds since 1970 from which the run's wall time counts; None is now.
 
     Returns:
       The steps taken in all.
 
     Raises:
       UserError: a setting or the data is refused, or the workdir belongs to another configuration.
-      RunError: the gradient was not finite for `train.max_nonfinite_steps` steps in a row.
+      RunError: `train.max_bad_steps` steps in a row had to be skipped.
+      Preempted: SIGTERM or a lost terminal stopped it after a save.
+      KeyboardInterrupt: Ctrl-C did.
     """
-    clock, workdir, is_lead_host = Clock(), Path(workdir), jax.process_index() == 0
-    check_same(workdir, config)
+    clock, workdir = Clock(started), Path(workdir)
+    if missing := {*config.evaluate.suites} - {evaluator.name for evaluator in evaluators}:
+        raise UserError(f"evaluate.suites: no evaluator {', '.join(sorted(missing))} was given to train().")
     use_compile_cache()
+    setup = set_up(config, workdir)
+    if jax.process_index() == 0:
+        write_config(workdir, config, setup.spec, setup.captions)
+        write_trained_on(workdir, datasets_with_weight(config.data, setup.datasets))
+    with contextlib.ExitStack() as stack:
+        loop = Loop(setup, evaluators, clock, stack)
+        step = loop.run()
+    loop.say_the_end()
+    return step
+
+
+@dataclasses.dataclass(frozen=True)
+class Setup:
+    """What a run is made of, before its state and data position are known."""
+
+    config: Config
+    workdir: Path
+    datasets: Sequence[Dataset]
+    spec: DataSpec
+    objective: Objective
+    captions: CaptionTokens | None
+    schedule: TrainSchedule
+    program: Program
+
+
+def set_up(config: Config, workdir: Path) -> Setup:
+    """Opens the data and builds the program; UserError as `train`."""
+    check_same(workdir, config)
     datasets = open_datasets(config.data)
     spec = data_spec(config.data, datasets)
     if config.language.encoder_from:
@@ -80,74 +115,174 @@ def train(config: Config, workdir: Path | str, evaluators: Sequence[Evaluator] =
     check_held_out_activities(config.language.held_out_activities, datasets)
     schedule = make_schedule(config, datasets)
     program = make_program(config, objective, make_mesh(config.mesh), schedule)
-    if missing := {*config.evaluate.suites} - {evaluator.name for evaluator in evaluators}:
-        raise UserError(f"evaluate.suites: no evaluator {', '.join(sorted(missing))} was given to train().")
-    if is_lead_host:
-        write_config(workdir, config, spec, captions)
-        write_trained_on(workdir, datasets_with_weight(config.data, datasets))
+    return Setup(config, workdir, datasets, spec, objective, captions, schedule, program)
 
-    with contextlib.ExitStack() as stack:
-        reporter = ProgressReporter(schedule.total, enabled=is_lead_host)
-        stack.callback(reporter.close)
+
+class Loop:
+    """A run while it trains.
+
+    Args:
+      stack: closes what is opened here.
+    """
+
+    def __init__(
+        self, setup: Setup, evaluators: Sequence[Evaluator], clock: Clock, stack: contextlib.ExitStack
+    ) -> None:
+        config, workdir, program, schedule = setup.config, setup.workdir, setup.program, setup.schedule
         process = jax.process_index()
-        report = EventLog(event_file(workdir, process), process, reporter.message).report
-        reporter.message(overview(config, spec, objective, program, schedule))
-        checkpoints = Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, reporter.message)
-        stack.callback(checkpoints.close)
-        restored = checkpoints.restore_latest(program.shapes)
-        state, position = init_or_restore(config, program, restored, workdir, clock, report)
-        step = start = int(state.step)
-        batches = DeviceBatches(config, datasets, spec, program, schedule, captions, position)
-        stack.callback(batches.close)
-        train_step, validation_step = TimedJit(program.step, clock), TimedJit(program.evaluate, clock)
-        log = MetricsLog(workdir, start if restored else -1) if is_lead_host else None
-        recorder = MetricsRecorder(config, clock, schedule, log, reporter, skipped=float(state.skipped))
-        stack.enter_context(recorder)
-        trace = stack.enter_context(contextlib.closing(Trace(config.train.profile_steps, workdir)))
-        preemption = stack.enter_context(PreemptionHandler())
+        self._setup, self._evaluators, self._clock = setup, evaluators, clock
+        self._reporter = ProgressReporter(schedule.total, enabled=process == 0)
+        stack.callback(self._reporter.close)
+        self._report = EventLog(event_file(workdir, process), process, self._reporter.message).report
+        self._reporter.message(overview(config, setup.spec, setup.objective, program, schedule))
+        self._checkpoints = Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, self._reporter.message)
+        stack.callback(self._checkpoints.close)
+        restored = self._checkpoints.restore_latest(program.shapes)
+        self._state, position = init_or_restore(setup, restored, clock, self._report)
+        self._step = int(self._state.step)
+        self._batches = DeviceBatches(config, setup.datasets, setup.spec, program, schedule, setup.captions, position)
+        stack.callback(self._batches.close)
+        self._train_step, self._validation_step = TimedJit(program.step, clock), TimedJit(program.evaluate, clock)
+        log = MetricsLog(workdir, self._step if restored else -1) if process == 0 else None
+        self._recorder = MetricsRecorder(
+            config, clock, schedule, log, self._reporter, self._report, int(self._state.skipped)
+        )
+        stack.enter_context(self._recorder)
+        self._validated, self._scored = self._evaluated_before()
+        self._trace = stack.enter_context(contextlib.closing(Trace(config.train.profile_steps, workdir)))
+        self._preemption = stack.enter_context(PreemptionHandler())
+        self._save_timer = SaveTimer(schedule.save_seconds, of_first_process)
+        self._rollbacks = 0
+
+    def run(self) -> int:
+        """Trains up to the end, or until it is asked to stop; returns the steps taken in all."""
+        self._clock.begin_loop()
+        self._recorder.start_interval()
+        saved = self._step
         while True:
-            last = step >= schedule.total or preemption.should_stop(step)
-            # A checkpoint is saved after the evaluations of its step: a restored step needs neither again.
-            if step > start or not restored:
-                if schedule.evaluates(step):
-                    recorder.write_pending()
-                    with clock.measure("evaluate"):
-                        metrics = validate(validation_step, averaged(state), batches)
-                        recorder.write(step, metrics)
-                    reporter.message(f"step {step}: validation loss {metrics['validation_loss']:.5g}")
-                    if warning := collapse_warning(metrics):
-                        reporter.message(f"step {step}: {warning}")
-                if evaluators and schedule.runs_suites(step):
-                    recorder.write_pending()
-                    with clock.measure("evaluate"):
-                        params = on_first_device(averaged(state), program.mesh)
-                        minutes = sum(clock.seconds().values()) / 60
-                        tokenizer = captions.tokenizer if captions else None
-                        run = Run(config, spec, objective, params, step, minutes, tokenizer)
-                        folder = workdir / EVALUATIONS / f"step-{step}" if is_lead_host else None
-                        recorder.write(step, run_evaluators(evaluators, run, datasets, folder))
-                if step > 0 and (last or schedule.saves(step)):
-                    recorder.write_pending()
-                    with clock.measure("checkpoint"):
-                        checkpoints.save(CheckpointState(state, batches.position, clock.seconds()))
+            step = self._step
+            stops = self._preemption.should_stop(step)
+            # A preempted run has seconds left: it saves, and evaluates when it is resumed.
+            if not stops:
+                self._evaluate(step)
+            last = stops or step >= self._setup.schedule.total
+            timed = self._save_timer.due()
+            if step > saved and (last or timed or self._setup.schedule.saves(step)):
+                self._save()
+                saved = step
             if last:
                 break
-            with clock.measure("input"):
-                batch = batches.next_training()
-            trace.before(step)
-            with clock.measure("step"):
-                state, metrics = train_step(state, batch)
-            step += 1
-            # While the device runs this step, the host fetches and writes the metrics of the step before.
-            recorder.write_late(step, metrics)
-            trace.after(step)
+            self._train()
+            if self._recorder.must_act:
+                self._roll_back()
+        self._recorder.write_pending()
+        with self._clock.measure("checkpoint"):
+            self._checkpoints.close()
+        return self._step
+
+    def say_the_end(self) -> None:
+        """Reports how the run ended.
+
+        Raises:
+          Preempted, KeyboardInterrupt: it was asked to stop.
+        """
+        setup, seconds = self._setup, self._clock.seconds()
+        finished = self._step >= setup.schedule.total
+        text = summary(self._step, setup.schedule.total, setup.workdir, seconds, self._recorder.skipped)
+        self._report("finished" if finished else "preempted", text, step=self._step, seconds=seconds)
+        if jax.process_index() == 0:
+            self._clock.write(setup.workdir)
+        if not finished:
+            raise KeyboardInterrupt if self._preemption.by_keyboard else Preempted(text)
+
+    def _train(self) -> None:
+        with self._clock.measure("input"):
+            batch, rows = self._batches.next_training()
+        self._trace.before(self._step)
+        with self._clock.measure("step"):
+            self._state, metrics = self._train_step(self._state, batch)
+        self._step += 1
+        # While the device runs this step, the host fetches and writes the metrics of the step before.
+        self._recorder.write_late(self._step, metrics, rows)
+        self._trace.after(self._step)
+
+    def _evaluate(self, step: int) -> None:
+        """Validation loss and suites, if they are due and the run does not have them already."""
+        setup, recorder = self._setup, self._recorder
+        if setup.schedule.evaluates(step) and step > self._validated:
+            self._validated = step
+            recorder.write_pending()
+            with self._clock.measure("evaluate"):
+                metrics = validate(self._validation_step, averaged(self._state), self._batches)
+                recorder.write(step, metrics)
+            self._reporter.message(f"step {step}: validation loss {metrics['validation_loss']:.5g}")
+            if warning := collapse_warning(metrics):
+                self._report("collapse", f"step {step}: {warning}", step=step)
+        if not (self._evaluators and setup.schedule.runs_suites(step) and step > self._scored):
+            return
+        self._scored = step
         recorder.write_pending()
-        with clock.measure("checkpoint"):
-            checkpoints.close()
-    report(
-        "finished" if step >= schedule.total else "preempted", summary(step, schedule.total, workdir, clock), step=step
-    )
-    return step
+        with self._clock.measure("evaluate"):
+            params = on_first_device(averaged(self._state), setup.program.mesh)
+            minutes = sum(self._clock.seconds().values()) / 60
+            tokenizer = setup.captions.tokenizer if setup.captions else None
+            run = Run(setup.config, setup.spec, setup.objective, params, step, minutes, tokenizer)
+            folder = setup.workdir / EVALUATIONS / f"step-{step}" if jax.process_index() == 0 else None
+            recorder.write(step, run_evaluators(self._evaluators, run, setup.datasets, folder))
+
+    def _save(self) -> None:
+        self._recorder.write_pending()
+        with self._clock.measure("checkpoint"):
+            self._checkpoints.save(CheckpointState(self._state, self._batches.position, self._clock.seconds()))
+        self._save_timer.restart()
+        self._rollbacks = 0
+
+    def _evaluated_before(self) -> tuple[int, int]:
+        """The last steps whose validation loss and suites are in the metrics; -1 is none.
+
+        A preempted run saves without evaluating, so that a restored step may lack both.
+        """
+        records = read_metrics(self._setup.workdir) if jax.process_index() == 0 else []
+        validated = [record["step"] for record in records if "validation_loss" in record]
+        scored = [record["step"] for record in records if any("/" in name for name in record)]
+        return of_first_process(max(validated, default=-1)), of_first_process(max(scored, default=-1))
+
+    def _roll_back(self) -> None:
+        """Goes back to the newest checkpoint and on with the data that comes next.
+
+        Raises:
+          RunError: `train.on_bad_steps` is stop, or going back has not helped.
+        """
+        recorder, train = self._recorder, self._setup.config.train
+        fault = f"step {self._step}: {recorder.bad_in_row} steps in a row had to be skipped ({recorder.last_fault})"
+        advice = "Lower optimizer.learning_rate, or look for impossible values with `lsm inspect`"
+        if train.on_bad_steps == "stop":
+            raise RunError(
+                f"{fault}. {advice}; with --config.train.on_bad_steps=rollback a run goes back to its last checkpoint "
+                "and on with later data."
+            )
+        if self._rollbacks == _MAX_ROLLBACKS:
+            raise RunError(f"{fault}, {_MAX_ROLLBACKS} times since the last checkpoint. {advice}.")
+        self._rollbacks += 1
+        self._checkpoints.wait()
+        del self._state  # frees its memory
+        restored = self._checkpoints.restore_latest(self._setup.program.shapes)
+        if restored is None:
+            raise RunError(f"{fault}, and there is no checkpoint to go back to yet. {advice}.")
+        self._state, self._step = restored.state, int(restored.state.step)
+        self._validated, self._scored = min(self._validated, self._step), min(self._scored, self._step)
+        recorder.go_back(self._step, int(restored.state.skipped))
+        position = self._batches.position
+        self._report(
+            "rollback",
+            f"{fault}; back to checkpoint {self._step}, and on with the data from batch {position}.",
+            step=self._step, position=position,
+        )  # fmt: skip
+
+
+def of_first_process(number: int) -> int:
+    """The number that the first process gives; all processes call this."""
+    return int(multihost_utils.broadcast_one_to_all(np.int32(number))) if jax.process_count() > 1 else number
 
 
 def make_schedule(config: Config, datasets: Sequence[Dataset]) -> TrainSchedule:
@@ -158,79 +293,22 @@ def make_schedule(config: Config, datasets: Sequence[Dataset]) -> TrainSchedule:
     return TrainSchedule.from_config(config, windows, held_out)
 
 
-def init_or_restore(
-    config: Config,
-    program: Program,
-    restored: CheckpointState | None,
-    workdir: Path,
-    clock: Clock,
-    report: Report,
-) -> tuple[State, int]:
+def init_or_restore(setup: Setup, restored: CheckpointState | None, clock: Clock, report: Report) -> tuple[State, int]:
     """State and data position at the start: restored, or initialised (with a pre-trained encoder if one is named)."""
-    reached = wall_seconds(workdir)
-    if restored is None:
-        clock.restore({}, lost=reached)
-        with clock.measure("compile"):
-            state = program.init()
-        if config.language.encoder_from:
-            state = with_encoder_of(state, config.language.encoder_from)
-            report("started", f"starts from the encoder of {config.language.encoder_from}", step=0)
-        return state, 0
-    saved = sum(restored.seconds.values())
-    clock.restore(restored.seconds, lost=max(reached - saved, 0.0))
-    step = int(restored.state.step)
-    report("resumed", f"resumes from checkpoint {step} after {saved:.0f} s of training", step=step)
-    return restored.state, restored.position
-
-
-class DeviceBatches:
-    """Training batches from a data position on, and the validation batches, which are always the same.
-
-    Args:
-      position: training batches taken before.
-    """
-
-    def __init__(
-        self,
-        config: Config,
-        datasets: Sequence[Dataset],
-        spec: DataSpec,
-        program: Program,
-        schedule: TrainSchedule,
-        captions: CaptionTokens | None,
-        position: int,
-    ) -> None:
-        self._mesh, self._size = program.mesh, config.train.batch_size
-        index, count = loader_share(self._mesh, self._size)
-        load = functools.partial(
-            Loader, config.data, datasets, spec, seed=config.seed, batch_size=self._size,
-            process_index=index, process_count=count,
-        )  # fmt: skip
-        self._training = load("train", position=position, captions=captions, balance=RowBalancer.from_config(config))
-        # Validation takes whole days, those with held-out activities too, and never accumulates.
-        whole = dataclasses.replace(captions, event_crop_prob=0.0, held_out_activities=()) if captions else None
-        balance = RowBalancer.for_batch(self._size, config.rows.windows_per_row, grad_accum_steps=1)
-        self._load_validation = functools.partial(load, "validation", captions=whole, balance=balance)
-        self._validation_batches = schedule.validation_batches
-
-    @property
-    def position(self) -> int:
-        """Training batches taken so far: the loader's whole state."""
-        return self._training.position
-
-    def next_training(self) -> Mapping[str, jax.Array]:
-        """The next training batch."""
-        return to_devices(self._mesh, next(self._training), self._size)
-
-    def validation(self) -> Iterator[Mapping[str, jax.Array]]:
-        """The first batches of the validation split."""
-        with contextlib.closing(self._load_validation()) as loader:
-            for _ in range(self._validation_batches):
-                yield to_devices(self._mesh, next(loader), self._size)
-
-    def close(self) -> None:
-        """Stops reading ahead."""
-        self._training.close()
+    seconds = restored.seconds if restored else {}
+    if signs := LifeSigns.read(setup.workdir):
+        clock.restore(seconds, signs)
+    if restored:
+        step = int(restored.state.step)
+        report("resumed", f"resumes from checkpoint {step} after {sum(seconds.values()):.0f} s of training", step=step)
+        return restored.state, restored.position
+    with clock.measure("compile"):
+        state = setup.program.init()
+    origin = setup.config.language.encoder_from
+    if origin:
+        state = with_encoder_of(state, origin)
+    report("started", "starts" + (f" from the encoder of {origin}" if origin else " from random parameters"), step=0)
+    return state, 0
 
 
 def validate(validation_step: TimedJit, params: Any, batches: DeviceBatches) -> dict[str, float]:
@@ -250,7 +328,7 @@ def validate(validation_step: TimedJit, params: Any, batches: DeviceBatches) -> 
 def collapse_warning(metrics: Mapping[str, float]) -> str:
     """A sentence if the encoder maps different validation windows to nearly the same vector; empty otherwise."""
     cosine = metrics.get("validation_window_cosine", 0.0)
-    if cosine < _COLLAPSED_COSINE:
+    if not cosine >= _COLLAPSED_COSINE:  # NaN is another fault
         return ""
     return (
         f"WARNING: the encoder's representations of different windows have a mean cosine of {cosine:.4f}: it is "
@@ -282,10 +360,11 @@ def overview(config: Config, spec: DataSpec, objective: Objective, program: Prog
     return "\n".join(lines)
 
 
-def summary(step: int, total: int, workdir: Path, clock: Clock) -> str:
-    """The last sentence of a run, with the share of time of each bucket."""
-    seconds = clock.seconds()
+def summary(step: int, total: int, workdir: Path, seconds: Mapping[str, float], skipped: int) -> str:
+    """The last sentence of a run: how it ended, steps that were skipped, and the share of time of each bucket."""
     wall = sum(seconds.values())
     shares = ", ".join(f"{bucket} {value / wall:.0%}" for bucket, value in seconds.items() if value >= 0.005 * wall)
     how = "finished" if step >= total else f"stopped early; the same command resumes it up to {total}"
-    return f"step {step}: {how}. {wall:.0f} s: {shares}. Run folder: {workdir}"
+    were = "1 step was" if skipped == 1 else f"{skipped} steps were"
+    bad = f"; {were} skipped (see bad_step in {EVENTS})" if skipped else ""
+    return f"step {step}: {how}{bad}. {wall:.0f} s: {shares}. Run folder: {workdir}"

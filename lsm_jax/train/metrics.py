@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
 from lsm_jax.config import Config
-from lsm_jax.errors import RunError
+from lsm_jax.events import Report
 from lsm_jax.train.hardware import total_peak
 from lsm_jax.train.schedule import TrainSchedule
 from lsm_jax.train.timing import Clock
-from lsm_jax.train.workdir import METRICS, TENSORBOARD, WALL_SECONDS_FILE, replace_text
+from lsm_jax.train.workdir import METRICS, TENSORBOARD, replace_text
+
+_IMPOSSIBLE = 1e3  # standard deviations
 
 
 class MetricsLog:
@@ -34,12 +37,8 @@ class MetricsLog:
     """
 
     def __init__(self, workdir: Path, resumed_at: int) -> None:
-        # Removed records still count in the wall time of the run.
-        replace_text(workdir / WALL_SECONDS_FILE, json.dumps(wall_seconds(workdir)))
-        kept = [record for record in read_metrics(workdir) if record["step"] <= resumed_at]
-        replace_text(workdir / METRICS, "".join(map(_line, kept)))
-        self._file = (workdir / METRICS).open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(workdir / TENSORBOARD), purge_step=resumed_at + 1, write_to_disk=True)
+        self._workdir = workdir
+        self._open(resumed_at)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Appends a record."""
@@ -48,10 +47,25 @@ class MetricsLog:
         for name, value in _flat(metrics):
             self._events.add_scalar(name, value, step)
 
+    def write_clock(self, clock: Clock) -> None:
+        """Leaves a sign of life."""
+        clock.write(self._workdir)
+
+    def go_back(self, step: int) -> None:
+        """Removes the records of later steps, which run again."""
+        self.close()
+        self._open(step)
+
     def close(self) -> None:
         """Closes both files."""
         self._file.close()
         self._events.close()
+
+    def _open(self, resumed_at: int) -> None:
+        kept = [record for record in read_metrics(self._workdir) if record["step"] <= resumed_at]
+        replace_text(self._workdir / METRICS, "".join(map(_line, kept)))
+        self._file = (self._workdir / METRICS).open("a", encoding="utf-8")
+        self._events = SummaryWriter(str(self._workdir / TENSORBOARD), purge_step=resumed_at + 1, write_to_disk=True)
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
@@ -68,16 +82,6 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             records.append(record)
     return records
-
-
-def wall_seconds(workdir: Path) -> float:
-    """Wall time of a run over all its starts up to its last record, removed records included."""
-    times = [record["time"] for record in read_metrics(workdir) if isinstance(record.get("time"), dict)]
-    try:
-        before = float((workdir / WALL_SECONDS_FILE).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        before = 0.0
-    return max([before, *(sum(time.values()) for time in times)])
 
 
 class ProgressReporter:
@@ -111,6 +115,11 @@ class MetricsRecorder(contextlib.AbstractContextManager["MetricsRecorder"]):
     Args:
       log: None on processes that write nothing.
       skipped: steps skipped before this start.
+
+    Attributes:
+      skipped: steps skipped so far, those of work that was undone included.
+      bad_in_row: steps skipped without a good one since.
+      last_fault: why the last of them was.
     """
 
     def __init__(
@@ -120,62 +129,88 @@ class MetricsRecorder(contextlib.AbstractContextManager["MetricsRecorder"]):
         schedule: TrainSchedule,
         log: MetricsLog | None,
         reporter: ProgressReporter,
-        skipped: float = 0.0,
+        report: Report,
+        skipped: int = 0,
     ) -> None:
         self._clock, self._schedule, self._log, self._reporter = clock, schedule, log, reporter
-        self._max_nonfinite_steps = config.train.max_nonfinite_steps
+        self._report, self._max_bad_steps = report, config.train.max_bad_steps
         self._peak, origin = total_peak(config.train.peak_flops)
         reporter.message(f"peak for MFU: {self._peak / 1e12:.3g} TFLOP/s ({origin})")
-        self._pending: tuple[int, Any] | None = None
-        self._skipped, self._skipped_in_row = skipped, 0
-        self._start_interval()
+        self._pending: tuple[int, Any, Mapping[str, np.ndarray]] | None = None
+        self.skipped, self.bad_in_row, self.last_fault = skipped, 0, ""
+        self._skipped_in_state = skipped
+        self.start_interval()
 
-    def write_late(self, step: int, metrics: Any) -> None:
-        """Takes the metrics of `step`, which may still be running, and writes those of the step before."""
+    @property
+    def must_act(self) -> bool:
+        """Whether `train.max_bad_steps` steps in a row have been skipped."""
+        return self.bad_in_row >= self._max_bad_steps > 0
+
+    def go_back(self, step: int, skipped: int) -> None:
+        """Forgets everything after a step whose state is restored; `skipped` is what that state counts."""
+        self._pending, self.bad_in_row, self._skipped_in_state = None, 0, skipped
+        if self._log:
+            self._log.go_back(step)
+        self.start_interval()
+
+    def write_late(self, step: int, metrics: Any, rows: Mapping[str, np.ndarray]) -> None:
+        """Takes the metrics of `step`, which may still be running, and writes those of the step before.
+
+        Args:
+          rows: this process's rows of the step's batch, to tell what was in a bad one.
+        """
         self.write_pending()
-        self._pending = (step, metrics)
+        self._pending = (step, metrics, rows)
 
     def write_pending(self) -> None:
-        """Waits for the last step given to `write_late`, and writes its metrics if they are due.
-
-        Raises:
-          RunError: loss or gradient was not finite for `train.max_nonfinite_steps` steps in a row.
-        """
+        """Waits for the last step given to `write_late`, and writes its metrics if they are due."""
         if self._pending is None:
             return
-        (step, metrics), self._pending = self._pending, None
+        (step, metrics, rows), self._pending = self._pending, None
         with self._clock.measure("step"):
             fetched = {name: float(value) for name, value in jax.device_get(metrics).items()}
         self._steps += 1
         self._useful_flops += fetched.get("useful_flops", 0.0)
-        self._check_finite(step, fetched["skipped"])
+        self._check_taken(step, fetched, rows)
         if self._schedule.logs(step):
             record = fetched | self._rates()
             self.write(step, record | {"time": self._clock.seconds()})
             speed = f"{record['windows_per_second']:.3g} windows/s, MFU {record['mfu']:.1%}"
             self._reporter.update(step, f"loss {record['loss']:.4f}, {speed}")
-            self._start_interval()
+            self.start_interval()
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
         """Writes a record now."""
         if self._log:
             self._log.write(step, metrics)
+            self._log.write_clock(self._clock)
 
     def __exit__(self, *_: object) -> None:
         if self._log:
             self._log.close()
 
-    def _check_finite(self, step: int, skipped: float) -> None:
-        self._skipped_in_row = self._skipped_in_row + 1 if skipped > self._skipped else 0
-        self._skipped = skipped
-        if self._skipped_in_row >= self._max_nonfinite_steps > 0:
-            raise RunError(
-                f"step {step}: loss or gradient has not been finite for {self._skipped_in_row} steps in a row. Lower "
-                "optimizer.learning_rate or optimizer.clip_norm, or look for impossible values with `lsm inspect`; the "
-                "last checkpoint is from before."
-            )
+    def _check_taken(self, step: int, metrics: Mapping[str, float], rows: Mapping[str, np.ndarray]) -> None:
+        """Reports a step that was skipped, with the windows of its batch that have impossible values."""
+        new = int(metrics["skipped"]) - self._skipped_in_state
+        self._skipped_in_state += new
+        self.skipped += new
+        self.bad_in_row = self.bad_in_row + 1 if new else 0
+        if not new:
+            return
+        loss, norm = metrics["loss"], metrics["gradient_norm"]
+        self.last_fault = f"loss {loss:.3g}, gradient norm {norm:.3g}"
+        if math.isfinite(loss) and math.isfinite(norm):
+            self.last_fault += f", which is typically {metrics['typical_gradient_norm']:.3g}"
+        largest = np.abs(np.where(rows["observed"], rows["values"], 0.0)).max(axis=(1, 2))
+        suspects = rows["window_id"][~(largest <= _IMPOSSIBLE)].tolist()
+        where = f"; impossible values in windows {', '.join(map(str, suspects[:5]))}" if suspects else ""
+        self._report(
+            "bad_step", f"step {step} was skipped: {self.last_fault}{where}.",
+            step=step, loss=str(loss), gradient_norm=str(norm), suspects=suspects, windows=rows["window_id"].tolist(),
+        )  # fmt: skip
 
-    def _start_interval(self) -> None:
+    def start_interval(self) -> None:
+        """Speed counts from now."""
         self._steps, self._useful_flops, self._interval_start = 0, 0.0, self._clock.seconds()
 
     def _rates(self) -> dict[str, float]:

@@ -67,10 +67,14 @@ class PreemptionHandler(contextlib.AbstractContextManager["PreemptionHandler"]):
 
     Several processes must stop at the same step. JAX's coordination service agrees on it and listens for SIGTERM, so
     the other two signals are passed on as SIGTERM.
+
+    Attributes:
+      by_keyboard: whether this process got Ctrl-C.
     """
 
     def __init__(self) -> None:
         self._received = False
+        self.by_keyboard = False
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> PreemptionHandler:
@@ -93,5 +97,6 @@ class PreemptionHandler(contextlib.AbstractContextManager["PreemptionHandler"]):
         if self._received and number == signal.SIGINT:
             raise KeyboardInterrupt
         self._received = True
+        self.by_keyboard |= number == signal.SIGINT
         if jax.process_count() > 1:
             os.kill(os.getpid(), signal.SIGTERM)

@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
+import time
+from collections.abc import Callable
 
 from lsm_jax.config import Config
 from lsm_jax.errors import UserError, nearest
 
 _UNITS = ("steps", "epochs", "examples", "percent")
+_SECONDS = {"second": 1, "minute": 60, "hour": 3600}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +23,7 @@ class TrainSchedule:
       batch_size: windows of a global batch.
       epoch: windows of the training split.
       total: steps of the whole run; 0 while it is not known.
+      save_seconds: time between checkpoints; 0 if they are saved by steps.
       validation_batches: batches of the validation split that one evaluation takes.
     """
 
@@ -28,6 +32,7 @@ class TrainSchedule:
     total: int = 0
     log_every: int = 0
     save_every: int = 0
+    save_seconds: float = 0.0
     evaluate_every: int = 0
     suites_every: int = 0
     validation_batches: int = 0
@@ -48,10 +53,12 @@ class TrainSchedule:
                 f"train.duration={config.train.duration!r} is zero steps; give at least one, for example '1000 steps'."
             )
         schedule = cls(config.train.batch_size, epoch, total)
+        save_seconds = seconds(config.checkpoint.every)
         return dataclasses.replace(
             schedule,
             log_every=schedule.steps("train.log_every", config.train.log_every),
-            save_every=schedule.steps("checkpoint.every", config.checkpoint.every),
+            save_every=0 if save_seconds is not None else schedule.steps("checkpoint.every", config.checkpoint.every),
+            save_seconds=save_seconds or 0.0,
             evaluate_every=schedule.steps("evaluate.every", config.evaluate.every),
             suites_every=schedule.steps("evaluate.suites_every", config.evaluate.suites_every),
             validation_batches=min(config.evaluate.batches, math.ceil(held_out / config.train.batch_size) or 1),
@@ -73,7 +80,8 @@ class TrainSchedule:
         except (ValueError, KeyError):
             steps = math.nan
         if not math.isfinite(steps):
-            units = _UNITS if self.total else _UNITS[:-1]
+            units = [*_UNITS] if self.total else [*_UNITS[:-1]]
+            units += [f"{name}s" for name in _SECONDS] if key == "checkpoint.every" else []
             hint = nearest(unit, units)
             raise UserError(f"{key}={text!r} is not a duration: write a number and {', '.join(units)}.{hint}")
         # Rounding errors of floats (0.1 + 0.2 > 0.3) must not add a step to a whole number of epochs.
@@ -95,6 +103,46 @@ class TrainSchedule:
     def runs_suites(self, step: int) -> bool:
         """Whether evaluation suites are run after this many steps."""
         return self.suites_every > 0 and (step == self.total or _is_due(step, self.suites_every))
+
+
+def seconds(text: str) -> float | None:
+    """Seconds of a time such as "10 minutes"; None if the text is none."""
+    match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*(second|minute|hour)s?\s*", text)
+    return float(match[1]) * _SECONDS[match[2]] if match else None
+
+
+class SaveTimer:
+    """Says when checkpoints are due by time. All processes call it at every step and get the same answers.
+
+    Only the first process reads its clock, and it tells the others. It does so at few steps: 1, 2, 4, 8, ... after a
+    save, or sooner if the time is up before.
+
+    Args:
+      every: seconds between saves; 0 is never.
+      agree: gives every process the number of the first one.
+      now: seconds; tests pass their own.
+    """
+
+    def __init__(self, every: float, agree: Callable[[int], int], now: Callable[[], float] = time.monotonic) -> None:
+        self._every, self._agree, self._now = every, agree, now
+        self._saved_at, self._steps, self._next_look = now(), 0, 1
+
+    def due(self) -> bool:
+        """Whether to save after this step."""
+        if self._every <= 0:
+            return False
+        self._steps += 1
+        if self._steps < self._next_look:
+            return False
+        left = self._every - (self._now() - self._saved_at)
+        steps_left = left * self._steps / max(self._every - left, 1e-9)
+        ahead = self._agree(max(1, min(int(steps_left), self._steps)) if left > 0 else 0)
+        self._next_look = self._steps + ahead
+        return ahead == 0
+
+    def restart(self) -> None:
+        """Call it at every save."""
+        self._saved_at, self._steps, self._next_look = self._now(), 0, 1
 
 
 def _is_due(step: int, every: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,9 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax.sharding import Mesh
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt32
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, UInt32
 
-from lsm_jax.config import Config
+from lsm_jax.config import Config, TrainConfig
 from lsm_jax.errors import UserError
 from lsm_jax.objectives import Objective
 from lsm_jax.sharding import mirrored_shardings, parameter_shardings
@@ -29,6 +30,9 @@ Loss = Callable[[Any, Batch, PRNGKeyArray], tuple[Float[Array, ""], Metrics]]
 # Metric with the number of cells or tokens that the loss is a mean over. Micro-batches are weighted by it.
 LOSS_WEIGHT = "loss_weight"
 
+_FEWEST_TYPICAL = 5  # steps before a loss or gradient can be an outlier
+_NEWEST_WEIGHT = 0.02  # of the newest step in the running means
+
 
 def is_sum(metric: str) -> bool:
     """Whether a metric is a sum over the global batch. All others are means (docs/explanation/architecture.md)."""
@@ -42,7 +46,8 @@ class State:
 
     Attributes:
       step: steps taken, skipped ones included.
-      skipped: steps without an update, because loss or gradient was not finite.
+      skipped: steps without an update, because loss or gradient was not finite or an outlier.
+      typical: running means of log(1 + loss) and of log(gradient norm) over the steps that were not skipped.
       params: float32 parameters, a nested dict.
       opt_state: of the optimizer.
       ema: averaged parameters; an empty dict where none are kept.
@@ -51,6 +56,7 @@ class State:
 
     step: Int[Array, ""]
     skipped: Int[Array, ""]
+    typical: dict[str, Float[Array, ""]]
     params: Any
     opt_state: Any
     ema: Any
@@ -101,9 +107,7 @@ def make_program(config: Config, objective: Objective, mesh: Mesh, schedule: Tra
     )
     whole, by_windows = replicated(mesh), batch_sharding(mesh)
     loss = _on_mesh(mesh, objective.loss)
-    step = functools.partial(
-        _step, loss, optimizer, learning_rate, config.train.grad_accum_steps, config.train.ema_decay
-    )
+    step = functools.partial(_step, loss, optimizer, learning_rate, config.train)
     return Program(
         mesh=mesh,
         shapes=shapes,
@@ -187,6 +191,7 @@ def _init(objective: Objective, optimizer: optax.GradientTransformation, keeps_e
     return State(
         step=jnp.zeros((), jnp.int32),
         skipped=jnp.zeros((), jnp.int32),
+        typical={"loss": jnp.zeros(()), "gradient_norm": jnp.zeros(())},
         params=params,
         opt_state=optimizer.init(params),
         # A copy, because the state is donated and a buffer cannot be donated twice.
@@ -199,31 +204,53 @@ def _step(
     loss: Loss,
     optimizer: optax.GradientTransformation,
     learning_rate: LearningRate,
-    accumulate: int,
-    ema_decay: float,
+    settings: TrainConfig,
     state: State,
     batch: Batch,
 ) -> tuple[State, Metrics]:
     rng = jax.random.fold_in(jax.random.wrap_key_data(state.rng), state.step)
-    gradient, metrics = gradient_of(loss, state.params, batch, rng, accumulate)
+    gradient, metrics = gradient_of(loss, state.params, batch, rng, settings.grad_accum_steps)
     norm = optax.tree.norm(gradient)
-    finite = jnp.isfinite(norm) & jnp.isfinite(metrics["loss"])
+    good, typical = _check_step(state, metrics["loss"], norm, settings.outlier_factor)
     updates_before = state.step - state.skipped  # the optimizer's own count
     updates, opt_state = optimizer.update(gradient, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     # A lower decay at first: otherwise the initial parameters would weigh on the average for 1 / (1 - decay) steps.
-    decay = jnp.minimum(ema_decay, (1.0 + updates_before) / (10.0 + updates_before))
+    decay = jnp.minimum(settings.ema_decay, (1.0 + updates_before) / (10.0 + updates_before))
     ema = jax.tree.map(lambda old, new: decay * old + (1 - decay) * new, state.ema, params) if state.ema else {}
     new, old = (params, opt_state, ema), (state.params, state.opt_state, state.ema)
-    params, opt_state, ema = jax.tree.map(functools.partial(jnp.where, finite), new, old)
-    skipped = state.skipped + ~finite
+    params, opt_state, ema = jax.tree.map(functools.partial(jnp.where, good), new, old)
+    skipped = state.skipped + ~good
     metrics |= {f"gradient_norm_{part}": optax.tree.norm(gradient[part]) for part in gradient}
     metrics |= {
         "gradient_norm": norm,
+        "typical_gradient_norm": jnp.exp(typical["gradient_norm"]),
         "learning_rate": learning_rate(updates_before),
         "skipped": skipped.astype(jnp.float32),
     }
-    return State(state.step + 1, skipped, params, opt_state, ema, state.rng), metrics
+    return State(state.step + 1, skipped, typical, params, opt_state, ema, state.rng), metrics
+
+
+def _check_step(
+    state: State, loss: Float[Array, ""], norm: Float[Array, ""], factor: float
+) -> tuple[Bool[Array, ""], dict[str, Float[Array, ""]]]:
+    """Whether a step with this loss and gradient norm is to be taken, and the running means after it.
+
+    The means are of logarithms, so that one outlier among the first steps does not hide those that follow. Losses count
+    from 1, because contrastive losses come close to 0, where ratios mean little. A batch without targets has a gradient
+    of 0, which says nothing. Until `_FEWEST_TYPICAL` steps have been taken nothing is an outlier.
+    """
+    logs = {"loss": jnp.log1p(jnp.abs(loss)), "gradient_norm": jnp.log(norm)}
+    good = jnp.isfinite(norm) & jnp.isfinite(loss)
+    taken = state.step - state.skipped
+    if factor > 0:
+        outlier = jnp.array([logs[name] > mean + math.log(factor) for name, mean in state.typical.items()]).any()
+        good &= ~(outlier & (taken >= _FEWEST_TYPICAL))
+    weight = jnp.maximum(1.0 / (1.0 + taken), _NEWEST_WEIGHT)
+    counts = good & (norm > 0)
+    return good, {
+        name: jnp.where(counts, mean + weight * (logs[name] - mean), mean) for name, mean in state.typical.items()
+    }
 
 
 def _evaluate(loss: Loss, representation: Callable[..., Metrics], seed: int, params: Any, batch: Batch) -> Metrics:

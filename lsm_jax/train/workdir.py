@@ -17,7 +17,7 @@ from lsm_jax.errors import UserError
 CONFIG = "config.json"
 SPEC = "spec.json"
 METRICS = "metrics.jsonl"
-WALL_SECONDS_FILE = "wall_seconds.json"
+CLOCK = "clock.json"
 TOKENIZER = "tokenizer.json"
 CHECKPOINTS = "checkpoints"
 EVALUATIONS = "eval"
@@ -27,8 +27,9 @@ TRAINED_ON = "trained_on.json"
 # A resumed run may change its length, hardware and monitoring, but nothing that it learns from. The learning rate
 # follows `train.duration`.
 MAY_CHANGE = (
-    "train.duration", "train.log_every", "train.profile_steps", "train.peak_flops", "train.max_nonfinite_steps",
-    "checkpoint.", "evaluate.", "mesh.", "data.workers", "data.threads", "data.prefetch", "model.remat",
+    "train.duration", "train.log_every", "train.profile_steps", "train.peak_flops", "train.max_bad_steps",
+    "train.on_bad_steps", "checkpoint.", "evaluate.", "mesh.", "data.workers", "data.threads",
+    "data.prefetch", "model.remat",
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from lsm_jax.config import Config, OptimizerConfig, with_changes
 from lsm_jax.errors import UserError
 from lsm_jax.train.optimizer import kernel_mask, make_learning_rate, make_optimizer
-from lsm_jax.train.schedule import TrainSchedule
+from lsm_jax.train.schedule import SaveTimer, TrainSchedule, seconds
 
 _SCHEDULE = TrainSchedule(batch_size=10, epoch=1000, total=200)
 
@@ -33,6 +33,42 @@ def test_durations(text: str, steps: int) -> None:
 def test_what_is_no_duration_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"train\.duration"):
         _SCHEDULE.steps("train.duration", text)
+
+
+def test_times() -> None:
+    assert [seconds(text) for text in ("90 seconds", "10 minutes", "1.5 hours", "0 minutes")] == [90, 600, 5400, 0]
+    assert [seconds(text) for text in ("10", "5 steps", "1 week", "-1 minutes")] == [None] * 4
+    with pytest.raises(UserError, match=r"checkpoint\.every='5 mintes'.*minutes"):
+        _SCHEDULE.steps("checkpoint.every", "5 mintes")
+
+
+@given(st.lists(st.floats(0.01, 30), min_size=1, max_size=300), st.floats(5, 100))
+def test_saves_by_time_are_close_to_their_time_at_any_speed(durations: list[float], every: float) -> None:
+    """A save is never early, and late by less than the steps between two looks."""
+    now, saved_at = 0.0, 0.0
+    timer, since = SaveTimer(every, lambda number: number, lambda: now), 0
+    for duration in durations:
+        now += duration
+        since += 1
+        if timer.due():
+            assert now - saved_at >= every
+            timer.restart()
+            saved_at, since = now, 0
+        assert now - saved_at <= every + max(durations) * (since // 2 + 1)
+    assert not SaveTimer(0.0, lambda number: number).due()
+
+
+def test_processes_save_at_the_same_steps_whatever_their_clocks() -> None:
+    """The second process follows what the first one says."""
+    said: list[int] = []
+    lead = SaveTimer(10.0, lambda number: said.append(number) or number, iter(range(0, 4000, 3)).__next__)
+    other = SaveTimer(10.0, lambda _: said.pop(0), lambda: 0.0)
+    for _ in range(100):
+        answers = lead.due(), other.due()
+        assert answers[0] == answers[1]
+        if answers[0]:
+            lead.restart()
+            other.restart()
 
 
 def test_percent_needs_a_whole() -> None:
