@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 EVENTS = "events.jsonl"
+_LATEST = 1e11  # seconds since 1970; later times are damage
 
 
 class Report(Protocol):
@@ -71,6 +72,7 @@ def read_events(workdir: Path) -> list[dict[str, Any]]:
                 event = json.loads(line)
             except (ValueError, RecursionError):
                 continue
-            if isinstance(event, dict) and isinstance(event.get("time"), (int, float)):
+            when = event.get("time") if isinstance(event, dict) else None
+            if isinstance(when, (int, float)) and 0 <= when < _LATEST:
                 events.append(event)
     return sorted(events, key=lambda event: event["time"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -17,6 +18,7 @@ from lsm_jax.data.store import open_dataset
 from lsm_jax.errors import UserError
 from lsm_jax.evals import SUITES
 from lsm_jax.evals.result import write_whole
+from lsm_jax.events import read_events
 from lsm_jax.report.charts import line_chart
 from lsm_jax.report.render import by_split, number, percent, png_address, readable, render
 from lsm_jax.train.metrics import read_metrics
@@ -44,6 +46,7 @@ _LOSSES = {
     "cap": "captioning loss (nats / token)",
     "coca": "contrastive + captioning loss",
 }
+_MAX_EVENTS = 500  # on the page
 _CONTRASTIVE = ("zeroshot", "fewshot", "retrieval")
 _SUITES = {
     "masked_reconstruction": ("generative",),
@@ -89,6 +92,7 @@ def write_report(workdir: Path, out: Path) -> Path:
         "representations": line_chart(metrics, _REPRESENTATIONS, "validation windows"),
         "speed": line_chart(metrics, {"windows_per_second": "throughput"}, "windows / s", from_zero=True),
         "windows_per_second": _newest(metrics, "windows_per_second", None),
+        "events": _timeline(read_events(workdir)),
         "seconds": sorted(((name, spent) for name, spent in seconds.items() if spent), key=lambda item: -item[1]),
         "datasets": datasets,
         "datasets_missing": datasets_missing,
@@ -101,6 +105,18 @@ def write_report(workdir: Path, out: Path) -> Path:
         raise _damaged(generative, error) from None
     write_whole(out, page)
     return out
+
+
+def _timeline(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The newest events of all processes, as the template takes them, and how many there were of each name."""
+    text = lambda event, name: str(event.get(name, ""))  # noqa: E731
+    rows = [
+        {name: text(event, name) for name in ("host", "process", "event", "step", "sentence")}
+        | {"time": time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(event["time"]))}
+        for event in events[-_MAX_EVENTS:]
+    ]
+    counts = collections.Counter(text(event, "event") for event in events)
+    return {"rows": rows, "counts": counts.most_common(), "left_out": len(events) - len(rows)}
 
 
 def _other_suites(folder: Path, step: int) -> Iterator[dict[str, Any]]:

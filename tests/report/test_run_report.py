@@ -9,6 +9,7 @@ from tiny_run import tiny_config, tiny_dataset
 from lsm_jax.config import with_changes
 from lsm_jax.data.spec import data_spec, open_datasets
 from lsm_jax.errors import UserError
+from lsm_jax.events import EventLog, event_file, read_events
 from lsm_jax.report.render import offsets
 from lsm_jax.report.run_report import write_report
 from lsm_jax.train.workdir import write_config
@@ -64,6 +65,27 @@ def trained(workdir):
     lines += [{"step": step, "validation_loss": 0.5 - step / 100} for step in (0, 10, 20)]
     text = "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 21, "lo'
     (workdir / "metrics.jsonl").write_text(text)
+
+
+def test_events_of_all_processes_are_one_timeline(workdir, capsys):
+    logs = [EventLog(event_file(workdir, process), process, print) for process in (0, 1)]
+    logs[1].report("read_retried", "a shard <b>was</b> read again", step=3, shard="x")
+    logs[0].report("bad_step", "step 4 was skipped", step=4)
+    logs[1].report("read_retried", "and again", step=5)
+    assert capsys.readouterr().out.splitlines()[1] == "step 4 was skipped"
+    with event_file(workdir, 1).open("a") as stream:
+        stream.write('{"time": 1e300, "event": "x"}\n{"time": NaN}\n[]\n{"time": 1, "ev')
+    assert [event["step"] for event in read_events(workdir)] == [3, 4, 5]
+    page = page_of(workdir)
+    assert "read retried 2, bad step 1" in page.text
+    assert page.text.index("a shard <b>was</b> read again") < page.text.index("step 4 was skipped")
+    page.assert_self_contained()
+
+
+def test_an_event_that_cannot_be_written_is_shown_all_the_same(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    EventLog(tmp_path / "file" / "events.jsonl", 0, print).report("bad_step", "step 4 was skipped")
+    assert capsys.readouterr().out == "step 4 was skipped\n"
 
 
 def page_of(workdir):
