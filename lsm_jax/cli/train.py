@@ -23,6 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--preempted-exit-code", type=int, default=PREEMPTED, metavar="CODE",
         help=f"exit code of a run that was asked to stop and has saved (default {PREEMPTED}: start it again)",
     )  # fmt: skip
+    parser.add_argument(
+        "--start-over", action="store_true",
+        help="begin again at step 0; earlier checkpoints and metrics are kept in W/earlier-N",
+    )  # fmt: skip
     several = parser.add_argument_group("several processes", "TPU pods and SLURM are recognised without these.")
     several.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, the same for all")
     several.add_argument("--process-id", type=int, metavar="I", help="number of this process, from 0")
@@ -44,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
     processes.initialise(args.coordinator, args.process_id, args.process_count)
     use_cores(cpu_devices_for(config))
     try:
-        train(config, args.workdir, evaluators(config), process_started())
+        train(config, args.workdir, evaluators(config), process_started(), args.start_over)
     except Preempted:
         return int(args.preempted_exit_code)
     return 0

@@ -1,35 +1,59 @@
 """Checkpoints: written by Orbax in the background, committed whole, verified before they are used.
 
 A checkpoint is one folder, `checkpoints/STEP`, with the state, the data position and the clock. Its manifest has the
-checksum of every file and the shape and type of every array. The manifest is written before Orbax renames the folder
-into place, so that a checkpoint is complete or absent. A damaged one is reported and the one before it is used.
+checksum of every file and the shape and type of every array. When all processes have written, the first one sees that
+every part of every array is there, writes the manifest and renames the folder into place. So a checkpoint is complete
+or absent. A damaged one is reported and the one before it is used.
 """
 
 from __future__ import annotations
 
+import asyncio
 import concurrent.futures
 import dataclasses
-import hashlib
+import itertools
 import json
+import logging
 import shutil
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
-from jax.experimental import multihost_utils
+from etils import epath
 
-from lsm_jax.errors import UserError
+from lsm_jax.errors import RunError, UserError
+from lsm_jax.events import Report
 from lsm_jax.sharding import named_parameters
+from lsm_jax.train.checkpoint_files import (
+    changed_size,
+    checksums,
+    entries,
+    list_files,
+    missing_part,
+    read_manifest,
+    reason,
+    retried,
+    saved_steps,
+    verify,
+    write_manifest,
+)
+from lsm_jax.train.messages import Messages
 from lsm_jax.train.state import State
 from lsm_jax.train.timing import BUCKETS
 
-MANIFEST = "manifest.json"
+__all__ = ["CheckpointState", "Checkpoints", "restore_clock", "restore_parameters", "saved_steps", "verify"]
+
 _MIN_KEPT = 2
-_COMMIT_TIME = "_CHECKPOINT_METADATA"  # Orbax writes it after the manifest, and restores without it
+_FINAL_RETRY_SECONDS = (1.0, 4.0)  # a preempted run has about 30 s in all
 _UNFINISHED = ".orbax-checkpoint-tmp"
+_DAMAGED = "damaged-"
+
+# A failed write is reported in one sentence; Orbax logs the traceback of each of its threads.
+logging.getLogger("absl").addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -53,113 +77,271 @@ class Checkpoints:
     Args:
       folder: `WORKDIR/checkpoints`.
       keep: verified checkpoints to keep, at least 2.
-      report: called with sentences about damage.
+      report: takes the events.
     """
 
-    def __init__(self, folder: Path, keep: int, report: Callable[[str], None]) -> None:
+    def __init__(self, folder: Path, keep: int, report: Report) -> None:
         self._folder, self._keep, self._report = folder.absolute(), max(keep, _MIN_KEPT), report
-        self._handler = _ManifestHandler()
-        self._saver = ocp.AsyncCheckpointer(self._handler)
+        self._process, self._processes = jax.process_index(), jax.process_count()
+        self._messages, self._saves = Messages(), itertools.count()
+        self._handler = ocp.PyTreeCheckpointHandler(type_handler_registry=_TYPES)
+        self._saver = concurrent.futures.ThreadPoolExecutor(1, "save")
+        # Verifying old checkpoints may read all of them, and must hold up neither training nor saving.
+        self._pruner = concurrent.futures.ThreadPoolExecutor(1, "prune")
+        self._saving: concurrent.futures.Future[str] | None = None
         self._verified: set[int] = set()
-        # Verifying a checkpoint reads all of it, which must not block training.
-        self._background = concurrent.futures.ThreadPoolExecutor(1)
-        self._pruning: concurrent.futures.Future[None] | None = None
-        self._closed = False
-        if jax.process_index() == 0:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            for unfinished in self._folder.glob(f"*{_UNFINISHED}*"):
-                report(f"checkpoint {unfinished.name.partition('.')[0]} was never finished; it is removed.")
-                shutil.rmtree(unfinished, ignore_errors=True)
+        self._kept_for_a_reason: set[int] = set()
 
-    def save(self, content: CheckpointState) -> None:
-        """Waits for an earlier save, copies everything off the devices, and writes it in the background."""
+    def save(self, content: CheckpointState, final: bool = False) -> None:
+        """Waits for an earlier save, copies everything off the devices, and writes it in the background.
+
+        A save that fails is an event: training goes on, and the next one is tried as usual.
+
+        Args:
+          final: no other save follows. It is waited for and tried again.
+
+        Raises:
+          RunError: the final save failed.
+        """
         self._finish_saving()
-        item = _item(content.state, np.int64(content.position), content.seconds)
-        self._handler.tree = _tree(item)
-        self._saver.save(self._folder / str(int(content.state.step)), args=_Save(item))
+        self._begin(content, final)
+        for seconds in _FINAL_RETRY_SECONDS if final else ():
+            if not self._finish_saving():
+                return
+            time.sleep(seconds)
+            self._begin(content, final)
+        if final and (fault := self._finish_saving()):
+            raise RunError(
+                f"checkpoint {int(content.state.step)} could not be saved ({fault}). {self._last_whole()} When that is "
+                "mended, the same command goes on from there."
+            )
 
     def restore_latest(self, shapes: State) -> CheckpointState | None:
-        """The newest undamaged checkpoint, None if there is none. Damaged ones are renamed and reported.
+        """The newest undamaged checkpoint, None if none was ever saved. Damaged ones are reported and renamed.
 
         Args:
           shapes: shapes and shardings for the devices there are now, which may differ from those that saved it.
 
         Raises:
-          UserError: the checkpoint has other parameters or another optimizer.
+          UserError: the checkpoint has other parameters or another optimizer, or all checkpoints are damaged, or this
+            user may not read them.
+          RunError: they cannot be read.
         """
-        step = -1
-        if jax.process_index() == 0:
-            step = max(saved_steps(self._folder), default=-1)
-            while step >= 0 and (fault := verify(self._folder / str(step))):
-                self._report(f"checkpoint {step} is damaged ({fault}); it is set aside and the one before it is taken.")
-                _set_aside(self._folder / str(step))
-                step = max(saved_steps(self._folder), default=-1)
-        step = int(multihost_utils.broadcast_one_to_all(np.int32(step)))
-        if step < 0:
-            return None
-        self._verified.add(step)
+        self._finish_saving()
+        steps, set_aside = self._messages.gather(self._list)[0]
+        damaged: dict[int, str] = {}
+        for step in steps:
+            if not (fault := self._verify_together(step)):
+                break
+            damaged[step] = fault
+        else:
+            if not (damaged or set_aside):
+                return None
+            listed = "; ".join([*(f"{step} is damaged: {fault}" for step, fault in damaged.items()), *set_aside])
+            raise UserError(
+                f"{self._folder} has no whole checkpoint ({listed}). Put one back from a copy, or begin again at step "
+                "0 with --start-over, which keeps all files."
+            )
+        self._messages.gather(lambda: self._set_aside(damaged) if self._process == 0 else None)
         checkpoint, item = self._folder / str(step), _item(shapes, np.int64(0), {})
-        _check_tree(checkpoint, _read_manifest(checkpoint)["tree"], _tree(item))
-        content = _read(checkpoint, item, partial=False)
-        return CheckpointState(State(**content["state"]), int(content["position"]), _seconds(content))
+        restored: list[Any] = []
 
-    def wait(self) -> None:
-        """Waits for the save that is being written."""
-        self._saver.wait_until_finished()
+        def restore() -> None:
+            _check_tree(checkpoint, read_manifest(checkpoint)["tree"], _tree(item))
+            restored.append(_read(checkpoint, item, partial=False))
+
+        self._messages.gather(restore)
+        self._verified.add(step)
+        (content,) = restored
+        return CheckpointState(State(**content["state"]), int(content["position"]), _seconds(content))
 
     def close(self) -> None:
         """Waits for the last save and deletes old checkpoints. A second call does nothing."""
-        if self._closed:
-            return
-        self._closed = True
         self._finish_saving()
-        self._background.shutdown()
-        if self._pruning:
-            self._pruning.result()
-        self._saver.close()
+        self._saver.shutdown()
+        self._pruner.shutdown()
 
-    def _finish_saving(self) -> None:
-        self._saver.wait_until_finished()
-        if jax.process_index() == 0:
-            if self._pruning:
-                self._pruning.result()
-            self._pruning = self._background.submit(self._prune)
+    def _begin(self, content: CheckpointState, final: bool) -> None:
+        """Copies the content off the devices and lets it be written."""
+        begun, item = time.monotonic(), _item(content.state, np.int64(content.position), content.seconds)
+        step = int(content.state.step)
+        save = _Save(next(self._saves), step, final, begun, self._folder / f"{step}{_UNFINISHED}", _tree(item))
+        fault, writes = "", []
+        try:
+            if self._process == 0:
+                shutil.rmtree(save.folder, ignore_errors=True)
+                save.folder.mkdir(parents=True)
+        except Exception as error:
+            fault = reason(error)
+        if self._process == 0:
+            self._messages.send(f"{save.number}/created", fault)
+        fault = self._messages.receive(f"{save.number}/created", 0)
+        try:
+            if not fault:
+                # In a notebook the main thread has an event loop already, which allows no other.
+                copied = self._handler.async_save(epath.Path(save.folder), args=ocp.args.PyTreeSave(item))
+                writes = self._saver.submit(asyncio.run, copied).result()
+        except Exception as error:
+            fault = reason(error)
+        self._saving = self._saver.submit(self._write, save, writes, fault)
+
+    def _finish_saving(self) -> str:
+        """Waits for a save; returns why it failed (the same on all processes), nothing if it did not."""
+        saving, self._saving = self._saving, None
+        return saving.result() if saving else ""
+
+    def _write(self, save: _Save, writes: Sequence[Any], fault: str) -> str:
+        """Waits for what this process writes, says so to the first process, and waits for its decision."""
+        files: Mapping[str, tuple[int, str]] = {}
+        try:
+            for write in writes:
+                write.result()
+            files = checksums(save.folder, _written_by(save.folder, self._process))
+        except Exception as error:
+            fault = fault or reason(error)
+        self._messages.send(f"{save.number}/written", json.dumps([fault, files]))
+        if self._process == 0:
+            self._messages.send(f"{save.number}/outcome", self._commit(save))
+        fault = self._messages.receive(f"{save.number}/outcome", 0)
+        if not fault:
+            self._verified.add(save.step)
+        if self._process == 0:
+            self._after(save, fault)
+        return fault
+
+    def _commit(self, save: _Save) -> str:
+        """Commits a checkpoint if all of it is there; returns why not."""
+        try:
+            files: dict[str, tuple[int, str]] = {}
+            for process in range(self._processes):
+                fault, written = json.loads(self._messages.receive(f"{save.number}/written", process))
+                if fault:
+                    return f"process {process}: {fault}" if self._processes > 1 else str(fault)
+                if fault := changed_size(save.folder, written):
+                    return (
+                        f"{fault}, but process {process} has written it: all processes need the same --workdir on one "
+                        "file system"
+                    )
+                files |= written
+            # All processes have begun this save, so none waits for a message of the one before.
+            self._messages.forget(str(save.number - 1))
+            self._handler.finalize(epath.Path(save.folder))
+            files |= checksums(save.folder, [name for name in list_files(save.folder) if name not in files])
+            if fault := missing_part(save.folder, save.tree):
+                return f"{fault}: not all processes wrote to this folder"
+            write_manifest(save.folder, files, save.tree)
+            save.folder.rename(self._folder / str(save.step))
+            save.bytes = sum(size for size, _ in files.values())
+            return ""
+        except Exception as error:
+            return reason(error)
+
+    def _after(self, save: _Save, fault: str) -> None:
+        """Says how a save ended, and deletes what is no longer needed."""
+        if fault:
+            shutil.rmtree(save.folder, ignore_errors=True)
+            then = "" if save.final else " Training goes on, and the next one is tried as usual."
+            sentence = f"checkpoint {save.step} could not be saved ({fault}).{then} {self._last_whole()}"
+            self._report("save_failed", sentence, step=save.step, reason=fault)
+            return
+        seconds = time.monotonic() - save.begun
+        sentence = f"checkpoint {save.step} saved: {save.bytes / 1e6:.3g} MB in {seconds:.2g} s"
+        self._report("checkpoint_saved", sentence, step=save.step, bytes=save.bytes, seconds=seconds)
+        self._pruner.submit(self._prune)
+
+    def _last_whole(self) -> str:
+        return f"The last whole one is {max(self._verified)}." if self._verified else "There is no whole one yet."
 
     def _prune(self) -> None:
-        """Deletes checkpoints older than `keep` verified ones."""
+        """Deletes checkpoints older than `keep` verified ones. Whatever fails here is an event."""
         verified = 0
-        for step in sorted(saved_steps(self._folder), reverse=True):
-            folder = self._folder / str(step)
-            if verified >= self._keep:
-                shutil.rmtree(folder)
-            elif step in self._verified or not (fault := verify(folder)):
-                self._verified.add(step)
-                verified += 1
-            else:
-                self._report(f"checkpoint {step} did not survive being written ({fault}); older ones are kept.")
+        try:
+            for step in sorted(saved_steps(self._folder), reverse=True):
+                if verified >= self._keep:
+                    self._delete(step)
+                elif step in self._verified or not (fault := verify(self._folder / str(step))):
+                    self._verified.add(step)
+                    verified += 1
+                else:
+                    sentence = f"checkpoint {step} did not survive being written ({fault}); older ones are kept."
+                    self._report("checkpoint_damaged", sentence, step=step, reason=fault)
+        except Exception as error:
+            sentence = f"old checkpoints are kept, because a newer one could not be verified ({reason(error)})."
+            self._report("checkpoint_unreadable", sentence)
+
+    def _delete(self, step: int) -> None:
+        try:
+            shutil.rmtree(self._folder / str(step))
+        except OSError as error:
+            if step not in self._kept_for_a_reason:
+                self._kept_for_a_reason.add(step)
+                sentence = f"checkpoint {step} is no longer needed and cannot be deleted ({reason(error)})."
+                self._report("checkpoint_not_deleted", sentence, step=step, reason=reason(error))
+
+    def _list(self) -> tuple[list[int], list[str]]:
+        """Steps with a checkpoint, newest first, and the names of damaged ones. What a crash left is removed."""
+        if self._process > 0:
+            return [], []
+        names = entries(self._folder)
+        for name in names:
+            if _UNFINISHED in name:
+                step = name.partition(".")[0]
+                self._report("checkpoint_unfinished", f"checkpoint {step} was never finished; it is removed.")
+                shutil.rmtree(self._folder / name, ignore_errors=True)
+        return sorted(saved_steps(self._folder), reverse=True), sorted(n for n in names if n.startswith(_DAMAGED))
+
+    def _verify_together(self, step: int) -> str | None:
+        """The first fault of a checkpoint. Each process reads its share of the files.
+
+        Raises:
+          RunError: the processes do not see the same checkpoint.
+        """
+        checkpoint = self._folder / str(step)
+        faults = self._messages.gather(lambda: verify(checkpoint, self._process, self._processes))
+        found = [(process, fault) for process, fault in enumerate(faults) if fault]
+        if not found:
+            return None
+        (process, fault), *_ = found
+        if process == 0:
+            return str(fault)
+        confirmed = self._messages.gather(lambda: verify(checkpoint) if self._process == 0 else None)[0]
+        if not confirmed:
+            raise RunError(
+                f"process {process} finds checkpoint {step} damaged ({fault}), process 0 finds it whole: they do not "
+                f"see the same {checkpoint}. All processes need the same --workdir on one file system."
+            )
+        return str(confirmed)
+
+    def _set_aside(self, damaged: Mapping[int, str]) -> None:
+        """Renames damaged checkpoints: their steps can be saved again, and their files can still be examined."""
+        for step, fault in damaged.items():
+            checkpoint, number = self._folder / str(step), 0
+            while (target := self._folder / f"{_DAMAGED}{step}-{number}").exists():
+                number += 1
+            try:
+                checkpoint.rename(target)
+            except OSError as error:
+                raise RunError(f"{checkpoint} is damaged ({fault}) and cannot be renamed ({reason(error)}).") from error
+            sentence = f"checkpoint {step} is damaged ({fault}); it is set aside and the one before it is taken."
+            self._report("checkpoint_damaged", sentence, step=step, reason=fault)
 
 
-def saved_steps(folder: Path) -> list[int]:
-    """Steps with a committed checkpoint, damaged or not, in any order."""
-    return [int(entry.name) for entry in folder.glob("*") if entry.name.isdecimal() and entry.is_dir()]
+@dataclasses.dataclass
+class _Save:
+    """A save under way.
 
+    Attributes:
+      number: of this run's saves, for its messages.
+      folder: where it is written until it is committed.
+    """
 
-def verify(checkpoint: Path) -> str | None:
-    """Compares a checkpoint's files with its manifest; returns the first fault in words, None if there is none."""
-    try:
-        for name, (size, checksum) in _read_manifest(checkpoint)["files"].items():
-            file = checkpoint / name
-            if not file.is_file():
-                return f"{name} is missing"
-            if file.stat().st_size != size:
-                return f"{name} has {file.stat().st_size} bytes instead of {size}"
-            if _checksum(file) != checksum:
-                return f"{name} has changed since it was written"
-    except FileNotFoundError:
-        return f"{MANIFEST} is missing"
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        return f"{MANIFEST} cannot be read"
-    return None
+    number: int
+    step: int
+    final: bool
+    begun: float
+    folder: Path
+    tree: dict[str, list[Any]]
+    bytes: int = 0
 
 
 def restore_parameters(checkpoint: Path, shapes: Any) -> Any:
@@ -167,8 +349,9 @@ def restore_parameters(checkpoint: Path, shapes: Any) -> Any:
 
     Raises:
       UserError: the checkpoint has other parameters.
+      RunError: it cannot be read.
     """
-    tree = _read_manifest(checkpoint)["tree"]
+    tree = read_manifest(checkpoint)["tree"]
     name = "ema" if any(path.startswith("state/ema/") for path in tree) else "params"
     item = {"state": {name: shapes}}
     found = {path: kind for path, kind in tree.items() if path.startswith(f"state/{name}/")}
@@ -190,50 +373,10 @@ _TYPES = ocp.type_handlers.create_type_handler_registry(
 )
 
 
-class _ManifestHandler(ocp.PyTreeCheckpointHandler):
-    """Adds the manifest as the last file before Orbax commits the folder."""
-
-    tree: dict[str, list[Any]]
-
-    def __init__(self) -> None:
-        super().__init__(type_handler_registry=_TYPES)
-
-    def finalize(self, directory: Any) -> None:
-        super().finalize(directory)
-        folder = Path(directory)
-        files = [file for file in sorted(folder.rglob("*")) if file.is_file() and file.name != _COMMIT_TIME]
-        content = {
-            "files": {str(file.relative_to(folder)): [file.stat().st_size, _checksum(file)] for file in files},
-            "tree": self.tree,
-        }
-        (folder / MANIFEST).write_text(json.dumps({"checksum": _digest(content), "content": content}))
-
-
-# Orbax finds the arguments of a handler by the classes registered for it.
-@ocp.args.register_with_handler(_ManifestHandler, for_save=True)
-class _Save(ocp.args.PyTreeSave):
-    pass
-
-
-@ocp.args.register_with_handler(_ManifestHandler, for_restore=True)
-class _Restore(ocp.args.PyTreeRestore):
-    pass
-
-
-def _read_manifest(checkpoint: Path) -> Any:
-    manifest = json.loads((checkpoint / MANIFEST).read_text(encoding="utf-8"))
-    if _digest(manifest["content"]) != manifest["checksum"]:
-        raise ValueError("the manifest does not match its own checksum")
-    return manifest["content"]
-
-
-def _digest(content: Any) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _checksum(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+def _written_by(folder: Path, process: int) -> list[str]:
+    """The files that Orbax wrote on one process, which has a store of its own until all are merged."""
+    own = f"ocdbt.process_{process}"
+    return [str(Path(own) / name) for name in list_files(folder / own)]
 
 
 def _item(state: State, position: Any, seconds: Mapping[str, float]) -> dict[str, Any]:
@@ -262,6 +405,7 @@ def _check_tree(checkpoint: Path, found: Mapping[str, Any], expected: Mapping[st
 
 
 def _read(checkpoint: Path, item: Any, partial: bool) -> Any:
+    """Restores arrays; raises as `retried`. No process waits for another."""
     restore_args = jax.tree.map(
         lambda leaf: (
             ocp.ArrayRestoreArgs(sharding=leaf.sharding, global_shape=leaf.shape, dtype=leaf.dtype)
@@ -270,14 +414,6 @@ def _read(checkpoint: Path, item: Any, partial: bool) -> Any:
         ),
         item,
     )
-    with ocp.Checkpointer(_ManifestHandler()) as reader:
-        args = _Restore(item, restore_args=restore_args, partial_restore=partial)
-        return reader.restore(checkpoint.absolute(), args=args)
-
-
-def _set_aside(checkpoint: Path) -> None:
-    """Renames a damaged checkpoint: its step can be saved again, and its files can still be examined."""
-    number = 0
-    while (target := checkpoint.with_name(f"damaged-{checkpoint.name}-{number}")).exists():
-        number += 1
-    checkpoint.rename(target)
+    args = ocp.args.PyTreeRestore(item, restore_args=restore_args, partial_restore=partial)
+    reader = ocp.PyTreeCheckpointHandler(type_handler_registry=_TYPES)
+    return retried(checkpoint, lambda: reader.restore(epath.Path(checkpoint.absolute()), args=args))

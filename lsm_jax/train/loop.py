@@ -41,6 +41,7 @@ from lsm_jax.train.workdir import (
     EVALUATIONS,
     check_same,
     check_same_data,
+    keep_aside,
     run_captions,
     write_config,
     write_trained_on,
@@ -51,7 +52,11 @@ _COLLAPSED_COSINE = 0.98  # of the windows' mean tokens
 
 
 def train(
-    config: Config, workdir: Path | str, evaluators: Sequence[Evaluator] = (), started: float | None = None
+    config: Config,
+    workdir: Path | str,
+    evaluators: Sequence[Evaluator] = (),
+    started: float | None = None,
+    start_over: bool = False,
 ) -> int:
     """Trains for `train.duration`. Called again, it resumes from the newest checkpoint.
 
@@ -63,13 +68,15 @@ def train(
         `eval/`.
       evaluators: run every `evaluate.suites_every`; those of `evaluate.suites` are `lsm_jax.evals.evaluators(config)`.
       started: seconds since 1970 from which the run's wall time counts; None is now.
+      start_over: begin at step 0 even where checkpoints exist. They and the metrics are kept in `earlier-N/`.
 
     Returns:
       The steps taken in all.
 
     Raises:
       UserError: a setting or the data is refused, or the workdir belongs to another configuration.
-      RunError: `train.max_bad_steps` steps in a row had to be skipped.
+      RunError: `train.max_bad_steps` steps in a row had to be skipped, or checkpoints cannot be read, or the last one
+        cannot be saved.
       Preempted: SIGTERM or a lost terminal stopped it after a save.
       KeyboardInterrupt: Ctrl-C did.
     """
@@ -82,7 +89,7 @@ def train(
         write_config(workdir, config, setup.spec, setup.captions)
         write_trained_on(workdir, datasets_with_weight(config.data, setup.datasets))
     with contextlib.ExitStack() as stack:
-        loop = Loop(setup, evaluators, clock, stack)
+        loop = Loop(setup, evaluators, clock, stack, start_over)
         step = loop.run()
     loop.say_the_end()
     return step
@@ -126,7 +133,12 @@ class Loop:
     """
 
     def __init__(
-        self, setup: Setup, evaluators: Sequence[Evaluator], clock: Clock, stack: contextlib.ExitStack
+        self,
+        setup: Setup,
+        evaluators: Sequence[Evaluator],
+        clock: Clock,
+        stack: contextlib.ExitStack,
+        start_over: bool = False,
     ) -> None:
         config, workdir, program, schedule = setup.config, setup.workdir, setup.program, setup.schedule
         process = jax.process_index()
@@ -135,7 +147,10 @@ class Loop:
         stack.callback(self._reporter.close)
         self._report = EventLog(event_file(workdir, process), process, self._reporter.message).report
         self._reporter.message(overview(config, setup.spec, setup.objective, program, schedule))
-        self._checkpoints = Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, self._reporter.message)
+        if start_over and process == 0 and (earlier := keep_aside(workdir)):
+            sentence = f"begins again at step 0; the earlier checkpoints and metrics are in {earlier}"
+            self._report("started_over", sentence, step=0)
+        self._checkpoints = Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, self._report)
         stack.callback(self._checkpoints.close)
         restored = self._checkpoints.restore_latest(program.shapes)
         self._state, position = init_or_restore(setup, restored, clock, self._report)
@@ -168,13 +183,14 @@ class Loop:
             last = stops or step >= self._setup.schedule.total
             timed = self._save_timer.due()
             if step > saved and (last or timed or self._setup.schedule.saves(step)):
-                self._save()
+                self._save(final=last)
                 saved = step
             if last:
                 break
             self._train()
             if self._recorder.must_act:
                 self._roll_back()
+                saved = self._step
         self._recorder.write_pending()
         with self._clock.measure("checkpoint"):
             self._checkpoints.close()
@@ -230,10 +246,11 @@ class Loop:
             folder = setup.workdir / EVALUATIONS / f"step-{step}" if jax.process_index() == 0 else None
             recorder.write(step, run_evaluators(self._evaluators, run, setup.datasets, folder))
 
-    def _save(self) -> None:
+    def _save(self, final: bool) -> None:
         self._recorder.write_pending()
         with self._clock.measure("checkpoint"):
-            self._checkpoints.save(CheckpointState(self._state, self._batches.position, self._clock.seconds()))
+            content = CheckpointState(self._state, self._batches.position, self._clock.seconds())
+            self._checkpoints.save(content, final)
         self._save_timer.restart()
         self._rollbacks = 0
 
@@ -264,7 +281,6 @@ class Loop:
         if self._rollbacks == _MAX_ROLLBACKS:
             raise RunError(f"{fault}, {_MAX_ROLLBACKS} times since the last checkpoint. {advice}.")
         self._rollbacks += 1
-        self._checkpoints.wait()
         del self._state  # frees its memory
         restored = self._checkpoints.restore_latest(self._setup.program.shapes)
         if restored is None:

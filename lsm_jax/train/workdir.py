@@ -40,6 +40,28 @@ def replace_text(file: Path, text: str) -> None:
     new.replace(file)
 
 
+def keep_aside(workdir: Path) -> Path | None:
+    """Moves what a run has made into the new folder `earlier-N`, so that it begins again; None if it has made nothing.
+
+    Raises:
+      UserError: this user may not.
+    """
+    parts = (CHECKPOINTS, METRICS, EVALUATIONS, TENSORBOARD, CLOCK)
+    made = [name for name in parts if (workdir / name).exists()]
+    if not made:
+        return None
+    number = 0
+    while (folder := workdir / f"earlier-{number}").exists():
+        number += 1
+    try:
+        folder.mkdir()
+        for name in made:
+            (workdir / name).rename(folder / name)
+    except OSError as error:
+        raise UserError(f"{workdir} cannot be cleared for a new start: {error}.") from error
+    return folder
+
+
 def check_same(workdir: Path, config: Config) -> None:
     """UserError if the folder holds a run of another configuration; names the keys that differ."""
     file = workdir / CONFIG

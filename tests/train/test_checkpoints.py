@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,8 +20,10 @@ from jax.sharding import SingleDeviceSharding
 from short_training import CHANNELS, program_and_batches, short_config
 
 from lsm_jax.errors import UserError
+from lsm_jax.events import read_events
 from lsm_jax.train.checkpoints import Checkpoints, CheckpointState, saved_steps, verify
 from lsm_jax.train.loop import train
+from lsm_jax.train.metrics import read_metrics
 from lsm_jax.train.run import load_run, whole_steps
 from lsm_jax.train.state import State
 
@@ -42,9 +45,17 @@ def shapes_of(state: State) -> State:
     return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=here), state)
 
 
+class Reported(list[str]):
+    """The sentences of a run's events, but for those that say that all is well."""
+
+    def __call__(self, event: str, sentence: str, *, step: int | None = None, **details: Any) -> None:
+        if event != "checkpoint_saved":
+            self.append(sentence)
+
+
 def save(folder: Path, *at: int, keep: int = 2) -> list[str]:
-    reported: list[str] = []
-    checkpoints = Checkpoints(folder, keep, reported.append)
+    reported = Reported()
+    checkpoints = Checkpoints(folder, keep, reported)
     for step in at:
         checkpoints.save(CheckpointState(state_at(step), 10 * step, {"step": 1.5 * step}))
     checkpoints.close()
@@ -52,8 +63,8 @@ def save(folder: Path, *at: int, keep: int = 2) -> list[str]:
 
 
 def latest(folder: Path) -> tuple[CheckpointState | None, list[str]]:
-    reported: list[str] = []
-    checkpoints = Checkpoints(folder, 2, reported.append)
+    reported = Reported()
+    checkpoints = Checkpoints(folder, 2, reported)
     saved = checkpoints.restore_latest(shapes_of(state_at(0)))
     checkpoints.close()
     return saved, reported
@@ -138,13 +149,17 @@ def test_no_damage_is_ever_restored(three: Path, tmp_path_factory: pytest.TempPa
         assert_is(saved, 3)
 
 
-def test_all_damaged_means_none(tmp_path: Path) -> None:
+def test_all_damaged_is_no_new_run(tmp_path: Path) -> None:
     save(tmp_path, 1, 2)
     for step in (1, 2):
         (tmp_path / str(step) / "manifest.json").unlink()
-    saved, reported = latest(tmp_path)
-    assert saved is None
-    assert len(reported) == 2
+    with pytest.raises(UserError, match=r"2 is damaged: manifest.json is missing.*--start-over"):
+        latest(tmp_path)
+    assert sorted(saved_steps(tmp_path)) == [1, 2]
+    for step in (1, 2):
+        (tmp_path / str(step)).rename(tmp_path / f"damaged-{step}-0")
+    with pytest.raises(UserError, match=r"no whole checkpoint \(damaged-1-0; damaged-2-0\)"):
+        latest(tmp_path)
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "null", '{"checksum": 1, "content": {}}', "[" * 9000])
@@ -158,15 +173,15 @@ def test_another_model_is_refused_by_parameter(three: Path) -> None:
     shapes = shapes_of(state_at(0))
     shapes.params["head"]["kernel"] = jax.ShapeDtypeStruct((3, 5), jnp.float32, sharding=shapes.rng.sharding)
     with pytest.raises(UserError, match=r"\[\[3, 4\], 'float32'\] at state/params/head/kernel"):
-        Checkpoints(three, 3, print).restore_latest(shapes)
+        Checkpoints(three, 3, Reported()).restore_latest(shapes)
 
 
 _SAVES_UNTIL_KILLED = """
 import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
-from test_checkpoints import Checkpoints, CheckpointState, state_at
-checkpoints = Checkpoints(Path(sys.argv[1]), 2, print)
+from test_checkpoints import Checkpoints, CheckpointState, Reported, state_at
+checkpoints = Checkpoints(Path(sys.argv[1]), 2, Reported())
 for step in range(1, 10**6):
     checkpoints.save(CheckpointState(state_at(step), 10 * step, {"step": 1.5 * step}))
 """
@@ -190,7 +205,7 @@ def test_a_kill_in_the_middle_of_saving_leaves_a_whole_checkpoint(tmp_path: Path
         shutil.rmtree(tmp_path)
 
 
-def test_a_run_falls_back_and_trains_over_the_damaged_step(half_hours: Path, tmp_path: Path) -> None:
+def test_a_run_falls_back_and_where_nothing_is_whole_it_stops(half_hours: Path, tmp_path: Path) -> None:
     config = short_config(half_hours, "train.duration=8 steps")
     train(config, tmp_path)
     expected = load_run(tmp_path)
@@ -208,6 +223,18 @@ def test_a_run_falls_back_and_trains_over_the_damaged_step(half_hours: Path, tmp
     assert json.loads((folder / "8" / "manifest.json").read_text())
     jax.tree.map(np.testing.assert_array_equal, load_run(tmp_path).params, expected.params)
 
+    before = read_metrics(tmp_path)
+    for step in (4, 8):
+        (folder / str(step) / "manifest.json").write_text("")
+    with pytest.raises(UserError, match=r"no whole checkpoint \(8 is damaged.*4 is damaged.*--start-over"):
+        train(config, tmp_path)
+    assert read_metrics(tmp_path) == before
+    assert train(config, tmp_path, start_over=True) == 8
+    assert read_metrics(tmp_path / "earlier-0") == before
+    assert {"4", "8"} <= {entry.name for entry in (tmp_path / "earlier-0" / "checkpoints").iterdir()}
+    assert whole_steps(tmp_path) == [4, 8]
+    assert "started_over" in [event["event"] for event in read_events(tmp_path)]
+
 
 @pytest.mark.parametrize("text", [None, "not json"])
 def test_what_is_no_run_is_refused(tmp_path: Path, text: str | None) -> None:
@@ -223,7 +250,7 @@ def test_averaged_parameters_are_what_leaves_a_run(half_hours: Path, tmp_path: P
         changes = ("train.duration=2 steps", f"train.ema_decay={decay}")
         train(short_config(half_hours, *changes), tmp_path / name)
         program, _ = program_and_batches(half_hours, *changes)
-        content = Checkpoints(tmp_path / name / "checkpoints", 2, print).restore_latest(program.shapes)
+        content = Checkpoints(tmp_path / name / "checkpoints", 2, Reported()).restore_latest(program.shapes)
         assert content is not None
         exported = load_run(tmp_path / name).params
         jax.tree.map(np.testing.assert_array_equal, exported, getattr(content.state, name))

@@ -1,0 +1,84 @@
+"""Short texts between the processes of a run. No device takes part, so any thread may send and wait for them."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+from jax._src import distributed
+
+from lsm_jax.errors import RunError, UserError
+
+_SECONDS = 1800
+_CHANNELS = itertools.count()
+
+
+class Messages:
+    """A channel between all processes, which open their channels in the same order.
+
+    Args:
+      seconds: how long to wait for a text.
+    """
+
+    def __init__(self, seconds: int = _SECONDS) -> None:
+        self._name, self._seconds = f"lsm_jax/{next(_CHANNELS)}", seconds
+        self._own: dict[str, str] = {}
+        self._gathered = itertools.count()
+
+    def send(self, key: str, text: str) -> None:
+        """Sends a text to all processes, once for each key."""
+        self._own[key] = text
+        if jax.process_count() > 1:
+            _client().key_value_set(f"{self._name}/{key}/{jax.process_index()}", text)
+
+    def receive(self, key: str, process: int) -> str:
+        """Waits for the text that a process sends under a key.
+
+        Raises:
+          RunError: it does not come in time.
+        """
+        if process == jax.process_index():
+            return self._own[key]
+        try:
+            return str(_client().blocking_key_value_get(f"{self._name}/{key}/{process}", 1000 * self._seconds))
+        except jax.errors.JaxRuntimeError as error:
+            raise RunError(f"process {process} did not answer within {self._seconds} s.") from error
+
+    def gather(self, action: Callable[[], Any]) -> list[Any]:
+        """Runs an action on all processes, which all call this.
+
+        Returns:
+          What it returned (JSON) on each of them.
+
+        Raises:
+          UserError, RunError: it failed on one process; all processes raise the same sentence.
+        """
+        key, fault, result = f"gather-{next(self._gathered)}", None, None
+        try:
+            result = action()
+        except Exception as error:
+            fault = error
+        kind = "UserError" if isinstance(fault, UserError) else "RunError" if fault else ""
+        self.send(key, json.dumps([kind, str(fault) if fault else result]))
+        if fault and not isinstance(fault, (UserError, RunError)):
+            raise fault
+        answers = [json.loads(self.receive(key, process)) for process in range(jax.process_count())]
+        for process, (kind, sentence) in enumerate(answers):
+            if kind:
+                where = f"process {process}: " if jax.process_count() > 1 else ""
+                raise (UserError if kind == "UserError" else RunError)(where + sentence) from fault
+        return [result for _, result in answers]
+
+    def forget(self, key: str) -> None:
+        """Frees the memory of a key's texts, which nobody may wait for any more."""
+        self._own.pop(key, None)
+        if jax.process_count() > 1:
+            _client().key_value_delete(f"{self._name}/{key}/")
+
+
+def _client() -> Any:
+    """Of the coordination service, which JAX has no public name for."""
+    return distributed.global_state.client
