@@ -65,7 +65,7 @@ def tiny_run(*folders, step=7):
 def save_run(run, workdir):
     """Writes a run as the training loop leaves it, without the minute that compiling a training step takes."""
     write_config(workdir, run.config, run.spec)
-    state = State(jnp.int32(run.step), jnp.int32(0), run.params, (), {}, jax.random.key_data(jax.random.key(0)))
+    state = State(jnp.int32(run.step), jnp.int32(0), {}, run.params, (), {}, jax.random.key_data(jax.random.key(0)))
     checkpoints = Checkpoints(workdir / "checkpoints", 2, lambda *_, **__: None)
     checkpoints.save(CheckpointState(state, 0, {"step": 1.0}))
     checkpoints.close()

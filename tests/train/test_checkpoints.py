@@ -33,6 +33,7 @@ def state_at(step: int) -> State:
     return State(
         step=jnp.int32(step),
         skipped=jnp.int32(step // 2),
+        typical={"loss": jnp.float32(step)},
         params=params,
         opt_state=({"mu": jax.tree.map(lambda leaf: leaf + 1, params)}, ()),
         ema={},
