@@ -14,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 from jax.experimental import mesh_utils
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from lsm_jax.config import Config, MeshConfig
 from lsm_jax.errors import UserError
@@ -29,29 +29,44 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     Raises:
       UserError: the sizes do not multiply to the number of devices.
     """
-    devices = jax.devices() if devices is None else devices
-    slices = config.slices
-    sizes = [getattr(config, axis) for axis in AXES]
-    fixed = slices * math.prod(size for size in sizes if size != -1)
-    text = f"mesh of slices={slices}, " + ", ".join(f"{axis}={size}" for axis, size in zip(AXES, sizes, strict=True))
-    if min(slices, *(abs(size) for size in sizes)) < 1 or min(sizes) < -1 or sizes.count(-1) > 1:
-        raise UserError(f"{text}: sizes are at least 1, and one may be -1, the rest of the devices.")
-    if -1 in sizes and len(devices) % fixed == 0:
-        sizes[sizes.index(-1)] = len(devices) // fixed
-    if -1 in sizes or slices * math.prod(sizes) != len(devices):
-        raise UserError(f"{text} does not fit {len(devices)} devices; set --config.mesh.data=-1 and divisors of it.")
+    devices, slices = jax.devices() if devices is None else devices, config.slices
+    sizes = mesh_sizes(config, len(devices))
+    each_slice = (sizes[0] // slices, *sizes[1:])
     axis_types = (AxisType.Auto,) * len(AXES)
     if slices == 1:
-        return jax.make_mesh(tuple(sizes), AXES, axis_types=axis_types, devices=devices)
+        return jax.make_mesh(sizes, AXES, axis_types=axis_types, devices=devices)
     by_slice = {getattr(device, "slice_index", None) for device in devices}
     by_process = {device.process_index for device in devices}
     if slices not in {len(by_slice), len(by_process)}:
-        raise UserError(f"{text}: the devices are {len(by_slice)} slices of {len(by_process)} processes.")
+        raise UserError(f"{_mesh_text(config)}: the devices are {len(by_slice)} slices of {len(by_process)} processes.")
     # Hardware without slices (CPU, GPU): the network joins hosts.
     grid = mesh_utils.create_hybrid_device_mesh(
-        sizes, (slices, 1, 1), devices, process_is_granule=slices != len(by_slice)
+        each_slice, (slices, 1, 1), devices, process_is_granule=slices != len(by_slice)
     )
     return Mesh(grid, AXES, axis_types=axis_types)
+
+
+def mesh_sizes(config: MeshConfig, devices: int) -> tuple[int, ...]:
+    """The size of each axis on so many devices; data counts all slices.
+
+    Raises:
+      UserError: the sizes do not multiply to the number of devices.
+    """
+    slices, sizes = config.slices, [getattr(config, axis) for axis in AXES]
+    fixed = slices * math.prod(size for size in sizes if size != -1)
+    if min(slices, *(abs(size) for size in sizes)) < 1 or min(sizes) < -1 or sizes.count(-1) > 1:
+        raise UserError(f"{_mesh_text(config)}: sizes are at least 1, and one may be -1, the rest of the devices.")
+    if -1 in sizes and devices % fixed == 0:
+        sizes[sizes.index(-1)] = devices // fixed
+    if -1 in sizes or slices * math.prod(sizes) != devices:
+        raise UserError(
+            f"{_mesh_text(config)} does not fit {devices} devices; set --config.mesh.data=-1 and divisors of it."
+        )
+    return (slices * sizes[0], *sizes[1:])
+
+
+def _mesh_text(config: MeshConfig) -> str:
+    return f"mesh of slices={config.slices}, " + ", ".join(f"{axis}={getattr(config, axis)}" for axis in AXES)
 
 
 def cpu_devices_for(config: Config) -> int:
@@ -107,7 +122,7 @@ def check_sizes(config: Config) -> None:
             raise UserError(f"{key}={count} must be at least 1.")
 
 
-def check_batch(mesh: Mesh, config: Config) -> None:
+def check_batch(mesh: Mesh | AbstractMesh, config: Config) -> None:
     """UserError unless every device gets the same number of whole rows in every micro-batch.
 
     XLA would gather a row that spans devices, and every device would compute attention for all of it.
