@@ -93,7 +93,11 @@ def read_request(
     sizes = mesh_sizes(config.mesh, machines.devices)
     check_batch(AbstractMesh(sizes, AXES), config)
     mesh = {"slices": machines.slices} | dict(zip(AXES, sizes, strict=True))
-    return Request(args, tuple(unknown), machines, tuple(train), str(parsed.workdir), mesh)
+    # As it was written: a path would lose a slash of gs://.
+    words_of_workdir = argparse.ArgumentParser(add_help=False)
+    words_of_workdir.add_argument("--workdir")
+    workdir = words_of_workdir.parse_known_args(train)[0].workdir
+    return Request(args, tuple(unknown), machines, tuple(train), workdir, mesh)
 
 
 def job_name(request: Request, longest: int = 40) -> str:

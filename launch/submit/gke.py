@@ -154,7 +154,6 @@ def pod_spec(request: Request, name: str) -> dict[str, Any]:
         "name": "lsm",
         "image": args.image,
         "command": command,
-        "ports": [{"containerPort": PORT}],
         "resources": {"limits": {resource: pod.chips_per_host}},
         # GPUs of a host exchange data through shared memory, of which a container has 64 MB by default.
         "volumeMounts": [{"name": "shared-memory", "mountPath": "/dev/shm"}]

@@ -124,7 +124,7 @@ class Cluster:
 
     def start_now(self, number: str) -> None:
         """Starts a requeued job, which waits two minutes by default."""
-        self.wait_for(number, "PENDING")
+        wait_until(lambda: self.job(number)["Reason"] == "BeginTime", f"job {number} waits for its second start")
         self.run("scontrol", "update", f"JobId={number}", "StartTime=now")
 
 
