@@ -31,6 +31,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     several.add_argument("--coordinator", metavar="HOST:PORT", help="address of process 0, the same for all")
     several.add_argument("--process-id", type=int, metavar="I", help="number of this process, from 0")
     several.add_argument("--process-count", type=int, metavar="N", help="how many there are")
+    several.add_argument(
+        "--join-timeout", type=int, default=600, metavar="S", help="seconds to wait for all of them (default 600)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -45,7 +48,7 @@ def run(args: argparse.Namespace) -> int:
 
     config = load_config(args.config, args.overrides)
     # Both must come before anything asks for a device.
-    processes.initialise(args.coordinator, args.process_id, args.process_count)
+    processes.initialise(args.coordinator, args.process_id, args.process_count, args.join_timeout)
     use_cores(cpu_devices_for(config))
     try:
         train(config, args.workdir, evaluators(config), process_started(), args.start_over)

@@ -187,6 +187,10 @@ class TrainConfig(Strict):
     )
     log_every: str = key("50 steps", "how often metrics are written")
     profile_steps: tuple[int, ...] = key((), "first and last step to trace for TensorBoard")
+    hang_timeout: float = key(
+        1800.0, "seconds without a step before the run ends; 10 times as many to compile, evaluate or save; 0: never"
+    )
+    lost_timeout: float = key(45.0, "seconds without a sign of life of another process before the run ends")
     peak_flops: float = key(0.0, "peak FLOP/s of one device, for MFU; 0: from a table, or measured")
 
 

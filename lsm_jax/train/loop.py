@@ -29,13 +29,16 @@ from lsm_jax.objectives import Objective
 from lsm_jax.train.batches import DeviceBatches
 from lsm_jax.train.checkpoints import Checkpoints, CheckpointState
 from lsm_jax.train.evaluators import Evaluator, run_evaluators
+from lsm_jax.train.guard import guarded
 from lsm_jax.train.mesh import check_sizes, make_mesh
-from lsm_jax.train.metrics import MetricsLog, MetricsRecorder, ProgressReporter, read_metrics
+from lsm_jax.train.metrics import MetricsLog, MetricsRecorder, read_metrics
 from lsm_jax.train.processes import PreemptionHandler
 from lsm_jax.train.run import Run, keep_normalisation, with_encoder_of
 from lsm_jax.train.schedule import SaveTimer, TrainSchedule
 from lsm_jax.train.state import LOSS_WEIGHT, Program, State, averaged, is_sum, make_program, on_first_device
+from lsm_jax.train.terminal import ProgressReporter
 from lsm_jax.train.timing import Clock, LifeSigns, TimedJit, Trace
+from lsm_jax.train.watchdog import Watchdog
 from lsm_jax.train.workdir import (
     CHECKPOINTS,
     EVALUATIONS,
@@ -84,13 +87,15 @@ def train(
     if missing := {*config.evaluate.suites} - {evaluator.name for evaluator in evaluators}:
         raise UserError(f"evaluate.suites: no evaluator {', '.join(sorted(missing))} was given to train().")
     use_compile_cache()
-    setup = set_up(config, workdir)
-    if jax.process_index() == 0:
-        write_config(workdir, config, setup.spec, setup.captions)
-        write_trained_on(workdir, datasets_with_weight(config.data, setup.datasets))
-    with contextlib.ExitStack() as stack:
-        loop = Loop(setup, evaluators, clock, stack, start_over)
-        step = loop.run()
+    with guarded(config, workdir) as watchdog:
+        watchdog.phase = lambda: clock.bucket
+        setup = set_up(config, workdir)
+        if jax.process_index() == 0:
+            write_config(workdir, config, setup.spec, setup.captions)
+            write_trained_on(workdir, datasets_with_weight(config.data, setup.datasets))
+        with contextlib.ExitStack() as stack:
+            loop = Loop(setup, evaluators, clock, watchdog, stack, start_over)
+            step = loop.run()
     loop.say_the_end()
     return step
 
@@ -137,12 +142,13 @@ class Loop:
         setup: Setup,
         evaluators: Sequence[Evaluator],
         clock: Clock,
+        watchdog: Watchdog,
         stack: contextlib.ExitStack,
         start_over: bool = False,
     ) -> None:
         config, workdir, program, schedule = setup.config, setup.workdir, setup.program, setup.schedule
         process = jax.process_index()
-        self._setup, self._evaluators, self._clock = setup, evaluators, clock
+        self._setup, self._evaluators, self._clock, self._watchdog = setup, evaluators, clock, watchdog
         self._reporter = ProgressReporter(schedule.total, enabled=process == 0)
         stack.callback(self._reporter.close)
         self._report = EventLog(event_file(workdir, process), process, self._reporter.message).report
@@ -152,6 +158,7 @@ class Loop:
             self._report("started_over", sentence, step=0)
         self._checkpoints = Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, self._report)
         stack.callback(self._checkpoints.close)
+        watchdog.saving = lambda: self._checkpoints.saving
         restored = self._checkpoints.restore_latest(program.shapes)
         self._state, position = init_or_restore(setup, restored, clock, self._report)
         self._step = int(self._state.step)
@@ -218,6 +225,7 @@ class Loop:
         with self._clock.measure("step"):
             self._state, metrics = self._train_step(self._state, batch)
         self._step += 1
+        self._watchdog.progress(self._step)
         # While the device runs this step, the host fetches and writes the metrics of the step before.
         self._recorder.write_late(self._step, metrics, rows)
         self._trace.after(self._step)

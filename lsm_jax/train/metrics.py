@@ -11,14 +11,13 @@ from typing import Any
 
 import jax
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from tensorboardX import SummaryWriter
 
 from lsm_jax.config import Config
 from lsm_jax.events import Report
 from lsm_jax.train.hardware import total_peak
 from lsm_jax.train.schedule import TrainSchedule
+from lsm_jax.train.terminal import ProgressReporter
 from lsm_jax.train.timing import Clock
 from lsm_jax.train.workdir import METRICS, TENSORBOARD, replace_text
 
@@ -82,31 +81,6 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
         if isinstance(record, dict) and isinstance(record.get("step"), int):
             records.append(record)
     return records
-
-
-class ProgressReporter:
-    """A progress bar on a terminal, or lines in a log file; silent unless `enabled`."""
-
-    def __init__(self, total: int, enabled: bool, console: Console | None = None) -> None:
-        self._console = console or Console(stderr=True, quiet=not enabled, soft_wrap=True, highlight=False)
-        columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
-        self._progress = Progress(*columns, console=self._console, disable=not (enabled and self._console.is_terminal))
-        self._task = self._progress.add_task("training", total=total)
-        self._progress.start()
-
-    def message(self, text: str) -> None:
-        """Prints a sentence, above the bar if there is one."""
-        self._console.print(text, markup=False)
-
-    def update(self, step: int, text: str) -> None:
-        """Moves the bar, or prints a line where there is none."""
-        if self._progress.disable:
-            self.message(f"step {step}: {text}")
-        self._progress.update(self._task, completed=step, description=text)
-
-    def close(self) -> None:
-        """Removes the bar."""
-        self._progress.stop()
 
 
 class MetricsRecorder(contextlib.AbstractContextManager["MetricsRecorder"]):

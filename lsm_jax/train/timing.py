@@ -37,7 +37,12 @@ class Clock:
     Args:
       started: seconds since 1970 at which this start began; None is now.
       now: seconds since 1970; tests pass their own.
+
+    Attributes:
+      bucket: what the run is doing.
     """
+
+    bucket = "start"
 
     def __init__(self, started: float | None = None, now: Callable[[], float] = seconds_since_1970) -> None:
         self._now = now
@@ -62,15 +67,18 @@ class Clock:
     @contextlib.contextmanager
     def measure(self, bucket: str) -> Iterator[None]:
         """Adds the time spent in the `with` block to a bucket. Nested blocks are not counted twice."""
-        begin, before = self._now(), sum(self._measured.values())
+        begin, before, outer = self._now(), sum(self._measured.values()), self.bucket
+        self.bucket = bucket
         try:
             yield
         finally:
+            self.bucket = outer
             nested = sum(self._measured.values()) - before
             self._measured[bucket] += self._now() - begin - nested
 
     def begin_loop(self) -> None:
         """Counts everything up to now that was not measured as `start`."""
+        self.bucket = "other"
         self._measured["start"] += self._now() - self.started - sum(self._measured.values())
 
     def write(self, workdir: Path) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,7 @@ from short_training import short_config
 
 from lsm_jax.errors import UserError
 from lsm_jax.train import processes
+from lsm_jax.train.lock import RunLock
 from lsm_jax.train.loop import train
 from lsm_jax.train.metrics import read_metrics
 from lsm_jax.train.processes import several_processes
@@ -60,16 +63,47 @@ def test_faulty_flags_are_refused(flags: tuple[str | None, int | None, int | Non
         processes.initialise(*flags)
 
 
-def start_two(dataset: Path, workdir: Path, *overrides: str) -> list[subprocess.Popen[str]]:
+def start_two(dataset: Path, workdir: Path, *overrides: str, second: Sequence[str] = ()) -> list[subprocess.Popen[str]]:
+    """Two processes of a run; `second` are further options of the second, which override earlier ones."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     command = [sys.executable, "-m", "lsm_jax", "train", f"--config={short_training.__file__}", f"--workdir={workdir}"]
-    command += [f"--coordinator={address}", "--process-count=2", f"--config.data.paths={dataset}"]
+    command += [f"--coordinator={address}", "--process-count=2", "--join-timeout=60", f"--config.data.paths={dataset}"]
     command += [f"--config.{override}" for override in overrides]
     return [
-        subprocess.Popen([*command, f"--process-id={number}"], stderr=subprocess.PIPE, text=True) for number in range(2)
+        subprocess.Popen([*command, f"--process-id={number}", *more], stderr=subprocess.PIPE, text=True)
+        for number, more in enumerate([[], second])
     ]
+
+
+def endings(processes: Sequence[subprocess.Popen[str]]) -> list[tuple[int, str]]:
+    """Exit code and standard error of each, once all have ended."""
+    errors = [process.communicate(timeout=240)[1] for process in processes]
+    return [(process.returncode, text) for process, text in zip(processes, errors, strict=True)]
+
+
+def test_processes_that_differ_are_refused_before_they_compile(half_hours: Path, tmp_path: Path) -> None:
+    host, mine, other = socket.gethostname(), tmp_path / "run", tmp_path / "another"
+    second = ["--config.optimizer.learning_rate=0.5", f"--workdir={other}"]
+    for code, errors in endings(start_two(half_hours, mine, second=second)):
+        assert code == 2, errors
+        assert (
+            "lsm train: error: the processes of this run differ: "
+            f"optimizer.learning_rate is 0.5 on process 1 (host {host}), 0.001 on process 0 (host {host}); "
+            f"--workdir {other} on process 1 (host {host}) is not the folder {mine} of process 0 (host {host}). "
+        ) in errors
+    assert not list(mine.iterdir()) and not other.exists()
+
+
+def test_a_second_run_in_a_folder_is_refused_on_all_its_processes(half_hours: Path, tmp_path: Path) -> None:
+    def report(*_: object, **__: object) -> None:
+        raise AssertionError("nothing to report")
+
+    with RunLock(tmp_path, report, report):
+        for code, errors in endings(start_two(half_hours, tmp_path)):
+            assert code == 2, errors
+            assert f"{tmp_path} is in use by another run: process {os.getpid()} on " in errors
 
 
 def test_two_processes_train_as_one_stop_together_and_one_goes_on(half_hours: Path, tmp_path: Path) -> None:

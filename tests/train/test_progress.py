@@ -7,7 +7,7 @@ import io
 import pytest
 from rich.console import Console
 
-from lsm_jax.train.metrics import ProgressReporter
+from lsm_jax.train.terminal import ProgressReporter
 
 
 @pytest.mark.parametrize(("speaks", "printed"), [(True, "begun\nstep 10: loss 0.5\n"), (False, "")])

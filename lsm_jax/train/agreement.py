@@ -1,0 +1,94 @@
+"""What all processes of a run must have in common, compared before anything is compiled or written."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import socket
+from collections.abc import Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import lsm_jax
+from lsm_jax.config import Config, flatten
+from lsm_jax.errors import UserError
+from lsm_jax.train import lock
+from lsm_jax.train.processes import key_value_store, process_of
+
+_LISTED = 5  # differences in a sentence
+_calls = itertools.count()  # the keys of one call must not be those of an earlier one
+
+
+class Disagreement(UserError):
+    """Raised by all processes alike: none has to tell the others."""
+
+
+def check_agreement(config: Config, workdir: Path, token: str | None) -> None:
+    """Compares configuration, code and run folder of all processes. All of them call this.
+
+    Args:
+      workdir: the processes may have different paths to it, but must see the same folder.
+      token: of the first process's lock on the folder; ignored on the others.
+
+    Raises:
+      Disagreement: names the keys, values and hosts that differ.
+    """
+    store, (process, count) = key_value_store(), process_of()
+    if count == 1:
+        return
+    prefix = f"lsm_jax/agreement/{next(_calls)}"
+    if process == 0:
+        store.key_value_set(f"{prefix}/token", token)
+    facts = {"lsm_jax": code_version(), "jax": metadata.version("jax"), "jaxlib": metadata.version("jaxlib")}
+    facts |= {key: repr(value) for key, value in flatten(config).items()}
+    sees = lock.holds(workdir, wait_for(store, f"{prefix}/token"))
+    mine = {"host": socket.gethostname(), "workdir": str(workdir.absolute()), "sees": sees, "facts": facts}
+    store.key_value_set(f"{prefix}/facts/{process}", json.dumps(mine))
+    if process == 0:
+        all_facts = [json.loads(wait_for(store, f"{prefix}/facts/{other}")) for other in range(count)]
+        store.key_value_set(f"{prefix}/verdict", disagreement(all_facts) or "same")
+    verdict = wait_for(store, f"{prefix}/verdict")
+    if verdict != "same":
+        raise Disagreement(verdict)
+
+
+def disagreement(processes: Sequence[Mapping[str, Any]]) -> str:
+    """A sentence on what differs between the processes, in their order; empty if nothing does."""
+    first, faults = processes[0], []
+    reference = f"process 0 (host {first['host']})"
+    for number, other in enumerate(processes):
+        where = f"process {number} (host {other['host']})"
+        for key in sorted({*first["facts"], *other["facts"]}):
+            one, two = (facts["facts"].get(key, "missing") for facts in (first, other))
+            if one != two:
+                faults.append(f"{key} is {two} on {where}, {one} on {reference}")
+        if not other["sees"]:
+            faults.append(
+                f"--workdir {other['workdir']} on {where} is not the folder {first['workdir']} of {reference}"
+            )
+    if not faults:
+        return ""
+    more = f"; and {len(faults) - _LISTED} more" if len(faults) > _LISTED else ""
+    advice = "Start all processes with the same command and the same code, in a folder that all hosts see."
+    return f"the processes of this run differ: {'; '.join(faults[:_LISTED])}{more}. {advice}"
+
+
+def code_version() -> str:
+    """The version of this package with a hash of its sources, which tells two checkouts apart."""
+    package = Path(lsm_jax.__file__).parent
+    digest = hashlib.sha256()
+    for file in sorted(package.rglob("*.py")):
+        digest.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes())
+    return f"{lsm_jax.__version__}+{digest.hexdigest()[:12]}"
+
+
+def wait_for(store: Any, key: str) -> str:
+    """The value of a key, once another process has set it; one that never does is the watchdog's concern."""
+    while True:
+        try:
+            return str(store.blocking_key_value_get(key, 1000))
+        except Exception as error:  # JAX has no type of its own for this
+            if "DEADLINE_EXCEEDED" not in str(error):
+                raise
