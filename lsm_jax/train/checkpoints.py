@@ -116,6 +116,11 @@ class Checkpoints:
                 "mended, the same command goes on from there."
             )
 
+    @property
+    def saving(self) -> bool:
+        """Whether a save in the background has not been committed yet."""
+        return self._saving is not None and not self._saving.done()
+
     def restore_latest(self, shapes: State) -> CheckpointState | None:
         """The newest undamaged checkpoint, None if none was ever saved. Damaged ones are reported and renamed.
 

@@ -28,7 +28,8 @@ TRAINED_ON = "trained_on.json"
 # follows `train.duration`.
 MAY_CHANGE = (
     "train.duration", "train.log_every", "train.profile_steps", "train.peak_flops", "train.max_bad_steps",
-    "train.on_bad_steps", "train.hang_timeout", "train.lost_timeout", "checkpoint.", "evaluate.", "mesh.", "data.workers", "data.threads",
+    "train.on_bad_steps", "train.hang_timeout", "train.lost_timeout",
+    "checkpoint.", "evaluate.", "mesh.", "data.workers", "data.threads",
     "data.prefetch", "model.remat",
 )  # fmt: skip
 

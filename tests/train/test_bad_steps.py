@@ -17,8 +17,8 @@ from lsm_jax.events import read_events
 from lsm_jax.train.batches import DeviceBatches
 from lsm_jax.train.loop import make_schedule, train
 from lsm_jax.train.metrics import MetricsLog, MetricsRecorder, read_metrics
-from lsm_jax.train.terminal import ProgressReporter
 from lsm_jax.train.run import load_run
+from lsm_jax.train.terminal import ProgressReporter
 from lsm_jax.train.timing import Clock
 
 
