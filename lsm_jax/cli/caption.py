@@ -117,7 +117,7 @@ def _template_lines(
     from lsm_jax.data.text import captioned_windows
 
     level = "+".join(captioner.levels)
-    for index, (window, caption) in enumerate(captioned_windows(source, captioner, epoch)):
+    for index, window, caption in captioned_windows(source, captioner, epoch):
         statistics.add(caption.text, caption.facts)
         yield _line(index, window, level, caption.text)
         report(index + 1, len(source))

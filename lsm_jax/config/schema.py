@@ -43,6 +43,7 @@ class DataConfig(Strict):
     workers: int = key(0, "processes that read ahead; 0: threads of this process")
     threads: int = key(2, "reading threads of each process")
     prefetch: int = key(4, "batches read ahead")
+    max_corrupt: int = key(16, "corrupt records that a run sets aside, each counted once, before it fails")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -18,6 +18,7 @@ SPLITS = ("train", "validation", "test")
 TOKEN_MINUTES = 10  # LSM-2's patch: 10 minutes of one channel
 GAP_BOUNDS = (1, 2, 5, 10, 30, 60, 180, 360, 720, 1440)  # minutes; a gap counts under the largest bound it reaches
 QUANTILES = (0, 5, 25, 50, 75, 95, 100)
+CHECKSUM = "checksum"
 _NO_PEOPLE = "no person is left for the {} split ({} in all); what needs it will refuse this dataset"
 _MAX_NAMED_VALUES = 50  # with more distinct values, a text label is described by their number only
 
@@ -83,10 +84,10 @@ class DatasetStatistics:
         self._labels: dict[str, dict[str, float | str]] = {}
         self._events: dict[str, Counter[str]] = defaultdict(Counter)
         self._event_minutes: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(int))
-        self._rows: list[tuple[str, str, int, int, int, int, int]] = []
+        self._rows: list[tuple[str, str, int, int, int, int, int, int]] = []
 
-    def add(self, split: str, window: Window) -> None:
-        """Adds one window on the dataset's channels."""
+    def add(self, split: str, window: Window, checksum: int) -> None:
+        """Adds one window on the dataset's channels, and the checksum of its record."""
         # Channel-major, as the store decodes windows: reductions over contiguous memory are much faster.
         values, observed = np.ascontiguousarray(window.values.T), np.ascontiguousarray(window.observed.T)
         moments = Moments.of_cells(values, observed)
@@ -106,7 +107,8 @@ class DatasetStatistics:
             self._event_minutes[event.kind][event.name] += (event.end - event.start) * window.minutes_per_step
         tokens = count_tokens(observed, max(TOKEN_MINUTES // window.minutes_per_step, 1))
         cells = int(moments.count.sum())
-        self._rows.append((split, window.participant, start, window.utc_offset_minutes, steps, cells, tokens))
+        row = (split, window.participant, start, window.utc_offset_minutes, steps, cells, tokens, checksum)
+        self._rows.append(row)
 
     def index(self) -> pl.DataFrame:
         """One row per window, in stored order."""
@@ -213,6 +215,7 @@ INDEX_SCHEMA = pl.Schema(
         "steps": pl.Int64,
         "observed": pl.Int64,
         "tokens": pl.Int64,
+        CHECKSUM: pl.UInt64,
     }
 )
 

@@ -163,9 +163,17 @@ class Record:
             start=dt.datetime.fromtimestamp(self.start_seconds, dt.UTC),
             utc_offset_minutes=self.utc_offset_minutes,
             minutes_per_step=self.minutes_per_step,
-            labels=_labels(self.labels_json),
-            events=tuple(_event(item) for item in json.loads(self.events_json)),
+            labels=self.labels(),
+            events=self.events(),
         )
+
+    def labels(self) -> dict[str, float | str]:
+        """The parsed labels; ValueError if they are damaged."""
+        return _labels(self.labels_json)
+
+    def events(self) -> tuple[Event, ...]:
+        """The parsed events; ValueError or TypeError if they are damaged."""
+        return tuple(_event(item) for item in json.loads(self.events_json))
 
 
 def parse_record(serialised: bytes, channel_count: int) -> Record:

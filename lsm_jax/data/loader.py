@@ -1,9 +1,10 @@
 """Batches of z-scored windows on the model's channels, decoded directly from stored records.
 
 Batch `i` is a pure function of (seed, i). The data order chooses its windows, a hash chooses where they are cropped,
-and their numbers of observed cells decide which windows share a row. Grain computes batches ahead of the training loop,
-in threads or processes, and returns them in order. The loader's state is the number of batches taken so far, so a
-loader that starts at that number continues the stream exactly.
+and their numbers of observed cells decide which windows share a row. A corrupt record is replaced by another window of
+its dataset, which a hash of its position chooses. Grain computes batches ahead of the training loop, in threads or
+processes, and returns them in order. The loader's state is the number of batches taken so far, so a loader that starts
+at that number continues the stream exactly.
 """
 
 from __future__ import annotations
@@ -22,16 +23,18 @@ from jaxtyping import Int
 from lsm_jax.config import DataConfig
 from lsm_jax.data.codec import Record, decode_cells
 from lsm_jax.data.event_crops import mask_outside
+from lsm_jax.data.faults import Note, ReadFaults, RecordError
 from lsm_jax.data.order import DataOrder
 from lsm_jax.data.row_balance import RowBalancer
 from lsm_jax.data.spec import DataSpec, mixture_weights
 from lsm_jax.data.store import Dataset, WindowSource
 from lsm_jax.data.text import CaptionTokens
-from lsm_jax.errors import UserError
+from lsm_jax.errors import RunError, UserError
 from lsm_jax.windows import MINUTES_PER_DAY, Window, crop
 
 Batch = dict[str, np.ndarray]
 _NUM_BATCHES = 2**48  # of a stream: more than any run takes
+_MAX_REPLACEMENTS = 1000  # tries at a position; only a dataset without a readable record needs so many
 _WEEKDAY_OF_EPOCH = 3  # 1970-01-01 was a Thursday, and Monday is 0
 
 
@@ -46,7 +49,7 @@ class Loader:
     Args:
       config: the section `data`: `weights`, `workers` (processes; 0 uses threads of this process), `threads` of each,
         `prefetch` (batches computed ahead).
-      datasets: the datasets at `config.paths`, in that order.
+      datasets: the datasets at `config.paths`, in that order. The first one's `faults` takes note for all.
       spec: channels, normalisation and window length of the batches.
       batch_size: rows of the global batch; `process_count` must divide it.
       position: number of global batches taken before, as returned by `loader.position`.
@@ -81,11 +84,15 @@ class Loader:
             dataset.nonempty_source(split) if weight else dataset.source(split)
             for dataset, weight in zip(datasets, weights, strict=True)
         ]
+        self._faults = datasets[0].faults
+        for source in sources:
+            source.faults = self._faults
         sizes = [len(source) for source in sources]
         share = batch_size // process_count
         self._batches = _BatchReader(
             layouts=[_ChannelLayout(source, spec) for source in sources],
             spec=spec,
+            faults=self._faults,
             order=DataOrder(seed, sizes, mixture_weights(config, sizes)),
             batch_size=batch_size,
             host_rows=slice(process_index * share, (process_index + 1) * share),
@@ -119,7 +126,13 @@ class Loader:
         return self
 
     def __next__(self) -> Batch:
-        batch = next(self._stream)
+        """The next batch; RunError if more than `data.max_corrupt` records are corrupt."""
+        try:
+            batch, notes = next(self._stream)
+        except RunError:
+            self._faults.handle(())  # lists the records that the error names
+            raise
+        self._faults.handle(notes)
         self._position += 1
         return batch
 
@@ -196,6 +209,8 @@ def evaluation_batches(
     Windows longer than `spec.window_minutes` are cut into consecutive rows, without the remainder. `window_id` is the
     row's position in this order. Each stored window is read from disk once per row, never for `WindowInfo.window`.
 
+    A corrupt record is reported and left out: its batch has a row less, and all other rows keep theirs.
+
     Args:
       limit: at most this many rows, spread evenly over the source; None takes all.
       captions: adds `text`, worded as in epoch 0.
@@ -214,11 +229,18 @@ def evaluation_batches(
         rows = [rows[position] for position in np.linspace(0, len(rows) - 1, limit).round().astype(int)]
     layout = _ChannelLayout(source, spec)
     for first in range(0, len(rows), batch_size):
-        infos = [
-            WindowInfo(index, offset, layout, source.record(index))
-            for index, offset in rows[first : first + batch_size]
-        ]
-        batch = empty_batch(batch_size, spec, first + np.arange(batch_size))
+        infos, ids, left_out = [], [], []
+        for number, (index, offset) in enumerate(rows[first : first + batch_size], first):
+            try:
+                infos.append(WindowInfo(index, offset, layout, source.record(index)))
+                ids.append(number)
+            except RecordError:
+                left_out.append(number)
+        source.faults.report_pending()
+        if not infos:
+            continue
+        ids += [*left_out, *range(first + len(ids) + len(left_out), first + batch_size)]
+        batch = empty_batch(batch_size, spec, np.array(ids))
         for row, info in enumerate(infos):
             info.decode_into(batch, row)
         if captions:
@@ -269,17 +291,18 @@ class _Sample:
 
 @dataclasses.dataclass(frozen=True)
 class _BatchReader(grain.transforms.Map):
-    """Maps the number of a batch to this host's rows of it."""
+    """Maps the number of a batch to this host's rows of it, and to the faults met while reading them."""
 
     layouts: Sequence[_ChannelLayout]
     spec: DataSpec
+    faults: ReadFaults
     order: DataOrder
     batch_size: int
     host_rows: slice
     captions: CaptionTokens | None
     balance: RowBalancer
 
-    def map(self, number: int) -> Batch:
+    def map(self, number: int) -> tuple[Batch, tuple[Note, ...]]:
         samples, window_id = self._balanced(number)
         batch = empty_batch(len(samples), self.spec, window_id)
         for row, sample in enumerate(samples):
@@ -290,7 +313,7 @@ class _BatchReader(grain.transforms.Map):
                 for sample in samples
             ]
             batch["text"] = self.captions(windows, [sample.epoch for sample in samples])
-        return batch
+        return batch, self.faults.drain()
 
     def _balanced(self, number: int) -> tuple[list[_Sample], Int[np.ndarray, " b"]]:
         """This host's windows in the order of its rows, and their ids, which seed their masks.
@@ -312,8 +335,9 @@ class _BatchReader(grain.transforms.Map):
     def _samples(self, positions: Int[np.ndarray, " n"]) -> list[_Sample]:
         """The windows at these positions of the data order, cropped."""
         datasets, windows = self.order.lookup(positions)
-        layouts, indices = [self.layouts[dataset] for dataset in datasets], windows.tolist()
-        records = [layout.source.record(index) for layout, index in zip(layouts, indices, strict=True)]
+        layouts = [self.layouts[dataset] for dataset in datasets]
+        places = zip(positions.tolist(), datasets.tolist(), windows.tolist(), strict=True)
+        indices, records = zip(*(self._readable(*place) for place in places), strict=True)
         spare = np.array([record.codes.shape[1] - self.spec.window_minutes for record in records])
         offsets = self.order.uniform(positions, np.maximum(spare, 0) + 1).tolist()
         infos = [WindowInfo(*parts) for parts in zip(indices, offsets, layouts, records, strict=True)]
@@ -322,6 +346,16 @@ class _BatchReader(grain.transforms.Map):
             _Sample(info, epoch, self.captions.event_crop(info.window, epoch) if self.captions else None)
             for info, epoch in zip(infos, epochs, strict=True)
         ]
+
+    def _readable(self, position: int, dataset: int, index: int) -> tuple[int, Record]:
+        """The record of a window, or of the one that replaces it at this position because it is corrupt."""
+        source = self.layouts[dataset].source
+        for tries in range(_MAX_REPLACEMENTS):
+            try:
+                return index, source.record(index)
+            except RecordError:
+                index = self.order.replacement(position, dataset, tries)
+        raise RunError(f"{source.path}: no readable record was found. Restore its shards, or write the dataset again.")
 
 
 def _as_slice(indices: list[int]) -> list[int] | slice:

@@ -22,6 +22,7 @@ from jaxtyping import Float, Int, UInt64
 _ROUNDS = 16  # with 8 rounds, some orders of five windows were 20 % more frequent than others
 _MAX_SCHEDULE = 2**16  # the resolution of weights
 _CROP_STREAM = 2**32  # no dataset has this number
+_REPLACEMENT_STREAM = 2**33  # nor this one or a higher one
 
 _Integers = Int[np.ndarray, " n"]
 
@@ -64,6 +65,14 @@ class DataOrder:
         """A random integer in [0, bound) for each position, independent of the order; used to crop windows."""
         noise = keys(self._seed, np.full_like(positions, _CROP_STREAM), positions)
         return (noise % np.maximum(bound, 1).astype(np.uint64)).astype(np.int64)
+
+    def replacement(self, position: int, dataset: int, tries: int) -> int:
+        """The window of a dataset that comes at a position where `tries` + 1 others could not be read.
+
+        A hash of (seed, position, tries): it is the same on every host and leaves all other positions as they are.
+        """
+        noise = keys(self._seed, np.array([_REPLACEMENT_STREAM + tries]), np.array([position]))
+        return int(noise[0] % np.uint64(self._sizes[dataset]))
 
 
 def permuted(index: _Integers, size: _Integers, key: UInt64[np.ndarray, " n"]) -> _Integers:

@@ -7,9 +7,14 @@ dataset's folder.
 
 from __future__ import annotations
 
+import concurrent.futures
+import functools
+import hashlib
+import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+import stat
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +24,10 @@ import pyarrow
 import pyarrow.parquet
 from array_record.python.array_record_data_source import ArrayRecordDataSource
 
-from lsm_jax.data.card import INDEX_SCHEMA, SPLITS
+from lsm_jax.data.card import CHECKSUM, INDEX_SCHEMA, SPLITS
 from lsm_jax.data.codec import Record, parse_record
+from lsm_jax.data.faults import FailedRead, RecordError, first_line, with_retries
+from lsm_jax.data.order import keys
 from lsm_jax.errors import UserError
 from lsm_jax.windows import Window
 
@@ -28,20 +35,24 @@ NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
 _MAX_JSON_BYTES = 64 * 2**20
 _MAX_NUMBER = 1e30  # squares of numbers in a sidecar must not overflow
 _MAX_SHARDS = 100_000
+_BLOCK = 2**16  # bytes: an ArrayRecord file is whole blocks, of which the last begins with the postscript
+_POSTSCRIPT = 256
+_THREADS = 32  # that look at shards
 
 
 class ShardReader:
-    """Random access to the records of several shards. A damaged record is a UserError that names its file."""
+    """Random access to the records of several shards. A damaged record is a RecordError that names its file."""
 
     def __init__(self, directory: Path, shards: Mapping[str, int], channel_count: int) -> None:
         self._directory = directory
         self._shards = dict(shards)
+        self._names = list(shards)
         self._ends = np.cumsum(list(shards.values()), dtype=np.int64)
         self._channel_count = channel_count
         self._source = []
         if shards:
             try:
-                self._source = ArrayRecordDataSource([str(directory / shard) for shard in shards])
+                self._source = with_retries(lambda: ArrayRecordDataSource([str(directory / shard) for shard in shards]))
             except Exception as error:  # the native reader raises many types
                 raise UserError(f"{directory}: a shard cannot be read ({first_line(error)}). Write it again.") from None
         if len(self._source) != sum(shards.values()):
@@ -53,12 +64,28 @@ class ShardReader:
     def __len__(self) -> int:
         return len(self._source)
 
-    def record(self, position: int) -> Record:
-        """The record at a position, with cells as codes."""
+    def record(
+        self,
+        position: int,
+        check: Callable[[bytes, Record], None] = lambda *_: None,
+        failed: Callable[[FailedRead], None] = lambda _: None,
+    ) -> Record:
+        """The record at a position, with cells as codes.
+
+        Args:
+          check: called with the bytes and the record; raises ValueError if they are not what they should be.
+          failed: called with each read that failed and is tried again.
+        """
         try:
-            return parse_record(self._source[position], self._channel_count)
+            serialised = with_retries(
+                lambda: self._source[position],
+                lambda error: failed(FailedRead(str(self._directory / self.place(position)[0]), first_line(error))),
+            )
+            record = parse_record(serialised, self._channel_count)
+            check(serialised, record)
         except Exception as error:
-            raise self._damaged(position, error) from None
+            raise self.damaged(position, first_line(error)) from None
+        return record
 
     def window(self, position: int, channels: Sequence[str], record: Record | None = None) -> Window:
         """The decoded window at a position; `record` is its record if it was read before."""
@@ -66,19 +93,25 @@ class ShardReader:
         try:
             return record.window(channels)
         except (ValueError, TypeError, OverflowError, RecursionError) as error:
-            raise self._damaged(position, error) from None
+            raise self.damaged(position, first_line(error)) from None
 
-    def windows(self, channels: Sequence[str]) -> Iterator[Window]:
-        """All windows, in order."""
-        return (self.window(position, channels) for position in range(len(self)))
+    def windows(self, channels: Sequence[str]) -> Iterator[tuple[Window, int]]:
+        """All windows, in order, with the checksums of their records."""
+        found: list[int] = []
+        for position in range(len(self)):
+            record = self.record(position, lambda serialised, _: found.append(checksum(serialised)))
+            yield self.window(position, channels, record), found.pop()
 
-    def _damaged(self, position: int, error: Exception) -> Exception:
-        if not 0 <= position < len(self):
-            return IndexError(f"window {position} of {len(self)}")
+    def place(self, position: int) -> tuple[str, int]:
+        """The shard of a record, and its number there."""
         shard = int(np.searchsorted(self._ends, position, side="right"))
-        within = position - int(self._ends[shard - 1] if shard else 0)
-        file = self._directory / list(self._shards)[shard]
-        return UserError(f"{file}: record {within} is damaged ({first_line(error)}). Write the dataset again.")
+        return self._names[shard], position - int(self._ends[shard - 1] if shard else 0)
+
+    def damaged(self, position: int, reason: str) -> RecordError:
+        """The error of a damaged record; IndexError if there is no such record."""
+        if not 0 <= position < len(self):
+            raise IndexError(f"window {position} of {len(self)}")
+        return RecordError(self._directory, *self.place(position), reason)
 
 
 def read_info(directory: Path) -> dict[str, Any]:
@@ -104,7 +137,13 @@ def list_shards(directory: Path, info: Mapping[str, Any]) -> dict[str, dict[str,
         names = [f"{info['name']}-{split}.array_record-{shard:05d}-of-{count:05d}" for shard in range(count)]
         for name in names:
             file = directory / name
-            if file.is_symlink() or not file.is_file():
+            try:
+                plain = stat.S_ISREG(with_retries(file.lstat).st_mode)
+            except FileNotFoundError:
+                plain = False
+            except OSError as error:
+                raise UserError(f"{file}: cannot be read ({error.strerror}).") from None
+            if not plain:
                 raise UserError(f"{file}: shard is missing, or not a plain file. Write the dataset again.")
         shards[split] = dict(zip(names, lengths[split], strict=True))
     return shards
@@ -114,9 +153,10 @@ def read_json(directory: Path, name: str, kind: type) -> Any:
     """A JSON file of a dataset; UserError if it is missing, too large, damaged or not of type `kind`."""
     file = directory / name
     try:
-        if file.stat().st_size > _MAX_JSON_BYTES:
-            raise UserError(f"{file}: {file.stat().st_size} bytes is more than such a file can have.")
-        text = file.read_text(encoding="utf-8")
+        size = with_retries(file.stat).st_size
+        if size > _MAX_JSON_BYTES:
+            raise UserError(f"{file}: {size} bytes is more than such a file can have.")
+        text = with_retries(lambda: file.read_text(encoding="utf-8"))
         content = json.loads(text, parse_float=_bounded, parse_int=_bounded_whole, parse_constant=_bounded)
     except FileNotFoundError:
         raise UserError(f"{directory} is not a complete dataset: {name} is missing. Write it again.") from None
@@ -138,16 +178,49 @@ def _bounded_whole(number: str) -> int:
 
 
 def read_index(directory: Path) -> pl.DataFrame:
-    """`index.parquet`, one row per window. Read by Arrow, because Polars aborts the process on some damaged files."""
+    """`index.parquet`, one row per window. Read by Arrow, because Polars aborts the process on some damaged files.
+
+    The checksums of a dataset that was written without them are null.
+    """
     file = directory / "index.parquet"
     try:
-        frame = pl.from_arrow(pyarrow.parquet.read_table(file, columns=list(INDEX_SCHEMA)))
+        frame = pl.from_arrow(with_retries(lambda: pyarrow.parquet.read_table(file)))
         assert isinstance(frame, pl.DataFrame)
-        return frame.cast(INDEX_SCHEMA)
+        if CHECKSUM not in frame.columns:
+            frame = frame.with_columns(pl.lit(None, pl.UInt64).alias(CHECKSUM))
+        return frame.select(list(INDEX_SCHEMA)).cast(INDEX_SCHEMA)
     except (OSError, ValueError, pyarrow.ArrowException, pl.exceptions.PolarsError) as error:
         raise UserError(f"{file}: cannot be read ({first_line(error)}). Write the dataset again.") from None
 
 
-def first_line(error: Exception) -> str:
-    """The first line of an error message, at most 160 characters."""
-    return (str(error) or type(error).__name__).splitlines()[0][:160]
+def checksum(record: bytes) -> int:
+    """A 64-bit checksum of a record, for telling records apart; several times faster than CRC-32 or any digest.
+
+    The sum of the 64-bit words times random odd numbers, modulo 2^64 (multilinear hashing; Carter & Wegman, 1979).
+    """
+    count = len(record) // 8
+    words = np.frombuffer(record, "<u8", count)
+    factors = _multipliers(1 << count.bit_length())
+    rest = int.from_bytes(record[8 * count :], "little") * int(factors[count])
+    return (int(np.dot(words, factors[:count])) + rest + len(record)) % 2**64
+
+
+@functools.cache
+def _multipliers(count: int) -> np.ndarray:
+    return keys(0, np.zeros(count, np.int64), np.arange(count)) | np.uint64(1)
+
+
+def shard_marks(directory: Path, shards: Mapping[str, int]) -> list[str]:
+    """What tells each shard from another: name, count of records, size, and a digest of the last part of its file.
+
+    That part of an ArrayRecord file says where its index of the records begins, and so how long they are together.
+    """
+
+    def mark(shard: str) -> str:
+        with (directory / shard).open("rb") as file:
+            size = file.seek(0, io.SEEK_END)
+            file.seek(max(size - _BLOCK, 0))
+            return f"{shard} {shards[shard]} {size} {hashlib.blake2b(file.read(_POSTSCRIPT)).hexdigest()}"
+
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        return [*pool.map(lambda shard: with_retries(lambda: mark(shard)), shards)]

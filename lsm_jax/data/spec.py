@@ -14,6 +14,7 @@ from lsm_jax.channels import REGISTRY
 from lsm_jax.channels import channel as registered
 from lsm_jax.config import DataConfig
 from lsm_jax.data.card import Moments
+from lsm_jax.data.faults import ReadFaults
 from lsm_jax.data.store import Dataset, open_dataset
 from lsm_jax.errors import UserError
 
@@ -114,7 +115,9 @@ def open_datasets(config: DataConfig) -> list[Dataset]:
         raise UserError("data.paths is empty: name at least one dataset folder, as in --config.data.paths=DIR,DIR.")
     if not 0 < config.people_share <= 1:
         raise UserError(f"data.people_share={config.people_share}: give a share above 0 and at most 1.")
-    return [dataclasses.replace(open_dataset(path), people_share=config.people_share) for path in paths]
+    faults = ReadFaults(config.max_corrupt)
+    opened = map(open_dataset, paths)
+    return [dataclasses.replace(dataset, people_share=config.people_share, faults=faults) for dataset in opened]
 
 
 def datasets_with_weight(config: DataConfig, datasets: Sequence[Dataset]) -> list[Dataset]:

@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import shutil
@@ -31,14 +32,27 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 from array_record.python.array_record_module import ArrayRecordWriter
 
 from lsm_jax.channels import channels as registered
-from lsm_jax.data.card import DatasetStatistics, Moments
+from lsm_jax.config import DataConfig
+from lsm_jax.data.card import CHECKSUM, DatasetStatistics, Moments
 from lsm_jax.data.codec import Record, RecordEncoder, record_features
-from lsm_jax.data.shards import NAME, SPLITS, ShardReader, list_shards, read_index, read_info, read_json
+from lsm_jax.data.faults import CorruptRecord, ReadFaults, RecordError
+from lsm_jax.data.shards import (
+    NAME,
+    SPLITS,
+    ShardReader,
+    checksum,
+    list_shards,
+    read_index,
+    read_info,
+    read_json,
+    shard_marks,
+)
 from lsm_jax.errors import UserError
 from lsm_jax.windows import Window
 
 _TEST_SHARE, _VALIDATION_SHARE = 0.2, 0.1
 _WINDOWS_PER_SHARD = 4096
+_FINGERPRINTED = {"channels": "channels.json", "normalisation": "normalisation.json", "index": "index.parquet"}
 _WRITER_OPTIONS = "group_size:1,zstd:1"  # random access; higher zstd levels save 1 % of space for twice the time
 
 
@@ -128,8 +142,8 @@ def finish_dataset(directory: Path, channels: Sequence[str], out: Path) -> None:
     info = read_info(directory)
     statistics = DatasetStatistics(info["name"], info.get("description", ""), tuple(channels))
     for split, shards in list_shards(directory, info).items():
-        for window in ShardReader(directory, shards, len(channels)).windows(channels):
-            statistics.add(split, window)
+        for window, mark in ShardReader(directory, shards, len(channels)).windows(channels):
+            statistics.add(split, window, mark)
     (directory / "channels.json").write_text(json.dumps(list(channels), indent=1))
     (directory / "normalisation.json").write_text(json.dumps(statistics.normalisation(), indent=1))
     (directory / "data_card.json").write_text(json.dumps(statistics.card(), indent=1))
@@ -143,18 +157,18 @@ class WindowSource:
     """Random access to the windows of one split.
 
     Args:
+      dataset: which they belong to.
       index: a row for each window.
       rows: the windows' positions among the records.
     """
 
-    def __init__(
-        self, path: Path, records: ShardReader, index: pl.DataFrame, rows: np.ndarray, channels: tuple[str, ...]
-    ) -> None:
-        self.path = path
+    def __init__(self, dataset: Dataset, split: str, records: ShardReader, index: pl.DataFrame, rows: np.ndarray):
+        self.path, self.channels, self.faults = dataset.path, dataset.channels, dataset.faults
+        self._place = dataset.name, dataset.fingerprint, split
         self._records = records
         self._rows = rows
         self._index = index
-        self.channels = channels
+        self._checksums = None if index[CHECKSUM].null_count() else index[CHECKSUM].to_numpy()
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -164,11 +178,49 @@ class WindowSource:
 
     def window(self, position: int, record: Record | None = None) -> Window:
         """The decoded window at a position; `record` is its record if it was read before."""
-        return self._records.window(int(self._rows[position]), self.channels, record)
+        return self._records.window(int(self._rows[position]), self.channels, record or self.record(position))
 
     def record(self, position: int) -> Record:
-        """The record at a position, which the loader decodes directly into its batch."""
-        return self._records.record(int(self._rows[position]))
+        """The record at a position, which the loader decodes directly into its batch.
+
+        Raises:
+          RecordError: it cannot be read, does not decode, or is not the one that the index describes. It is added to
+            `faults`, and not read again.
+          RunError: so are more records than the limit of `faults`.
+        """
+        number = int(self._rows[position])
+        name, fingerprint, split = self._place
+        if known := self.faults.known(fingerprint, split, number):
+            raise self._records.damaged(number, known.reason)
+        try:
+            return self._records.record(number, functools.partial(self._check, position), self.faults.add)
+        except RecordError as error:
+            self.faults.add(CorruptRecord(name, fingerprint, split, number, error.shard, error.reason))
+            raise
+
+    def readable(self, positions: Iterable[int]) -> Iterator[tuple[int, Window]]:
+        """The windows at these positions, each with its own; corrupt ones are reported and left out."""
+        for position in positions:
+            try:
+                window = self.window(position)
+            except RecordError:
+                continue
+            finally:
+                self.faults.report_pending()
+            yield position, window
+
+    def _check(self, position: int, serialised: bytes, record: Record) -> None:
+        """ValueError if a record is not the one that the index describes."""
+        if self._checksums is not None:
+            if checksum(serialised) != self._checksums[position]:
+                raise ValueError("not the record that the dataset was written with: its checksum is another")
+            return
+        # A dataset without checksums: what a record of another window would differ in, and what may fail later.
+        found = record.participant, record.start_seconds, record.codes.shape[1]
+        if found != self._index.select("participant", "start_seconds", "steps").row(position):
+            raise ValueError("not the record that index.parquet lists: its participant, start or length is another")
+        record.labels()
+        record.events()
 
     @property
     def participants(self) -> list[str]:
@@ -201,6 +253,7 @@ class Dataset:
       card: the content of `data_card.json`.
       people_share: share of the training people that the training split is limited to. Normalisation and card are those
         of all of them, so that runs on different shares have equal inputs and errors.
+      faults: takes note of records that cannot be read.
     """
 
     path: Path
@@ -212,6 +265,7 @@ class Dataset:
     _shards: Mapping[str, Mapping[str, int]]
     _index: pl.DataFrame
     people_share: float = 1.0
+    faults: ReadFaults = dataclasses.field(default_factory=lambda: ReadFaults(DataConfig().max_corrupt), compare=False)
 
     def source(self, split: str) -> WindowSource:
         """The windows of a split, possibly none; UserError if there is no such split or a shard is damaged."""
@@ -227,7 +281,26 @@ class Dataset:
         kept = np.arange(len(rows))
         if split == "train" and self.people_share < 1:
             kept = np.flatnonzero(rows["participant"].is_in(people_subset(rows["participant"], self.people_share)))
-        return WindowSource(self.path, records, rows[kept], kept, self.channels)
+        return WindowSource(self, split, records, rows[kept], kept)
+
+    @functools.cached_property
+    def fingerprints(self) -> Mapping[str, str]:
+        """Digests of the parts of the dataset that a run depends on: channels, normalisation, index and shards.
+
+        The index holds a checksum of every record, which is compared whenever a record is read. So this costs a look
+        at each shard, and still no other record can take the place of one. Path and card do not matter.
+        """
+        digests = {}
+        for part, name in _FINGERPRINTED.items():
+            with (self.path / name).open("rb") as file:
+                digests[part] = hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        shards = {shard: count for split in self._shards.values() for shard, count in split.items()}
+        return digests | {"shards": _digest("\n".join(shard_marks(self.path, shards)))}
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """A digest of all `fingerprints`, 32 hexadecimal digits."""
+        return _digest(" ".join(self.fingerprints.values()))
 
     def add_to_card(self, section: str, content: Mapping[str, Any]) -> None:
         """Merges content into a section of `data_card.json`; OSError if that cannot be written."""
@@ -272,6 +345,10 @@ def open_dataset(path: Path | str) -> Dataset:
         _shards=list_shards(directory, info),
         _index=read_index(directory),
     )
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def _stage(

@@ -112,13 +112,17 @@ def check_held_out_activities(names: Sequence[str], datasets: Sequence[Dataset])
             )
 
 
-def captioned_windows(source: WindowSource, captioner: Captioner, epoch: int) -> Iterator[tuple[Window, Caption]]:
-    """Every window of a source with its caption; UserError, with the reasons, if all captions are empty."""
+def captioned_windows(source: WindowSource, captioner: Captioner, epoch: int) -> Iterator[tuple[int, Window, Caption]]:
+    """Every readable window of a source: its position, itself, its caption.
+
+    Raises:
+      UserError: all captions are empty; says why.
+    """
     empty = True
-    for window in map(source.__getitem__, range(len(source))):
+    for position, window in source.readable(range(len(source))):
         caption = captioner(window, epoch)
         empty = empty and not caption.text
-        yield window, caption
+        yield position, window, caption
     if empty:
         reasons = "; ".join(f"{level}: {EMPTY_BECAUSE[level]}" for level in captioner.levels)
         raise UserError(f"{source.path}: nothing to say of any of the split's {len(source)} windows ({reasons}).")
@@ -130,7 +134,7 @@ def learn_vocabulary(
     """A tokenizer of at most `size` ids, trained on captions of the training split, and their lengths in tokens."""
     source = dataset.source("train")
     indices = np.linspace(0, len(source) - 1, min(len(source), _MAX_TRAINING_CAPTIONS)).astype(int).tolist()
-    texts = [text for index in indices if (text := captioner(source[index], epoch).text)]
+    texts = [text for _, window in source.readable(indices) if (text := captioner(window, epoch).text)]
     tokenizer = Tokenizer.train(texts, size)
     tokens = tokenizer.encode(texts, _TEXT_LENGTHS[0]).lengths
     median, high, most = (int(quantile) for quantile in np.percentile(tokens, (50, 99, 100)))

@@ -49,9 +49,8 @@ def median_windows(dataset: Dataset, count: int) -> list[Window]:
     people = sorted(windows)
     if len(people) > count:
         people = [people[i * len(people) // count] for i in range(count)]
-    return [
-        sources[split][sorted(windows[split, person])[len(windows[split, person]) // 2][1]] for split, person in people
-    ]
+    medians = [(split, sorted(windows[split, person])[len(windows[split, person]) // 2][1]) for split, person in people]
+    return [window for split, index in medians for _, window in sources[split].readable([index])]
 
 
 def _day(window: Window, moments: Mapping[str, Moments]) -> dict[str, Any]:

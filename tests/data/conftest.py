@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -12,8 +12,17 @@ from random_windows import CHANNELS, OTHER_CHANNELS, random_windows
 from lsm_jax.captions.caption import Captioner
 from lsm_jax.captions.tokenizer import Tokenizer
 from lsm_jax.config import DataConfig
+from lsm_jax.data import faults
 from lsm_jax.data.store import Dataset, open_dataset, write_dataset
 from lsm_jax.data.text import CaptionTokens
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_waiting() -> Iterator[None]:
+    """Failed reads are tried again at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(faults, "_WAITS", (0.0,) * len(faults._WAITS))
+        yield
 
 
 @pytest.fixture(scope="session")
