@@ -89,33 +89,30 @@ class ReadFaults:
 
     Args:
       limit: corrupt records that are set aside before it is an error (`data.max_corrupt`).
-      file: lists the records, one JSON object a line; None lists them nowhere.
-      known: those listed before, which are not read again.
       report: None prints to stderr.
     """
 
-    def __init__(
-        self,
-        limit: int,
-        file: Path | None = None,
-        known: Iterable[CorruptRecord] = (),
-        report: Report | None = None,
-    ) -> None:
-        self.limit, self._file, self._report = limit, file, report or _print
-        self._known = {record.key: record for record in known}
-        self._reported = {*self._known}
+    def __init__(self, limit: int, report: Report | None = None) -> None:
+        self.limit, self._report = limit, report or _print
+        self._file: Path | None = None
+        self._known: dict[tuple[str, str, int], CorruptRecord] = {}
+        self._reported: set[tuple[str, str, int]] = set()
         self._added = threading.local()
 
-    @classmethod
-    def of_run(cls, workdir: Path, limit: int, process: int, report: Report) -> ReadFaults:
-        """Those of a run. Each process has a list of its own, and knows at its start what is on all of them."""
+    def begin_run(self, workdir: Path, process: int, report: Report) -> None:
+        """From now on reports to the log of a run and lists corrupt records in its folder.
+
+        Each process has a list of its own. Records on the lists of earlier starts are not read again.
+        """
         name = CORRUPT_RECORDS if process == 0 else CORRUPT_RECORDS.replace(".", f"-{process}.")
-        return cls(limit, workdir / name, read_corrupt_records(workdir), report)
+        self._file, self._report = workdir / name, report
+        self._known.update({record.key: record for record in read_corrupt_records(workdir)})
+        self._reported.update(self._known)
 
     @property
     def count(self) -> int:
-        """Corrupt records known so far."""
-        return len(self._known)
+        """Corrupt records that have been reported."""
+        return len(self._reported)
 
     def known(self, fingerprint: str, split: str, record: int) -> CorruptRecord | None:
         """The corrupt record at a place, if there is one. Its file is not read again."""
@@ -145,7 +142,7 @@ class ReadFaults:
           RunError: more corrupt records than the limit.
         """
         self._report_all(notes)
-        if self.count > self.limit:
+        if len(self._known) > self.limit:
             self._report_all([*self._known.values()])  # those of batches that will not be taken, too
         self._check_limit()
 
@@ -195,7 +192,8 @@ class ReadFaults:
         return {"limit": self.limit, "_known": self._known}
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
-        self.__init__(state["limit"], known=state["_known"].values())  # type: ignore[misc]
+        self.__init__(state["limit"])  # type: ignore[misc]
+        self._known.update(state["_known"])
 
 
 def read_corrupt_records(workdir: Path) -> list[CorruptRecord]:

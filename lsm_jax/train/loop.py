@@ -47,6 +47,7 @@ from lsm_jax.train.workdir import (
     keep_aside,
     run_captions,
     write_config,
+    write_data,
     write_trained_on,
 )
 
@@ -78,8 +79,8 @@ def train(
 
     Raises:
       UserError: a setting or the data is refused, or the workdir belongs to another configuration.
-      RunError: `train.max_bad_steps` steps in a row had to be skipped, or checkpoints cannot be read, or the last one
-        cannot be saved.
+      RunError: `train.max_bad_steps` steps in a row had to be skipped, more than `data.max_corrupt` records are
+        corrupt, checkpoints cannot be read, or the last one cannot be saved.
       Preempted: SIGTERM or a lost terminal stopped it after a save.
       KeyboardInterrupt: Ctrl-C did.
     """
@@ -92,6 +93,7 @@ def train(
         setup = set_up(config, workdir)
         if jax.process_index() == 0:
             write_config(workdir, config, setup.spec, setup.captions)
+            write_data(workdir, setup.datasets)
             write_trained_on(workdir, datasets_with_weight(config.data, setup.datasets))
         with contextlib.ExitStack() as stack:
             loop = Loop(setup, evaluators, clock, watchdog, stack, start_over)
@@ -121,7 +123,7 @@ def set_up(config: Config, workdir: Path) -> Setup:
     spec = data_spec(config.data, datasets)
     if config.language.encoder_from:
         spec = keep_normalisation(spec, workdir, config)
-    check_same_data(workdir, spec)
+    check_same_data(workdir, config, spec, datasets)
     objective = objectives.build(config, spec)
     captions = run_captions(workdir, config)
     check_held_out_activities(config.language.held_out_activities, datasets)
@@ -152,6 +154,7 @@ class Loop:
         self._reporter = ProgressReporter(schedule.total, enabled=process == 0)
         stack.callback(self._reporter.close)
         self._report = EventLog(event_file(workdir, process), process, self._reporter.message).report
+        setup.datasets[0].faults.begin_run(workdir, process, self._report)
         self._reporter.message(overview(config, setup.spec, setup.objective, program, schedule))
         if start_over and process == 0 and (earlier := keep_aside(workdir)):
             sentence = f"begins again at step 0; the earlier checkpoints and metrics are in {earlier}"
@@ -227,7 +230,8 @@ class Loop:
         self._step += 1
         self._watchdog.progress(self._step)
         # While the device runs this step, the host fetches and writes the metrics of the step before.
-        self._recorder.write_late(self._step, metrics, rows)
+        corrupt = self._setup.datasets[0].faults.count
+        self._recorder.write_late(self._step, metrics | {"corrupt_records": corrupt}, rows)
         self._trace.after(self._step)
 
     def _evaluate(self, step: int) -> None:

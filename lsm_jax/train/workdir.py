@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from lsm_jax.errors import UserError
 
 CONFIG = "config.json"
 SPEC = "spec.json"
+DATA = "data.json"
 METRICS = "metrics.jsonl"
 CLOCK = "clock.json"
 TOKENIZER = "tokenizer.json"
@@ -24,14 +26,35 @@ EVALUATIONS = "eval"
 TENSORBOARD = "tensorboard"
 TRAINED_ON = "trained_on.json"
 
-# A resumed run may change its length, hardware and monitoring, but nothing that it learns from. The learning rate
-# follows `train.duration`.
+# What a resumed run may change: its length, hardware and monitoring, and how its batches are read and divided, but
+# nothing that it learns from. The learning rate follows `train.duration`. The data at `data.paths` and the file
+# `language.tokenizer` are compared themselves.
 MAY_CHANGE = (
     "train.duration", "train.log_every", "train.profile_steps", "train.peak_flops", "train.max_bad_steps",
-    "train.on_bad_steps", "train.hang_timeout", "train.lost_timeout",
-    "checkpoint.", "evaluate.", "mesh.", "data.workers", "data.threads",
-    "data.prefetch", "model.remat",
+    "train.on_bad_steps", "train.hang_timeout", "train.lost_timeout", "checkpoint.", "evaluate.", "mesh.",
+    "data.workers", "data.threads", "data.prefetch", "data.max_corrupt", "data.paths", "language.tokenizer",
+    "model.remat", "model.attention", "rows.eval_max_tokens",
 )  # fmt: skip
+
+# Why nothing else may change, by the beginning of a key; the first that fits.
+REASONS = {
+    "seed": "it seeds parameters, masks and the data order",
+    "data.weights": "the data order mixes the datasets by it",
+    "data.people_share": "the data order counts the windows of these people",
+    "data.": "it is the shape of the model's input",
+    "tokens.": "the saved parameters are for these tokens",
+    "masking.": "the masks of the remaining steps follow it",
+    "rows.": "which tokens share a row, are left out or are sampled follows it",
+    "model.": "the saved parameters are those of this network",
+    "language.encoder_from": "the run has begun from that encoder, which is not read again",
+    "language.": "captions, or the parameters of the text model, follow it",
+    "objective.": "it is what the run minimises",
+    "optimizer.": "the saved state of the optimizer and the learning rate follow it",
+    "train.batch_size": "the data position counts batches of this size",
+    "train.grad_accum_steps": "with several windows to a row, the windows of a row and their masks follow it",
+    "train.ema_decay": "the saved average follows it",
+    "train.": "the updates of the remaining steps follow it",
+}
 
 
 def replace_text(file: Path, text: str) -> None:
@@ -70,19 +93,38 @@ def check_same(workdir: Path, config: Config) -> None:
         if (workdir / CHECKPOINTS).is_dir():
             raise UserError(f"{workdir} has checkpoints but no {CONFIG} that says whose. Use another --workdir.")
         return
-    before, now = flatten(read_config(workdir)), flatten(config)
-    different = [key for key in now if before[key] != now[key] and not key.startswith(MAY_CHANGE)]
+    earlier = read_config(workdir)
+    before, now = flatten(earlier), flatten(config)
+    may_change: tuple[str, ...] = MAY_CHANGE
+    if earlier.rows.windows_per_row == config.rows.windows_per_row == 1:
+        may_change += ("train.grad_accum_steps",)  # micro-batches give the gradient of the whole batch
+    for paths in (before, now):
+        paths["language.encoder_from"] = str(paths["language.encoder_from"]).rstrip("/")
+    different = [key for key in now if before[key] != now[key] and not key.startswith(may_change)]
     if different:
-        listed = "; ".join(f"{key} was {before[key]!r}, is {now[key]!r}" for key in different)
+        listed = "; ".join(f"{key} was {before[key]!r}, is {now[key]!r} ({_reason(key)})" for key in different)
         raise UserError(
             f"{workdir} holds a run of another configuration: {listed}. Use another --workdir, or the earlier values."
         )
 
 
-def check_same_data(workdir: Path, spec: DataSpec) -> None:
-    """UserError if channels, normalisation or missingness of the data have changed since the run began."""
+def _reason(key: str) -> str:
+    return next(reason for beginning, reason in REASONS.items() if key.startswith(beginning))
+
+
+def check_same_data(workdir: Path, config: Config, spec: DataSpec, datasets: Sequence[Dataset]) -> None:
+    """UserError if the data have changed since the run began. They are told by their fingerprints: paths may change."""
     if not (workdir / SPEC).is_file():
         return
+    if (workdir / DATA).is_file():
+        _check_fingerprints(workdir, datasets)
+    else:
+        paths = read_config(workdir).data.paths
+        if [*map(Path, paths)] != [*map(Path, config.data.paths)]:
+            raise UserError(
+                f"{workdir} holds a run on data.paths={list(paths)}, from before runs kept fingerprints of their data. "
+                "Give these paths once; they may change from then on."
+            )
     before = DataSpec.load(workdir / SPEC)
     same = (before.channels, before.window_minutes) == (spec.channels, spec.window_minutes) and all(
         np.array_equal(getattr(before, name), getattr(spec, name)) for name in ("mean", "sd", "observed_share")
@@ -92,6 +134,49 @@ def check_same_data(workdir: Path, spec: DataSpec) -> None:
             f"{workdir / SPEC} has other channels, normalisation or missingness than the datasets have now: they "
             "have changed since the run began. Restore them, or use another --workdir."
         )
+
+
+def _check_fingerprints(workdir: Path, datasets: Sequence[Dataset]) -> None:
+    before = read_data(workdir)
+    digests = [entry["fingerprint"] for entry in before], [dataset.fingerprint for dataset in datasets]
+    if digests[0] == digests[1]:
+        return
+    if sorted(digests[0]) == sorted(digests[1]):
+        raise UserError(
+            f"data.paths names the datasets of the run in {workdir} in another order, which the data order follows: "
+            f"they were {', '.join(entry['path'] for entry in before)}."
+        )
+    if len(before) != len(datasets):
+        raise UserError(f"data.paths names {len(datasets)} datasets; the run in {workdir} began with {len(before)}.")
+    for entry, dataset in zip(before, datasets, strict=True):
+        changed = [part for part, digest in dataset.fingerprints.items() if entry["parts"].get(part) != digest]
+        if changed:
+            raise UserError(
+                f"{dataset.path} does not hold what the run in {workdir} began with, at {entry['path']}: its "
+                f"{' and '.join(changed)} differ. Restore it, name the folder that has it, or use another --workdir."
+            )
+
+
+def write_data(workdir: Path, datasets: Sequence[Dataset]) -> None:
+    """Writes where the datasets of a run are, with their fingerprints."""
+    entries = [
+        {"name": each.name, "path": str(each.path), "fingerprint": each.fingerprint, "parts": dict(each.fingerprints)}
+        for each in datasets
+    ]
+    replace_text(workdir / DATA, json.dumps({"datasets": entries}, indent=1))
+
+
+def read_data(workdir: Path) -> list[dict[str, Any]]:
+    """What `write_data` wrote; UserError if it is damaged."""
+    file = workdir / DATA
+    try:
+        entries = json.loads(file.read_text(encoding="utf-8"))["datasets"]
+        return [
+            {**{key: str(entry[key]) for key in ("name", "path", "fingerprint")}, "parts": dict(entry["parts"])}
+            for entry in entries
+        ]
+    except (ValueError, RecursionError, KeyError, TypeError):
+        raise UserError(f"{file} is damaged; it tells the run's data from others. Restore it, or delete it.") from None
 
 
 def run_captions(workdir: Path, config: Config) -> CaptionTokens | None:

@@ -85,6 +85,12 @@ class Log:
         return [event for event, *_ in self.events]
 
 
+def of_run(workdir: Path, limit: int, process: int, log: Log) -> ReadFaults:
+    faults = ReadFaults(limit)
+    faults.begin_run(workdir, process, log)
+    return faults
+
+
 def open_with(folder: Path, faults: ReadFaults, **changes: Any) -> tuple[DataConfig, list[Dataset]]:
     config = DataConfig(paths=(str(folder),), window_minutes=60, **changes)
     return config, [dataclasses.replace(dataset, faults=faults) for dataset in open_datasets(config)]
@@ -94,7 +100,7 @@ def batches(
     folder: Path, count: int, faults: ReadFaults | None = None, workers: int = 0, **arguments: Any
 ) -> list[dict[str, np.ndarray]]:
     """The first batches of the training split."""
-    config, datasets = open_with(folder, faults or ReadFaults(99, report=Log()), workers=workers)
+    config, datasets = open_with(folder, faults or ReadFaults(99, Log()), workers=workers)
     arguments = {"seed": 3, "batch_size": 8} | arguments
     loader = Loader(config, datasets, data_spec(config, datasets), "train", **arguments)
     try:
@@ -157,7 +163,7 @@ def test_workers_hand_over_what_they_find(copy, tmp_path) -> None:
     flip(copy / SHARD, 4, 11)
     log = Log()
     expected = rows(batches(copy, 4))
-    faults = ReadFaults.of_run(tmp_path / "run", 5, 0, log)
+    faults = of_run(tmp_path / "run", 5, 0, log)
     found = batches(copy, 4, faults, workers=1)
     assert rows(found) == expected
     assert all(isinstance(part, np.ndarray) for batch in found for part in batch.values()), "nothing else for devices"
@@ -168,7 +174,7 @@ def test_workers_hand_over_what_they_find(copy, tmp_path) -> None:
 def test_a_corrupt_record_is_listed_and_reported_once_over_all_starts(copy, tmp_path) -> None:
     flip(copy / SHARD, 4)
     log, workdir = Log(), tmp_path / "run"
-    before = rows(batches(copy, 8, ReadFaults.of_run(workdir, 5, 0, log)))  # more than two epochs
+    before = rows(batches(copy, 8, of_run(workdir, 5, 0, log)))  # more than two epochs
     corrupt = [event for event in log.events if event[0] == "corrupt_record"]
     ((_, sentence, details),) = corrupt
     assert sentence.startswith(f"set aside: record 4 of the train split of short ({SHARD}: Corrupted")
@@ -180,18 +186,16 @@ def test_a_corrupt_record_is_listed_and_reported_once_over_all_starts(copy, tmp_
     # The next start knows it: the same windows even if it can be read again, and no second report.
     flip(copy / SHARD, 4)
     again = Log()
-    known = ReadFaults.of_run(workdir, 5, 1, again)
+    known = of_run(workdir, 5, 1, again)
     assert rows(batches(copy, 8, known)) == before
     assert (known.count, again.events) == (1, [])
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_more_corrupt_records_than_the_limit_are_an_error_that_names_them(copy, tmp_path, workers) -> None:
+def test_more_corrupt_records_than_the_limit_are_an_error_that_names_them(copy, tmp_path) -> None:
     flip(copy / SHARD, 4, 7, 11)
     with pytest.raises(RunError, match=r"3 corrupt records are more than data.max_corrupt=2: record \d+ of the train"):
-        batches(copy, 8, ReadFaults.of_run(tmp_path, 2, 0, Log()), workers)
-    if not workers:
-        assert {record.record for record in read_corrupt_records(tmp_path)} == {4, 7, 11}
+        batches(copy, 8, of_run(tmp_path, 2, 0, Log()))
+    assert {record.record for record in read_corrupt_records(tmp_path)} == {4, 7, 11}
 
 
 def test_a_dataset_without_a_readable_record_is_an_error(copy) -> None:
@@ -214,7 +218,7 @@ def test_a_passing_failure_of_the_file_system_is_tried_again(short, monkeypatch,
         return read(source, key)
 
     monkeypatch.setattr(ArrayRecordDataSource, "__getitem__", failing)
-    assert rows(batches(short, 3, ReadFaults(0, report=log))) == expected
+    assert rows(batches(short, 3, ReadFaults(0, log))) == expected
     assert log.names() == ["read_retried"] * failures
     assert SHARD in log.events[0][1]
 
@@ -241,7 +245,7 @@ def test_a_record_in_the_place_of_another_is_found(copy, checksums) -> None:
     replace_record(copy / SHARD, 4, other=9)
     if not checksums:
         without_checksums(copy)
-    batches(copy, 8, ReadFaults(1, report=log))
+    batches(copy, 8, ReadFaults(1, log))
     assert [details["record"] for _, _, details in log.events] == [4]
     assert "not the record that" in log.events[0][1]
 
@@ -262,7 +266,7 @@ def test_evaluation_sets_a_corrupt_record_aside(copy, short, capsys) -> None:
 
 
 def test_a_shard_that_vanishes_while_a_run_reads_it_ends_it_with_a_sentence(copy) -> None:
-    config, datasets = open_with(copy, ReadFaults(3, report=Log()))
+    config, datasets = open_with(copy, ReadFaults(3, Log()))
     loader = Loader(config, datasets, data_spec(config, datasets), "train", seed=3, batch_size=8)
     (copy / SHARD).unlink()
     with pytest.raises(RunError, match=r"open\(\) failed: No such file"):
