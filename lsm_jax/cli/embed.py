@@ -7,7 +7,8 @@ from pathlib import Path
 
 from lsm_jax.errors import UserError
 
-POOLINGS = ("mean", "mean_sd", "channel", "hour")  # of objectives.pooling, whose import would slow help down
+# Of objectives.pooling, whose import would slow help down; `text` is for sensor-text runs.
+POOLINGS = ("mean", "mean_sd", "channel", "hour", "text")
 HELP = "turn days and people into embeddings, as Parquet"
 EXAMPLE = "lsm embed --workdir runs/lsm2 --data data/fitabase --out embeddings.parquet"
 
@@ -24,8 +25,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--pooling",
         choices=POOLINGS,
-        default="mean",
-        help="how tokens become a day: mean, mean_sd, channel, hour (mean)",
+        default="",
+        help="how tokens become a day (mean; text for a sensor-text run that compares days with texts)",
     )
     parser.add_argument("--batch-size", type=int, default=32, metavar="B", help="windows per model call (32)")
 

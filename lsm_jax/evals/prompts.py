@@ -49,15 +49,6 @@ class Prompts:
     texts: Mapping[str, Sequence[tuple[str, str]]]
     contexts: Sequence[str] = ()
 
-    def check_classes(self, in_data: Collection[str]) -> None:
-        """UserError for a class that the data lacks."""
-        for name in self.texts:
-            if name not in in_data:
-                raise UserError(
-                    f"{self.file}: classes.{name}: the data has no such activity.{nearest(name, in_data)} "
-                    f"It has {', '.join(sorted(in_data)) or 'none'}."
-                )
-
     def sentences(self, tokenizer: Tokenizer, max_tokens: int) -> Sequence[str]:
         """All texts, class by class; UserError for one longer than the model reads."""
         keyed = [pair for texts in self.texts.values() for pair in texts]

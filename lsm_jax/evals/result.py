@@ -97,6 +97,8 @@ class EvalResult:
         Of several metrics of a task it shows the first; so do `scalars`.
         """
         totals = self._totals()
+        if not totals:
+            return "Nothing could be scored."
         index = [key for key in _INDEX if totals and key in totals[0] and (key != "unit" or "metric" in totals[0])]
         lowest: dict[tuple[str, ...], float] = {}
         for row in totals:

@@ -29,7 +29,8 @@ class ZeroShot(DatasetSuite):
     """Classifies held-out days by prompts.
 
     Attributes:
-      prompts: a prompt file, all of whose classes the data must have; None: the shipped file that fits the data.
+      prompts: a prompt file; classes that the data's log does not name have similarities and no score. None: the
+        shipped file that fits the data, without such classes.
       probes: adds probes that learn from the labels of all training days (`reference_probes`).
     """
 
@@ -52,17 +53,19 @@ class ZeroShot(DatasetSuite):
         rows, notes = auroc_rows(scores, days, classes, self.seed, run.config.language.held_out_activities)
         notes.insert(0, f"prompts of {prompts.file.name}, {len(days.positions)} days.")
         if absent:
-            notes.append(f"{', '.join(absent)} of the prompt file occur in no day.")
+            logged = ", ".join(sorted(logged_classes(dataset)))
+            notes.append(
+                f"Not scored, because no log names them: {', '.join(absent)}. Logs name {logged or 'nothing'}."
+            )
         return rows, notes, _day_rows(days, classes, similarity)
 
     def _prompts_for(self, dataset: Dataset) -> tuple[Prompts, list[str]]:
-        """The prompts, and the classes of the shipped file that the data lacks."""
+        """The prompts, and the classes of their file that the data lacks."""
         classes = logged_classes(dataset)
         if self.prompts is None:
             return shipped_prompts(classes)
         prompts = read_prompts(self.prompts)
-        prompts.check_classes(classes)
-        return prompts, []
+        return prompts, [name for name in prompts.texts if name not in classes]
 
 
 def class_directions(run: Run, prompts: Prompts) -> Float[np.ndarray, "c e"]:

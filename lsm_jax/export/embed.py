@@ -1,6 +1,7 @@
 """Embeddings of days and of people, streamed to Parquet.
 
-The embedding of a day is the encoder's output pooled over observed tokens; LSM-2 takes the mean (arXiv 2506.05321).
+The embedding of a day is the encoder's output pooled over observed tokens; LSM-2 takes the mean (arXiv 2506.05321). A
+contrastive sensor-text model embeds days in the space that they share with texts (arXiv 2506.09108).
 Nothing is imputed, and the values of missing cells change nothing. The embedding of a person is the mean over their
 days.
 """
@@ -22,8 +23,8 @@ from jaxtyping import Float
 from lsm_jax.data.loader import WindowInfo, evaluation_batches
 from lsm_jax.data.store import SPLITS, Dataset
 from lsm_jax.errors import RunError, UserError
-from lsm_jax.objectives import masked
 from lsm_jax.objectives.pooling import check_pooling
+from lsm_jax.objectives.sensor_language import TEXT_SPACE
 from lsm_jax.train.run import Run
 
 
@@ -52,7 +53,7 @@ def write_embeddings(
     *,
     splits: Sequence[str] = SPLITS,
     batch_size: int = 32,
-    pooling: str = "mean",
+    pooling: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> EmbeddingFiles:
     """Embeds every window of a dataset's `splits`. Memory holds one batch, and a sum per person.
@@ -62,14 +63,15 @@ def write_embeddings(
     `OUT.people.parquet`, a row per person: `participant`, `split`, `days` with an embedding, labels, `embedding`.
 
     Args:
-      pooling: how tokens become a day (`objectives.pooling.POOLINGS`).
+      pooling: how tokens become a day (`objectives.pooling.POOLINGS`, or `text` for a sensor-text run); empty: the
+        objective's default.
 
     Raises:
-      UserError: the objective does not embed, the dataset shares no channel with the run, or an unknown pooling.
+      UserError: the dataset shares no channel with the run, or the objective has no such pooling.
       RunError: an embedding is not finite.
     """
-    masked(run.objective)
-    check_pooling(pooling)
+    if pooling and not (pooling == TEXT_SPACE and run.objective.compares_windows and run.tokenizer):
+        check_pooling(pooling)
     if not {*dataset.channels} & {*run.spec.channels}:
         raise UserError(
             f"dataset {dataset.name} has none of the run's channels: it has {', '.join(dataset.channels)}, the run "
@@ -137,7 +139,7 @@ def _embed_days(
     total, done = sum(len(dataset.source(split)) for split in splits), 0
     for split in splits:
         for batch, infos in evaluation_batches(dataset.source(split), run.spec, batch_size):
-            output = masked(run.objective).embed(run.params, jax.tree.map(jnp.asarray, batch), pooling)
+            output = run.objective.embed(run.params, jax.tree.map(jnp.asarray, batch), pooling)
             embeddings = np.asarray(output, np.float32)[: len(infos)]
             if not np.isfinite(embeddings).all():
                 raise RunError(f"the model of step {run.step} gives embeddings that are not finite.")

@@ -5,7 +5,8 @@
     spec.json             channels, normalisation, window length
     card.json, README.md  the model card: what was trained, on which data and channels, and how good it is
 
-The written files are read back. Their model must reconstruct and embed a probe batch bit for bit as the run does.
+A sensor-text run has `tokenizer.json` as well. The written files are read back. Their model must give bit for bit what
+the run gives for a probe batch: embeddings, and reconstructions, text embeddings and captions where it has them.
 """
 
 from __future__ import annotations
@@ -24,14 +25,16 @@ import numpy as np
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from lsm_jax.captions.tokenizer import Tokenizer
 from lsm_jax.config import Config, with_changes
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.export.card import card_of
-from lsm_jax.objectives import MaskedObjective, build, masked
+from lsm_jax.objectives import build, masked, sensor_language
+from lsm_jax.objectives.sensor_language import SensorLanguage
 from lsm_jax.sharding import named_parameters, path_name
 from lsm_jax.train.run import Run
-from lsm_jax.train.workdir import SPEC, read_config, write_config
+from lsm_jax.train.workdir import SPEC, TOKENIZER, read_config, write_config
 
 _PROBE_WINDOWS = 4
 
@@ -55,10 +58,12 @@ def export_safetensors(run: Run, workdir: Path, out: Path, write_card: Callable[
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.partial-", dir=out.parent) as staging:
         folder = Path(staging) / "export"
         folder.mkdir()
-        tensors = {name: np.ascontiguousarray(jax.device_get(leaf)) for name, leaf in named_parameters(run.params)}
+        tensors = {name: np.asarray(jax.device_get(leaf), order="C") for name, leaf in named_parameters(run.params)}
         save_file(tensors, folder / "model.safetensors", metadata={"format": "lsm_jax", "step": str(int(run.step))})
         config = _portable(run.config)
         write_config(folder, config, run.spec)
+        if run.tokenizer:
+            run.tokenizer.save(folder / TOKENIZER)
         checks = check_export(run, load_exported(folder))
         digest = hashlib.sha256((folder / "model.safetensors").read_bytes()).hexdigest()
         card = card_of(run, config, tensors, workdir) | {"sha256": {"model.safetensors": digest}, "checked": checks}
@@ -90,19 +95,14 @@ def load_exported(path: Path | str) -> Run:
         raise UserError(f"{file}: damaged ({type(error).__name__}: {error}). Export the run again.") from None
     objective = build(config, spec)
     shapes = jax.eval_shape(objective.init, jax.random.key(0))
-    return Run(config=config, spec=spec, objective=objective, params=_fit(tensors, shapes, file), step=step)
+    tokenizer = Tokenizer.load(folder / TOKENIZER) if config.language.levels else None
+    return Run(config, spec, objective, _fit(tensors, shapes, file), step, tokenizer=tokenizer)
 
 
 def check_export(run: Run, exported: Run) -> list[str]:
     """Compares the outputs of both on a probe batch and returns what was equal; RunError if an output differs."""
-    batch, hidden = _probe_batch(run.spec, masked(run.objective))
-    outputs: dict[str, Callable[[Run], Any]] = {
-        "embed": lambda each: masked(each.objective).embed(each.params, batch),
-    }
-    if masked(run.objective).reconstructs:
-        outputs["reconstruct"] = lambda each: masked(each.objective).reconstruct(each.params, batch, hidden)
     equal = []
-    for name, output in outputs.items():
+    for name, output in _outputs(run).items():
         ours, theirs = np.asarray(output(run)), np.asarray(output(exported))
         if not np.isfinite(ours).all():
             raise RunError(
@@ -111,11 +111,28 @@ def check_export(run: Run, exported: Run) -> list[str]:
         if not np.array_equal(ours, theirs):
             worst = float(np.abs(ours - theirs).max())
             raise RunError(f"the export's `{name}` differs from the run's by up to {worst:.3g} on a probe batch.")
-        equal.append(f"{name}: {ours.size} values of {len(ours)} probe windows equal bit for bit")
+        equal.append(f"{name}: {ours.size} values of {len(ours)} probes equal bit for bit")
     return equal
 
 
-def _probe_batch(spec: DataSpec, objective: MaskedObjective) -> tuple[dict[str, jax.Array], jax.Array]:
+def _outputs(run: Run) -> dict[str, Callable[[Run], Any]]:
+    """What a run of this objective is for, as functions of a run, on a probe batch."""
+    objective = run.objective if isinstance(run.objective, SensorLanguage) else masked(run.objective)
+    batch, hidden = _probe_batch(run.spec, objective.tokens.size)
+    outputs: dict[str, Callable[[Run], Any]] = {"embed": lambda each: each.objective.embed(each.params, batch)}
+    if isinstance(objective, SensorLanguage):
+        texts = jnp.asarray(run.words.encode(["The wearer slept.", ""], run.config.language.text_length).ids)
+        if objective.compares_windows:
+            outputs["embed_text"] = lambda each: sensor_language(each.objective).embed_text(each.params, texts)
+        if objective.captions:
+            words = run.words.vocabulary
+            outputs["generate"] = lambda each: sensor_language(each.objective).generate(each.params, batch, words)
+    elif objective.reconstructs:
+        outputs["reconstruct"] = lambda each: masked(each.objective).reconstruct(each.params, batch, hidden)
+    return outputs
+
+
+def _probe_batch(spec: DataSpec, tokens: int) -> tuple[dict[str, jax.Array], jax.Array]:
     """Noise with the data's shares of missing values and one empty window; a third of the tokens is hidden."""
     rng = np.random.default_rng(0)
     shape = (_PROBE_WINDOWS, spec.window_minutes, len(spec.channels))
@@ -128,13 +145,15 @@ def _probe_batch(spec: DataSpec, objective: MaskedObjective) -> tuple[dict[str, 
         "weekday": np.arange(_PROBE_WINDOWS, dtype=np.int32),
         "window_id": np.arange(_PROBE_WINDOWS, dtype=np.int32),
     }
-    hidden = rng.random((_PROBE_WINDOWS, objective.tokens.size)) < 1 / 3
+    hidden = rng.random((_PROBE_WINDOWS, tokens)) < 1 / 3
     return jax.tree.map(jnp.asarray, batch), jnp.asarray(hidden)
 
 
 def _portable(config: Config) -> Config:
-    """The configuration without paths of this machine: of a dataset only the name is left."""
-    return with_changes(config, {"data.paths": [Path(path).name for path in config.data.paths]})
+    """The configuration without paths of this machine: of a dataset or run only the name is left."""
+    changes: dict[str, Any] = {"data.paths": [Path(path).name for path in config.data.paths]}
+    changes |= {f"language.{key}": Path(getattr(config.language, key)).name for key in ("tokenizer", "encoder_from")}
+    return with_changes(config, changes)
 
 
 def _fit(tensors: Mapping[str, np.ndarray], shapes: Any, file: Path) -> Any:

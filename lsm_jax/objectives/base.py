@@ -67,6 +67,14 @@ class Objective:
         del params, batch
         return {}
 
+    def embed(self, params: Params, batch: Batch, pooling: str = "") -> Float[Array, "b d"]:
+        """One vector per window.
+
+        Args:
+          pooling: how tokens become a vector; empty: the objective's own default.
+        """
+        raise NotImplementedError
+
     def attention_shapes(self, batch: Batch, rng: PRNGKeyArray) -> list[AttentionShape]:
         """The transformer stacks of `loss` with this `rng`, for FLOP accounting and `lsm plan`."""
         del batch, rng
@@ -105,10 +113,6 @@ class MaskedObjective(Objective):
 
     def embed_tokens(self, params: Params, batch: Batch) -> TokenEmbeddings:
         """The encoder's output for every observed token of each window."""
-        raise NotImplementedError
-
-    def embed(self, params: Params, batch: Batch, pooling: str = "mean") -> Float[Array, "b d"]:
-        """`embed_tokens` pooled (`pooling.POOLINGS`); zeros where there is no token."""
         raise NotImplementedError
 
 

@@ -118,9 +118,9 @@ class MaskedReconstruction(NetworkObjective, MaskedObjective):
         hidden = jnp.asarray(hidden)
         return self._ablate_encoder(self._lengths(batch, hidden), params, sensor_part(batch), hidden, other)
 
-    def embed(self, params: Params, batch: Batch, pooling: str = "mean") -> Float[Array, "b d"]:
-        """`embed_tokens` pooled (`pooling.POOLINGS`); zeros where there is no token."""
-        return self._embed(self.embed_length(batch), pooling, params, sensor_part(batch))
+    def embed(self, params: Params, batch: Batch, pooling: str = "") -> Float[Array, "b d"]:
+        """`embed_tokens` pooled (`pooling.POOLINGS`, default mean); zeros where there is no token."""
+        return self._embed(self.embed_length(batch), pooling or "mean", params, sensor_part(batch))
 
     def encode_tokens(self, length: int, params: Params, batch: Batch) -> TokenEmbeddings:
         """The encoder's output for the observed tokens, at most `length` of each window. Pure: it can be traced."""

@@ -35,13 +35,14 @@ from lsm_jax.objectives.base import (
     sensor_part,
     with_compute_dtype,
 )
-from lsm_jax.objectives.pooling import TokenEmbeddings
+from lsm_jax.objectives.pooling import TokenEmbeddings, pool
 from lsm_jax.tokens.grid import TokenGrid
 from lsm_jax.tokens.masking import check_rows, window_keys
 from lsm_jax.tokens.row_lengths import row_length
 from lsm_jax.tokens.rows import Rows, pack
 
 VARIANTS = ("clip", "siglip", "cap", "coca")
+TEXT_SPACE = "text"  # the pooling that gives embeddings in the space shared with texts
 
 
 class SensorLanguage(NetworkObjective):
@@ -102,10 +103,19 @@ class SensorLanguage(NetworkObjective):
         """The encoder, pools, the text tower and the caption decoder."""
         return self._attention_shapes(self._pack(batch, self.observed(batch), rng), batch["text"])
 
-    def embed(self, params: Params, batch: Batch) -> Float[Array, "b e"]:
-        """L2-normalised embeddings of windows, from all their observed tokens, in the space shared with texts."""
+    def embed(self, params: Params, batch: Batch, pooling: str = "") -> Float[Array, "b e"]:
+        """Embeddings of windows, from all their observed tokens.
+
+        Args:
+          pooling: `text`: L2-normalised, in the space shared with texts, the default of a contrastive variant; or how
+            the encoder's output is pooled (`pooling.POOLINGS`, default mean).
+        """
+        pooling = pooling or (TEXT_SPACE if self.compares_windows else "mean")
+        length = self.length_for(self.observed(batch))
+        if pooling != TEXT_SPACE:
+            return self._pool(length, pooling, params, sensor_part(batch))
         self._check_supports(CONTRASTIVE, "compares windows with texts")
-        return self._embed_sensor(self.length_for(self.observed(batch)), params, sensor_part(batch))
+        return self._embed_sensor(length, params, sensor_part(batch))
 
     def encode_tokens(self, length: int, params: Params, batch: Batch) -> TokenEmbeddings:
         """The encoder's output for the observed tokens, at most `length` of each window. Pure: it can be traced."""
@@ -147,6 +157,10 @@ class SensorLanguage(NetworkObjective):
         if self.variant not in variants:
             able = ", ".join(variants)
             raise UserError(f"no part of a run of objective {self.variant!r} {ability}; use one of {able}.")
+
+    @functools.partial(jax.jit, static_argnums=(0, 1, 2))
+    def _pool(self, length: int, pooling: str, params: Params, batch: Batch) -> Float[Array, "b f"]:
+        return pool(self.encode_tokens(length, params, batch), self.tokens, pooling)
 
     @functools.partial(jax.jit, static_argnums=(0, 1))
     def _embed_sensor(self, length: int, params: Params, batch: Batch) -> Float[Array, "b e"]:

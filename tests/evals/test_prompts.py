@@ -70,11 +70,8 @@ def test_a_missing_file_is_refused(tmp_path):
         read_prompts(tmp_path / "none.toml")
 
 
-def test_a_class_the_data_lacks_and_a_prompt_too_long_are_refused(written):
+def test_a_prompt_too_long_is_refused(written):
     prompts = read_prompts(written(PROMPTS))
-    prompts.check_classes({"running", "stair climbing", "yoga", "golf"})
-    with pytest.raises(UserError, match=r"classes\.yoga: the data has no such activity\. Did you mean 'yog'"):
-        prompts.check_classes({"running", "stair climbing", "yog"})
     tokenizer = Tokenizer.train([PROMPTS], 300)
     assert len(prompts.sentences(tokenizer, 90)) == 7
     with pytest.raises(UserError, match=r"templates\[0\] has \d+ tokens and the model reads language\.text_length=20"):

@@ -3,11 +3,16 @@
 import json
 import re
 
+import jax
+import numpy as np
+import polars as pl
 import pytest
 from language_run import CLASSES, PROMPTS, language_dataset, language_run, save_language_run
 from tiny_run import save_run, tiny_dataset, tiny_run
 
 from lsm_jax.cli.main import main
+from lsm_jax.export.safetensors import load_exported
+from lsm_jax.train.run import load_run
 
 
 @pytest.fixture(scope="module")
@@ -16,7 +21,8 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("words")
     dataset = language_dataset(folder / "data")
     save_language_run(language_run(dataset.path), folder / "coca")
-    save_language_run(language_run(dataset.path, "siglip"), folder / "siglip")
+    for name in ("siglip", "cap"):
+        save_language_run(language_run(dataset.path, name), folder / name)
     save_run(tiny_run(dataset.path), folder / "lsm2")
     (folder / "prompts.toml").write_text(PROMPTS)
     return folder
@@ -35,6 +41,48 @@ def test_zeroshot(folder, capsys):
     content = json.loads((folder / "coca" / "zeroshot.json").read_text())
     assert {row["class"] for row in content["results"]} == {*CLASSES, "macro"}
     assert {*content["details"][0]["scores"]} == {*CLASSES}
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_classes_that_no_log_names_have_similarities(folder, known, tmp_path, capsys):
+    """This is what zero-shot is for."""
+    file, out = tmp_path / "prompts.toml", tmp_path / "found.json"
+    classes = "[classes.running]\n" * known + "[classes.skiing]\n[classes.runing]\n"
+    file.write_text('templates = ["The wearer did some {activity}."]\n' + classes)
+    assert on(folder, "zeroshot", "--prompts", file, "--out", out) == 0
+    printed = capsys.readouterr().out
+    assert "Not scored, because no log names them: skiing, runing. Logs name running, stair climbing, yoga." in printed
+    assert ("| auroc" in printed) == known and ("Nothing could be scored." in printed) != known
+    content = json.loads(out.read_text())
+    assert {*content["details"][0]["scores"]} == {"skiing", "runing", *(["running"] * known)}
+    assert {row["class"] for row in content["results"]} == ({"running", "macro"} if known else set())
+
+
+@pytest.mark.parametrize(("run", "pooling", "width"), [("coca", "", 128), ("coca", "mean", 128), ("cap", "", 128)])
+def test_every_sensor_text_run_embeds(folder, run, pooling, width, tmp_path):
+    out = tmp_path / "days.parquet"
+    assert on(folder, "embed", "--out", out, *(["--pooling", pooling] if pooling else []), run=run) == 0
+    lengths = np.linalg.norm(np.stack(pl.read_parquet(out)["embedding"].drop_nulls().to_list()), axis=1)
+    assert np.allclose(lengths, 1.0, atol=1e-5) == (run == "coca" and not pooling)
+
+
+def test_what_embeds_without_texts_has_no_text_space(folder, tmp_path, capsys):
+    for run in ("cap", "lsm2"):
+        assert on(folder, "embed", "--out", tmp_path / "days.parquet", "--pooling", "text", run=run) == 2
+        assert "there is no pooling 'text'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("run", "outputs"), [("coca", "embed embed_text generate"), ("siglip", "embed embed_text"),
+                                              ("cap", "embed generate")])  # fmt: skip
+def test_every_sensor_text_run_is_exported(folder, run, outputs, tmp_path, capsys):
+    out = tmp_path / "export"
+    assert main(["export", "--workdir", str(folder / run), "--out", str(out)]) == 0
+    printed = capsys.readouterr().out
+    assert re.findall(r"checked: (\w+):", printed) == outputs.split()
+    exported = load_exported(out)
+    ours = load_run(folder / run)
+    assert exported.words.to_bytes() == ours.words.to_bytes()
+    jax.tree.map(np.testing.assert_array_equal, exported.params, ours.params)
 
 
 def test_retrieve(folder, capsys, tmp_path):
