@@ -122,10 +122,16 @@ class Cluster:
 
         wait_until(reached, f"job {number} is {state}")
 
-    def start_now(self, number: str) -> None:
-        """Starts a requeued job, which waits two minutes by default."""
-        wait_until(lambda: self.job(number)["Reason"] == "BeginTime", f"job {number} waits for its second start")
-        self.run("scontrol", "update", f"JobId={number}", "StartTime=now")
+    def start_now(self, number: str, restarts: int) -> None:
+        """Starts a job that was requeued for the n-th time. It would wait two minutes."""
+
+        def started() -> bool:
+            job = self.job(number)
+            if job["JobState"] == "PENDING":
+                self.run("scontrol", "update", f"JobId={number}", "StartTime=now")
+            return job["Restarts"] == str(restarts) and job["JobState"] != "PENDING"
+
+        wait_until(started, f"start {restarts + 1} of job {number}")
 
 
 @pytest.fixture
@@ -183,12 +189,12 @@ def test_a_preempted_and_requeued_job_ends_with_the_undisturbed_runs_numbers(
     cluster.run("scancel", "--signal=STOP", job)
     urgent = cluster.run("sbatch", "--parsable", "--partition=urgent", "--ntasks=2", "--wrap=true")
     cluster.wait_for(urgent, "COMPLETED")
-    cluster.start_now(job)
+    cluster.start_now(job, 1)
     steps = len(read_metrics(cut))
     wait_until(lambda: len(read_metrics(cut)) > steps, "metrics of the second start")
     cluster.run("scancel", "--signal=STOP", job)
     cluster.run("scontrol", "requeue", job)
-    cluster.start_now(job)
+    cluster.start_now(job, 2)
     cluster.wait_for(job, "COMPLETED")
     assert cluster.job(job)["Restarts"] == "2"
 
