@@ -29,6 +29,7 @@ from lsm_jax.errors import RunError, UserError
 from lsm_jax.events import Report
 from lsm_jax.sharding import named_parameters
 from lsm_jax.train.checkpoint_files import (
+    RETRY_SECONDS,
     changed_size,
     checksums,
     entries,
@@ -51,6 +52,7 @@ _MIN_KEPT = 2
 _FINAL_RETRY_SECONDS = (1.0, 4.0)  # a preempted run has about 30 s in all
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _DAMAGED = "damaged-"
+_ONE_WORKDIR = "all processes need the same --workdir on one file system"
 
 # A failed write is reported in one sentence; Orbax logs the traceback of each of its threads.
 logging.getLogger("absl").addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
@@ -90,7 +92,7 @@ class Checkpoints:
         self._pruner = concurrent.futures.ThreadPoolExecutor(1, "prune")
         self._saving: concurrent.futures.Future[str] | None = None
         self._verified: set[int] = set()
-        self._kept_for_a_reason: set[int] = set()
+        self._undeletable: set[int] = set()
 
     def save(self, content: CheckpointState, final: bool = False) -> None:
         """Waits for an earlier save, copies everything off the devices, and writes it in the background.
@@ -112,8 +114,8 @@ class Checkpoints:
             self._begin(content, final)
         if final and (fault := self._finish_saving()):
             raise RunError(
-                f"checkpoint {int(content.state.step)} could not be saved ({fault}). {self._last_whole()} When that is "
-                "mended, the same command goes on from there."
+                f"checkpoint {int(content.state.step)} could not be saved ({fault}). {self._last_whole()} Mend "
+                "that, and start the same command again."
             )
 
     @property
@@ -133,7 +135,9 @@ class Checkpoints:
           RunError: they cannot be read.
         """
         self._finish_saving()
-        steps, set_aside = self._messages.gather(self._list)[0]
+        (steps, set_aside), *others = self._messages.gather(self._list)
+        if not steps and any(found for found, _ in others):
+            raise RunError(f"process 0 finds no checkpoint in {self._folder}, others do: {_ONE_WORKDIR}.")
         damaged: dict[int, str] = {}
         for step in steps:
             if not (fault := self._verify_together(step)):
@@ -223,10 +227,7 @@ class Checkpoints:
                 if fault:
                     return f"process {process}: {fault}" if self._processes > 1 else str(fault)
                 if fault := changed_size(save.folder, written):
-                    return (
-                        f"{fault}, but process {process} has written it: all processes need the same --workdir on one "
-                        "file system"
-                    )
+                    return f"{fault}, but process {process} has written it: {_ONE_WORKDIR}"
                 files |= written
             # All processes have begun this save, so none waits for a message of the one before.
             self._messages.forget(str(save.number - 1))
@@ -278,17 +279,15 @@ class Checkpoints:
         try:
             shutil.rmtree(self._folder / str(step))
         except OSError as error:
-            if step not in self._kept_for_a_reason:
-                self._kept_for_a_reason.add(step)
+            if step not in self._undeletable:
+                self._undeletable.add(step)
                 sentence = f"checkpoint {step} is no longer needed and cannot be deleted ({reason(error)})."
                 self._report("checkpoint_not_deleted", sentence, step=step, reason=reason(error))
 
     def _list(self) -> tuple[list[int], list[str]]:
         """Steps with a checkpoint, newest first, and the names of damaged ones. What a crash left is removed."""
-        if self._process > 0:
-            return [], []
         names = entries(self._folder)
-        for name in names:
+        for name in names if self._process == 0 else ():
             if _UNFINISHED in name:
                 step = name.partition(".")[0]
                 self._report("checkpoint_unfinished", f"checkpoint {step} was never finished; it is removed.")
@@ -302,20 +301,21 @@ class Checkpoints:
           RunError: the processes do not see the same checkpoint.
         """
         checkpoint = self._folder / str(step)
-        faults = self._messages.gather(lambda: verify(checkpoint, self._process, self._processes))
-        found = [(process, fault) for process, fault in enumerate(faults) if fault]
-        if not found:
-            return None
-        (process, fault), *_ = found
-        if process == 0:
-            return str(fault)
-        confirmed = self._messages.gather(lambda: verify(checkpoint) if self._process == 0 else None)[0]
-        if not confirmed:
-            raise RunError(
-                f"process {process} finds checkpoint {step} damaged ({fault}), process 0 finds it whole: they do not "
-                f"see the same {checkpoint}. All processes need the same --workdir on one file system."
-            )
-        return str(confirmed)
+        for seconds in (*RETRY_SECONDS, None):
+            faults = self._messages.gather(lambda: verify(checkpoint, self._process, self._processes))
+            if not any(faults) or faults[0]:
+                return faults[0]
+            # Process 0 has not read this file. On a network file system another process may not see it yet.
+            process = next(process for process, fault in enumerate(faults) if fault)
+            confirmed = self._messages.gather(lambda: verify(checkpoint) if self._process == 0 else None)[0]
+            if confirmed:
+                return str(confirmed)
+            if seconds is not None:
+                time.sleep(seconds)
+        raise RunError(
+            f"process {process} finds checkpoint {step} damaged ({faults[process]}), process 0 finds it whole: "
+            f"{_ONE_WORKDIR}."
+        )
 
     def _set_aside(self, damaged: Mapping[int, str]) -> None:
         """Renames damaged checkpoints: their steps can be saved again, and their files can still be examined."""

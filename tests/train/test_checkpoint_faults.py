@@ -171,7 +171,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 from test_checkpoints import CheckpointState, Checkpoints, Reported, state_at
 from lsm_jax.errors import RunError
 from lsm_jax.train import checkpoints
-checkpoints._FINAL_RETRY_SECONDS = ()
+checkpoints._FINAL_RETRY_SECONDS = checkpoints.RETRY_SECONDS = ()
 
 mesh = jax.make_mesh((2,), ("fsdp",))
 halves, whole = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in (["fsdp"], []))
@@ -217,6 +217,7 @@ def restore(folder):
 
 said["restored"] = restore("good")
 said["elsewhere"] = try_to(lambda: restore("good" if process == 0 else "apart-1"))
+said["empty"] = try_to(lambda: restore("empty" if process == 0 else "good"))
 print("SAID" + json.dumps(said))
 """
 
@@ -234,11 +235,15 @@ def test_two_processes_agree_on_what_is_whole(tmp_path: Path) -> None:
         for number in range(2)
     ]  # fmt: skip
     said = []
-    for process in started:
-        output, errors = process.communicate(timeout=180)
-        assert process.returncode == 0, errors[-3000:]
-        assert "Traceback" not in errors
-        said.append(json.loads(output.partition("SAID")[2].splitlines()[0]))
+    try:
+        for process in started:
+            output, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, errors[-3000:]
+            assert "Traceback" not in errors
+            said.append(json.loads(output.partition("SAID")[2].splitlines()[0]))
+    finally:
+        for process in started:
+            process.kill()
     lead, other = said
     assert lead["good"] == other["good"] == [None]
     apart = "all processes need the same --workdir on one file system"
@@ -253,6 +258,7 @@ def test_two_processes_agree_on_what_is_whole(tmp_path: Path) -> None:
     assert lead["restored"] == other["restored"] == 3
     elsewhere = "process 1 finds checkpoint 3 damaged (manifest.json is missing), process 0 finds it whole"
     assert elsewhere in lead["elsewhere"] and elsewhere in other["elsewhere"]
+    assert "process 0 finds no checkpoint in" in lead["empty"] and "others do" in other["empty"]
     # A shard of the other process is missing.
     shard = next(file for file in files_of(tmp_path / "good" / "3" / "ocdbt.process_1") if file.parent.name == "d")
     shard.unlink()
