@@ -56,11 +56,11 @@ def launcher_parser(engine: str, description: str, example: str) -> argparse.Arg
     return parser
 
 
-def add_restarts(parser: argparse.ArgumentParser) -> None:
-    """The option `--restarts`, for engines that count."""
+def add_restarts(parser: argparse.ArgumentParser, default: int, count: str) -> None:
+    """The option `--restarts`; engines count failures in different ways."""
     parser.add_argument(
-        "--restarts", type=int, default=3, metavar="N",
-        help="how often the engine restarts a run that failed (3); restarts after a preemption are not counted",
+        "--restarts", type=int, default=default, metavar="N",
+        help=f"how many failures {count} are restarted ({default}); preemptions always are",
     )  # fmt: skip
 
 
@@ -81,6 +81,10 @@ def read_request(
     train = list(words[split + 1 :])
     if unknown and not engine_options:
         raise UserError(f"{parser.prog} has no option {unknown[0]}; options of lsm train come after --.")
+    if wrong := {word.partition("=")[0] for word in train} & {"--start-over", "--preempted-exit-code"}:
+        raise UserError(
+            f"{parser.prog} repeats its command after a preemption: leave {' and '.join(sorted(wrong))} out."
+        )
     if not train:
         raise UserError(f"{parser.prog}: write -- and then the options of lsm train: --config ... --workdir ...")
     machines = pod(args.topology, getattr(args, "slices", 1))

@@ -24,7 +24,7 @@ def run(words: Sequence[str]) -> int:
         "cpu:NODESxPROCESSES is for nodes without accelerators.",
         "launch/slurm h100:4x8 --time=24:00:00 -- --config configs/lsm2.py:base --workdir shared/runs/base",
     )
-    add_restarts(parser)
+    add_restarts(parser, 3, "without a new checkpoint in between")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="where logs go; all nodes must see it (WORKDIR/logs)")
     request = read_request(parser, words, engine_options=True, cpu=True)
     command = sbatch_command(request)
@@ -47,7 +47,7 @@ def sbatch_command(request: Request) -> list[str]:
     command += [f"--output={logs}/%j.log", *request.engine_options, str(BATCH_SCRIPT)]
     # The environment of this checkout, which the nodes see as well.
     lsm = Path(sys.executable).with_name("lsm")
-    return [*command, str(logs), str(request.args.restarts), str(lsm), "train", *request.train]
+    return [*command, request.workdir, str(logs), str(request.args.restarts), str(lsm), "train", *request.train]
 
 
 def logs_folder(request: Request) -> Path:

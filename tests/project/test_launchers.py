@@ -141,8 +141,8 @@ def test_the_job_of_slurm_has_a_process_for_each_gpu(capsys: pytest.CaptureFixtu
     assert words[0] == "sbatch"
     assert {"--nodes=4", "--ntasks-per-node=8", "--gpus-per-node=8", "--time=24:00:00"} < {*words}
     script = words.index(str(REPOSITORY / "launch" / "train.sbatch"))
-    assert words[script + 1 : script + 3] == ["logs", "1"]
-    assert words[script + 4 : script + 6] == ["train", "--config"]
+    assert words[script + 1 : script + 4] == ["gs://bucket/runs/base", "logs", "1"]
+    assert words[script + 5 : script + 7] == ["train", "--config"]
 
 
 @pytest.mark.parametrize(
@@ -150,6 +150,7 @@ def test_the_job_of_slurm_has_a_process_for_each_gpu(capsys: pytest.CaptureFixtu
     [
         ("slurm", ["h100:4x8"], "write -- and then the options of lsm train"),
         ("slurm", ["h100:4x8", "--", "--config", BASE, "--workdir=gs://b/r"], "name a folder with --logs"),
+        ("slurm", ["h100:4x8", "--", "--config", BASE, "--workdir=r", "--start-over"], "leave --start-over out"),
         ("slurm", ["h100:3x8", "--", "--config", BASE, "--workdir=r"], "must be a multiple of 384"),
         ("slurm", ["h900:3x8", "--", "--config", BASE, "--workdir=r"], "no topology 'h900:3x8'"),
         ("gke", ["cpu:1x2", "--image=i", "--", "--config", BASE, "--workdir=r"], "not on cpu:1x2"),
@@ -174,6 +175,35 @@ def program(folder: Path, name: str, lines: str) -> None:
     file = folder / name
     file.write_text(f"#!/usr/bin/env bash\n{lines}\n")
     file.chmod(file.stat().st_mode | stat.S_IXUSR)
+
+
+def test_the_batch_script_requeues_preemptions_and_failures_that_made_progress(tmp_path: Path) -> None:
+    program(tmp_path, "srun", 'exit "$CODE"')
+    program(tmp_path, "scontrol", f'echo "$*" >>{tmp_path}/requeued')
+    words = [REPOSITORY / "launch" / "train.sbatch", tmp_path, tmp_path, "1", "lsm", "train"]
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]"}
+
+    def start(code: int) -> tuple[bool, str]:
+        """(whether the job is requeued, the last sentence) of a start that ends with an exit code."""
+        (tmp_path / "requeued").unlink(missing_ok=True)
+        done = subprocess.run(
+            ["bash", *words], env={**environment, "CODE": str(code)}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code
+        return (tmp_path / "requeued").exists(), done.stdout.splitlines()[-1]
+
+    again, sentence = start(75)
+    assert again and "preempted and saved" in sentence
+    for code in (0, 2, 130):
+        assert not start(code)[0]
+    assert start(1)[0]
+    again, sentence = start(137)
+    assert not again and "failed with exit code 137, 2 times without a new checkpoint" in sentence
+    checkpoint = tmp_path / "checkpoints" / "500"
+    checkpoint.mkdir(parents=True)
+    later = (tmp_path / "7-failures.log").stat().st_mtime + 1
+    os.utime(checkpoint, (later, later))
+    assert start(1)[0]
 
 
 def test_the_same_line_again_starts_a_job_set_anew_only_when_it_has_ended(
