@@ -18,6 +18,7 @@ from typing import Any
 import pods
 import pytest
 import yaml
+from test_documents import commands
 
 from lsm_jax.config import load_config
 from lsm_jax.errors import UserError
@@ -274,3 +275,19 @@ def test_the_same_line_again_requests_anew_what_was_preempted(
         "base: requested anew, the last request was SUSPENDED.",
     ]
     assert calls == ["GET", "POST", "GET", "GET", "DELETE", "GET", "POST"]
+
+
+@pytest.mark.parametrize(
+    ("engine", "arguments"),
+    [
+        pytest.param(engine, words, id=f"{document}: {engine} {words[0]}")
+        for engine in ("slurm", "gke", "tpu-queued")
+        for document, words in commands(f"launch/{engine}")
+    ],
+)
+def test_every_launcher_command_in_the_documents_is_accepted(
+    engine: str, arguments: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(REPOSITORY)
+    assert importlib.import_module(engine.replace("-", "_")).run(["--dry-run", *arguments]) == 0
+    assert capsys.readouterr().out.startswith(f"# {arguments[0]}: ")

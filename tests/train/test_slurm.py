@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import os
 import shutil
 import socket
@@ -122,13 +123,20 @@ class Cluster:
 
         wait_until(reached, f"job {number} is {state}")
 
-    def start_now(self, number: str, restarts: int) -> None:
-        """Starts a job that was requeued for the n-th time. It would wait two minutes."""
+    def start_soon(self, number: str, restarts: int) -> None:
+        """Starts a job that was requeued for the n-th time. It would wait two minutes.
+
+        A start within the second of the requeue would fail: the old start's credential is revoked by time.
+        """
 
         def started() -> bool:
             job = self.job(number)
-            if job["JobState"] == "PENDING":
-                self.run("scontrol", "update", f"JobId={number}", "StartTime=now")
+            if (
+                job["JobState"] == "PENDING"
+                and job["StartTime"] > f"{dt.datetime.now() + dt.timedelta(minutes=1):%FT%T}"
+            ):
+                self.run("scontrol", "update", f"JobId={number}", "StartTime=now+4seconds")
+            assert job["JobState"] != "FAILED", job
             return job["Restarts"] == str(restarts) and job["JobState"] != "PENDING"
 
         wait_until(started, f"start {restarts + 1} of job {number}")
@@ -189,12 +197,12 @@ def test_a_preempted_and_requeued_job_ends_with_the_undisturbed_runs_numbers(
     cluster.run("scancel", "--signal=STOP", job)
     urgent = cluster.run("sbatch", "--parsable", "--partition=urgent", "--ntasks=2", "--wrap=true")
     cluster.wait_for(urgent, "COMPLETED")
-    cluster.start_now(job, 1)
+    cluster.start_soon(job, 1)
     steps = len(read_metrics(cut))
     wait_until(lambda: len(read_metrics(cut)) > steps, "metrics of the second start")
     cluster.run("scancel", "--signal=STOP", job)
     cluster.run("scontrol", "requeue", job)
-    cluster.start_now(job, 2)
+    cluster.start_soon(job, 2)
     cluster.wait_for(job, "COMPLETED")
     assert cluster.job(job)["Restarts"] == "2"
 
