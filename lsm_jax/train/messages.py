@@ -8,9 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import jax
-from jax._src import distributed
 
 from lsm_jax.errors import RunError, UserError
+from lsm_jax.train.processes import key_value_store
 
 _SECONDS = 1800
 _CHANNELS = itertools.count()
@@ -32,7 +32,7 @@ class Messages:
         """Sends a text to all processes, once for each key."""
         self._own[key] = text
         if jax.process_count() > 1:
-            _client().key_value_set(f"{self._name}/{key}/{jax.process_index()}", text)
+            key_value_store().key_value_set(f"{self._name}/{key}/{jax.process_index()}", text)
 
     def receive(self, key: str, process: int) -> str:
         """Waits for the text that a process sends under a key.
@@ -43,7 +43,7 @@ class Messages:
         if process == jax.process_index():
             return self._own[key]
         try:
-            return str(_client().blocking_key_value_get(f"{self._name}/{key}/{process}", 1000 * self._seconds))
+            return str(key_value_store().blocking_key_value_get(f"{self._name}/{key}/{process}", 1000 * self._seconds))
         except jax.errors.JaxRuntimeError as error:
             raise RunError(f"process {process} did not answer within {self._seconds} s.") from error
 
@@ -76,9 +76,4 @@ class Messages:
         """Frees the memory of a key's texts, which nobody may wait for any more."""
         self._own.pop(key, None)
         if jax.process_count() > 1:
-            _client().key_value_delete(f"{self._name}/{key}/")
-
-
-def _client() -> Any:
-    """Of the coordination service, which JAX has no public name for."""
-    return distributed.global_state.client
+            key_value_store().key_value_delete(f"{self._name}/{key}/")
