@@ -7,6 +7,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+from lsm_jax.cli.places import data_folder, output
 from lsm_jax.errors import UserError
 from lsm_jax.tools.bench.settings import BENCHES, options, parse_option
 
@@ -16,7 +17,7 @@ ACCEPTS_OVERRIDES = True
 
 # Options that are no fields of the settings, by the one benchmark that has them.
 _FURTHER_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
-    "input": {"data": {"type": Path, "help": "a dataset; 400 synthetic days if left out"}},
+    "input": {"data": {"type": data_folder, "help": "a dataset; 400 synthetic days if left out"}},
     "step": {
         "config": {"help": "configuration (configs/lsm2.py); --config.section.key=value changes a key"},
         "variant": {"help": "its variant (base)"},
@@ -33,7 +34,7 @@ _COLUMNS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `lsm bench`: those of all benchmarks, then those of one or two."""
     parser.add_argument("kind", choices=tuple(BENCHES), help="what to measure")
-    parser.add_argument("--out", type=Path, default=Path("bench"), metavar="DIR", help="writes DIR/KIND.json (bench)")
+    parser.add_argument("--out", type=output, default=Path("bench"), metavar="DIR", help="writes DIR/KIND.json (bench)")
     for kinds, names in _options_by_kinds().items():
         group = parser.add_argument_group(" and ".join(kinds))
         for name in names:

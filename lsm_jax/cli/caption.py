@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsm_jax.cli.evaluate import at_least_one
+from lsm_jax.cli.places import data_folder, output, run_folder
 from lsm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -27,14 +28,17 @@ _NUM_SHOWN = 3  # captions on the terminal
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `lsm caption`."""
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the dataset to describe")
+    parser.add_argument("--data", type=data_folder, required=True, metavar="DIR", help="the dataset to describe")
     parser.add_argument(
         "--level",
         metavar="L",
         help="statistical, structural, semantic, several joined by +, or all (semantic)",
     )
     parser.add_argument(
-        "--workdir", type=Path, metavar="W", help="let the run in this folder write the captions, at its own levels"
+        "--workdir",
+        type=run_folder,
+        metavar="W",
+        help="let the run in this folder write captions, at its own levels",
     )
     parser.add_argument("--decode", default="greedy", metavar="D", help="of a run: greedy, beam, nucleus (%(default)s)")
     parser.add_argument("--step", type=int, metavar="N", help="of a run: this checkpoint; the newest where left out")
@@ -44,13 +48,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, other words (%(default)s)")
     parser.add_argument(
         "--out",
-        type=Path,
+        type=output,
         metavar="FILE.jsonl",
         help="a line per window: example, participant, start, level, text; FILE.summary.json beside it",
     )
     parser.add_argument(
         "--tokenizer",
-        type=Path,
+        type=output,
         metavar="OUT.json",
         help="learn a vocabulary from the training split's captions, and put their lengths into the data card",
     )

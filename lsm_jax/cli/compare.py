@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lsm_jax.cli.places import output, run_folder
+
 HELP = "put the evaluations of several runs into one table, each compared with the first"
 EXAMPLE = "lsm compare runs/lsm1 runs/lsm2 --out runs/compare"
 
@@ -14,11 +16,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "runs",
         nargs="+",
-        type=Path,
+        type=run_folder,
         metavar="RUN",
         help="folders of runs, or of `lsm evaluate --out`; the reference first",
     )
-    parser.add_argument("--out", type=Path, default=Path("compare"), metavar="DIR", help="where it goes (%(default)s)")
+    parser.add_argument(
+        "--out", type=output, default=Path("compare"), metavar="DIR", help="where it goes (%(default)s)"
+    )
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the bootstrap over people (0)")
 
 

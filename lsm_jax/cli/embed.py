@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
+from lsm_jax.cli.places import data_folder, output, run_folder
 from lsm_jax.errors import UserError
 
 # Of objectives.pooling, whose import would slow help down; `text` is for sensor-text runs.
@@ -15,11 +15,15 @@ EXAMPLE = "lsm embed --workdir runs/lsm2 --data data/fitabase --out embeddings.p
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `lsm embed`."""
-    parser.add_argument("--workdir", type=Path, required=True, metavar="W", help="the run's folder")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the dataset to embed")
+    parser.add_argument("--workdir", type=run_folder, required=True, metavar="W", help="the run's folder")
+    parser.add_argument("--data", type=data_folder, required=True, metavar="DIR", help="the dataset to embed")
     parser.add_argument("--split", choices=("train", "validation", "test"), help="all of them where left out")
     parser.add_argument(
-        "--out", type=Path, required=True, metavar="FILE.parquet", help="a row per day; FILE.people.parquet per person"
+        "--out",
+        type=output,
+        required=True,
+        metavar="FILE.parquet",
+        help="a row per day; FILE.people.parquet per person",
     )
     parser.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step; the newest where left out")
     parser.add_argument(

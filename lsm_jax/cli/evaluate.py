@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lsm_jax.cli.places import data_folder, local_path, output, run_folder
 from lsm_jax.errors import UserError
 from lsm_jax.evals import SUITES
 
@@ -23,10 +23,10 @@ EXAMPLE = "lsm evaluate --workdir runs/lsm2 --suite generative"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `lsm evaluate`."""
-    parser.add_argument("--workdir", type=Path, required=True, metavar="W", help="the run's folder")
+    parser.add_argument("--workdir", type=run_folder, required=True, metavar="W", help="the run's folder")
     parser.add_argument("--suite", choices=tuple(SUITES), default="generative", help="which tasks (generative)")
     parser.add_argument(
-        "--data", type=Path, nargs="+", metavar="DIR", help="datasets to score on; the run's own where left out"
+        "--data", type=data_folder, nargs="+", metavar="DIR", help="datasets to score on; the run's own where left out"
     )
     parser.add_argument("--split", choices=("validation", "test"), default="test", help="whose windows (test)")
     parser.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step; the newest where left out")
@@ -43,7 +43,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch-size", type=int, default=32, metavar="B", help="windows per model call (32)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of hidden tokens and bootstrap (0)")
     parser.add_argument(
-        "--prompts", type=Path, metavar="FILE.toml", help="of zeroshot; a shipped file that fits the data if left out"
+        "--prompts",
+        type=local_path,
+        metavar="FILE.toml",
+        help="of zeroshot; a shipped file that fits the data if left out",
     )
     parser.add_argument("--decode", default="greedy", metavar="D", help="of captioning: greedy, beam, nucleus (greedy)")
     parser.add_argument(
@@ -62,7 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="mean_sd",
         help="of both: how tokens become one vector (mean_sd)",
     )
-    parser.add_argument("--out", type=Path, metavar="DIR", help="where results go (W/eval)")
+    parser.add_argument("--out", type=output, metavar="DIR", help="where results go (W/eval)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from lsm_jax.cli.places import output, run_folder
 
 HELP = "write a run's parameters, configuration and card for others to use"
 EXAMPLE = "lsm export --workdir runs/lsm2 --format safetensors --out exports/lsm2"
@@ -13,9 +14,9 @@ FORMATS = ("safetensors",)
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `lsm export`."""
-    parser.add_argument("--workdir", type=Path, required=True, metavar="W", help="the run's folder")
+    parser.add_argument("--workdir", type=run_folder, required=True, metavar="W", help="the run's folder")
     parser.add_argument("--format", choices=FORMATS, default="safetensors", help="what to write (safetensors)")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="folder to write (W/export/safetensors)")
+    parser.add_argument("--out", type=output, metavar="DIR", help="folder to write (W/export/safetensors)")
     parser.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step; the newest where left out")
 
 

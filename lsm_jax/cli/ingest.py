@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lsm_jax.cli.places import data_folder, local_path, output
 from lsm_jax.errors import UserError
 
 if TYPE_CHECKING:
@@ -22,9 +23,9 @@ EXAMPLE = "lsm ingest --format table --mapping configs/ingest/nhanes_accel.toml 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--format", required=True, help="fitbit, empatica or table")
-    parser.add_argument("--source", required=True, type=Path, help="folder (or file) of the export")
-    parser.add_argument("--out", required=True, type=Path, help="folder of the dataset to write")
-    parser.add_argument("--mapping", type=Path, help="TOML file that describes the columns (format table)")
+    parser.add_argument("--source", required=True, type=data_folder, help="folder (or file) of the export")
+    parser.add_argument("--out", required=True, type=output, help="folder of the dataset to write")
+    parser.add_argument("--mapping", type=local_path, help="TOML file that describes the columns (format table)")
     zone = "IANA zone where it was worn: cuts the days, and reads wall-clock times without an offset (default UTC)"
     parser.add_argument("--time-zone", help=zone)
     parser.add_argument("--name", help="name of the dataset (default: from --out)")
@@ -49,6 +50,11 @@ def run(args: argparse.Namespace) -> int:
     source = args.source.resolve()  # Beam workers may run in another folder
     if source.is_dir() and args.out.resolve().is_relative_to(source):
         raise UserError(f"--out {args.out} lies inside --source {args.source}: what is written would be read again.")
+    if "out" in args.urls and not args.salt:
+        raise UserError(
+            f"--out {args.urls['out']}: give --salt, the key of the pseudonyms. The file OUT.salt that would keep a "
+            "random one must not lie beside the data in a store."
+        )
     args.out.parent.mkdir(parents=True, exist_ok=True)
     report = IngestReport()
     with tempfile.TemporaryDirectory(prefix=f".{args.out.name}.ingest-", dir=args.out.parent) as folder:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
+from lsm_jax.cli.places import data_folder, output
 from lsm_jax.errors import UserError
 
 HELP = "show what is in a dataset: people, days, missingness, value ranges, pictures of days"
@@ -15,12 +15,14 @@ EXAMPLE = "lsm inspect data/cohort"
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `lsm inspect`."""
-    parser.add_argument("dataset", nargs="?", type=Path, metavar="DIR", help="dataset folder; the page goes there too")
+    parser.add_argument(
+        "dataset", nargs="?", type=data_folder, metavar="DIR", help="dataset folder; the page goes there too"
+    )
     parser.add_argument("--channels", action="store_true", help="list the channel registry, nothing else")
     parser.add_argument(
         "--days", type=int, default=6, metavar="N", help="days to draw, of different people (%(default)s)"
     )
-    parser.add_argument("--html", type=Path, metavar="FILE", help="the page to write (DIR/data_card.html)")
+    parser.add_argument("--html", type=output, metavar="FILE", help="the page to write (DIR/data_card.html)")
 
 
 def run(args: argparse.Namespace) -> int:

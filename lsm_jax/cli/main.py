@@ -21,6 +21,7 @@ from typing import Protocol, cast
 
 import lsm_jax
 from lsm_jax.cli.config import add_key_arguments
+from lsm_jax.cli.places import local_copies
 from lsm_jax.errors import RunError, UserError, nearest
 
 VERBS = {
@@ -159,7 +160,8 @@ def run_verb(name: str, arguments: Sequence[str]) -> int:
     """Runs a verb. Errors that users can correct become a sentence; all others keep their traceback."""
     args = parse(name, arguments)
     try:
-        return load_verb(name).run(args)
+        with local_copies(args) as local:
+            return load_verb(name).run(local)
     except UserError as error:
         print(f"lsm {name}: error: {error}", file=sys.stderr)
         return 2

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lsm_jax.cli.places import local_path, output
+
 HELP = "compile the real training step for a TPU or GPU pod that is not here: memory, FLOPs, least time of a step"
 EXAMPLE = "lsm plan --config configs/lsm2.py:base --topology v5e:16x16 --out plans/base"
 ACCEPTS_OVERRIDES = True
@@ -16,9 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--topology", required=True, metavar="NAME", help="v5e:16x16 (chips along each axis), h100:2x8 (hosts x GPUs)"
     )
-    parser.add_argument("--out", type=Path, default=Path(), metavar="DIR", help="where plan.json goes (.)")
+    parser.add_argument("--out", type=output, default=Path(), metavar="DIR", help="where plan.json goes (.)")
     parser.add_argument(
-        "--keep", type=Path, metavar="DIR",
+        "--keep", type=local_path, metavar="DIR",
         help="keep the compiled step, for `lsm train` on such a pod with JAX_COMPILATION_CACHE_DIR=DIR",
     )  # fmt: skip
     parser.add_argument(

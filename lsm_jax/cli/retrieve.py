@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
-from pathlib import Path
 
 from lsm_jax.cli.evaluate import at_least_one
+from lsm_jax.cli.places import data_folder, output, run_folder
 from lsm_jax.errors import UserError
 
 HELP = "find days by words, or the words for days"
@@ -15,8 +15,10 @@ EXAMPLE = 'lsm retrieve --workdir runs/sensorlm --data data/synth --text "The we
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `lsm retrieve`."""
-    parser.add_argument("--workdir", type=Path, required=True, metavar="W", help="the folder of a sensor-text run")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the dataset that is searched")
+    parser.add_argument(
+        "--workdir", type=run_folder, required=True, metavar="W", help="the folder of a sensor-text run"
+    )
+    parser.add_argument("--data", type=data_folder, required=True, metavar="DIR", help="the dataset that is searched")
     parser.add_argument("--text", nargs="+", default=(), metavar="TEXT", help="find days for each of these texts")
     parser.add_argument(
         "--window", nargs="+", type=int, default=(), metavar="ID", help="find captions for these windows of the split"
@@ -25,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--top", type=int, default=5, metavar="K", help="how many are shown (5)")
     parser.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step; the newest where left out")
     parser.add_argument("--batch-size", type=int, default=32, metavar="B", help="windows per model call (32)")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="what was found, as JSON")
+    parser.add_argument("--out", type=output, metavar="FILE.json", help="what was found, as JSON")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -7,6 +7,7 @@ import json
 import time
 from pathlib import Path
 
+from lsm_jax.cli.places import output
 from lsm_jax.errors import UserError
 
 HELP = "make a synthetic cohort: physiology, events, labels and realistic gaps"
@@ -17,11 +18,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `lsm synth`."""
     parser.add_argument("--people", type=int, required=True, metavar="N", help="people in the cohort")
     parser.add_argument("--days", type=int, required=True, metavar="D", help="days of each person, one window a day")
-    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the dataset to write")
+    parser.add_argument("--out", type=output, required=True, metavar="DIR", help="folder of the dataset to write")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="the same seed gives the same people (0)")
     parser.add_argument(
         "--ground-truth",
-        type=Path,
+        type=output,
         metavar="DIR2",
         help="also write the same days without gaps, as a second dataset outside --out; for evaluation only",
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
+
+from lsm_jax.cli.places import folder_or_url
 
 HELP = "pre-train; the same command run again resumes"
 EXAMPLE = "lsm train --config configs/lsm2.py:small --workdir runs/first --config.data.paths=data/synth"
@@ -18,7 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config", required=True, metavar="FILE[:VARIANT]",
         help="configuration; the options --config.KEY=VALUE below change it",
     )  # fmt: skip
-    parser.add_argument("--workdir", type=Path, required=True, metavar="W", help="folder of the run")
+    parser.add_argument("--workdir", type=folder_or_url, required=True, metavar="W", help="folder of the run")
     parser.add_argument(
         "--preempted-exit-code", type=int, default=PREEMPTED, metavar="CODE",
         help=f"exit code of a run that was asked to stop and has saved (default {PREEMPTED}: start it again)",

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 
 from lsm_jax.cli.evaluate import at_least_one
+from lsm_jax.cli.places import data_folder, local_path, output, run_folder
 
 HELP = "name what days show by sentences: a prompt file's classes against every day"
 EXAMPLE = "lsm zeroshot --workdir runs/sensorlm --data data/synth --prompts configs/prompts/activities.toml"
@@ -13,14 +13,20 @@ EXAMPLE = "lsm zeroshot --workdir runs/sensorlm --data data/synth --prompts conf
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `lsm zeroshot`."""
-    parser.add_argument("--workdir", type=Path, required=True, metavar="W", help="the folder of a sensor-text run")
-    parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="the dataset whose days are named")
-    parser.add_argument("--prompts", type=Path, required=True, metavar="FILE.toml", help="classes and their sentences")
+    parser.add_argument(
+        "--workdir", type=run_folder, required=True, metavar="W", help="the folder of a sensor-text run"
+    )
+    parser.add_argument(
+        "--data", type=data_folder, required=True, metavar="DIR", help="the dataset whose days are named"
+    )
+    parser.add_argument(
+        "--prompts", type=local_path, required=True, metavar="FILE.toml", help="classes and their sentences"
+    )
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test", help="whose days (test)")
     parser.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step; the newest where left out")
     parser.add_argument("--batch-size", type=int, default=32, metavar="B", help="windows per model call (32)")
     parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the bootstrap (0)")
-    parser.add_argument("--out", type=Path, metavar="FILE.json", help="where results go (W/zeroshot.json)")
+    parser.add_argument("--out", type=output, metavar="FILE.json", help="where results go (W/zeroshot.json)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -48,6 +48,7 @@ from lsm_jax.data.shards import (
     shard_marks,
 )
 from lsm_jax.errors import UserError
+from lsm_jax.storage import fetch_folder, is_url, local_copy
 from lsm_jax.windows import Window
 
 _TEST_SHARE, _VALIDATION_SHARE = 0.2, 0.1
@@ -321,12 +322,12 @@ class Dataset:
 
 
 def open_dataset(path: Path | str) -> Dataset:
-    """Opens a dataset for reading.
+    """Opens a dataset for reading; one in a store is fetched first, unless this host has it already.
 
     Raises:
       UserError: this is not a dataset, or it is partial, damaged or hostile. The message names the file and the fix.
     """
-    directory = Path(path)
+    directory = fetch_folder(str(path), local_copy(str(path), "data")) if is_url(path) else Path(path)
     if not directory.is_dir():
         raise UserError(f"{path}: no such dataset folder. `lsm synth` or `lsm ingest` makes one.")
     info = read_info(directory)

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import socket
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from typing import Any
 import lsm_jax
 from lsm_jax.config import Config, flatten
 from lsm_jax.errors import UserError
-from lsm_jax.train import lock
 from lsm_jax.train.processes import key_value_store, process_of
 
 _LISTED = 5  # differences in a sentence
@@ -25,12 +24,13 @@ class Disagreement(UserError):
     """Raised by all processes alike: none has to tell the others."""
 
 
-def check_agreement(config: Config, workdir: Path, token: str | None) -> None:
+def check_agreement(config: Config, workdir: Path | str, token: str | None, sees: Callable[[str], bool]) -> None:
     """Compares configuration, code and run folder of all processes. All of them call this.
 
     Args:
       workdir: the processes may have different paths to it, but must see the same folder.
       token: of the first process's lock on the folder; ignored on the others.
+      sees: whether this process sees the lock with this token.
 
     Raises:
       Disagreement: names the keys, values and hosts that differ.
@@ -43,8 +43,9 @@ def check_agreement(config: Config, workdir: Path, token: str | None) -> None:
         store.key_value_set(f"{prefix}/token", token)
     facts = {"lsm_jax": code_version(), "jax": metadata.version("jax"), "jaxlib": metadata.version("jaxlib")}
     facts |= {key: repr(value) for key, value in flatten(config).items()}
-    sees = lock.holds(workdir, wait_for(store, f"{prefix}/token"))
-    mine = {"host": socket.gethostname(), "workdir": str(workdir.absolute()), "sees": sees, "facts": facts}
+    where = str(workdir.absolute()) if isinstance(workdir, Path) else workdir
+    seen = sees(wait_for(store, f"{prefix}/token"))
+    mine = {"host": socket.gethostname(), "workdir": where, "sees": seen, "facts": facts}
     store.key_value_set(f"{prefix}/facts/{process}", json.dumps(mine))
     if process == 0:
         all_facts = [json.loads(wait_for(store, f"{prefix}/facts/{other}")) for other in range(count)]

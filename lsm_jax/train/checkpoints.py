@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import dataclasses
 import itertools
 import json
@@ -43,6 +44,7 @@ from lsm_jax.train.checkpoint_files import (
     write_manifest,
 )
 from lsm_jax.train.messages import Messages
+from lsm_jax.train.mirror import RunStore
 from lsm_jax.train.state import State
 from lsm_jax.train.timing import BUCKETS
 
@@ -80,10 +82,13 @@ class Checkpoints:
       folder: `WORKDIR/checkpoints`.
       keep: verified checkpoints to keep, at least 2.
       report: takes the events.
+      store: has what counts; `folder` is then a copy that processes of other hosts do not see.
     """
 
-    def __init__(self, folder: Path, keep: int, report: Report) -> None:
+    def __init__(self, folder: Path, keep: int, report: Report, store: RunStore | None = None) -> None:
         self._folder, self._keep, self._report = folder.absolute(), max(keep, _MIN_KEPT), report
+        self._store = store
+        self._written_to: Path | None = None
         self._process, self._processes = jax.process_index(), jax.process_count()
         self._messages, self._saves = Messages(), itertools.count()
         self._handler = ocp.PyTreeCheckpointHandler(type_handler_registry=_TYPES)
@@ -178,6 +183,8 @@ class Checkpoints:
         fault, writes = "", []
         try:
             if self._process == 0:
+                if self._store:
+                    self._store.begin(step)
                 shutil.rmtree(save.folder, ignore_errors=True)
                 save.folder.mkdir(parents=True)
         except Exception as error:
@@ -186,6 +193,8 @@ class Checkpoints:
             self._messages.send(f"{save.number}/created", fault)
         fault = self._messages.receive(f"{save.number}/created", 0)
         try:
+            if self._store:
+                self._clear_copies(save)
             if not fault:
                 # In a notebook the main thread has an event loop already, which allows no other.
                 copied = self._handler.async_save(epath.Path(save.folder), args=ocp.args.PyTreeSave(item))
@@ -206,6 +215,8 @@ class Checkpoints:
             for write in writes:
                 write.result()
             files = checksums(save.folder, _written_by(save.folder, self._process))
+            if self._store and not fault:
+                self._store.push(save.step, save.folder, files)
         except Exception as error:
             fault = fault or reason(error)
         self._messages.send(f"{save.number}/written", json.dumps([fault, files]))
@@ -226,16 +237,21 @@ class Checkpoints:
                 fault, written = json.loads(self._messages.receive(f"{save.number}/written", process))
                 if fault:
                     return f"process {process}: {fault}" if self._processes > 1 else str(fault)
+                if self._store:
+                    self._store.pull(save.step, save.folder, written)
                 if fault := changed_size(save.folder, written):
                     return f"{fault}, but process {process} has written it: {_ONE_WORKDIR}"
                 files |= written
             # All processes have begun this save, so none waits for a message of the one before.
             self._messages.forget(str(save.number - 1))
             self._handler.finalize(epath.Path(save.folder))
+            pushed = set(files)
             files |= checksums(save.folder, [name for name in list_files(save.folder) if name not in files])
             if fault := missing_part(save.folder, save.tree):
                 return f"{fault}: not all processes wrote to this folder"
             write_manifest(save.folder, files, save.tree)
+            if self._store:
+                self._store.commit(save.step, save.folder, pushed)
             save.folder.rename(self._folder / str(save.step))
             save.bytes = sum(size for size, _ in files.values())
             return ""
@@ -254,6 +270,17 @@ class Checkpoints:
         sentence = f"checkpoint {save.step} saved: {save.bytes / 1e6:.3g} MB in {seconds:.2g} s"
         self._report("checkpoint_saved", sentence, step=save.step, bytes=save.bytes, seconds=seconds)
         self._pruner.submit(self._prune)
+
+    def _clear_copies(self, save: _Save) -> None:
+        """On hosts without the first process nobody else deletes what a save has left."""
+        own = f"ocdbt.process_{self._process}"
+        for folder in {save.folder, self._written_to or save.folder}:
+            shutil.rmtree(folder / own, ignore_errors=True)
+        if self._written_to not in (None, save.folder):
+            with contextlib.suppress(OSError):
+                self._written_to.rmdir()
+        save.folder.mkdir(parents=True, exist_ok=True)
+        self._written_to = save.folder
 
     def _last_whole(self) -> str:
         return f"The last whole one is {max(self._verified)}." if self._verified else "There is no whole one yet."
@@ -274,6 +301,11 @@ class Checkpoints:
         except Exception as error:
             sentence = f"old checkpoints are kept, because a newer one could not be verified ({reason(error)})."
             self._report("checkpoint_unreadable", sentence)
+        if self._store:
+            try:
+                self._store.prune(self._keep)
+            except Exception as error:
+                self._report("checkpoint_not_deleted", f"old checkpoints stay in the store ({reason(error)}).")
 
     def _delete(self, step: int) -> None:
         try:
@@ -292,6 +324,8 @@ class Checkpoints:
                 step = name.partition(".")[0]
                 self._report("checkpoint_unfinished", f"checkpoint {step} was never finished; it is removed.")
                 shutil.rmtree(self._folder / name, ignore_errors=True)
+        if self._store:
+            return self._store.steps()[::-1], self._store.set_aside_names()
         return sorted(saved_steps(self._folder), reverse=True), sorted(n for n in names if n.startswith(_DAMAGED))
 
     def _verify_together(self, step: int) -> str | None:
@@ -300,7 +334,9 @@ class Checkpoints:
         Raises:
           RunError: the processes do not see the same checkpoint.
         """
-        checkpoint = self._folder / str(step)
+        checkpoint, store = self._folder / str(step), self._store
+        if store and (faults := [fault for fault in self._messages.gather(lambda: store.fetch(step)) if fault]):
+            return str(faults[0])
         for seconds in (*RETRY_SECONDS, None):
             faults = self._messages.gather(lambda: verify(checkpoint, self._process, self._processes))
             if not any(faults) or faults[0]:
@@ -324,7 +360,10 @@ class Checkpoints:
             while (target := self._folder / f"{_DAMAGED}{step}-{number}").exists():
                 number += 1
             try:
-                checkpoint.rename(target)
+                if self._store:
+                    self._store.set_aside(step)
+                else:
+                    checkpoint.rename(target)
             except OSError as error:
                 raise RunError(f"{checkpoint} is damaged ({fault}) and cannot be renamed ({reason(error)}).") from error
             sentence = f"checkpoint {step} is damaged ({fault}); it is set aside and the one before it is taken."

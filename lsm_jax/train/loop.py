@@ -26,12 +26,14 @@ from lsm_jax.data.text import CaptionTokens, check_held_out_activities
 from lsm_jax.errors import Preempted, RunError, UserError
 from lsm_jax.events import EVENTS, EventLog, Report, event_file
 from lsm_jax.objectives import Objective
+from lsm_jax.storage import is_url
 from lsm_jax.train.batches import DeviceBatches
 from lsm_jax.train.checkpoints import Checkpoints, CheckpointState
 from lsm_jax.train.evaluators import Evaluator, run_evaluators
 from lsm_jax.train.guard import guarded
 from lsm_jax.train.mesh import check_sizes, make_mesh
 from lsm_jax.train.metrics import MetricsLog, MetricsRecorder, read_metrics
+from lsm_jax.train.mirror import RunStore, run_folder
 from lsm_jax.train.processes import PreemptionHandler
 from lsm_jax.train.run import Run, keep_normalisation, with_encoder_of
 from lsm_jax.train.schedule import SaveTimer, TrainSchedule
@@ -68,8 +70,8 @@ def train(
 
     Args:
       config: from `load_config`.
-      workdir: gets `config.json`, `spec.json`, `metrics.jsonl`, `events.jsonl`, `tensorboard/`, `checkpoints/` and
-        `eval/`.
+      workdir: a folder, or a `gs://` or `s3://` URL, the same on all processes. It gets `config.json`, `spec.json`,
+        `metrics.jsonl`, `events.jsonl`, `tensorboard/`, `checkpoints/` and `eval/`.
       evaluators: run every `evaluate.suites_every`; those of `evaluate.suites` are `lsm_jax.evals.evaluators(config)`.
       started: seconds since 1970 from which the run's wall time counts; None is now.
       start_over: begin at step 0 even where checkpoints exist. They and the metrics are kept in `earlier-N/`.
@@ -84,21 +86,23 @@ def train(
       Preempted: SIGTERM or a lost terminal stopped it after a save.
       KeyboardInterrupt: Ctrl-C did.
     """
-    clock, workdir = Clock(started), Path(workdir)
+    clock = Clock(started)
     if missing := {*config.evaluate.suites} - {evaluator.name for evaluator in evaluators}:
         raise UserError(f"evaluate.suites: no evaluator {', '.join(sorted(missing))} was given to train().")
     use_compile_cache()
-    with guarded(config, workdir) as watchdog:
+    if start_over and is_url(workdir):
+        raise UserError(f"--start-over renames what is in {workdir}, which a store cannot: use another --workdir.")
+    with guarded(config, workdir) as watchdog, run_folder(workdir) as (folder, store):
         watchdog.phase = lambda: clock.bucket
-        setup = set_up(config, workdir)
+        setup = set_up(config, folder)
         if jax.process_index() == 0:
-            write_config(workdir, config, setup.spec, setup.captions)
-            write_data(workdir, setup.datasets)
-            write_trained_on(workdir, datasets_with_weight(config.data, setup.datasets))
+            write_config(folder, config, setup.spec, setup.captions)
+            write_data(folder, setup.datasets)
+            write_trained_on(folder, datasets_with_weight(config.data, setup.datasets))
         with contextlib.ExitStack() as stack:
-            loop = Loop(setup, evaluators, clock, watchdog, stack, start_over)
+            loop = Loop(setup, evaluators, clock, watchdog, stack, start_over, store)
             step = loop.run()
-    loop.say_the_end()
+        loop.say_the_end()
     return step
 
 
@@ -147,6 +151,7 @@ class Loop:
         watchdog: Watchdog,
         stack: contextlib.ExitStack,
         start_over: bool = False,
+        store: RunStore | None = None,
     ) -> None:
         config, workdir, program, schedule = setup.config, setup.workdir, setup.program, setup.schedule
         process = jax.process_index()
@@ -159,7 +164,7 @@ class Loop:
         if start_over and process == 0 and (earlier := keep_aside(workdir)):
             sentence = f"begins again at step 0; the earlier checkpoints and metrics are in {earlier}"
             self._report("started_over", sentence, step=0)
-        self._checkpoints = Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, self._report)
+        self._checkpoints = Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, self._report, store)
         stack.callback(self._checkpoints.close)
         watchdog.saving = lambda: self._checkpoints.saving
         restored = self._checkpoints.restore_latest(program.shapes)

@@ -17,7 +17,9 @@ from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError
 from lsm_jax.objectives import Objective
 from lsm_jax.sharding import named_parameters
+from lsm_jax.storage import is_url
 from lsm_jax.train.checkpoints import restore_clock, restore_parameters, saved_steps, verify
+from lsm_jax.train.mirror import fetched_run
 from lsm_jax.train.state import State
 from lsm_jax.train.workdir import CHECKPOINTS, SPEC, read_config, run_captions
 
@@ -56,7 +58,7 @@ class Run:
 
 
 def load_run(workdir: Path | str, step: int | None = None, objective: Objective | None = None) -> Run:
-    """Opens a run at a checkpoint, by default the newest undamaged one. Changes nothing on disk.
+    """Opens a run at a checkpoint, by default the newest undamaged one. Changes nothing in its folder or store.
 
     Args:
       objective: of the same run at another step, to reuse what it has compiled.
@@ -64,7 +66,7 @@ def load_run(workdir: Path | str, step: int | None = None, objective: Objective 
     Raises:
       UserError: not a run, or no such checkpoint, or it is damaged.
     """
-    workdir = Path(workdir)
+    workdir = fetched_run(workdir, step) if isinstance(workdir, str) and is_url(workdir) else Path(workdir)
     config = read_config(workdir)
     spec = DataSpec.load(workdir / SPEC)
     objective = objective or objectives.build(config, spec)
@@ -112,7 +114,11 @@ def keep_normalisation(spec: DataSpec, workdir: Path, config: Config) -> DataSpe
     when the run resumes.
     """
     own = workdir / SPEC
-    origin = DataSpec.load(own if own.is_file() else Path(config.language.encoder_from) / SPEC)
+    if own.is_file():
+        origin = DataSpec.load(own)
+    else:
+        encoder = config.language.encoder_from
+        origin = DataSpec.load((fetched_run(encoder) if is_url(encoder) else Path(encoder)) / SPEC)
     column_of = {name: column for column, name in enumerate(origin.channels)}
     shared = [name in column_of for name in spec.channels]
     columns = [column_of.get(name, 0) for name in spec.channels]

@@ -1,0 +1,208 @@
+"""Objects and folders in a store, against emulators of both kinds: what is there, whole, refused, gone."""
+
+import concurrent.futures
+import sys
+import types
+
+import pytest
+from stores import BUCKET, emulator
+from tiny_run import tiny_dataset
+
+from lsm_jax import storage
+from lsm_jax.cli.main import main
+from lsm_jax.data.store import open_dataset
+from lsm_jax.errors import RunError, UserError
+from lsm_jax.storage import Store, fetch_folder, local_copy, local_files, upload_folder
+
+
+@pytest.fixture(scope="module", params=["s3", "gs"])
+def scheme(request):
+    with emulator(request.param) as scheme:
+        yield scheme
+
+
+@pytest.fixture
+def url(scheme, request, tmp_path, monkeypatch):
+    """A folder of its own for each test, in the store and for copies."""
+    monkeypatch.setenv("LSM_STORE_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(storage, "RETRY_SECONDS", (0.01,))
+    return f"{scheme}://{BUCKET}/{request.node.originalname}"
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data") / "tiny"
+    tiny_dataset(folder)
+    return folder
+
+
+def fill(folder, **files):
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    return folder
+
+
+def test_a_folder_comes_back_as_it_was_uploaded(url, tmp_path):
+    here = fill(tmp_path / "here", **{"a.txt": "one", "below/b c+d.txt": "two", "empty": ""})
+    (here / "large").write_bytes(b"x" * (storage._READ_AT_ONCE + 1))
+    upload_folder(here, url)
+    there = fetch_folder(url, tmp_path / "there")
+    assert local_files(there) == local_files(here)
+    assert all((there / name).read_bytes() == (here / name).read_bytes() for name in local_files(here))
+
+
+def test_only_what_has_changed_is_fetched_again(url, tmp_path, monkeypatch):
+    store, copy, fetched = Store(url), tmp_path / "copy", []
+    upload_folder(fill(tmp_path / "here", a="one", b="two", c="three"), url)
+    download = Store.download
+    monkeypatch.setattr(
+        Store,
+        "download",
+        lambda self, files, *args, **kw: fetched.append([*files]) or download(self, files, *args, **kw),
+    )
+    fetch_folder(url, copy)
+    store.write("a", b"new")
+    store.delete(["b"])
+    (copy / "c").unlink()
+    fetch_folder(url, copy)
+    fetch_folder(url, copy)
+    assert fetched == [["a", "b", "c"], ["a", "c"], []]
+    assert [(copy / name).read_text() for name in local_files(copy)] == ["new", "three"]
+
+
+def test_a_fetch_that_is_cut_short_goes_on_where_it_was(url, tmp_path, monkeypatch):
+    upload_folder(fill(tmp_path / "here", **{f"file{number}": "x" for number in range(30)}), url)
+    copy, client, calls = tmp_path / "copy", storage._client(url[:2]), []
+    get_file = client.get_file
+
+    def fails_after_twenty(path, file):
+        calls.append(path)
+        if len(calls) > 20:
+            raise OSError("cut")
+        get_file(path, file)
+
+    monkeypatch.setattr(client, "get_file", fails_after_twenty)
+    with pytest.raises(RunError, match=r"the store does not answer \(OSError: cut\)"):
+        fetch_folder(url, copy)
+    arrived = len(local_files(copy))
+    assert arrived >= 20 - storage._TRANSFERS
+    calls.clear()
+    monkeypatch.setattr(client, "get_file", lambda path, file: calls.append(path) or get_file(path, file))
+    fetch_folder(url, copy)
+    assert len(calls) == 30 - arrived
+    assert len(local_files(copy)) == 30
+
+
+def test_a_passing_error_is_tried_again(url, monkeypatch):
+    client, failures = storage._client(url[:2]), [OSError("busy")]
+    pipe_file = client.pipe_file
+
+    def fails_once(path, content):
+        if failures:
+            raise failures.pop()
+        pipe_file(path, content)
+
+    monkeypatch.setattr(client, "pipe_file", fails_once)
+    Store(url).write("a", b"one")
+    assert Store(url).read("a") == b"one"
+
+
+def test_many_ask_and_one_fetches(url, tmp_path, monkeypatch):
+    upload_folder(fill(tmp_path / "here", a="one", b="two"), url)
+    client, calls = storage._client(url[:2]), []
+    get_file = client.get_file
+    monkeypatch.setattr(client, "get_file", lambda path, file: calls.append(path) or get_file(path, file))
+    with concurrent.futures.ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda _: fetch_folder(url, tmp_path / "copy"), range(4)))
+    assert len(calls) == 2
+
+
+def test_a_damaged_or_hostile_object_does_not_arrive(url, tmp_path):
+    store = Store(url)
+    store.write("a", b"one")
+    with pytest.raises(RunError, match=r"/a is not as it was uploaded, with 3 bytes"):
+        store.download(store.files(), tmp_path / "copy", {"a": "0" * 64})
+    assert local_files(tmp_path / "copy") == []
+    with pytest.raises(UserError, match=r"may not hold `\.\.`"):
+        local_copy(f"{url}/../../elsewhere", "data")
+
+
+def test_a_full_disk_is_said_before_the_fetch(url, tmp_path, monkeypatch):
+    upload_folder(fill(tmp_path / "here", a="one"), url)
+    monkeypatch.setattr(storage.shutil, "disk_usage", lambda _: types.SimpleNamespace(free=2))
+    with pytest.raises(
+        UserError, match=r"needs 3e-09 GB .* which has 2e-09 GB free\. Make room, or name another folder"
+    ):
+        fetch_folder(url, tmp_path / "copy")
+
+
+def test_an_absent_bucket_is_named(url, scheme, tmp_path, capsys):
+    with pytest.raises(UserError, match=f"there is no bucket {scheme}://absent. Make it, or name another."):
+        Store(f"{scheme}://absent/run").write("a", b"one")
+    assert main(["inspect", f"{scheme}://absent/data"]) == 2
+    assert f"there is no bucket {scheme}://absent" in capsys.readouterr().err
+    with pytest.raises(UserError, match="name a bucket"):
+        Store(f"{scheme}://")
+
+
+def test_a_refused_caller_is_told_how_to_log_in(url, scheme, monkeypatch):
+    if scheme == "s3":
+        monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", "/nowhere")
+        monkeypatch.setenv("AWS_CONFIG_FILE", "/nowhere")
+        storage._client.cache_clear()
+    else:  # the emulator takes everyone
+
+        def refuses(*_, **__):
+            raise OSError("Forbidden: https://storage.googleapis.com/storage/v1/b/bucket/o")
+
+        monkeypatch.setattr(storage._client(scheme), "find", refuses)
+    login = {"s3": "`aws configure`", "gs": "`gcloud auth application-default login`"}[scheme]
+    with pytest.raises(UserError, match=rf"the store refuses access \(.*\). Log in with {login}"):
+        Store(url).files()
+    storage._client.cache_clear()
+
+
+def test_a_missing_extra_and_an_unknown_store_are_named(url, scheme, monkeypatch, capsys):
+    storage._client.cache_clear()
+    monkeypatch.setitem(sys.modules, storage._CLIENTS[scheme][0], None)
+    with pytest.raises(UserError, match=rf"{scheme}:// needs the extra `stores`: pip install -e '\.\[stores\]'"):
+        Store(url)
+    with pytest.raises(SystemExit):
+        main(["inspect", "hdfs://host/data"])
+    assert "hdfs://host/data: no such kind of store; gs:// and s3:// are known." in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["zeroshot", "--workdir", "w", "--data", "d", "--prompts", f"{url}/p.toml"])
+    assert "a file on this machine is needed here" in capsys.readouterr().err
+
+
+def test_a_dataset_without_its_marker_is_not_there(url, dataset, tmp_path):
+    upload_folder(dataset, url)
+    opened = open_dataset(url)
+    assert len(opened.source("train")) == len(open_dataset(dataset).source("train"))
+    Store(url).write("old-shard", b"of an earlier dataset")
+    Store(url).delete(["dataset_info.json"])  # as an upload leaves it that was cut short
+    with pytest.raises(UserError, match=r"dataset_info\.json"):
+        open_dataset(url)
+    upload_folder(dataset, url)
+    assert "old-shard" not in Store(url).files()
+    assert open_dataset(url).card == opened.card
+
+
+def test_a_dataset_is_made_and_inspected_in_a_store(url, capsys):
+    command = ["synth", "--people", "4", "--days", "1", "--out", url]
+    assert main(command) == 0
+    assert f"uploaded to {url}" in capsys.readouterr().out
+    assert main(command) == 2
+    assert f"{url} holds a dataset already; pass --overwrite" in capsys.readouterr().err
+    assert main([*command, "--overwrite"]) == 0
+    assert main(["inspect", url]) == 0
+    assert b"<html" in Store(url).read("data_card.html")
+    assert main(["ingest", "--format", "table", "--source", "absent", "--out", url]) == 2
+    assert "give --salt, the key of the pseudonyms" in capsys.readouterr().err
+
+
+def test_a_sentence_names_the_url_and_not_the_copy(url, capsys):
+    assert main(["report", "--workdir", url]) == 2
+    assert f"{url} is not the folder of a run" in capsys.readouterr().err
