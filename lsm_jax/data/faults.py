@@ -114,6 +114,10 @@ class ReadFaults:
         """Corrupt records that have been reported."""
         return len(self._reported)
 
+    def records(self, fingerprint: str) -> list[CorruptRecord]:
+        """Those of a dataset that have been reported."""
+        return [self._known[key] for key in sorted(self._reported) if key[0] == fingerprint]
+
     def known(self, fingerprint: str, split: str, record: int) -> CorruptRecord | None:
         """The corrupt record at a place, if there is one. Its file is not read again."""
         return self._known.get((fingerprint, split, record))

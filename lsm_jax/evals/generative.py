@@ -18,7 +18,7 @@ from lsm_jax.evals.baselines import CellIndex, predict_fills
 from lsm_jax.evals.imputers import BASELINES, Cohort, People, fit_cohort, fit_people, predict_fitted
 from lsm_jax.evals.result import EvalResult, Row
 from lsm_jax.evals.statistics import bootstrap, score_and_interval, weighted_ratio
-from lsm_jax.evals.suite import Suite, unique_names
+from lsm_jax.evals.suite import Suite, corrupt_records, unique_names
 from lsm_jax.evals.task_batches import (
     Pairs,
     WindowStack,
@@ -86,7 +86,8 @@ class Generative(Suite):
                 done[name] += len(windows.values)
                 self.report(sum(done.values()), total)
         self._check(sums, run, list(named))
-        return self._result(sums, run, people, done)
+        result = self._result(sums, run, people, done)
+        return dataclasses.replace(result, notes=[*result.notes, *corrupt_records(datasets)])
 
     def _check(self, sums: ErrorSums, run: Run, names: Sequence[str]) -> None:
         if not sums.cells.any():

@@ -34,7 +34,7 @@ from lsm_jax.evals.probe_scores import HEADLINES, difference, replicates
 from lsm_jax.evals.probe_tasks import Hidden, LoggedWindow, Task, make_tasks
 from lsm_jax.evals.result import EvalResult, Row
 from lsm_jax.evals.statistics import index_of, score_and_interval
-from lsm_jax.evals.suite import Suite, unique_names
+from lsm_jax.evals.suite import Suite, corrupt_records, unique_names
 from lsm_jax.objectives.base import NetworkObjective
 from lsm_jax.objectives.pooling import check_pooling
 from lsm_jax.train.run import Run
@@ -107,6 +107,7 @@ class Probe(Suite):
                     parts[part] += [{"dataset": name, **row} for row in found]
         if not parts["results"]:
             raise UserError("no task can be scored. " + " ".join(notes))
+        notes += corrupt_records(datasets)
         made_with = self.provenance(run, methods=self.methods, folds=self.folds, pooling=self.pooling)
         return EvalResult(self.name, provenance=made_with, notes=[*self._summary(parts), *notes], **parts)
 

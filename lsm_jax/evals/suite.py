@@ -103,6 +103,7 @@ class DatasetSuite(Suite):
             results += [{"dataset": name, **row} for row in rows]
             notes += [f"{name}: {sentence}" for sentence in sentences]
             details += [{"dataset": name, **row} for row in windows]
+        notes += corrupt_records(datasets)
         return EvalResult(self.name, results, self.provenance(run), notes, details=details)
 
 
@@ -113,6 +114,15 @@ def unique_names(datasets: Iterable[Dataset]) -> dict[str, Dataset]:
         same = sum(other.name == dataset.name for other in by_name.values())
         by_name[f"{dataset.name}-{same + 1}" if same else dataset.name] = dataset
     return by_name
+
+
+def corrupt_records(datasets: Iterable[Dataset]) -> list[str]:
+    """A sentence for each corrupt record that was set aside, so that a result tells what it is without."""
+    return [
+        f"{name}: set aside {record}."
+        for name, dataset in unique_names(datasets).items()
+        for record in dataset.faults.records(dataset.fingerprint)
+    ]
 
 
 def check_never_trained_on(workdir: Path, datasets: Iterable[Dataset], split: str) -> bool:

@@ -28,6 +28,7 @@ from lsm_jax.data.row_balance import RowBalancer
 from lsm_jax.data.spec import data_spec, open_datasets
 from lsm_jax.data.store import Dataset, open_dataset, write_dataset
 from lsm_jax.errors import RunError
+from lsm_jax.evals.suite import corrupt_records
 
 SHARD = "short-train.array_record-00000-of-00001"
 
@@ -263,6 +264,8 @@ def test_evaluation_sets_a_corrupt_record_aside(copy, short, capsys) -> None:
     assert kept.items() <= rows([batch for batch, _ in found]).items(), "all other rows keep their ids"
     assert capsys.readouterr().err.count("set aside: record 2 of the test split of short") == 1
     assert [position for position, _ in dataset.source("test").readable(range(4))] == [0, 1, 3]
+    (note,) = corrupt_records([whole, dataset])  # of a suite's result
+    assert note.startswith("short-2: set aside record 2 of the test split of short")
 
 
 def test_a_shard_that_vanishes_while_a_run_reads_it_ends_it_with_a_sentence(copy) -> None:
