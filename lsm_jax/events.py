@@ -35,7 +35,7 @@ class EventLog:
 
     def __init__(self, file: Path | None, process: int, show: Callable[[str], None]) -> None:
         self._file, self._process, self._show = file, process, show
-        self._host, self._lock = socket.gethostname(), threading.Lock()
+        self._host, self._lock = socket.gethostname(), threading.RLock()  # showing may report
 
     def report(self, event: str, sentence: str, *, step: int | None = None, **details: Any) -> None:
         """Writes an event and shows its sentence.

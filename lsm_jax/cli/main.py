@@ -12,11 +12,12 @@ Verb modules import nothing heavy at their top, so that help and refusals appear
 from __future__ import annotations
 
 import argparse
+import contextlib
 import importlib
 import os
 import platform
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
 import lsm_jax
@@ -47,6 +48,7 @@ VERBS = {
 MODEL_VERBS = {"train", "evaluate", "embed", "caption", "zeroshot", "retrieve", "bench"}
 
 INTERRUPTED = 130  # the shells' convention: 128 + SIGINT
+BROKEN_PIPE = 141  # 128 + SIGPIPE: whoever read standard output has stopped
 
 
 class Verb(Protocol):
@@ -66,7 +68,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         arguments = sys.argv[1:]
         if arguments and arguments[0] in MODEL_VERBS:
             use_huge_pages()
-    arguments = list(arguments)
+    try:
+        code = dispatch(list(arguments))
+    except BrokenPipeError:  # of standard output: `lsm config ... | head`
+        code = BROKEN_PIPE
+    except SystemExit:  # of argparse
+        close_output()
+        raise
+    return code if close_output() else code or BROKEN_PIPE
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Runs the verb that the arguments name, or shows what there is."""
     match arguments:
         case []:
             print(overview(), file=sys.stderr)
@@ -159,15 +172,48 @@ def parse(name: str, arguments: Sequence[str]) -> argparse.Namespace:
 def run_verb(name: str, arguments: Sequence[str]) -> int:
     """Runs a verb. Errors that users can correct become a sentence; all others keep their traceback."""
     args = parse(name, arguments)
-    try:
+
+    def run() -> int:
         with local_copies(args) as local:
             return load_verb(name).run(local)
+
+    return reported(name, run)
+
+
+def reported(name: str, action: Callable[[], int | None]) -> int:
+    """Runs an action; its exit code, or that of an error that is said on standard error."""
+    try:
+        return action() or 0
     except UserError as error:
-        print(f"lsm {name}: error: {error}", file=sys.stderr)
+        say(f"lsm {name}: error: {error}")
         return 2
     except RunError as error:
-        print(f"lsm {name}: failed: {error}", file=sys.stderr)
+        say(f"lsm {name}: failed: {error}")
         return 1
     except KeyboardInterrupt:
-        print(f"lsm {name}: interrupted", file=sys.stderr)
+        say(f"lsm {name}: interrupted")
         return INTERRUPTED
+
+
+def say(text: str) -> None:
+    """Prints to standard error, where somebody still reads it."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, file=sys.stderr, flush=True)
+
+
+def close_output() -> bool:
+    """Writes out what is left of standard output and error; False if nobody reads standard output any more.
+
+    A stream whose reader is gone is turned to nowhere: the interpreter would fail when it closes it.
+    """
+    lasts = True
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except (OSError, ValueError):
+            lasts = lasts and stream is not sys.stdout
+            with contextlib.suppress(OSError, ValueError):
+                nowhere = os.open(os.devnull, os.O_WRONLY)
+                os.dup2(nowhere, stream.fileno())
+                os.close(nowhere)
+    return lasts

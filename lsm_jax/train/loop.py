@@ -102,6 +102,7 @@ def train(
         with contextlib.ExitStack() as stack:
             loop = Loop(setup, evaluators, clock, watchdog, stack, start_over, store)
             step = loop.run()
+        watchdog.finish()
         loop.say_the_end()
     return step
 
@@ -156,7 +157,7 @@ class Loop:
         config, workdir, program, schedule = setup.config, setup.workdir, setup.program, setup.schedule
         process = jax.process_index()
         self._setup, self._evaluators, self._clock, self._watchdog = setup, evaluators, clock, watchdog
-        self._reporter = ProgressReporter(schedule.total, enabled=process == 0)
+        self._reporter = ProgressReporter(schedule.total, enabled=process == 0, lost=self._on_lost_terminal)
         stack.callback(self._reporter.close)
         self._report = EventLog(event_file(workdir, process), process, self._reporter.message).report
         setup.datasets[0].faults.begin_run(workdir, process, self._report)
@@ -173,7 +174,7 @@ class Loop:
         self._batches = DeviceBatches(config, setup.datasets, setup.spec, program, schedule, setup.captions, position)
         stack.callback(self._batches.close)
         self._train_step, self._validation_step = TimedJit(program.step, clock), TimedJit(program.evaluate, clock)
-        log = MetricsLog(workdir, self._step if restored else -1) if process == 0 else None
+        log = MetricsLog(workdir, self._step if restored else -1, self._report) if process == 0 else None
         self._recorder = MetricsRecorder(
             config, clock, schedule, log, self._reporter, self._report, int(self._state.skipped)
         )
@@ -280,6 +281,9 @@ class Loop:
         validated = [record["step"] for record in records if "validation_loss" in record]
         scored = [record["step"] for record in records if any("/" in name for name in record)]
         return of_first_process(max(validated, default=-1)), of_first_process(max(scored, default=-1))
+
+    def _on_lost_terminal(self, reason: str) -> None:
+        self._report("terminal_lost", f"nobody reads standard error any more ({reason}); the run goes on: see {EVENTS}")
 
     def _roll_back(self) -> None:
         """Goes back to the newest checkpoint and on with the data that comes next.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 from collections.abc import Mapping
@@ -11,12 +12,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from tensorboardX import SummaryWriter
 
 from lsm_jax.config import Config
 from lsm_jax.events import Report
 from lsm_jax.train.hardware import total_peak
 from lsm_jax.train.schedule import TrainSchedule
+from lsm_jax.train.tensorboard import TensorBoard
 from lsm_jax.train.terminal import ProgressReporter
 from lsm_jax.train.timing import Clock
 from lsm_jax.train.workdir import METRICS, TENSORBOARD, replace_text
@@ -33,22 +34,26 @@ class MetricsLog:
     Args:
       resumed_at: step of the restored checkpoint, -1 for a new run. Later records are removed, because those steps run
         again: an interrupted run leaves the same records as an uninterrupted one.
+      report: told of a file that cannot be written. The run goes on.
     """
 
-    def __init__(self, workdir: Path, resumed_at: int) -> None:
-        self._workdir = workdir
+    def __init__(self, workdir: Path, resumed_at: int, report: Report) -> None:
+        self._workdir, self._report = workdir, report
+        self._kept: str | None = None  # what the file must hold before anything is appended
+        self._unsaved, self._failing = bytearray(), False
+        self._file: io.FileIO | None = None
         self._open(resumed_at)
 
     def write(self, step: int, metrics: Mapping[str, Any]) -> None:
-        """Appends a record."""
-        self._file.write(_line({"step": step, **metrics}))
-        self._file.flush()
-        for name, value in _flat(metrics):
-            self._events.add_scalar(name, value, step)
+        """Appends a record. One that cannot be written is kept, and written with the next."""
+        self._unsaved += _line({"step": step, **metrics}).encode()
+        self._save()
+        self._tensorboard.write(step, _flat(metrics))
 
     def write_clock(self, clock: Clock) -> None:
         """Leaves a sign of life."""
-        clock.write(self._workdir)
+        with contextlib.suppress(OSError):
+            clock.write(self._workdir)
 
     def go_back(self, step: int) -> None:
         """Removes the records of later steps, which run again."""
@@ -57,23 +62,62 @@ class MetricsLog:
 
     def close(self) -> None:
         """Closes both files."""
-        self._file.close()
-        self._events.close()
+        self._save()
+        if self._file:
+            self._file.close()
+        self._tensorboard.close()
 
     def _open(self, resumed_at: int) -> None:
-        kept = [record for record in read_metrics(self._workdir) if record["step"] <= resumed_at]
-        replace_text(self._workdir / METRICS, "".join(map(_line, kept)))
-        self._file = (self._workdir / METRICS).open("a", encoding="utf-8")
-        self._events = SummaryWriter(str(self._workdir / TENSORBOARD), purge_step=resumed_at + 1, write_to_disk=True)
+        kept = [record for record in self._records() if record["step"] <= resumed_at]
+        self._kept, self._unsaved, self._file = "".join(map(_line, kept)), bytearray(), None
+        self._save()
+        self._tensorboard = TensorBoard(self._workdir / TENSORBOARD, resumed_at + 1, self._no_tensorboard)
+
+    def _records(self) -> list[dict[str, Any]]:
+        """All records of the run, those that could not be written included."""
+        if self._kept is None:
+            return read_metrics(self._workdir) + _parsed(self._unsaved.decode())
+        return _parsed(self._kept + self._unsaved.decode()) if self._failing else read_metrics(self._workdir)
+
+    def _save(self) -> None:
+        """Writes what is not written yet, from where an earlier attempt stopped."""
+        file = self._workdir / METRICS
+        try:
+            if self._kept is not None:
+                replace_text(file, self._kept)
+                self._kept = None
+            self._file = self._file or file.open("ab", buffering=0)
+            while self._unsaved:
+                del self._unsaved[: self._file.write(self._unsaved)]
+        except OSError as error:
+            if not self._failing:
+                self._failing = True
+                self._report(
+                    "metrics_unwritable",
+                    f"{file} cannot be written ({error.strerror}); the run goes on and tries again with each record.",
+                )
+            return
+        if self._failing:
+            self._failing = False
+            self._report("metrics_written", f"{file} can be written again and has all records.")
+
+    def _no_tensorboard(self, reason: str) -> None:
+        self._report(
+            "tensorboard_unwritable",
+            f"{self._workdir / TENSORBOARD} cannot be written ({reason}); the run goes on without. {METRICS} has the same "
+            "numbers.",
+        )
 
 
 def read_metrics(workdir: Path) -> list[dict[str, Any]]:
     """The records of `metrics.jsonl`, without lines that a crash cut short."""
     file = workdir / METRICS
-    if not file.is_file():
-        return []
+    return _parsed(file.read_text(encoding="utf-8", errors="replace")) if file.is_file() else []
+
+
+def _parsed(text: str) -> list[dict[str, Any]]:
     records = []
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in text.splitlines():
         try:
             record = json.loads(line)
         except (ValueError, RecursionError):

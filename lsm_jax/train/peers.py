@@ -17,7 +17,7 @@ from typing import Any
 
 _PREFIX = "lsm_jax/peers"
 _DONE = "done"  # in place of the counter of a process that ended well
-_REFUSED_SECONDS = 3.0  # errors of the store for this long mean that the first process is gone
+_REFUSED_SECONDS = 2.0  # errors of the store for this long mean that the first process is gone
 _LEAVE_SECONDS = 5.0
 
 

@@ -74,6 +74,13 @@ class Watchdog(contextlib.AbstractContextManager["Watchdog"]):
         """Call after each step and each part of a long evaluation."""
         self._step, self._moved = step, time.monotonic()
 
+    def finish(self) -> None:
+        """Call when the work of the run is done. How this process ends from now on concerns no other."""
+        self._stop.set()
+        if self._peers:
+            self._peers.close()
+            self._peers = None
+
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
@@ -83,10 +90,9 @@ class Watchdog(contextlib.AbstractContextManager["Watchdog"]):
             self._impatient = True
             self._stop.wait(self._lost_timeout + _SAVE_SECONDS)
         self._stop.set()
-        if not self._peers:
-            return
         if error is None:
-            self._peers.close()
+            self.finish()
+        if not self._peers:
             return
         code = 2 if isinstance(error, UserError) else 130 if isinstance(error, KeyboardInterrupt) else 1
         text = str(error) if isinstance(error, (UserError, RunError)) else f"{type(error).__name__}: {error}"
@@ -95,8 +101,12 @@ class Watchdog(contextlib.AbstractContextManager["Watchdog"]):
             self._peers.announce(End(f"{where} has failed: {text}", code))
         exit_with(code, self._peers.leave)
 
-    def end(self, sentence: str, code: int = 1, event: str = "ended") -> None:
-        """Ends this process at once, from any thread; never returns."""
+    def end(self, sentence: str, code: int = 1, event: str = "ended", alone: bool = False) -> None:
+        """Ends this process at once, from any thread; never returns.
+
+        Args:
+          alone: the first process is gone, which commits checkpoints and passes on what processes tell each other.
+        """
         exits = threading.Timer(_SAVE_SECONDS + 4 * _DUMP_SECONDS, os._exit, [code])
         exits.daemon = True
         exits.start()
@@ -104,12 +114,12 @@ class Watchdog(contextlib.AbstractContextManager["Watchdog"]):
         # A refused input needs no stacks.
         dumped = code == 1 and _within(_DUMP_SECONDS, lambda: _dump_stacks(file))
         until = time.monotonic() + _SAVE_SECONDS
-        while time.monotonic() < until and self.saving():
+        while not alone and time.monotonic() < until and self.saving():
             time.sleep(0.1)
         stacks = f" What every thread was doing is in {file}." if dumped else ""
         _within(_DUMP_SECONDS, lambda: self._report(event, sentence, step=self._step))
         _within(_DUMP_SECONDS, lambda: print(f"lsm train: failed: {sentence}{stacks}", file=sys.stderr, flush=True))
-        if self._peers:
+        if self._peers and not alone:
             _within(2 * _DUMP_SECONDS, self._peers.leave)
         os._exit(code)
 
@@ -140,7 +150,7 @@ class Watchdog(contextlib.AbstractContextManager["Watchdog"]):
             )
             if 0 not in lost:
                 _within(_DUMP_SECONDS, lambda: peers.announce(End(sentence, 1)))
-            self.end(sentence, event="process_lost")
+            self.end(sentence, event="process_lost", alone=0 in lost)
         silent = peers.silent(self._say_every)
         if silent and time.monotonic() - self._said >= self._say_every:
             self._said = time.monotonic()

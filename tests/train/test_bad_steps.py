@@ -88,9 +88,9 @@ def test_going_back_in_vain_ends_the_run(half_hours: Path, tmp_path: Path, monke
 
 def test_steps_skipped_before_a_restart_are_not_counted_again(half_hours: Path, tmp_path: Path) -> None:
     config, events = short_config(half_hours, "train.max_bad_steps=1"), []
-    schedule, log = make_schedule(config, open_datasets(config.data)), MetricsLog(tmp_path, -1)
-    reporter = ProgressReporter(1, enabled=False)
     report = lambda event, sentence, **_: events.append((event, sentence))  # noqa: E731
+    schedule, log = make_schedule(config, open_datasets(config.data)), MetricsLog(tmp_path, -1, report)
+    reporter = ProgressReporter(1, enabled=False)
     rows = {"values": np.full((2, 1, 1), 1e30), "observed": np.array([[[True]], [[False]]]), "window_id": np.arange(2)}
     metrics = {"loss": np.float32(np.inf), "gradient_norm": np.float32(1), "typical_gradient_norm": np.float32(1)}
     with MetricsRecorder(config, Clock(), schedule, log, reporter, report, skipped=3) as recorder:
