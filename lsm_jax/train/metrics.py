@@ -104,8 +104,8 @@ class MetricsLog:
     def _no_tensorboard(self, reason: str) -> None:
         self._report(
             "tensorboard_unwritable",
-            f"{self._workdir / TENSORBOARD} cannot be written ({reason}); the run goes on without. {METRICS} has the same "
-            "numbers.",
+            f"{self._workdir / TENSORBOARD} cannot be written ({reason}); the run goes on without. {METRICS} has "
+            "the same numbers.",
         )
 
 

@@ -135,8 +135,8 @@ class Watchdog(contextlib.AbstractContextManager["Watchdog"]):
                 if self._peers:
                     self._peers.forgive(now - before)
             before = now
-            if self._peers:
-                self._check_peers(self._peers)
+            if peers := self._peers:
+                self._check_peers(peers)
             self._check_main_thread()
 
     def _check_peers(self, peers: Peers) -> None:
