@@ -13,6 +13,7 @@ from typing import Any
 
 import lsm_jax
 from lsm_jax.config import Config, flatten
+from lsm_jax.data.store import Dataset
 from lsm_jax.errors import UserError
 from lsm_jax.train.processes import key_value_store, process_of
 
@@ -45,8 +46,19 @@ def check_agreement(config: Config, workdir: Path | str, token: str | None, sees
     facts |= {key: repr(value) for key, value in flatten(config).items()}
     where = str(workdir.absolute()) if isinstance(workdir, Path) else workdir
     seen = sees(wait_for(store, f"{prefix}/token"))
-    mine = {"host": socket.gethostname(), "workdir": where, "sees": seen, "facts": facts}
-    store.key_value_set(f"{prefix}/facts/{process}", json.dumps(mine))
+    _compare(prefix, {"workdir": where, "sees": seen, "facts": facts})
+
+
+def check_same_datasets(datasets: Sequence[Dataset]) -> None:
+    """Compares the content of the datasets of all processes; `Disagreement` as above. All of them call this."""
+    if process_of()[1] > 1:
+        facts = {f"the content of dataset {dataset.name}": dataset.fingerprint[:12] for dataset in datasets}
+        _compare(f"lsm_jax/agreement/{next(_calls)}", {"workdir": "", "sees": True, "facts": facts})
+
+
+def _compare(prefix: str, mine: Mapping[str, Any]) -> None:
+    store, (process, count) = key_value_store(), process_of()
+    store.key_value_set(f"{prefix}/facts/{process}", json.dumps({"host": socket.gethostname(), **mine}))
     if process == 0:
         all_facts = [json.loads(wait_for(store, f"{prefix}/facts/{other}")) for other in range(count)]
         store.key_value_set(f"{prefix}/verdict", disagreement(all_facts) or "same")

@@ -27,6 +27,7 @@ from lsm_jax.errors import Preempted, RunError, UserError
 from lsm_jax.events import EVENTS, EventLog, Report, event_file
 from lsm_jax.objectives import Objective
 from lsm_jax.storage import is_url
+from lsm_jax.train.agreement import check_same_datasets
 from lsm_jax.train.batches import DeviceBatches
 from lsm_jax.train.checkpoints import Checkpoints, CheckpointState
 from lsm_jax.train.evaluators import Evaluator, run_evaluators
@@ -125,6 +126,7 @@ def set_up(config: Config, workdir: Path) -> Setup:
     """Opens the data and builds the program; UserError as `train`."""
     check_same(workdir, config)
     datasets = open_datasets(config.data)
+    check_same_datasets(datasets)
     spec = data_spec(config.data, datasets)
     if config.language.encoder_from:
         spec = keep_normalisation(spec, workdir, config)

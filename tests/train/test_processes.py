@@ -8,9 +8,11 @@ import socket
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 import short_training
@@ -18,6 +20,7 @@ from short_training import short_config
 
 from lsm_jax.errors import UserError
 from lsm_jax.train import processes
+from lsm_jax.train.agreement import disagreement
 from lsm_jax.train.lock import RunLock
 from lsm_jax.train.loop import train
 from lsm_jax.train.metrics import read_metrics
@@ -35,6 +38,16 @@ from lsm_jax.train.run import load_run
             True,
         ),
         ({"SLURM_JOB_ID": "1", "SLURM_NTASKS": "1", "SLURM_STEP_NODELIST": "n1", "SLURM_PROCID": "0"}, False),
+        (  # the shell of `salloc`, in a step of its own
+            {
+                "SLURM_JOB_ID": "1",
+                "SLURM_NTASKS": "4",
+                "SLURM_STEP_NODELIST": "n1",
+                "SLURM_PROCID": "0",
+                "SLURM_STEP_NUM_TASKS": "1",
+            },
+            False,
+        ),
         ({"TPU_WORKER_HOSTNAMES": "localhost"}, False),
         ({"TPU_WORKER_HOSTNAMES": "t1,t2,t3,t4"}, True),
         ({"TPU_WORKER_HOSTNAMES": "t1", "MEGASCALE_NUM_SLICES": "2"}, True),
@@ -47,6 +60,37 @@ from lsm_jax.train.run import load_run
 )
 def test_schedulers_are_recognised(environment: dict[str, str], several: bool) -> None:
     assert several_processes(environment) is several
+
+
+def test_a_process_that_srun_did_not_start_says_that_it_trains_alone(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"SLURM_JOB_ID": "1", "SLURM_NTASKS": "4"}.items():
+        monkeypatch.setenv(name, value)
+    processes.initialise()
+    assert capsys.readouterr().err == (
+        "lsm: SLURM's job has 4 tasks, but this process was not started by srun: it trains alone. Start it as "
+        "`srun lsm train ...` to use them all.\n"
+    )
+
+
+def test_a_missing_accelerator_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_devices() -> None:
+        raise AssertionError  # what JAX does where JAX_PLATFORMS names devices that are not there
+
+    monkeypatch.setattr(jax, "local_devices", no_devices)
+    monkeypatch.setattr(jax, "config", types.SimpleNamespace(values={"jax_platforms": "cuda"}))
+    with pytest.raises(UserError, match=r"JAX_PLATFORMS=cuda cannot be used \(no such device on this host\)"):
+        processes.check_devices()
+
+
+@pytest.mark.parametrize("other", [{"dataset days": "0b12"}, {}])
+def test_a_difference_names_key_values_and_hosts(other: dict[str, str]) -> None:
+    mine = {"host": "a", "workdir": "/run", "sees": True, "facts": {"dataset days": "77fe"}}
+    sentence = disagreement([mine, mine, {**mine, "host": "c", "facts": other}])
+    value = other.get("dataset days", "missing")
+    assert f"differ: dataset days is {value} on process 2 (host c), 77fe on process 0 (host a)." in sentence
+    assert disagreement([mine, mine]) == ""
 
 
 @pytest.mark.parametrize(
