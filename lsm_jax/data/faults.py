@@ -1,8 +1,9 @@
 """Failed reads and corrupt records: what is tried again, what is set aside, and who is told.
 
-A read that fails is tried again, because file systems of clusters fail for seconds. A record that stays unreadable,
-that does not decode, or that is not the one its dataset was written with is corrupt. It is set aside, and what reads it
-goes on without it, up to a limit.
+A read that fails is tried again, because file systems of clusters fail for seconds. A record that stays unreadable
+while its file can be opened, that does not decode, or that is not the one its dataset was written with is corrupt. It
+is set aside, and what reads it goes on without it, up to a limit. A file that cannot even be opened is an error: while
+a file system is away, no good record may be lost.
 
 Readers run in threads and worker processes, which must not write to the log of a run. They `add` what they meet, it
 travels with the batch (`drain`), and the process that takes the batch reports it (`handle`).
@@ -23,7 +24,7 @@ from lsm_jax.errors import RunError, UserError
 from lsm_jax.events import Report
 
 CORRUPT_RECORDS = "corrupt_records.jsonl"
-_WAITS = (0.5, 1.0, 2.0, 4.0, 8.0)  # seconds between tries
+_WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds between tries
 _LASTING = (FileNotFoundError, IsADirectoryError, NotADirectoryError, RecursionError)
 _DAMAGE = ("Corrupted", "Invalid", "ArrayRecord file should be")  # how sentences of the native reader begin
 _MAX_NAMED = 10  # records in an error message
@@ -223,12 +224,17 @@ def with_retries(read: Callable[[], _T], failed: Callable[[Exception], object] =
             return read()
         except (OSError, RuntimeError) as error:  # the native reader raises RuntimeError
             # Damage rarely passes: one more try tells a damaged file from a read that came back damaged.
-            tries = 1 if not str(error) or str(error).startswith(_DAMAGE) else len(_WAITS)
+            tries = len(_WAITS) if may_pass(error) else 1
             if isinstance(error, _LASTING) or number >= tries:
                 raise
             failed(error)
             time.sleep(wait)
     return read()
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether a failure is of the file system and not of the content of a file."""
+    return isinstance(error, (OSError, RuntimeError)) and bool(str(error)) and not str(error).startswith(_DAMAGE)
 
 
 def first_line(error: Exception) -> str:

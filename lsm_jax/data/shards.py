@@ -26,9 +26,9 @@ from array_record.python.array_record_data_source import ArrayRecordDataSource
 
 from lsm_jax.data.card import CHECKSUM, INDEX_SCHEMA, SPLITS
 from lsm_jax.data.codec import Record, parse_record
-from lsm_jax.data.faults import FailedRead, RecordError, first_line, with_retries
+from lsm_jax.data.faults import FailedRead, RecordError, first_line, may_pass, with_retries
 from lsm_jax.data.order import keys
-from lsm_jax.errors import UserError
+from lsm_jax.errors import RunError, UserError
 from lsm_jax.windows import Window
 
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}")
@@ -75,6 +75,10 @@ class ShardReader:
         Args:
           check: called with the bytes and the record; raises ValueError if they are not what they should be.
           failed: called with each read that failed and is tried again.
+
+        Raises:
+          RecordError: it is damaged.
+          RunError: its shard has gone, or its file system.
         """
         try:
             serialised = with_retries(
@@ -84,8 +88,22 @@ class ShardReader:
             record = parse_record(serialised, self._channel_count)
             check(serialised, record)
         except Exception as error:
+            if may_pass(error):
+                self._check_openable(position, error)
             raise self.damaged(position, first_line(error)) from None
         return record
+
+    def _check_openable(self, position: int, failure: Exception) -> None:
+        """RunError if not only this record, but its whole file cannot be read."""
+        file = self._directory / self.place(position)[0]
+        try:
+            ArrayRecordDataSource([str(file)])
+        except Exception as error:
+            if may_pass(error):
+                raise RunError(
+                    f"{file} cannot be read, nor opened again ({first_line(failure)}). See to the file or its file "
+                    "system, then start the same command again; no record was set aside for it."
+                ) from None
 
     def window(self, position: int, channels: Sequence[str], record: Record | None = None) -> Window:
         """The decoded window at a position; `record` is its record if it was read before."""

@@ -108,13 +108,15 @@ def open_datasets(config: DataConfig) -> list[Dataset]:
     """The datasets at `config.paths`, limited to `config.people_share` of their training people.
 
     Raises:
-      UserError: no path, a share out of range, or a missing or damaged dataset.
+      UserError: no path, a share or limit out of range, or a missing or damaged dataset.
     """
     paths = [config.paths] if isinstance(config.paths, str) else list(config.paths)
     if not paths:
         raise UserError("data.paths is empty: name at least one dataset folder, as in --config.data.paths=DIR,DIR.")
     if not 0 < config.people_share <= 1:
         raise UserError(f"data.people_share={config.people_share}: give a share above 0 and at most 1.")
+    if config.max_corrupt < 0:
+        raise UserError(f"data.max_corrupt={config.max_corrupt}: give a number of records, at least 0.")
     faults = ReadFaults(config.max_corrupt)
     opened = map(open_dataset, paths)
     return [dataclasses.replace(dataset, people_share=config.people_share, faults=faults) for dataset in opened]

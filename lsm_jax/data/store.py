@@ -187,7 +187,7 @@ class WindowSource:
         Raises:
           RecordError: it cannot be read, does not decode, or is not the one that the index describes. It is added to
             `faults`, and not read again.
-          RunError: so are more records than the limit of `faults`.
+          RunError: so are more records than the limit of `faults`, or the shard or its file system has gone.
         """
         number = int(self._rows[position])
         name, fingerprint, split = self._place

@@ -27,7 +27,7 @@ from lsm_jax.data.order import DataOrder
 from lsm_jax.data.row_balance import RowBalancer
 from lsm_jax.data.spec import data_spec, open_datasets
 from lsm_jax.data.store import Dataset, open_dataset, write_dataset
-from lsm_jax.errors import RunError
+from lsm_jax.errors import RunError, UserError
 from lsm_jax.evals.suite import corrupt_records
 
 SHARD = "short-train.array_record-00000-of-00001"
@@ -199,6 +199,11 @@ def test_more_corrupt_records_than_the_limit_are_an_error_that_names_them(copy, 
     assert {record.record for record in read_corrupt_records(tmp_path)} == {4, 7, 11}
 
 
+def test_a_negative_limit_is_refused(short) -> None:
+    with pytest.raises(UserError, match=r"data\.max_corrupt=-1"):
+        open_datasets(DataConfig((str(short),), max_corrupt=-1))
+
+
 def test_a_dataset_without_a_readable_record_is_an_error(copy) -> None:
     flip(copy / SHARD, *range(28))
     with pytest.raises(RunError, match="no readable record"):
@@ -268,13 +273,28 @@ def test_evaluation_sets_a_corrupt_record_aside(copy, short, capsys) -> None:
     assert note.startswith("short-2: set aside record 2 of the test split of short")
 
 
-def test_a_shard_that_vanishes_while_a_run_reads_it_ends_it_with_a_sentence(copy) -> None:
-    config, datasets = open_with(copy, ReadFaults(3, Log()))
+def test_a_shard_that_vanishes_while_a_run_reads_it_ends_it_and_costs_no_record(copy, tmp_path) -> None:
+    config, datasets = open_with(copy, of_run(tmp_path / "run", 3, 0, Log()))
     loader = Loader(config, datasets, data_spec(config, datasets), "train", seed=3, batch_size=8)
     (copy / SHARD).unlink()
-    with pytest.raises(RunError, match=r"open\(\) failed: No such file"):
+    with pytest.raises(RunError, match=rf"{SHARD} cannot be read, nor opened again \(open\(\) failed: No such file"):
         next(loader)
     loader.close()
+    assert read_corrupt_records(tmp_path / "run") == []
+
+
+def test_a_record_on_a_bad_sector_is_set_aside(short, monkeypatch) -> None:
+    read, log = ArrayRecordDataSource.__getitem__, Log()
+
+    def failing(source: ArrayRecordDataSource, key: int) -> bytes:
+        if key == 5:
+            raise RuntimeError("pread() failed: Input/output error")
+        return read(source, key)
+
+    monkeypatch.setattr(ArrayRecordDataSource, "__getitem__", failing)
+    batches(short, 8, ReadFaults(1, log))
+    assert [details["record"] for event, _, details in log.events if event == "corrupt_record"] == [5]
+    assert log.names().count("read_retried") >= 6
 
 
 def test_the_fingerprint_is_of_the_data_and_not_of_its_place(short, copy, tmp_path) -> None:
