@@ -130,14 +130,13 @@ class Cluster:
         """
 
         def started() -> bool:
-            job = self.job(number)
-            if (
-                job["JobState"] == "PENDING"
-                and job["StartTime"] > f"{dt.datetime.now() + dt.timedelta(minutes=1):%FT%T}"
-            ):
+            job, soon = self.job(number), dt.datetime.now() + dt.timedelta(minutes=1)
+            # Not JobState, which may be STOPPED as well.
+            waits = job["Reason"] == "BeginTime"
+            if waits and job["StartTime"] > f"{soon:%FT%T}":
                 self.run("scontrol", "update", f"JobId={number}", "StartTime=now+4seconds")
             assert job["JobState"] != "FAILED", job
-            return job["Restarts"] == str(restarts) and job["JobState"] != "PENDING"
+            return job["Restarts"] == str(restarts) and not waits and job["JobState"] != "PENDING"
 
         wait_until(started, f"start {restarts + 1} of job {number}")
 
