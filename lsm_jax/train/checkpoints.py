@@ -174,6 +174,8 @@ class Checkpoints:
         self._finish_saving()
         self._saver.shutdown()
         self._pruner.shutdown()
+        if self._store and self._written_to:
+            self._clear_copies(self._written_to)
 
     def _begin(self, content: CheckpointState, final: bool) -> None:
         """Copies the content off the devices and lets it be written."""
@@ -194,7 +196,10 @@ class Checkpoints:
         fault = self._messages.receive(f"{save.number}/created", 0)
         try:
             if self._store:
-                self._clear_copies(save)
+                if self._written_to:
+                    self._clear_copies(self._written_to)
+                save.folder.mkdir(parents=True, exist_ok=True)
+                self._written_to = save.folder
             if not fault:
                 # In a notebook the main thread has an event loop already, which allows no other.
                 copied = self._handler.async_save(epath.Path(save.folder), args=ocp.args.PyTreeSave(item))
@@ -271,16 +276,11 @@ class Checkpoints:
         self._report("checkpoint_saved", sentence, step=save.step, bytes=save.bytes, seconds=seconds)
         self._pruner.submit(self._prune)
 
-    def _clear_copies(self, save: _Save) -> None:
-        """On hosts without the first process nobody else deletes what a save has left."""
-        own = f"ocdbt.process_{self._process}"
-        for folder in {save.folder, self._written_to or save.folder}:
-            shutil.rmtree(folder / own, ignore_errors=True)
-        if self._written_to not in (None, save.folder):
-            with contextlib.suppress(OSError):
-                self._written_to.rmdir()
-        save.folder.mkdir(parents=True, exist_ok=True)
-        self._written_to = save.folder
+    def _clear_copies(self, folder: Path) -> None:
+        """Deletes what this process has left of a save: on hosts without the first process nobody else does."""
+        shutil.rmtree(folder / f"ocdbt.process_{self._process}", ignore_errors=True)
+        with contextlib.suppress(OSError):  # it is gone, or others of this host have files there
+            folder.rmdir()
 
     def _last_whole(self) -> str:
         return f"The last whole one is {max(self._verified)}." if self._verified else "There is no whole one yet."
