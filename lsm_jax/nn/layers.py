@@ -148,13 +148,17 @@ class Attention(nnx.Module):
 
 
 def _separate_outputs(layer: nnx.LinearGeneral, tokens: Float[Array, "r s d"]) -> list[Float[Array, "r s h k"]]:
-    """The outputs of a fused layer (query, key and value), each as a product of its own.
+    """The outputs of a fused layer (query, key and value; or key and value), each as a product of its own.
 
-    Splitting one fused product, and joining its gradients, would copy them every time.
+    Splitting one fused product, and joining its gradients, would copy them every time. The bias of the keys is left
+    out: it adds the same to all scores of a query, which a softmax does not see. Its gradient would be rounding errors
+    alone, which Adam scales up to whole steps, so that it would differ from mesh to mesh.
     """
     assert layer.bias is not None
     kernel, bias, tokens = (jnp.asarray(each, layer.dtype) for each in (layer.kernel[...], layer.bias[...], tokens))
-    return [jnp.einsum("rsd,dhk->rshk", tokens, kernel[:, part]) + bias[part] for part in range(kernel.shape[1])]
+    parts = kernel.shape[1]
+    outputs = [jnp.einsum("rsd,dhk->rshk", tokens, kernel[:, part]) for part in range(parts)]
+    return [output if part == parts - 2 else output + bias[part] for part, output in enumerate(outputs)]
 
 
 class Centering(nnx.Module):
