@@ -8,6 +8,7 @@ axes on the right. Without an arrow it is a bias, a scale or an embedding, which
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -35,11 +36,13 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"token_embedding", "vocabulary embed"),
     (r"(embedding|sensor_embedding|position_embedding|time_proj|queries)", "rows embed"),
     (r"cross_channel_proj", "rows cells embed"),
-    (r"channel_mix", "rows rows cells"),
+    (r"channel_mix", "rows rows embed"),
     (r"kernel", "embed -> width"),  # every other matrix
     (r"(mask_token|center)", "*"),
     (r"(bias|scale|log_scale)", "*"),
 )
+
+LARGE = 2**20  # values of a parameter that should not be whole on every device of a mesh that shards parameters
 
 # All other axes are unsharded.
 MESH_AXES: Mapping[str, str] = {"embed": "fsdp", "hidden": "tensor", "heads": "tensor", "vocabulary": "tensor"}
@@ -102,15 +105,55 @@ def parameter_shardings(mesh: Mesh, shapes: Any) -> Any:
     """A sharding per parameter. An axis that is not divisible by its mesh axis is not sharded."""
 
     def sharding(keys: tuple[Any, ...], leaf: jax.ShapeDtypeStruct) -> NamedSharding:
-        names = axes_of(path_name(keys), leaf.shape).names
-        spread = [MESH_AXES.get(name) for name in names]
-        fitting = [
-            axis if axis and size % mesh.shape[axis] == 0 else None
-            for axis, size in zip(spread, leaf.shape, strict=True)
-        ]
-        return NamedSharding(mesh, PartitionSpec(*fitting))
+        return NamedSharding(mesh, PartitionSpec(*mesh_axes(mesh.shape, path_name(keys), leaf.shape)))
 
     return jax.tree_util.tree_map_with_path(sharding, shapes)
+
+
+def mesh_axes(mesh_shape: Mapping[str, int], path: str, shape: tuple[int, ...]) -> list[str | None]:
+    """The axis of the mesh over which each axis of a parameter is split; None where it is not."""
+    spread = [MESH_AXES.get(name) for name in axes_of(path, shape).names]
+    return [axis if axis and size % mesh_shape[axis] == 0 else None for axis, size in zip(spread, shape, strict=True)]
+
+
+def sharding_table(mesh_shape: Mapping[str, int], shapes: Any) -> str:
+    """One line per parameter: its shape, its named axes with the parts they are split into, its size on a device."""
+    rows, total, here = (
+        [("parameter", "shape", "axes (and how many parts over which axis of the mesh)", "on a device")],
+        0,
+        0,
+    )
+    for path, leaf in named_parameters(shapes):
+        split = mesh_axes(mesh_shape, path, leaf.shape)
+        parts = [(axis, mesh_shape[axis]) for axis in split if axis]
+        axes = [
+            f"{name} ({mesh_shape[axis]} {axis})" if axis and mesh_shape[axis] > 1 else name
+            for name, axis in zip(axes_of(path, leaf.shape).names, split, strict=True)
+        ]
+        own = leaf.size // math.prod(count for _, count in parts)
+        rows.append((path, " x ".join(map(str, leaf.shape)), " x ".join(axes), f"{own:,}"))
+        total, here = total + leaf.size, here + own
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    return "\n".join([*lines, f"{total:,} parameters, {here:,} on a device"])
+
+
+def replicated_sentences(mesh_shape: Mapping[str, int], shapes: Any) -> list[str]:
+    """A sentence for each large parameter that every device holds whole although the mesh could split it."""
+    axes = [axis for axis in ("fsdp", "tensor") if mesh_shape[axis] > 1]
+    sentences = []
+    for path, leaf in named_parameters(shapes):
+        split = {axis for axis in mesh_axes(mesh_shape, path, leaf.shape) if axis}
+        if axes and leaf.size >= LARGE and not split.intersection(axes):
+            sizes = " and ".join(f"{axis} {mesh_shape[axis]}" for axis in axes)
+            named = ", ".join(
+                f"{name} {size}" for name, size in zip(axes_of(path, leaf.shape).names, leaf.shape, strict=True)
+            )
+            sentences.append(
+                f"WARNING: every device holds all {leaf.size:,} values of {path} ({named}): the mesh has {sizes}, but "
+                "the table in sharding.py splits no axis of it, or its sizes do not divide. Choose a mesh that does."
+            )
+    return sentences
 
 
 def mirrored_shardings(mesh: Mesh, shapes: Any, parameter_shapes: Any, shardings: Any) -> Any:

@@ -15,7 +15,6 @@ from typing import Any
 
 import jax
 import numpy as np
-from clu import parameter_overview
 from jax.experimental import multihost_utils
 
 from lsm_jax import objectives
@@ -26,6 +25,7 @@ from lsm_jax.data.text import CaptionTokens, check_held_out_activities
 from lsm_jax.errors import Preempted, RunError, UserError
 from lsm_jax.events import EVENTS, EventLog, Report, event_file
 from lsm_jax.objectives import Objective
+from lsm_jax.sharding import replicated_sentences, sharding_table
 from lsm_jax.storage import is_url
 from lsm_jax.train.agreement import check_same_datasets
 from lsm_jax.train.batches import DeviceBatches
@@ -164,6 +164,8 @@ class Loop:
         self._report = EventLog(event_file(workdir, process), process, self._reporter.message).report
         setup.datasets[0].faults.begin_run(workdir, process, self._report)
         self._reporter.message(overview(config, setup.spec, setup.objective, program, schedule))
+        for sentence in replicated_sentences(program.mesh.shape, program.shapes.params):
+            self._report("large_parameter_replicated", sentence)
         if start_over and process == 0 and (earlier := keep_aside(workdir)):
             sentence = f"begins again at step 0; the earlier checkpoints and metrics are in {earlier}"
             self._report("started_over", sentence, step=0)
@@ -384,13 +386,12 @@ def use_compile_cache() -> None:
 
 def overview(config: Config, spec: DataSpec, objective: Objective, program: Program, schedule: TrainSchedule) -> str:
     """The first lines of a run: parameters, implementations, devices, data and length."""
-    table = parameter_overview.get_parameter_overview(program.shapes.params, include_stats="sharding")
     parts = {"objective": config.objective.name, "optimizer": config.optimizer.name}
     parts |= dict(objective.implementations)
     axes = " x ".join(f"{axis} {size}" for axis, size in program.mesh.shape.items())
     devices = jax.devices()
     lines = [
-        str(table),
+        sharding_table(program.mesh.shape, program.shapes.params),
         ", ".join(f"{part}: {name}" for part, name in parts.items()),
         f"{len(devices)} x {devices[0].device_kind}, mesh {axes}, {jax.process_count()} processes",
         f"{schedule.epoch} training windows of {len(spec.channels)} channels; {schedule.total} steps of "
