@@ -129,11 +129,15 @@ class Cluster:
         A start within the second of the requeue would fail: the old start's credential is revoked by time.
         """
 
+        again = [0.0]
+
         def started() -> bool:
             job, soon = self.job(number), dt.datetime.now() + dt.timedelta(minutes=1)
             # Not JobState, which may be STOPPED as well.
             waits = job["Reason"] == "BeginTime"
-            if waits and job["StartTime"] > f"{soon:%FT%T}":
+            if waits and job["StartTime"] > f"{soon:%FT%T}" and time.monotonic() > again[0]:
+                # Not at every look: the time to start must come in between.
+                again[0] = time.monotonic() + 20
                 self.run("scontrol", "update", f"JobId={number}", "StartTime=now+4seconds")
             assert job["JobState"] != "FAILED", job
             return job["Restarts"] == str(restarts) and not waits and job["JobState"] != "PENDING"
