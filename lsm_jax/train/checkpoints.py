@@ -14,7 +14,6 @@ import contextlib
 import dataclasses
 import itertools
 import json
-import logging
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -45,6 +44,7 @@ from lsm_jax.train.checkpoint_files import (
 )
 from lsm_jax.train.messages import Messages
 from lsm_jax.train.mirror import RunStore
+from lsm_jax.train.quiet import one_sentence_for_a_failed_write
 from lsm_jax.train.state import State
 from lsm_jax.train.timing import BUCKETS
 
@@ -55,9 +55,6 @@ _FINAL_RETRY_SECONDS = (1.0, 4.0)  # a preempted run has about 30 s in all
 _UNFINISHED = ".orbax-checkpoint-tmp"
 _DAMAGED = "damaged-"
 _ONE_WORKDIR = "all processes need the same --workdir on one file system"
-
-# A failed write is reported in one sentence; Orbax logs the traceback of each of its threads.
-logging.getLogger("absl").addFilter(lambda record: not (record.exc_info and "orbax" in record.pathname))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,6 +87,7 @@ class Checkpoints:
         self._store = store
         self._written_to: Path | None = None
         self._process, self._processes = jax.process_index(), jax.process_count()
+        one_sentence_for_a_failed_write()
         self._messages, self._saves = Messages(), itertools.count()
         self._handler = ocp.PyTreeCheckpointHandler(type_handler_registry=_TYPES)
         self._saver = concurrent.futures.ThreadPoolExecutor(1, "save")

@@ -179,7 +179,7 @@ noise = jax.jit(lambda: jax.random.uniform(jax.random.key(0), (64, 512)), out_sh
 
 def state(step):
     made = jax.jit(lambda: state_at(step), out_shardings=whole)()
-    return dataclasses.replace(made, ema={"noise": noise})
+    return dataclasses.replace(made, ema={f"noise{i}": noise for i in range(20)})
 
 def try_to(act):
     try:
@@ -211,7 +211,7 @@ def shapes():
 def restore(folder):
     saver = Checkpoints(root / folder, 2, Reported())
     content = saver.restore_latest(shapes())
-    assert all((a == b).all() for a, b in zip(map(lambda s: s.data, content.state.ema["noise"].addressable_shards),
+    assert all((a == b).all() for a, b in zip(map(lambda s: s.data, content.state.ema["noise0"].addressable_shards),
                                               map(lambda s: s.data, noise.addressable_shards), strict=True))
     return content.position
 
