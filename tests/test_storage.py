@@ -6,7 +6,7 @@ import types
 
 import pytest
 from stores import BUCKET, emulator
-from tiny_run import tiny_dataset
+from tiny_run import save_run, tiny_dataset, tiny_run
 
 from lsm_jax import storage
 from lsm_jax.cli.main import main
@@ -206,3 +206,26 @@ def test_a_dataset_is_made_and_inspected_in_a_store(url, capsys):
 def test_a_sentence_names_the_url_and_not_the_copy(url, capsys):
     assert main(["report", "--workdir", url]) == 2
     assert f"{url} is not the folder of a run" in capsys.readouterr().err
+
+
+def test_a_run_in_a_store_is_evaluated_and_embedded_there(url, dataset, capsys, tmp_path, monkeypatch):
+    run, data = f"{url}/run", f"{url}/data"
+    upload_folder(dataset, data)
+    save_run(tiny_run(dataset), tmp_path / "run")
+    upload_folder(tmp_path / "run", run)
+    # A later checkpoint that was never uploaded whole.
+    for name in local_files(tmp_path / "run/checkpoints/7"):
+        if name != "manifest.json":
+            Store(run).write(f"checkpoints/9/{name}", (tmp_path / "run/checkpoints/7" / name).read_bytes())
+    assert main(["embed", "--workdir", run, "--data", data, "--split", "test", "--out", f"{url}/out/e.parquet"]) == 0
+    assert {"out/e.parquet", "out/e.people.parquet"} <= {*Store(url).files()}
+    command = ["evaluate", "--workdir", run, "--data", data, "--max-windows", "2", "--batch-size", "2"]
+    assert main(command) == 0
+    assert "step 7" in Store(run).read("eval/generative.md").decode()
+    assert f"uploaded to {run}: eval/" in capsys.readouterr().out
+    monkeypatch.setenv("LSM_STORE_CACHE", str(tmp_path / "another host"))  # this one has a good copy
+    Store(run).write("checkpoints/7/_METADATA", b"damaged")
+    assert main([*command, "--step", "7"]) == 2
+    assert "7 is damaged" in capsys.readouterr().err
+    assert main([*command, "--step", "8"]) == 2
+    assert f"{run} has no checkpoint of step 8; it has 7." in capsys.readouterr().err
