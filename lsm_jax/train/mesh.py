@@ -34,15 +34,18 @@ def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -
     each_slice = (sizes[0] // slices, *sizes[1:])
     axis_types = (AxisType.Auto,) * len(AXES)
     if slices == 1:
-        return jax.make_mesh(sizes, AXES, axis_types=axis_types, devices=devices)
+        # Axes of 4 and 2 on a square of 8 x 8 chips, for example, need a physical axis to be split.
+        grid = mesh_utils.create_device_mesh(sizes, devices, allow_split_physical_axes=True)
+        return Mesh(grid, AXES, axis_types=axis_types)
     by_slice = {getattr(device, "slice_index", None) for device in devices}
     by_process = {device.process_index for device in devices}
     if slices not in {len(by_slice), len(by_process)}:
         raise UserError(f"{_mesh_text(config)}: the devices are {len(by_slice)} slices of {len(by_process)} processes.")
     # Hardware without slices (CPU, GPU): the network joins hosts.
     grid = mesh_utils.create_hybrid_device_mesh(
-        each_slice, (slices, 1, 1), devices, process_is_granule=slices != len(by_slice)
-    )
+        each_slice, (slices, 1, 1), devices,
+        process_is_granule=slices != len(by_slice), allow_split_physical_axes=True,
+    )  # fmt: skip
     return Mesh(grid, AXES, axis_types=axis_types)
 
 

@@ -20,7 +20,7 @@ import pytest
 import yaml
 from test_documents import commands
 
-from lsm_jax.config import load_config
+from lsm_jax.config import MeshConfig, load_config
 from lsm_jax.errors import UserError
 from lsm_jax.tools.plan.topologies import EXAMPLES, GPUS, installed, topology_devices
 from lsm_jax.train.mesh import make_mesh
@@ -61,6 +61,13 @@ def test_the_mesh_that_is_printed_is_the_one_that_the_plan_compiles_for(capsys: 
         summary, _ = dry_run("gke", capsys, name, "--image=i", train=changes)
         mesh = make_mesh(load_config(BASE, changes).mesh, topology_devices(name))
         assert summary.endswith("mesh slices=1, " + ", ".join(f"{axis}={size}" for axis, size in mesh.shape.items()))
+
+
+def test_axes_that_need_a_physical_axis_of_chips_to_be_split_have_a_mesh() -> None:
+    if not installed("v6e"):
+        pytest.skip("libtpu is not installed (launch/install pods)")
+    mesh = make_mesh(MeshConfig(fsdp=4, tensor=2), topology_devices("v6e:8x8"))
+    assert dict(mesh.shape) == {"data": 8, "fsdp": 4, "tensor": 2}
 
 
 @pytest.mark.parametrize("name", TOPOLOGIES)
