@@ -207,7 +207,7 @@ def test_storage_order_changes_nothing(dataset, real_run):
     class Shuffled:
         """A dataset as Beam writes it: people in no order."""
 
-        path, channels = source.path, source.channels
+        path, channels, faults = source.path, source.channels, source.faults
         participants = np.array(source.participants)[order]
         steps, start_seconds = source.steps[order], source.start_seconds[order]
 
