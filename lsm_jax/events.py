@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -67,12 +68,16 @@ def read_events(workdir: Path) -> list[dict[str, Any]]:
     """The events of all processes in the order of their time, without lines that a crash cut short."""
     events = []
     for file in sorted(workdir.glob("events*.jsonl")):
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                event = json.loads(line)
-            except (ValueError, RecursionError):
-                continue
-            when = event.get("time") if isinstance(event, dict) else None
+        for event in json_lines(file.read_text(encoding="utf-8", errors="replace")):
+            when = event.get("time")
             if isinstance(when, (int, float)) and 0 <= when < _LATEST:
                 events.append(event)
     return sorted(events, key=lambda event: event["time"])
+
+
+def json_lines(text: str) -> Iterator[dict[str, Any]]:
+    """The JSON objects of a file with one in each line, without lines that a crash cut short."""
+    for line in text.splitlines():
+        with contextlib.suppress(ValueError, RecursionError):
+            if isinstance(content := json.loads(line), dict):
+                yield content

@@ -118,11 +118,8 @@ def mesh_axes(mesh_shape: Mapping[str, int], path: str, shape: tuple[int, ...]) 
 
 def sharding_table(mesh_shape: Mapping[str, int], shapes: Any) -> str:
     """One line per parameter: its shape, its named axes with the parts they are split into, its size on a device."""
-    rows, total, here = (
-        [("parameter", "shape", "axes (and how many parts over which axis of the mesh)", "on a device")],
-        0,
-        0,
-    )
+    rows = [("parameter", "shape", "axes (and how many parts over which axis of the mesh)", "on a device")]
+    total = here = 0
     for path, leaf in named_parameters(shapes):
         split = mesh_axes(mesh_shape, path, leaf.shape)
         parts = [(axis, mesh_shape[axis]) for axis in split if axis]

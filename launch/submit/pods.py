@@ -6,7 +6,7 @@ import dataclasses
 import math
 
 from lsm_jax.errors import UserError
-from lsm_jax.tools.plan.topologies import EXAMPLES, GPUS, split_name
+from lsm_jax.tools.plan.topologies import EXAMPLES, GPUS, chip_named, split_name
 
 CHIPS_PER_TPU_HOST = 4
 
@@ -19,13 +19,11 @@ class Accelerator:
       gke: value of GKE's node label `gke-tpu-accelerator` or, for GPUs, `gke-accelerator`.
       cloud_tpu: `AcceleratorConfig.Type` of the Cloud TPU API; empty where only GKE has the chip.
       runtime: the software of a Cloud TPU VM.
-      devices_per_chip: JAX devices.
     """
 
     gke: str
     cloud_tpu: str = ""
     runtime: str = ""
-    devices_per_chip: int = 1
 
 
 ACCELERATORS = {
@@ -33,7 +31,7 @@ ACCELERATORS = {
     "v5e": Accelerator("tpu-v5-lite-podslice", "V5LITE_POD", "v2-alpha-tpuv5-lite"),
     "v5p": Accelerator("tpu-v5p-slice", "V5P", "v2-alpha-tpuv5"),
     "v6e": Accelerator("tpu-v6e-slice", "V6E", "v2-alpha-tpuv6e"),
-    "tpu7x": Accelerator("tpu7x", devices_per_chip=2),
+    "tpu7x": Accelerator("tpu7x"),
     "a100": Accelerator("nvidia-a100-80gb"),
     "h100": Accelerator("nvidia-h100-80gb"),
     "h200": Accelerator("nvidia-h200-141gb"),
@@ -88,5 +86,5 @@ def pod(name: str, slices: int = 1) -> Pod:
     per_host = min(chips, CHIPS_PER_TPU_HOST)
     if chips % per_host:
         raise UserError(f"no topology {name!r}: a host has {per_host} chips. Known: {', '.join(EXAMPLES[kind])}.")
-    devices = slices * chips * ACCELERATORS[kind].devices_per_chip
+    devices = slices * chips * chip_named(kind).devices
     return Pod(kind, shape, slices, slices * chips // per_host, per_host, devices)

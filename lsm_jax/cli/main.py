@@ -212,8 +212,7 @@ def close_output() -> bool:
             stream.flush()
         except (OSError, ValueError):
             lasts = lasts and stream is not sys.stdout
-            with contextlib.suppress(OSError, ValueError):
-                nowhere = os.open(os.devnull, os.O_WRONLY)
-                os.dup2(nowhere, stream.fileno())
-                os.close(nowhere)
+            from lsm_jax.train.terminal import to_nowhere
+
+            to_nowhere(stream)
     return lasts

@@ -11,6 +11,7 @@ travels with the batch (`drain`), and the process that takes the batch reports i
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import sys
@@ -21,7 +22,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from lsm_jax.errors import RunError, UserError
-from lsm_jax.events import Report
+from lsm_jax.events import Report, json_lines
 
 CORRUPT_RECORDS = "corrupt_records.jsonl"
 _WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds between tries
@@ -205,11 +206,9 @@ def read_corrupt_records(workdir: Path) -> list[CorruptRecord]:
     """The records that all processes of a run have listed, without lines that a crash cut short."""
     records = []
     for file in sorted(workdir.glob(CORRUPT_RECORDS.replace(".", "*."))):
-        for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-            try:
-                records.append(CorruptRecord(**json.loads(line)))
-            except (ValueError, TypeError, RecursionError):
-                continue
+        for content in json_lines(file.read_text(encoding="utf-8", errors="replace")):
+            with contextlib.suppress(TypeError):  # it has other fields
+                records.append(CorruptRecord(**content))
     return records
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import socket
 from collections.abc import Callable, Mapping, Sequence
@@ -15,10 +14,10 @@ import lsm_jax
 from lsm_jax.config import Config, flatten
 from lsm_jax.data.store import Dataset
 from lsm_jax.errors import UserError
-from lsm_jax.train.processes import key_value_store, process_of
+from lsm_jax.train.messages import Messages
+from lsm_jax.train.processes import process_of
 
 _LISTED = 5  # differences in a sentence
-_calls = itertools.count()  # the keys of one call must not be those of an earlier one
 
 
 class Disagreement(UserError):
@@ -36,34 +35,34 @@ def check_agreement(config: Config, workdir: Path | str, token: str | None, sees
     Raises:
       Disagreement: names the keys, values and hosts that differ.
     """
-    store, (process, count) = key_value_store(), process_of()
+    process, count = process_of()
     if count == 1:
         return
-    prefix = f"lsm_jax/agreement/{next(_calls)}"
+    messages = Messages()
     if process == 0:
-        store.key_value_set(f"{prefix}/token", token)
+        messages.send("token", token or "")
     facts = {"lsm_jax": code_version(), "jax": metadata.version("jax"), "jaxlib": metadata.version("jaxlib")}
     facts |= {key: repr(value) for key, value in flatten(config).items()}
     where = str(workdir.absolute()) if isinstance(workdir, Path) else workdir
-    seen = sees(wait_for(store, f"{prefix}/token"))
-    _compare(prefix, {"workdir": where, "sees": seen, "facts": facts})
+    seen = sees(messages.receive("token", 0))
+    _compare(messages, {"workdir": where, "sees": seen, "facts": facts})
 
 
 def check_same_datasets(datasets: Sequence[Dataset]) -> None:
     """Compares the content of the datasets of all processes; `Disagreement` as above. All of them call this."""
     if process_of()[1] > 1:
         facts = {f"the content of dataset {dataset.name}": dataset.fingerprint[:12] for dataset in datasets}
-        _compare(f"lsm_jax/agreement/{next(_calls)}", {"workdir": "", "sees": True, "facts": facts})
+        _compare(Messages(), {"workdir": "", "sees": True, "facts": facts})
 
 
-def _compare(prefix: str, mine: Mapping[str, Any]) -> None:
-    store, (process, count) = key_value_store(), process_of()
-    store.key_value_set(f"{prefix}/facts/{process}", json.dumps({"host": socket.gethostname(), **mine}))
+def _compare(messages: Messages, mine: Mapping[str, Any]) -> None:
+    """The first process compares, so that the others need not read what all of them have sent."""
+    process, count = process_of()
+    messages.send("facts", json.dumps({"host": socket.gethostname(), **mine}))
     if process == 0:
-        all_facts = [json.loads(wait_for(store, f"{prefix}/facts/{other}")) for other in range(count)]
-        store.key_value_set(f"{prefix}/verdict", disagreement(all_facts) or "same")
-    verdict = wait_for(store, f"{prefix}/verdict")
-    if verdict != "same":
+        all_facts = [json.loads(messages.receive("facts", other)) for other in range(count)]
+        messages.send("verdict", disagreement(all_facts))
+    if verdict := messages.receive("verdict", 0):
         raise Disagreement(verdict)
 
 
@@ -95,13 +94,3 @@ def code_version() -> str:
     for file in sorted(package.rglob("*.py")):
         digest.update(file.relative_to(package).as_posix().encode() + b"\0" + file.read_bytes())
     return f"{lsm_jax.__version__}+{digest.hexdigest()[:12]}"
-
-
-def wait_for(store: Any, key: str) -> str:
-    """The value of a key, once another process has set it; one that never does is the watchdog's concern."""
-    while True:
-        try:
-            return str(store.blocking_key_value_get(key, 1000))
-        except Exception as error:  # JAX has no type of its own for this
-            if "DEADLINE_EXCEEDED" not in str(error):
-                raise

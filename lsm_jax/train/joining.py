@@ -57,7 +57,7 @@ class _Host:
             ) from error
         with server, contextlib.ExitStack() as stack:
             start = said = told = time.monotonic()
-            while missing := [number for number in range(1, self._count) if number not in self._joined]:
+            while missing := self._missing():
                 server.settimeout(_TICK / 4)
                 with contextlib.suppress(TimeoutError):
                     connection = stack.enter_context(server.accept()[0])
@@ -78,6 +78,11 @@ class _Host:
                     told = now
                     self._send(f"waiting for {text}")
             self._send("", go=True)
+
+    def _missing(self) -> list[int]:
+        """The processes that have not come, or have ended while they waited; those may be started again."""
+        self._joined = {number: joined for number, joined in self._joined.items() if self._is_open(number)}
+        return [number for number in range(1, self._count) if number not in self._joined]
 
     def _take(self, connection: socket.socket) -> None:
         connection.settimeout(2)

@@ -75,16 +75,14 @@ class RunLock(contextlib.AbstractContextManager["RunLock"]):
             holder = _read(self._file)
             if locked is False:
                 os.close(descriptor)
-                raise UserError(self._in_use(holder))
+                raise UserError(in_use(self._file.parent, holder))
             if not _is_same_file(descriptor, self._file):
                 os.close(descriptor)  # its holder has released and deleted it in between
                 continue
             if holder and not (locked and holder.get("machine") == self._holder["machine"]):
                 self._watch(holder, descriptor)
             if holder:
-                self._report(
-                    "took_over", f"the run of {_named(holder)} has not ended properly; this run goes on.", holder=holder
-                )
+                say_took_over(self._report, holder)
                 # A new file: if the old holder was only stopped, what it still writes is not read.
                 self._file.unlink()
                 os.close(descriptor)
@@ -94,24 +92,14 @@ class RunLock(contextlib.AbstractContextManager["RunLock"]):
     def _watch(self, holder: dict[str, Any], descriptor: int) -> None:
         """UserError if the counter of a holder on another machine grows."""
         patience = _BEATS_TO_WAIT * float(holder.get("beat") or BEAT_SECONDS)
-        self._report(
-            "waiting_for_lock",
-            f"{self._file} names {_named(holder)}: waiting {patience:.0f} s for a sign of life from it.",
-            holder=holder,
-        )
+        say_waiting(self._report, self._file, holder, patience)
         end = time.monotonic() + patience
         while time.monotonic() < end:
             time.sleep(min(0.5, patience / 10))
             now = _read(self._file)
             if now and now != holder:
                 os.close(descriptor)
-                raise UserError(self._in_use(now))
-
-    def _in_use(self, holder: dict[str, Any]) -> str:
-        return (
-            f"{self._file.parent} is in use by another run: {_named(holder)}. Stop that one or wait for its end, or "
-            "use another --workdir."
-        )
+                raise UserError(in_use(self._file.parent, now))
 
     def _keep(self) -> None:
         count = 0
@@ -120,9 +108,7 @@ class RunLock(contextlib.AbstractContextManager["RunLock"]):
             try:
                 holder = _read(self._file)
                 if holder.get("token", self.token) != self.token:
-                    self._lost(
-                        f"another run, {_named(holder)}, has taken {self._file.parent} over: this one was stopped."
-                    )
+                    self._lost(taken_over(self._file.parent, holder))
                     return
                 self._write(count)
             except OSError:
@@ -181,7 +167,32 @@ def _read(file: Path) -> dict[str, Any]:
     return holder if isinstance(holder, dict) else {}
 
 
+def in_use(place: Path | str, holder: dict[str, Any]) -> str:
+    """Why a run may not start in a place, folder or URL, that another one holds."""
+    return (
+        f"{place} is in use by another run: {_named(holder)}. Stop that one or wait for its end, or use another "
+        "--workdir."
+    )
+
+
+def taken_over(place: Path | str, holder: dict[str, Any]) -> str:
+    """Why a run that was stopped for long may not go on."""
+    return f"another run, {_named(holder)}, has taken {place} over: this one was stopped."
+
+
+def say_took_over(report: Report, holder: dict[str, Any]) -> None:
+    """Reports that this run replaces one that died."""
+    report("took_over", f"the run of {_named(holder)} has not ended properly; this run goes on.", holder=holder)
+
+
+def say_waiting(report: Report, lock: Path | str, holder: dict[str, Any], seconds: float) -> None:
+    """Reports that a holder on another machine is watched before it is taken for dead."""
+    sentence = f"{lock} names {_named(holder)}: waiting {seconds:.0f} s for a sign of life from it."
+    report("waiting_for_lock", sentence, holder=holder)
+
+
 def _named(holder: dict[str, Any]) -> str:
     if not holder:
         return "a process that is just starting"
-    return f"process {holder.get('pid')} on {holder.get('host')}, since {holder.get('since')}"
+    since = f", since {holder['since']}" if "since" in holder else ""
+    return f"process {holder.get('pid')} on {holder.get('host')}{since}"

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 
 from lsm_jax.config import Config
-from lsm_jax.events import Report
+from lsm_jax.events import Report, json_lines
 from lsm_jax.train.hardware import total_peak
 from lsm_jax.train.schedule import TrainSchedule
 from lsm_jax.train.tensorboard import TensorBoard
@@ -116,15 +116,7 @@ def read_metrics(workdir: Path) -> list[dict[str, Any]]:
 
 
 def _parsed(text: str) -> list[dict[str, Any]]:
-    records = []
-    for line in text.splitlines():
-        try:
-            record = json.loads(line)
-        except (ValueError, RecursionError):
-            continue
-        if isinstance(record, dict) and isinstance(record.get("step"), int):
-            records.append(record)
-    return records
+    return [record for record in json_lines(text) if isinstance(record.get("step"), int)]
 
 
 class MetricsRecorder(contextlib.AbstractContextManager["MetricsRecorder"]):

@@ -17,7 +17,7 @@ from typing import Any
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.events import Report
 from lsm_jax.storage import Store
-from lsm_jax.train.lock import LOCK
+from lsm_jax.train.lock import LOCK, in_use, say_took_over, say_waiting, taken_over
 
 BEAT_SECONDS = 10.0
 _BEATS_TO_WAIT = 3  # without a change of the counter, the holder is taken for dead
@@ -49,8 +49,7 @@ class StoreLock(contextlib.AbstractContextManager["StoreLock"]):
         if holder and holder.get("host") != socket.gethostname():
             self._watch(holder)
         if holder:
-            sentence = f"the run of {_named(holder)} has not ended properly; this run goes on."
-            self._report("took_over", sentence, holder=holder)
+            say_took_over(self._report, holder)
         self._write(0)
         self._thread.start()
         return self
@@ -64,8 +63,7 @@ class StoreLock(contextlib.AbstractContextManager["StoreLock"]):
 
     def _watch(self, holder: dict[str, Any]) -> None:
         patience = _BEATS_TO_WAIT * self._beat
-        sentence = f"{self._store.url} names {_named(holder)}: waiting {patience:.0f} s for a sign of life from it."
-        self._report("waiting_for_lock", sentence, holder=holder)
+        say_waiting(self._report, self._store.url, holder, patience)
         end = time.monotonic() + patience
         while time.monotonic() < end:
             time.sleep(self._beat / 4)
@@ -73,10 +71,7 @@ class StoreLock(contextlib.AbstractContextManager["StoreLock"]):
             if not now:
                 return
             if now != holder:
-                raise UserError(
-                    f"{self._store.url} is in use by another run: {_named(now)}. Stop that one or wait for its end, or "
-                    "use another --workdir."
-                )
+                raise UserError(in_use(self._store.url, now))
 
     def _keep(self) -> None:
         count = 0
@@ -86,9 +81,7 @@ class StoreLock(contextlib.AbstractContextManager["StoreLock"]):
             with contextlib.suppress(UserError, RunError):
                 holder = _read(self._store)
                 if holder and holder.get("token") != self._token:
-                    self._lost(
-                        f"another run, {_named(holder)}, has taken {self._store.url} over: this one was stopped."
-                    )
+                    self._lost(taken_over(self._store.url, holder))
                     return
                 self._write(count)
 
@@ -108,7 +101,3 @@ def _read(store: Store) -> dict[str, Any]:
     except ValueError:
         return {}
     return holder if isinstance(holder, dict) else {}
-
-
-def _named(holder: dict[str, Any]) -> str:
-    return f"process {holder.get('pid')} on {holder.get('host')}"

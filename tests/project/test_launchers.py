@@ -22,7 +22,7 @@ from test_documents import commands
 
 from lsm_jax.config import MeshConfig, load_config
 from lsm_jax.errors import UserError
-from lsm_jax.tools.plan.topologies import EXAMPLES, GPUS, installed, topology_devices
+from lsm_jax.tools.plan.topologies import EXAMPLES, GPUS, chip_named, installed, topology_devices
 from lsm_jax.train.mesh import make_mesh
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -48,7 +48,7 @@ def test_hosts_devices_and_mesh_are_those_of_the_plan(name: str) -> None:
         pytest.skip(f"the compiler for {machines.kind} is not installed (launch/install pods)")
     devices = topology_devices(name)
     by_host = Counter(device.process_index for device in devices)
-    per_chip = pods.ACCELERATORS[machines.kind].devices_per_chip
+    per_chip = chip_named(machines.kind).devices
     assert (machines.hosts, machines.devices) == (len(by_host), len(devices))
     assert set(by_host.values()) == {machines.chips_per_host * per_chip}
 
@@ -85,7 +85,7 @@ def test_job_sets_ask_for_the_hosts_and_chips_of_the_topology(name: str, capsys:
     assert jobs["replicas"] == slices
     assert jobs["replicas"] * job["parallelism"] == machines.hosts
     assert job["completions"] == job["parallelism"]
-    assert chips * machines.hosts * pods.ACCELERATORS[machines.kind].devices_per_chip == machines.devices
+    assert chips * machines.hosts * chip_named(machines.kind).devices == machines.devices
     assert manifest["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "q"}
     if machines.is_tpu:
         assert pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"] == name.partition(":")[2]

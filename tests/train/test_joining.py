@@ -78,13 +78,16 @@ def test_without_process_0_the_others_say_so(meeting: Meeting, port: int) -> Non
      ((2, 3), "two processes, on .* and .*, have --process-id 2")],
 )  # fmt: skip
 def test_processes_that_number_themselves_differently_are_refused(
-    meeting: Meeting, second: tuple[int, int], words: str
+    meeting: Meeting, port: int, second: tuple[int, int], words: str
 ) -> None:
-    processes = [meeting.start(0, 3), meeting.start(2, 3)]
-    processes.append(meeting.start(*second))
-    for process in processes:
-        with pytest.raises(UserError, match=words):
-            process.result(timeout=60)
+    first = meeting.start(0, 3)
+    with connect(port) as joined:
+        joined.sendall(json.dumps({"process": 2, "count": 3, "host": "b"}).encode() + b"\n")
+        assert b"waiting" in joined.recv(1000)
+        for process in (first, meeting.start(*second)):
+            with pytest.raises(UserError, match=words):
+                process.result(timeout=60)
+        assert re.search(words, joined.makefile().read())
 
 
 def test_a_process_that_ends_while_it_waits_may_be_started_again(meeting: Meeting, port: int) -> None:
