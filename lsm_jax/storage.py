@@ -132,12 +132,15 @@ class Store:
             file = folder / name
             file.parent.mkdir(parents=True, exist_ok=True)
             partial = file.with_name(file.name + _PARTIAL)
-            self._attempt(lambda: self._client.get_file(self._path(name), str(partial)), absent=lambda: None)
-            found = partial.stat().st_size if partial.is_file() else None
-            changed = found != files[name].size or (checksums and _checksum(partial) != checksums[name])
-            if changed:
+            for wait in (RETRY_SECONDS[0], None):  # one more try tells a damaged object from a damaged transfer
+                self._attempt(lambda: self._client.get_file(self._path(name), str(partial)), absent=lambda: None)
+                found = partial.stat().st_size if partial.is_file() else None
+                if found == files[name].size and (not checksums or _checksum(partial) == checksums[name]):
+                    break
                 partial.unlink(missing_ok=True)
-                raise ChangedError(f"{self.url}/{name} is not as it was uploaded, with {files[name].size} bytes")
+                if wait is None:
+                    raise ChangedError(f"{self.url}/{name} is not as it was uploaded, with {files[name].size} bytes")
+                time.sleep(wait)
             partial.replace(file)
             arrived(name)
 

@@ -3,6 +3,7 @@
 import concurrent.futures
 import sys
 import types
+from pathlib import Path
 
 import pytest
 from stores import BUCKET, emulator
@@ -126,6 +127,23 @@ def test_a_damaged_or_hostile_object_does_not_arrive(url, tmp_path):
     assert local_files(tmp_path / "copy") == []
     with pytest.raises(UserError, match=r"may not hold `\.\.`"):
         local_copy(f"{url}/../../elsewhere", "data")
+
+
+def test_a_transfer_that_arrives_damaged_is_tried_again(url, tmp_path, monkeypatch):
+    """Otherwise a good checkpoint would be taken for a damaged one."""
+    upload_folder(fill(tmp_path / "here", a="one"), url)
+    client, calls = storage._client(url[:2]), []
+    get_file = client.get_file
+
+    def damages_the_first(path, file):
+        get_file(path, file)
+        calls.append(path)
+        if len(calls) == 1:
+            Path(file).write_bytes(b"on")
+
+    monkeypatch.setattr(client, "get_file", damages_the_first)
+    assert (fetch_folder(url, tmp_path / "copy") / "a").read_text() == "one"
+    assert len(calls) == 2
 
 
 def test_a_full_disk_is_said_before_the_fetch(url, tmp_path, monkeypatch):

@@ -211,6 +211,8 @@ def fetched_run(url: str, step: int | None = None, every: bool = False) -> Path:
         if fault := store.fetch(candidate):
             faults.append(f"{candidate} is damaged ({fault})")
         elif not every:
+            if faults:
+                print(f"{url}: checkpoint {'; '.join(faults)}; {candidate} is taken.", file=sys.stderr)
             return folder
     if len(faults) == len(steps) or (faults and step is not None):
         raise UserError(f"{url} has no whole checkpoint" + (f": {'; '.join(faults)}." if faults else " yet."))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,10 +99,12 @@ def _find_step(folder: Path, step: int | None) -> int:
     if step is not None and step not in saved:
         listed = ", ".join(map(str, saved[::-1])) or "none"
         raise UserError(f"{folder} has no checkpoint of step {step}; it has {listed}.")
-    faults = []
+    faults: list[str] = []
     for candidate in saved if step is None else [step]:
         fault = verify(folder / str(candidate))
         if fault is None:
+            if faults:
+                print(f"{folder}: checkpoint {'; '.join(faults)}; {candidate} is taken.", file=sys.stderr)
             return candidate
         faults.append(f"{candidate} is damaged ({fault})")
     raise UserError(f"{folder} has no whole checkpoint" + (f": {'; '.join(faults)}." if faults else " yet."))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -206,7 +207,9 @@ def test_a_kill_in_the_middle_of_saving_leaves_a_whole_checkpoint(tmp_path: Path
         shutil.rmtree(tmp_path)
 
 
-def test_a_run_falls_back_and_where_nothing_is_whole_it_stops(half_hours: Path, tmp_path: Path) -> None:
+def test_a_run_falls_back_and_where_nothing_is_whole_it_stops(
+    half_hours: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     config = short_config(half_hours, "train.duration=8 steps")
     train(config, tmp_path)
     expected = load_run(tmp_path)
@@ -216,7 +219,11 @@ def test_a_run_falls_back_and_where_nothing_is_whole_it_stops(half_hours: Path, 
         load_run(tmp_path, step=6)
     with pytest.raises(UserError, match="8 is damaged"):
         load_run(tmp_path, step=8)
+    capsys.readouterr()
     assert load_run(tmp_path).step == 4
+    assert re.search(
+        r"checkpoint 8 is damaged \(.* has changed since it was written\); 4 is taken", capsys.readouterr().err
+    )
     assert whole_steps(tmp_path) == [4]
     assert train(config, tmp_path) == 8
     early, late = (load_run(tmp_path, step).minutes for step in whole_steps(tmp_path))
