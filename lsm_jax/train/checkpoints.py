@@ -117,8 +117,8 @@ class Checkpoints:
             self._begin(content, final)
         if final and (fault := self._finish_saving()):
             raise RunError(
-                f"checkpoint {int(content.state.step)} could not be saved ({fault}). {self._last_whole()} Mend "
-                "that, and start the same command again."
+                f"checkpoint {int(content.state.step)} could not be saved ({fault}). {self._last_whole()} Remove "
+                "the cause, and start the same command again."
             )
 
     @property
