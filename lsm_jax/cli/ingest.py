@@ -15,6 +15,7 @@ from lsm_jax.cli.places import data_folder, local_path, output
 from lsm_jax.errors import UserError
 
 if TYPE_CHECKING:
+    from lsm_jax.ingest.files import Limits
     from lsm_jax.ingest.report import IngestReport
 
 HELP = "turn real exports into a dataset; bad rows are counted, set aside and reported"
@@ -22,7 +23,8 @@ EXAMPLE = "lsm ingest --format table --mapping configs/ingest/nhanes_accel.toml 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--format", required=True, help="fitbit, empatica or table")
+    known = "fitbit, empatica, table or another of docs/reference/ingest.md"
+    parser.add_argument("--format", help=f"{known} (default: what the files show)")
     parser.add_argument("--source", required=True, type=data_folder, help="folder (or file) of the export")
     parser.add_argument("--out", required=True, type=output, help="folder of the dataset to write")
     parser.add_argument("--mapping", type=local_path, help="TOML file that describes the columns (format table)")
@@ -59,12 +61,13 @@ def run(args: argparse.Namespace) -> int:
     report = IngestReport()
     with tempfile.TemporaryDirectory(prefix=f".{args.out.name}.ingest-", dir=args.out.parent) as folder:
         scratch, limits = Path(folder).resolve(), Limits(file_bytes=args.max_file_mib * MIB)
-        reader = make_reader(args.format, ReaderOptions(args.time_zone, args.mapping, scratch, limits))
+        file_format = args.format or _detected(source, args.mapping, limits)
+        reader = make_reader(file_format, ReaderOptions(args.time_zone, args.mapping, scratch, limits))
         settings = {
             "name": args.name or pipeline.dataset_name(args.out),
             "channels": reader.channels(source),
             "seed": args.seed,
-            "description": f"lsm ingest --format {args.format}",
+            "description": f"lsm ingest --format {file_format}",
             "overwrite": args.overwrite,
         }
         people = pipeline.People(reader, source, settings["channels"], args.salt or pipeline.pseudonym_salt(args.out))
@@ -80,9 +83,22 @@ def run(args: argparse.Namespace) -> int:
         finally:
             _print(report, args.out)
     seconds = time.perf_counter() - started
-    report.write(args.out / "ingest_report.json", seconds=round(seconds, 2), format=args.format)
+    report.write(args.out / "ingest_report.json", seconds=round(seconds, 2), format=file_format)
     print(f"{args.out}: {report.days} days of {report.people} people in {seconds:.1f} s")
     return 0
+
+
+def _detected(source: Path, mapping: Path | None, limits: Limits) -> str:
+    """The format that the files show, which is printed. UserError where they show none or several."""
+    from lsm_jax.ingest.detect import describe, detect_format
+    from lsm_jax.ingest.mapping import describes_tables
+
+    if mapping and describes_tables(mapping):
+        print(f"{mapping} describes tables: reading with --format table.")
+        return "table"
+    name, evidence = detect_format(source, limits)
+    print(f"{source}: {describe(evidence)}. Reading with --format {name}.")
+    return name
 
 
 def _beam_writer() -> Callable[..., object]:

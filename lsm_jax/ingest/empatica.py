@@ -7,7 +7,8 @@ finds its person. The E4 writes UTC; `time_zone` is that of the wearer, which mo
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -17,6 +18,7 @@ from lsm_jax.channels import MINUTELY_26, REGISTRY
 from lsm_jax.errors import UserError
 from lsm_jax.ingest import signals
 from lsm_jax.ingest.days import minute_series
+from lsm_jax.ingest.detect import Evidence
 from lsm_jax.ingest.empatica_files import (
     Beats,
     SampledSignal,
@@ -27,7 +29,7 @@ from lsm_jax.ingest.empatica_files import (
     read_tags,
 )
 from lsm_jax.ingest.empatica_people import assign_sessions, is_study_table, read_study_tables
-from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
+from lsm_jax.ingest.files import SourceFile, UnreadableFile, first_bytes, source_files
 from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
 
@@ -59,6 +61,13 @@ class PersonSessions:
     person: str
     sessions: tuple[Session, ...]
     labels: dict[str, float | str]
+
+
+def looks_like(files: Sequence[SourceFile]) -> Evidence | None:
+    """Signals that start with the Unix time of their session."""
+    named = [file for file in files if FILES.get(file.name.lower()) in _SENSOR]
+    found = tuple(file for file in named if re.match(rb"\d{9,10}(\.\d+)?[,\r\n]", first_bytes(file, 32)))
+    return Evidence("Empatica E4 sessions", found) if found else None
 
 
 class EmpaticaReader:

@@ -12,6 +12,7 @@ import gzip
 import io
 import os
 import stat
+import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -125,13 +126,13 @@ def open_file(file: SourceFile) -> Iterator[LimitedStream]:
       UnreadableFile: a link, a path that leaves the source folder, not a plain file, too large, damaged.
     """
     with contextlib.ExitStack() as stack:
-        plain = stack.enter_context(_open_plain(file.root, file.path, file.limits))
         if not file.member:
+            plain = stack.enter_context(_open_plain(file.root, file.path, file.limits))
             packed = file.path.lower().endswith(".gz")
             yield LimitedStream(gzip.GzipFile(fileobj=plain) if packed else plain, file.limits.file_bytes)
             return
         try:
-            archive = stack.enter_context(zipfile.ZipFile(plain))
+            archive = stack.enter_context(_open_archive(file))
             member = archive.getinfo(file.member)
             _check_member(member, file.limits)
             stream = stack.enter_context(archive.open(member))
@@ -140,6 +141,59 @@ def open_file(file: SourceFile) -> Iterator[LimitedStream]:
         except DAMAGE_ERRORS as error:
             raise UnreadableFile(f"damaged archive ({error})") from error
         yield LimitedStream(stream, file.limits.file_bytes)
+
+
+_idle_archives: dict[tuple[object, ...], zipfile.ZipFile] = {}  # at most one
+_idle_lock = threading.Lock()
+
+
+@contextlib.contextmanager
+def _open_archive(file: SourceFile) -> Iterator[zipfile.ZipFile]:
+    """The zip that holds a member. The last one stays open, since exports have thousands of members in one directory.
+
+    Raises:
+      UnreadableFile, DAMAGE_ERRORS: it cannot be opened.
+    """
+    plain = _open_plain(file.root, file.path, file.limits)
+    status = os.fstat(plain.fileno())
+    # A child process would share the position in the file with its parent.
+    key = (os.getpid(), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+    with _idle_lock:
+        archive = _idle_archives.pop(key, None)
+    try:
+        archive = archive or _OwnedArchive(plain)
+    finally:
+        if archive is None or archive.fp is not plain:
+            plain.close()
+    try:
+        yield archive
+    finally:
+        with _idle_lock:
+            for unused in _idle_archives.values():
+                unused.close()
+            _idle_archives.clear()
+            _idle_archives[key] = archive
+
+
+class _OwnedArchive(zipfile.ZipFile):
+    """A zip that closes its file when it is closed."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        super().__init__(file)
+
+    def close(self) -> None:
+        super().close()
+        self._file.close()
+
+
+def first_bytes(file: SourceFile, size: int = 4096) -> bytes:
+    """The start of a file, to recognise its format; empty where it cannot be read."""
+    try:
+        with open_file(file) as stream:
+            return stream.read(size)
+    except UnreadableFile:
+        return b""
 
 
 def read_bytes(file: SourceFile, max_bytes: int = 64 * MIB) -> bytes:

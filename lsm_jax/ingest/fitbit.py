@@ -23,6 +23,7 @@ from jaxtyping import Bool, Int
 
 from lsm_jax.errors import UserError
 from lsm_jax.ingest.days import Aggregate, minute_series
+from lsm_jax.ingest.detect import Evidence, header_names
 from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
 from lsm_jax.ingest.parse import add_reason, date_order, epoch_seconds, is_empty, numbers, quarantine_rows
 from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, RecordEvent, Series
@@ -77,6 +78,17 @@ _OTHER_FILES = {
     "SleepDay": "nightly totals, not minute data",
     "WeightKg": "a log of body weight, not minute data",
 }
+
+
+def looks_like(files: Sequence[SourceFile]) -> Evidence | None:
+    """Text tables with the header of a minute file."""
+    text = [file for file in files if file.name.lower().endswith((".csv", ".tsv", ".txt"))]
+    found = tuple(file for file in text if _kind_of(header_names(file)))
+    return Evidence("Fitbit minutes as Fitabase exports them", found) if found else None
+
+
+def _kind_of(names: Sequence[str]) -> MinuteFile | None:
+    return next((kind for kind in KINDS if {"Id", kind.time, *kind.values} <= {*names}), None)
 
 
 class FitbitReader:
@@ -135,8 +147,7 @@ class FitbitReader:
             except UnreadableFile as error:
                 report.set_aside(file.label, str(error))
                 continue
-            kind = next((kind for kind in KINDS if {"Id", kind.time, *kind.values} <= set(names)), None)
-            if kind is not None:
+            if (kind := _kind_of(names)) is not None:
                 yield file, kind
             elif reason := next((reason for column, reason in _OTHER_FILES.items() if column in names), None):
                 report.ignore(file.label, reason)

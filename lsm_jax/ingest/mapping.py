@@ -376,6 +376,14 @@ def load_mapping(path: Path, annotated_format: str = "") -> MappingFile:
     return mapping
 
 
+def describes_tables(path: Path) -> bool:
+    """Whether a mapping file has `[[tables]]`, which make it one of the format "table". False if it cannot be read."""
+    try:
+        return "tables" in tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError):
+        return False
+
+
 def _unique(*names: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, names)))
 

@@ -20,7 +20,8 @@ from lsm_jax.errors import UserError, nearest
 from lsm_jax.ingest.files import DEFAULT_LIMITS, Limits
 from lsm_jax.ingest.report import IngestReport
 
-# name -> module:class; imported on use, so that one format's libraries do not slow another's start.
+# name -> module:class; imported on use, so that one format's libraries do not slow another's start. The module also has
+# `looks_like`, by which `detect` finds the format of a source.
 FORMATS = {
     "empatica": "lsm_jax.ingest.empatica:EmpaticaReader",
     "fitbit": "lsm_jax.ingest.fitbit:FitbitReader",
