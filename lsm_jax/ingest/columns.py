@@ -1,4 +1,4 @@
-"""Ids, times, numbers and validity of a block's rows, by the rules of a mapping file (`mapping`)."""
+"""Ids, times and numbers of a block's rows, by the rules of a mapping file (`mapping`)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from lsm_jax.ingest.mapping import OPERATORS, UNIT_SECONDS, Condition, FileRule, TimeRule
+from lsm_jax.ingest.mapping import UNIT_SECONDS, FileRule, TimeRule
 from lsm_jax.ingest.parse import UNREADABLE, add_reason, epoch_seconds, is_empty, numbers, quarantine_rows
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import LINE
@@ -16,7 +16,6 @@ from lsm_jax.ingest.rows import LINE
 RELATIVE_START = int(dt.datetime(2001, 1, 1, tzinfo=dt.UTC).timestamp())  # a Monday
 _WEEK = 7 * 86400
 _MAX_RELATIVE = 50 * 366 * 86400  # seconds
-_FLAGS = {"true": 1.0, "t": 1.0, "yes": 1.0, "y": 1.0, "false": 0.0, "f": 0.0, "no": 0.0, "n": 0.0}
 _NO_TEXT = pl.Series([None], dtype=pl.String)
 _NO_NUMBER = pl.Series([None], dtype=pl.Float64)
 
@@ -114,27 +113,3 @@ def decimal(block: pl.DataFrame, column: str, mark: str) -> pl.Series:
     if mark == "," and cells.dtype == pl.String:
         cells = cells.str.replace(",", ".", literal=True)
     return numbers(cells)
-
-
-def passes(block: pl.DataFrame, conditions: Sequence[Condition], mark: str) -> pl.Series:
-    """Whether each row passes all conditions. An empty cell passes only `!=`, a cell that is no flag no flag rule."""
-    passed = pl.repeat(True, len(block), eager=True)
-    for condition in conditions:
-        compare = OPERATORS[condition.operator]
-        cells = block[condition.column]
-        if isinstance(condition.literal, bool):
-            result = compare(_flag(block, condition.column, mark), condition.literal)
-        elif isinstance(condition.literal, float):
-            result = compare(decimal(block, condition.column, mark), condition.literal)
-        else:
-            result = compare(cells.cast(pl.String).str.strip_chars(), condition.literal)
-        passed &= result.fill_null(False).zip_with(~is_empty(cells), pl.Series([condition.operator == "!="]))
-    return passed
-
-
-def _flag(block: pl.DataFrame, column: str, mark: str) -> pl.Series:
-    """Whether each cell is a number other than 0 or a word that means true; null for neither true nor false."""
-    words = block[column].cast(pl.String).str.strip_chars().str.to_lowercase()
-    from_words = words.replace_strict(_FLAGS, default=None, return_dtype=pl.Float64)
-    number = decimal(block, column, mark)
-    return number.zip_with(number.is_not_null(), from_words) != 0

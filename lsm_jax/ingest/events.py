@@ -10,7 +10,8 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from lsm_jax.ingest.columns import Origin, decimal, good_rows, passes, row_ids, row_seconds
+from lsm_jax.ingest.columns import Origin, decimal, good_rows, row_ids, row_seconds
+from lsm_jax.ingest.filters import passes
 from lsm_jax.ingest.mapping import UNIT_SECONDS, EventRule, LabelRule
 from lsm_jax.ingest.parse import add_reason, is_empty
 from lsm_jax.ingest.reader import RecordEvent
@@ -24,7 +25,7 @@ _NO_NAME = pl.Series([None], dtype=pl.String)
 def event_rows(block: pl.DataFrame, rule: EventRule, origin: Origin) -> pl.DataFrame:
     """Good event rows: kind, name, start and end (seconds since the epoch), gap (seconds; null where not a sample)."""
     block = block.with_columns(__name__=_names(block, rule))
-    used = block["__name__"].is_not_null() & passes(block, rule.keep, rule.decimal)
+    used = block["__name__"].is_not_null() & passes(block, rule.keep, rule, origin)
     origin.report.rows_ignored += int((~used).sum())
     block = block.filter(used)
     second, reasons = row_seconds(block, rule, rule.time, origin)

@@ -6,13 +6,9 @@ docs/reference/ingest.md describes every key; configs/ingest/ has worked example
 
 from __future__ import annotations
 
-import contextlib
-import operator
 import re
 import tomllib
-import typing
 import zoneinfo
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +17,7 @@ from pydantic_core import ErrorDetails, PydanticCustomError
 
 from lsm_jax.channels import REGISTRY
 from lsm_jax.errors import UserError, nearest
+from lsm_jax.ingest.conditions import Condition, RuleFault, parse_condition
 from lsm_jax.ingest.days import Aggregate
 from lsm_jax.ingest.parse import ISO_FORMATS, format_fault
 
@@ -37,14 +34,6 @@ CONVERSIONS = {
     ("kJ/min", "kcal/min"): (1 / 4.184, 0.0),
     ("km/min", "m/min"): (1000.0, 0.0),
     ("Hz", "bpm"): (60.0, 0.0),
-}
-OPERATORS: dict[str, Callable[[Any, Any], Any]] = {
-    ">=": operator.ge,
-    "<=": operator.le,
-    "==": operator.eq,
-    "!=": operator.ne,
-    ">": operator.gt,
-    "<": operator.lt,
 }
 
 
@@ -68,26 +57,14 @@ class _Section(pydantic.BaseModel):
         return content
 
 
-class Condition(typing.NamedTuple):
-    """A validity rule `column operator literal`. An empty cell passes only `!=`."""
-
-    column: str
-    operator: str
-    literal: float | bool | str
-
-    @classmethod
-    def parse(cls, text: Any) -> Condition:
-        match = re.fullmatch(r"\s*(.+?)\s*(>=|<=|==|!=|>|<)\s*(.+?)\s*", str(text))
-        if not match:
-            raise _mistake(f"is {text!r}, expected a rule such as 'Quality >= 0.8'")
-        column, sign, literal = match.groups()
-        value: float | bool | str = literal.strip("'\"")
-        with contextlib.suppress(ValueError):
-            value = literal == "true" if literal in ("true", "false") else float(literal)
-        return cls(column.strip("`"), sign, value)
+def _condition(text: Any) -> Condition:
+    try:
+        return parse_condition(str(text))
+    except RuleFault as fault:
+        raise _mistake(f"is {text!r}: {fault}") from None
 
 
-Conditions = list[Annotated[Condition, pydantic.PlainValidator(Condition.parse)]]
+Conditions = list[Annotated[Condition, pydantic.PlainValidator(_condition)]]
 
 
 class PersonRule(_Section):
@@ -270,7 +247,8 @@ class TableRule(TimedRule):
         rules = self.channels.values()
         conditions = (*self.keep, *(condition for rule in rules for condition in rule.keep))
         named = (self.person.column, *self.time.columns, self.signal, self.value, self.sensor, self.end)
-        return _unique(*named, *(rule.column for rule in rules), *(condition.column for condition in conditions))
+        compared = (column for condition in conditions for column in condition.columns)
+        return _unique(*named, *(rule.column for rule in rules), *compared)
 
 
 class EventRule(TimedRule):
@@ -302,8 +280,8 @@ class EventRule(TimedRule):
 
     @property
     def used_columns(self) -> tuple[str, ...]:
-        conditions = (condition.column for condition in self.keep)
-        return _unique(self.person.column, *self.time.columns, self.name_column, self.duration, self.end, *conditions)
+        compared = (column for condition in self.keep for column in condition.columns)
+        return _unique(self.person.column, *self.time.columns, self.name_column, self.duration, self.end, *compared)
 
 
 class LabelRule(FileRule):

@@ -17,10 +17,11 @@ from typing import TypeVar
 import polars as pl
 
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.columns import Calendar, Origin, decimal, good_rows, passes, row_ids, row_seconds
+from lsm_jax.ingest.columns import Calendar, Origin, decimal, good_rows, row_ids, row_seconds
 from lsm_jax.ingest.days import minute_series
 from lsm_jax.ingest.events import PersonLabels, add_labels, event_rows, joined_events
 from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
+from lsm_jax.ingest.filters import passes
 from lsm_jax.ingest.mapping import EventRule, FileRule, LabelRule, MappingFile, TableRule, TimeRule, load_mapping
 from lsm_jax.ingest.parse import add_reason, date_order, format_order, is_empty
 from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, Series
@@ -267,12 +268,12 @@ def sample_rows(block: pl.DataFrame, rule: TableRule, index: int, origin: Origin
     shared["row"] = block.select(rule.used_columns).hash_rows().cast(pl.Int64, wrap_numerical=True)
     if origin.person is None:
         shared[PERSON] = row_ids(block, rule)
-    frames = []
+    frames, kept = [], passes(block, rule.keep, rule, origin)
     for number, (name, channel) in enumerate(rule.channels.items()):
         scale, offset = channel.to_registry_unit(name)
         value = decimal(block, rule.value or channel.column, rule.decimal) * scale + offset
         of_channel = block[rule.signal].cast(pl.String) == channel.signal if rule.signal else value.is_not_null()
-        valid = passes(block, (*rule.keep, *channel.keep), rule.decimal)
+        valid = kept & passes(block, channel.keep, rule, origin)
         value = value.zip_with(valid, _NO_NUMBER).fill_null(float("nan")).cast(pl.Float32)
         frame = pl.DataFrame(shared | {"value": value, "invalid": ~valid}).filter(of_channel)
         frames.append(frame.with_columns(rule=pl.lit(index, pl.UInt16), channel=pl.lit(number, pl.UInt16)))
