@@ -30,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mapping", type=local_path, help="TOML file that describes the columns (format table)")
     zone = "IANA zone where it was worn: cuts the days, and reads wall-clock times without an offset (default UTC)"
     parser.add_argument("--time-zone", help=zone)
+    order = "what comes first in dates such as 04/12/2016, for files that do not tell"
+    parser.add_argument("--date-order", choices=("day", "month"), help=order)
     parser.add_argument("--name", help="name of the dataset (default: from --out)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the split by participant (default 0)")
     parser.add_argument("--salt", help="key of the pseudonyms (default: a random one, kept in OUT.salt beside OUT)")
@@ -62,7 +64,7 @@ def run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix=f".{args.out.name}.ingest-", dir=args.out.parent) as folder:
         scratch, limits = Path(folder).resolve(), Limits(file_bytes=args.max_file_mib * MIB)
         file_format = args.format or _detected(source, args.mapping, limits)
-        reader = make_reader(file_format, ReaderOptions(args.time_zone, args.mapping, scratch, limits))
+        reader = make_reader(file_format, ReaderOptions(args.time_zone, args.mapping, scratch, limits, args.date_order))
         settings = {
             "name": args.name or pipeline.dataset_name(args.out),
             "channels": reader.channels(source),

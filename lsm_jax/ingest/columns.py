@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from lsm_jax.ingest.mapping import UNIT_SECONDS, FileRule, TimeRule
+from lsm_jax.ingest.mapping import UNIT_SECONDS, ChannelRule, FileRule, TimeRule, Unit
 from lsm_jax.ingest.parse import UNREADABLE, add_reason, epoch_seconds, is_empty, numbers, quarantine_rows
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import LINE
@@ -113,3 +113,34 @@ def decimal(block: pl.DataFrame, column: str, mark: str) -> pl.Series:
     if mark == "," and cells.dtype == pl.String:
         cells = cells.str.replace(",", ".", literal=True)
     return numbers(cells)
+
+
+def durations(block: pl.DataFrame, column: str, unit: Unit, mark: str) -> pl.Series:
+    """Seconds of a column of numbers in this unit, or of text such as 1:30:00; null where a cell is neither."""
+    seconds = decimal(block, column, mark) * UNIT_SECONDS[unit]
+    if block[column].dtype != pl.String:
+        return seconds
+    parts = (
+        block[column]
+        .str.extract_groups(r"^\s*(\d+):([0-5]\d):([0-5]\d(?:\.\d+)?)\s*$")
+        .struct.unnest()
+        .cast(pl.Float64)
+    )
+    return seconds.zip_with(seconds.is_not_null(), parts["1"] * 3600 + parts["2"] * 60 + parts["3"])
+
+
+def with_text_values(block: pl.DataFrame, column: str, rule: ChannelRule, channel: str, origin: Origin) -> pl.DataFrame:
+    """The block with the words of `text_values` as numbers, which are counted in the report."""
+    if not rule.text_values or block[column].dtype != pl.String:
+        return block
+    cells = block[column]
+    words = cells.str.strip_chars().str.to_lowercase()
+    for word, number in rule.text_values.items():
+        found = (words == word.lower()).fill_null(False)
+        origin.report.replace(
+            f"{word!r} of {channel} is read as {number:g} {rule.unit}".strip(),
+            origin.file,
+            block[LINE].filter(found).to_list(),
+        )
+        cells = cells.zip_with(~found, pl.Series([str(number)]))
+    return block.with_columns(cells.alias(column))

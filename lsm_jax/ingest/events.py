@@ -10,9 +10,9 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from lsm_jax.ingest.columns import Origin, decimal, good_rows, row_ids, row_seconds
+from lsm_jax.ingest.columns import Origin, durations, good_rows, row_ids, row_seconds
 from lsm_jax.ingest.filters import passes
-from lsm_jax.ingest.mapping import UNIT_SECONDS, EventRule, LabelRule
+from lsm_jax.ingest.mapping import EventRule, LabelRule
 from lsm_jax.ingest.parse import add_reason, is_empty
 from lsm_jax.ingest.reader import RecordEvent
 from lsm_jax.ingest.rows import PERSON
@@ -31,7 +31,7 @@ def event_rows(block: pl.DataFrame, rule: EventRule, origin: Origin) -> pl.DataF
     second, reasons = row_seconds(block, rule, rule.time, origin)
     end = second + 60 * rule.minutes
     if rule.duration:
-        end = second + decimal(block, rule.duration, rule.decimal) * UNIT_SECONDS[rule.duration_unit]
+        end = second + durations(block, rule.duration, rule.duration_unit, rule.decimal)
         reasons = add_reason(reasons, end.is_null() | (end < second).fill_null(True), "duration is not a number")
     elif rule.end:
         end, end_reasons = row_seconds(block, rule, rule.time, origin, column=rule.end)

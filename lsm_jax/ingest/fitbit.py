@@ -25,7 +25,7 @@ from lsm_jax.errors import UserError
 from lsm_jax.ingest.days import Aggregate, minute_series
 from lsm_jax.ingest.detect import Evidence, header_names
 from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
-from lsm_jax.ingest.parse import add_reason, date_order, epoch_seconds, is_empty, numbers, quarantine_rows
+from lsm_jax.ingest.parse import DateOrder, add_reason, date_order, epoch_seconds, is_empty, numbers, quarantine_rows
 from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import LINE, PERSON, TABLE_SUFFIXES, RowsByPerson, Slice, load_slices, read_header, read_rows
@@ -113,7 +113,7 @@ class FitbitReader:
             raise UserError("the fitbit reader needs a scratch folder (ReaderOptions.scratch).")
         samples = RowsByPerson(self._options.scratch)
         files = list(self._minute_files(source, report))
-        for (file, kind), formats in zip(files, _time_formats(files), strict=True):
+        for (file, kind), formats in zip(files, _time_formats(files, self._options.date_order), strict=True):
             for block in read_rows(file, ("Id", kind.time, *kind.values), report):
                 samples.add(_samples(block, kind, formats, self._zone, file.label, report))
         yield from sorted(samples.slices.items())
@@ -155,19 +155,21 @@ class FitbitReader:
                 report.set_aside(file.label, _header_fault(names))
 
 
-def _time_formats(files: Sequence[tuple[SourceFile, MinuteFile]]) -> Iterator[tuple[str, ...]]:
-    """The formats of each file's times. A file that does not tell day from month follows the others.
+def _time_formats(
+    files: Sequence[tuple[SourceFile, MinuteFile]], stated: DateOrder | None
+) -> Iterator[tuple[str, ...]]:
+    """The formats of each file's times. A file that does not tell day from month follows the others, or what is stated.
 
     Raises:
       UserError: no file tells, and the spelling is not that of Fitabase, which writes the month first.
     """
     orders = [_date_order(file, kind) for file, kind in files]
-    told = {order for order in orders if order in ("day", "month")}
+    told = {order for order in orders if order in ("day", "month")} or ({stated} if stated else set())
     for (file, kind), order in zip(files, orders, strict=True):
         if order == "unclear" and len(told) != 1:
             raise UserError(
                 f"{file.label}: the dates in column {kind.time!r} do not tell whether day or month comes first. "
-                "Write them as 2016-04-12, or add a file of the study with a day above 12."
+                "Say it with --date-order day or --date-order month."
             )
         is_day_first = order == "day" or (order not in told and told == {"day"})
         yield tuple(text.replace("%m/%d", "%d/%m") for text in TIME_FORMATS) if is_day_first else TIME_FORMATS

@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 import tomllib
 import zoneinfo
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -143,15 +144,23 @@ class TimeRule(_Section):
 
 
 class ChannelRule(_Section):
-    """One channel of a table: a `column` of a wide table, or the rows of `signal` in a long one."""
+    """One channel of a table: a `column` of a wide table, or the rows of `signal` (one or several) in a long one.
+
+    `text_values` are words that stand for a number, such as the "Low" of a glucose meter.
+    """
 
     column: str = ""
-    signal: str = ""
+    signal: str | list[str] = ""
     unit: str = ""
     scale: float = 1.0
     offset: float = 0.0
+    text_values: dict[str, float] = {}
     keep: Conditions = []
     aggregate: Aggregate | None = None
+
+    @property
+    def signals(self) -> list[str]:
+        return [self.signal] if isinstance(self.signal, str) else self.signal
 
     def to_registry_unit(self, channel: str) -> tuple[float, float]:
         """(scale, offset) from the column's values to the unit of the registry."""
@@ -162,11 +171,13 @@ class ChannelRule(_Section):
 class FileRule(_Section):
     """The keys that every section has: a glob of files, whose they are, and how they are written.
 
-    Without a `header` line columns are named by position: "1", "2" and so on.
+    Without a `header` line columns are named by position: "1", "2" and so on. Files that lack a column of an `optional`
+    section are not of that section; otherwise they are set aside.
     """
 
     files: str
     person: PersonRule
+    optional: bool = False
     header: bool = True
     separator: str | None = None
     decimal: Literal[".", ","] = "."
@@ -252,7 +263,7 @@ class TableRule(TimedRule):
 
 
 class EventRule(TimedRule):
-    """Events of one kind. They last `minutes`, or as `duration` says, or until the time in column `end`.
+    """Events of one kind. They last `minutes`, or as `duration` says (a number, or h:mm:ss), or until column `end`.
 
     The name is `name`, or what stands in `name_column`, by the table `names` of codes. A row without a name, or with a
     code that the table lacks, is no event. Rows of a `name_column` that last `minutes` are samples of a class: those of
@@ -298,8 +309,9 @@ Rule = TableRule | EventRule | LabelRule
 
 
 class MappingFile(_Section):
-    """All sections of a mapping file."""
+    """All sections of a mapping file. `aliases` are other names of columns, such as those of other languages."""
 
+    aliases: dict[str, str] = {}
     tables: list[TableRule] = []
     events: list[EventRule] = []
     labels: list[LabelRule] = []
@@ -348,6 +360,15 @@ def load_mapping(path: Path, annotated_format: str = "") -> MappingFile:
         raise UserError(f"mapping {path} has no [[tables]] section, so no minute values: add one.")
     if len({time.relative for time in mapping.times}) > 1:
         raise UserError(f"mapping {path} mixes relative and absolute times, which cannot be joined.")
+    return _with_section_names(mapping)
+
+
+def built_in_mapping(content: Mapping[str, Any]) -> MappingFile:
+    """The mapping of a format that comes with the package."""
+    return _with_section_names(MappingFile.model_validate(content))
+
+
+def _with_section_names(mapping: MappingFile) -> MappingFile:
     for kind in ("tables", "events", "labels"):
         for index, rule in enumerate(getattr(mapping, kind)):
             rule._section = f"{kind}[{index}]"

@@ -94,6 +94,11 @@ def date_order(blocks: Iterable[pl.Series]) -> DateOrder | None:
     return found.pop() if len(found) == 1 else None
 
 
+def starts_with_day_or_month(cells: pl.Series) -> bool:
+    """Whether a column has dates such as 4/12/2016, of which `date_order` tells the order."""
+    return cells.dtype == pl.String and bool(cells.str.contains(_DATE_START).any())
+
+
 def epoch_seconds(cells: pl.Series, formats: Sequence[str], time_zone: str) -> tuple[pl.Series, pl.Series]:
     """Times as seconds since the Unix epoch, UTC.
 

@@ -11,7 +11,7 @@ import pkgutil
 import zoneinfo
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -24,6 +24,7 @@ from lsm_jax.ingest.report import IngestReport
 # `looks_like`, by which `detect` finds the format of a source.
 FORMATS = {
     "empatica": "lsm_jax.ingest.empatica:EmpaticaReader",
+    "glucose": "lsm_jax.ingest.glucose:GlucoseReader",
     "fitbit": "lsm_jax.ingest.fitbit:FitbitReader",
     "table": "lsm_jax.ingest.table:TableReader",
 }
@@ -71,6 +72,7 @@ class ReaderOptions:
     mapping: Path | None = None  # the mapping file: what tables mean, and events and labels for any format
     scratch: Path | None = None  # an empty folder for temporary files (rows by person); the caller removes it
     limits: Limits = DEFAULT_LIMITS  # sizes above which a file is refused
+    date_order: Literal["day", "month"] | None = None  # what comes first in dates, for files that do not tell
 
 
 class Reader(Protocol):

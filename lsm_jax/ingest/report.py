@@ -38,6 +38,7 @@ class IngestReport(pydantic.BaseModel):
     rows_ignored: int = 0  # rows of signals that the mapping does not name
     quarantined: dict[str, BadRows] = {}  # reason -> rows set aside; a row is set aside at most once
     damaged_cells: dict[str, BadRows] = {}  # channel -> cells that are not numbers, in rows that were kept
+    replaced_cells: dict[str, BadRows] = {}  # what was read as which number -> cells
     files_set_aside: list[str] = []  # "file: reason" for whole files that were refused or unreadable
     files_ignored: list[str] = []  # "file: reason" for files that are not of this format
     notes: list[str] = []  # other facts about the import
@@ -72,6 +73,10 @@ class IngestReport(pydantic.BaseModel):
     def damage(self, channel: str, file: str, lines: Iterable[int]) -> None:
         """Counts cells of a channel that are not numbers, in rows whose other cells are kept."""
         _add(self.damaged_cells, channel, file, list(lines))
+
+    def replace(self, replacement: str, file: str, lines: Iterable[int]) -> None:
+        """Counts cells of text that stand for a number; `replacement` says for which."""
+        _add(self.replaced_cells, replacement, file, list(lines))
 
     def set_aside(self, file: str, reason: str) -> None:
         """Records a whole file that cannot be used. The other files are still read."""
@@ -141,6 +146,8 @@ class IngestReport(pydantic.BaseModel):
             yield f"  {entry.rows:,} rows: {reason} ({', '.join(entry.samples[:3])})"
         for channel, entry in self.damaged_cells.items():
             yield f"  {entry.rows:,} cells of {channel} are not numbers ({', '.join(entry.samples[:3])})"
+        for replacement, entry in self.replaced_cells.items():
+            yield f"  {entry.rows:,} cells: {replacement} ({', '.join(entry.samples[:3])})"
         for sentence in (*self.files_set_aside, *self.notes):
             yield f"  {sentence}"
         if self.files_ignored:

@@ -15,7 +15,7 @@ import io
 import tempfile
 import uuid
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
@@ -54,6 +54,7 @@ class Layout:
     separator: str | None = None  # None: found in the header line
     header: bool = True  # without one, columns are named by position
     columns: tuple[str, ...] = ()  # the header is the first line that has all of them, else the first line
+    aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)  # what a column may be called -> its name
 
 
 def read_header(file: SourceFile, layout: Layout | None = None) -> Header:
@@ -113,10 +114,10 @@ def _text_header(start: bytes, layout: Layout) -> Header:
         header = _header_line(next(filter(str.strip, texts), ""), layout.separator, _SEPARATORS + " ")
         return Header(tuple(str(place + 1) for place in range(len(header.names))), header.separator, line=0)
     for number, text in enumerate(texts if layout.columns else (), 1):
-        cells = {cell.strip() for cell in _split(text, layout.separator or _likely_separator(text, _SEPARATORS))}
-        if {*layout.columns} <= cells:
-            return dataclasses.replace(_header_line(text, layout.separator), line=number)
-    return _header_line(texts[0], layout.separator)
+        cells = _split(text, layout.separator or _likely_separator(text, _SEPARATORS))
+        if {*layout.columns} <= {layout.aliases.get(cell.strip(), cell.strip()) for cell in cells}:
+            return dataclasses.replace(_header_line(text, layout.separator, aliases=layout.aliases), line=number)
+    return _header_line(texts[0], layout.separator, aliases=layout.aliases)
 
 
 def _likely_separator(line: str, separators: str) -> str:
@@ -124,7 +125,9 @@ def _likely_separator(line: str, separators: str) -> str:
     return max(separators, key=lambda mark: line.count(mark) if mark != " " else min(line.count(mark), 0.5))
 
 
-def _header_line(line: str, separator: str | None, separators: str = _SEPARATORS) -> Header:
+def _header_line(
+    line: str, separator: str | None, separators: str = _SEPARATORS, aliases: Mapping[str, str] | None = None
+) -> Header:
     if not line.strip():
         raise UnreadableFile("empty: there is no header line")
     if "\0" in line:
@@ -137,7 +140,8 @@ def _header_line(line: str, separator: str | None, separators: str = _SEPARATORS
         )
     count: Counter[str] = Counter()
     names = []
-    for name in map(str.strip, cells):
+    for cell in map(str.strip, cells):
+        name = (aliases or {}).get(cell, cell)
         count[name] += 1
         names.append(name if count[name] == 1 else f"{name}#{count[name]}")
     return Header(tuple(names), separator)

@@ -17,13 +17,13 @@ from typing import TypeVar
 import polars as pl
 
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.columns import Calendar, Origin, decimal, good_rows, row_ids, row_seconds
+from lsm_jax.ingest.columns import Calendar, Origin, decimal, good_rows, row_ids, row_seconds, with_text_values
 from lsm_jax.ingest.days import minute_series
 from lsm_jax.ingest.events import PersonLabels, add_labels, event_rows, joined_events
 from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
 from lsm_jax.ingest.filters import passes
-from lsm_jax.ingest.mapping import EventRule, FileRule, LabelRule, MappingFile, TableRule, TimeRule, load_mapping
-from lsm_jax.ingest.parse import add_reason, date_order, format_order, is_empty
+from lsm_jax.ingest.mapping import EventRule, FileRule, LabelRule, MappingFile, Rule, TableRule, TimeRule, load_mapping
+from lsm_jax.ingest.parse import DateOrder, add_reason, date_order, format_order, is_empty, starts_with_day_or_month
 from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, Series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import LINE, PERSON, Layout, RowsByPerson, Slice, load_slices, read_header, read_rows
@@ -46,24 +46,33 @@ class PersonTables:
 class TableReader:
     """Reader of described tables (see `reader.Reader`)."""
 
-    def __init__(self, options: ReaderOptions, annotated_format: str = "") -> None:
-        """`annotated_format`: the format whose recordings get the events and labels, "" where tables are recordings."""
-        if options.mapping is None:
-            raise UserError("the table format needs --mapping M.toml; see configs/ingest/ for worked examples.")
+    def __init__(self, options: ReaderOptions, annotated_format: str = "", mapping: MappingFile | None = None) -> None:
+        """Reads the mapping file.
+
+        Args:
+          annotated_format: the format whose recordings get the events and labels, "" where tables are recordings.
+          mapping: that of a format that comes with the package, instead of a file.
+        """
         self._options = options
-        self._mapping = load_mapping(options.mapping, annotated_format)
-        self._rules = self._mapping.rules
-        self.time_zone = options.time_zone or _mapping_time_zone(self._mapping, options.mapping)
+        if mapping is None:
+            if options.mapping is None:
+                raise UserError("the table format needs --mapping M.toml; see configs/ingest/ for worked examples.")
+            mapping = load_mapping(options.mapping, annotated_format)
+        self._mapping = mapping
+        self._rules = mapping.rules
+        self.time_zone = options.time_zone or _mapping_time_zone(mapping, options.mapping)
 
     def channels(self, source: Path) -> tuple[str, ...]:
         files = list(source_files(source, IngestReport(), self._options.limits))
         for rule in self._rules:
-            if not any(_matches(file, rule) for file in files):
+            if not rule.optional and not any(_matches(file, rule) for file in files):
                 raise UserError(
                     f"{self._options.mapping}: {rule.section}.files = {rule.files!r} matches none of the {len(files)} "
                     f"files of {source}. Patterns are relative to the source folder."
                 )
-        return self._mapping.channels
+        used = {index for file in files for index, _ in self._rules_of(file)}
+        tables = [table for index, table in enumerate(self._mapping.tables) if index in used or not table.optional]
+        return tuple(dict.fromkeys(name for table in tables for name in table.channels))
 
     def people(self, source: Path, report: IngestReport) -> Iterator[PersonTables]:
         people, files = self.sort_by_person(source, report)
@@ -88,7 +97,7 @@ class TableReader:
         labels: dict[str, PersonLabels] = {}
         files: dict[str, bool] = {}
         for file in source_files(source, report, self._options.limits):
-            matching = [(index, rule) for index, rule in enumerate(self._rules) if _matches(file, rule)]
+            matching = self._rules_of(file)
             files[file.label] = bool(matching)
             for index, rule in matching:
                 match = re.search(rule.person.file, file.label) if rule.person.file else None
@@ -148,6 +157,20 @@ class TableReader:
             tuple((int(second // 60), found) for second, found in by_day),
         )
 
+    def _rules_of(self, file: SourceFile) -> list[tuple[int, Rule]]:
+        """The sections for a file, with their places in the mapping."""
+        matching = [(index, rule) for index, rule in enumerate(self._rules) if _matches(file, rule)]
+        return [(index, rule) for index, rule in matching if not rule.optional or self._has_columns(file, rule)]
+
+    def _has_columns(self, file: SourceFile, rule: FileRule) -> bool:
+        try:
+            return {*rule.used_columns} <= {*read_header(file, self._layout(rule)).names}
+        except UnreadableFile:
+            return False
+
+    def _layout(self, rule: FileRule) -> Layout:
+        return Layout(rule.separator, rule.header, rule.used_columns, self._mapping.aliases)
+
     def _is_table(self, index: int) -> bool:
         return isinstance(self._rules[index], TableRule)
 
@@ -172,7 +195,7 @@ class TableReader:
 
         A file that lacks a column is set aside. UserError as by `_time_as_written`.
         """
-        layout = Layout(rule.separator, rule.header, rule.used_columns)
+        layout = self._layout(rule)
         try:
             names = read_header(file, layout).names
             if missing := [column for column in rule.used_columns if column not in names]:
@@ -180,7 +203,8 @@ class TableReader:
                     f"line 1 lacks the column {missing[0]!r}, which {rule.section} of the mapping names"
                 )
             if rule.time and not rule.time.relative:
-                rule = rule.model_copy(update={"time": _time_as_written(file, rule, rule.time, layout)})
+                time = _time_as_written(file, rule, rule.time, layout, self._options.date_order)
+                rule = rule.model_copy(update={"time": time})
             for block in read_rows(file, rule.used_columns, report, layout):
                 yield rule, block
         except UnreadableFile as error:
@@ -208,7 +232,7 @@ class TableReader:
         return tuple(series)
 
 
-def _mapping_time_zone(mapping: MappingFile, path: Path) -> str:
+def _mapping_time_zone(mapping: MappingFile, path: Path | None) -> str:
     """The mapping's one time zone, which cuts the days where the command line names none."""
     zones = sorted({time.time_zone for time in mapping.times} - {""})
     if len(zones) > 1 and not mapping.relative:
@@ -219,8 +243,12 @@ def _mapping_time_zone(mapping: MappingFile, path: Path) -> str:
     return zones[0] if zones else "UTC"
 
 
-def _time_as_written(file: SourceFile, rule: FileRule, time: TimeRule, layout: Layout) -> TimeRule:
+def _time_as_written(
+    file: SourceFile, rule: FileRule, time: TimeRule, layout: Layout, stated: DateOrder | None
+) -> TimeRule:
     """The time rule with the formats that have the file's order of day and month, by its whole column.
+
+    `stated` is the user's word, for files that do not tell.
 
     Raises:
       UserError: the column contradicts the formats, or tells no order where the formats have both.
@@ -229,15 +257,26 @@ def _time_as_written(file: SourceFile, rule: FileRule, time: TimeRule, layout: L
     if not orders:
         return time
     column = time.time_columns[0]
-    found = date_order(block[column] for block in read_rows(file, (column,), IngestReport(), layout))
-    if found in orders or (found is None and len(orders) == 1):
-        order = found or orders.pop()
+
+    def cells() -> Iterator[pl.Series]:
+        return (block[column] for block in read_rows(file, (column,), IngestReport(), layout))
+
+    found = date_order(cells())
+    if not found and not any(starts_with_day_or_month(each) for each in cells()):
+        return time
+    order = found or (orders.pop() if len(orders) == 1 else stated)
+    if order and (found is None or found in orders):
         kept = [spelling for spelling in time.formats if format_order(spelling) in (None, order)]
         return time.model_copy(update={"formats": kept})
-    fact = f"start with the {found}" if found else "do not tell whether the day or the month comes first"
+    where = f"{file.label}: the dates in column {column!r}"
+    if not found:
+        raise UserError(
+            f"{where} do not tell whether the day or the month comes first, and {rule.section}.time.formats have both. "
+            "Say it with --date-order day or --date-order month."
+        )
     raise UserError(
-        f"{file.label}: the dates in column {column!r} {fact}, and {rule.section}.time.formats are "
-        f"{', '.join(map(repr, time.formats))}. Keep only the formats that are right for this file."
+        f"{where} start with the {found}, and {rule.section}.time.formats are {', '.join(map(repr, time.formats))}. "
+        "Keep only the formats that are right for this file."
     )
 
 
@@ -251,10 +290,12 @@ def sample_rows(block: pl.DataFrame, rule: TableRule, index: int, origin: Origin
     """The good rows for each channel: rule (`index`), channel, sensor, second, value (NaN: not valid), invalid."""
     second, reasons = row_seconds(block, rule, rule.time, origin)
     if rule.signal:
-        signals = [channel.signal for channel in rule.channels.values()]
+        signals = [signal for channel in rule.channels.values() for signal in channel.signals]
         used = block[rule.signal].cast(pl.String).is_in(signals).fill_null(False)
         origin.report.rows_ignored += int((~used).sum())
         block, second, reasons = block.filter(used), second.filter(used), reasons.filter(used)
+    for name, channel in rule.channels.items():
+        block = with_text_values(block, rule.value or channel.column, channel, name, origin)
     end = pl.repeat(None, len(block), dtype=pl.Float64, eager=True)
     if rule.end:
         end, end_reasons = row_seconds(block, rule, rule.time, origin, column=rule.end)
@@ -272,7 +313,7 @@ def sample_rows(block: pl.DataFrame, rule: TableRule, index: int, origin: Origin
     for number, (name, channel) in enumerate(rule.channels.items()):
         scale, offset = channel.to_registry_unit(name)
         value = decimal(block, rule.value or channel.column, rule.decimal) * scale + offset
-        of_channel = block[rule.signal].cast(pl.String) == channel.signal if rule.signal else value.is_not_null()
+        of_channel = block[rule.signal].cast(pl.String).is_in(channel.signals) if rule.signal else value.is_not_null()
         valid = kept & passes(block, channel.keep, rule, origin)
         value = value.zip_with(valid, _NO_NUMBER).fill_null(float("nan")).cast(pl.Float32)
         frame = pl.DataFrame(shared | {"value": value, "invalid": ~valid}).filter(of_channel)
