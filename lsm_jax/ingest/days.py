@@ -259,13 +259,13 @@ def day_windows(record: PersonRecord, channels: Sequence[str], salt: str, report
         if not window.observed.any():
             report.days_without_data += 1
             continue
+        report.people += not written
+        report.days += 1
         written += 1
         for name, count in zip(merged, window.observed.sum(axis=0).tolist(), strict=True):
             report.cells[name] += MINUTES_PER_DAY
             report.observed_cells[name] += count
         yield window
-    report.days += written
-    report.people += bool(written)
     report.people_without_data += not written
 
 

@@ -29,7 +29,8 @@ from lsm_jax.ingest.empatica_files import (
     read_tags,
 )
 from lsm_jax.ingest.empatica_people import assign_sessions, is_study_table, read_study_tables
-from lsm_jax.ingest.files import SourceFile, UnreadableFile, first_bytes, source_files
+from lsm_jax.ingest.faults import LOST_ROWS, reading
+from lsm_jax.ingest.files import SourceFile, first_bytes, source_files
 from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
 
@@ -123,9 +124,10 @@ class EmpaticaReader:
         series: list[Series] = []
         events: list[RecordEvent] = []
         for session in key.sessions:
-            new_series, new_events = self._read_session(session, report)
-            series += new_series
-            events += new_events
+            with reading(session.folder, report, whole=True):
+                new_series, new_events = self._read_session(session, report)
+                series += new_series
+                events += new_events
         if not series:
             report.note(f"{key.sessions[0].folder}: no usable signal; the person is left out.")
             return None
@@ -135,15 +137,13 @@ class EmpaticaReader:
         recorded: dict[str, SampledSignal] = {}
         beats, tags = None, list[int]()
         for name, file in session.files.items():
-            try:
+            with reading(file.label, report):
                 if name == "IBI":
                     beats = read_beats(file, report)
                 elif name == "tags":
                     tags = read_tags(file, report)
                 else:
                     recorded[name] = read_signal(file, name, report)
-            except UnreadableFile as error:
-                report.set_aside(file.label, str(error))
         recorded = keep_one_recording(drop_repeated_half(recorded, report), report)
         start, end = _span(recorded, beats)
         beat_times = _place_beats(beats, start, end, report) if beats else None
@@ -192,11 +192,10 @@ def _place_beats(beats: Beats, start: float, end: float, report: IngestReport) -
         fault = "recorded at another time than the rest of its session"
     if fault or origin is None:
         report.set_aside(beats.file, fault)
-        report.rows_kept -= len(beats.offset)
+        report.unkeep(LOST_ROWS, beats.file, rows=len(beats.offset))
         return None
     inside = origin + beats.offset <= end
-    report.quarantine("beat after the end of its session", beats.file, beats.line[~inside].tolist())
-    report.rows_kept -= int((~inside).sum())
+    report.unkeep("beat after the end of its session", beats.file, beats.line[~inside].tolist())
     return origin + beats.offset[inside], beats.interval[inside]
 
 

@@ -15,6 +15,7 @@ import polars as pl
 from jaxtyping import Float, Int
 
 from lsm_jax.ingest import signals
+from lsm_jax.ingest.faults import LOST_ROWS
 from lsm_jax.ingest.files import MIB, SourceFile, UnreadableFile, read_bytes
 from lsm_jax.ingest.parse import FIRST_SECOND, LAST_SECOND, numbers
 from lsm_jax.ingest.report import IngestReport
@@ -146,9 +147,9 @@ def drop_repeated_half(recorded: dict[str, SampledSignal], report: IngestReport)
     cut = {}
     for name, signal in recorded.items():
         keep = round(length * signal.rate)
-        dropped = max(len(signal.samples) - keep, 0)
-        report.quarantine("the recording again from its start", signal.file, [keep + 3], rows=dropped)
-        report.rows_kept -= dropped
+        report.unkeep(
+            "the recording again from its start", signal.file, [keep + 3], rows=_recorded(signal.samples[keep:])
+        )
         cut[name] = dataclasses.replace(signal, samples=signal.samples[:keep])
     return cut
 
@@ -171,8 +172,14 @@ def keep_one_recording(recorded: dict[str, SampledSignal], report: IngestReport)
     kept = max(overlapping.values(), key=len, default=set())
     for name in recorded.keys() - kept:
         report.set_aside(recorded[name].file, "recorded at another time than the rest of its session")
-        report.rows_kept -= int((~np.isnan(recorded[name].samples).any(1)).sum())
+        # The rate is a row too.
+        report.unkeep(LOST_ROWS, recorded[name].file, rows=_recorded(recorded[name].samples) + 1)
     return {name: signal for name, signal in recorded.items() if name in kept}
+
+
+def _recorded(samples: Float[np.ndarray, "n k"]) -> int:
+    """How many samples were kept."""
+    return int((~np.isnan(samples).any(1)).sum())
 
 
 def _column_names(file: SourceFile, sensor: str) -> tuple[str, ...]:

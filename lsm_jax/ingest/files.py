@@ -10,21 +10,28 @@ import contextlib
 import dataclasses
 import gzip
 import io
+import itertools
+import lzma
 import os
 import stat
+import struct
 import threading
 import zipfile
 import zlib
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import IO, BinaryIO
+from typing import BinaryIO, cast
 
 from lsm_jax.errors import UserError
+from lsm_jax.ingest.cut_archives import members_of_cut, open_member
 from lsm_jax.ingest.report import IngestReport
 
 MIB = 1 << 20
+Stream = io.BufferedReader | gzip.GzipFile | zipfile.ZipExtFile
 # What reading a damaged or hostile archive can raise.
-DAMAGE_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, UnicodeDecodeError)
+DAMAGE_ERRORS = (
+    zipfile.BadZipFile, zlib.error, lzma.LZMAError, struct.error, EOFError, OSError, RuntimeError, ValueError
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,19 +54,36 @@ class UnreadableFile(Exception):
 
 
 class LimitedStream:
-    """A stream that raises `UnreadableFile` for damage, and for more bytes than its limit whatever the archive says."""
+    """A stream that raises `UnreadableFile` for damage, and for more bytes than its limit whatever the archive says.
 
-    def __init__(self, stream: IO[bytes] | gzip.GzipFile, limit: int) -> None:
+    It raises only once all that comes before has been read.
+    """
+
+    def __init__(self, stream: Stream, limit: int) -> None:
         self._stream, self._bytes_left = stream, limit
+        self._fault: UnreadableFile | None = None
+        # A decompressor that meets damage gives nothing of the piece it was asked for.
+        self._piece_bytes = MIB if isinstance(stream, io.BufferedReader) else 4096
 
     def read(self, size: int = -1, /) -> bytes:
-        try:
-            content = self._stream.read(self._bytes_left + 1 if size < 0 else min(size, self._bytes_left + 1))
-        except DAMAGE_ERRORS as error:
-            raise UnreadableFile(f"damaged file ({error})") from error
-        self._bytes_left -= len(content)
-        if self._bytes_left < 0:
-            raise UnreadableFile("unfolds to more than its limit (--max-file-mib)")
+        """At most `size` bytes, and fewer only before the end or a fault."""
+        pieces, wanted = [], size if size >= 0 else self._bytes_left + 1
+        while wanted and self._fault is None:
+            try:
+                piece = self._stream.read1(min(wanted, self._piece_bytes))
+            except DAMAGE_ERRORS as error:
+                self._fault = UnreadableFile(f"damaged file ({str(error) or type(error).__name__})")
+                break
+            if len(piece) > self._bytes_left:
+                self._fault = UnreadableFile("unfolds to more than its limit (--max-file-mib)")
+            pieces.append(piece[: self._bytes_left])
+            self._bytes_left -= len(pieces[-1])
+            wanted -= len(piece)
+            if not piece:
+                break
+        content = b"".join(pieces)
+        if self._fault is not None and not content and size:
+            raise self._fault
         return content
 
 
@@ -71,11 +95,17 @@ class SourceFile:
     path: str  # of the file on disk, relative to `root`, in POSIX form
     member: str = ""  # its name where `path` is a zip archive
     limits: Limits = DEFAULT_LIMITS
+    header_offset: int | None = None  # where the member starts in an archive that was cut off
 
     @property
     def name(self) -> str:
         """The file name without a final .gz, which `open_file` unpacks. Formats are recognised by it."""
-        return PurePosixPath(self.member or self.path).name.removesuffix(".gz")
+        name = PurePosixPath(self.member or self.path).name
+        return name[: -len(".gz")] if self.is_gzip else name
+
+    @property
+    def is_gzip(self) -> bool:
+        return (self.member or self.path).lower().endswith(".gz")
 
     @property
     def label(self) -> str:
@@ -99,8 +129,15 @@ def source_files(source: Path, report: IngestReport, limits: Limits = DEFAULT_LI
     if root.is_file():
         yield from _expand(root.parent, root.name, report, limits)
         return
+
+    def unreadable(error: OSError) -> None:
+        folder = Path(error.filename).relative_to(root)
+        if folder == Path():
+            raise UserError(f"source {source} cannot be read: {error.strerror}.")
+        report.set_aside(folder.as_posix(), f"a folder that cannot be read ({error.strerror})")
+
     count = 0
-    for folder, folders, names in os.walk(root, followlinks=False):
+    for folder, folders, names in os.walk(root, onerror=unreadable, followlinks=False):
         relative = Path(folder).relative_to(root)
         folders.sort()
         for name in [*folders]:
@@ -126,21 +163,25 @@ def open_file(file: SourceFile) -> Iterator[LimitedStream]:
       UnreadableFile: a link, a path that leaves the source folder, not a plain file, too large, damaged.
     """
     with contextlib.ExitStack() as stack:
-        if not file.member:
-            plain = stack.enter_context(_open_plain(file.root, file.path, file.limits))
-            packed = file.path.lower().endswith(".gz")
-            yield LimitedStream(gzip.GzipFile(fileobj=plain) if packed else plain, file.limits.file_bytes)
-            return
         try:
-            archive = stack.enter_context(_open_archive(file))
-            member = archive.getinfo(file.member)
-            _check_member(member, file.limits)
-            stream = stack.enter_context(archive.open(member))
+            stream = _open_member(file, stack) if file.member else stack.enter_context(_open_plain(file))
         except KeyError:
             raise UnreadableFile("the archive has no such member") from None
         except DAMAGE_ERRORS as error:
             raise UnreadableFile(f"damaged archive ({error})") from error
+        if file.is_gzip:
+            stream = gzip.GzipFile(fileobj=stream)
         yield LimitedStream(stream, file.limits.file_bytes)
+
+
+def _open_member(file: SourceFile, stack: contextlib.ExitStack) -> Stream:
+    """The unpacked bytes of a member; KeyError if there is none of this name."""
+    if file.header_offset is not None:
+        return stack.enter_context(open_member(stack.enter_context(_open_plain(file)), file.header_offset))
+    archive = stack.enter_context(_open_archive(file))
+    member = archive.getinfo(file.member)
+    _check_member(member, file.limits)
+    return cast(zipfile.ZipExtFile, stack.enter_context(archive.open(member)))
 
 
 _idle_archives: dict[tuple[object, ...], zipfile.ZipFile] = {}  # at most one
@@ -154,7 +195,7 @@ def _open_archive(file: SourceFile) -> Iterator[zipfile.ZipFile]:
     Raises:
       UnreadableFile, DAMAGE_ERRORS: it cannot be opened.
     """
-    plain = _open_plain(file.root, file.path, file.limits)
+    plain = _open_plain(file)
     status = os.fstat(plain.fileno())
     # A child process would share the position in the file with its parent.
     key = (os.getpid(), status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
@@ -204,8 +245,9 @@ def read_bytes(file: SourceFile, max_bytes: int = 64 * MIB) -> bytes:
     """
     with open_file(file) as stream:
         content = stream.read(max_bytes + 1)
-    if len(content) > max_bytes:
-        raise UnreadableFile(f"larger than {max_bytes // MIB} MiB, far more than a file of its kind")
+        if len(content) > max_bytes:
+            raise UnreadableFile(f"larger than {max_bytes // MIB} MiB, far more than a file of its kind")
+        stream.read(1)  # raises if the content ended by damage
     return content
 
 
@@ -246,51 +288,66 @@ def _expand(root: Path, path: str, report: IngestReport, limits: Limits) -> Iter
         report.set_aside(path, f"its {_NOT_UTF8}")
         return
     try:
-        with _open_plain(root, path, limits) as stream:
+        with _open_plain(SourceFile(root, path, limits=limits)) as stream:
             if not path.lower().endswith(".zip"):
                 yield SourceFile(root, path, limits=limits)
                 return
-            with zipfile.ZipFile(stream) as archive:
-                members = [member for member in archive.infolist() if not member.is_dir()]
+            members, is_cut = _list_members(stream, path, report, limits)
     except UnreadableFile as error:
         report.set_aside(path, str(error))
-        return
-    except DAMAGE_ERRORS as error:
-        report.set_aside(path, f"damaged archive, perhaps cut off while it was copied ({error})")
         return
     if len(members) > limits.members:
         report.set_aside(path, f"archive of {len(members)} files, limit {limits.members}")
         return
-    for member in members:
+    by_name = {member.filename: member for member in members if not member.is_dir()}
+    if repeated := sum(not member.is_dir() for member in members) - len(by_name):
+        report.set_aside(path, f"{repeated} files have the name of another in it; of each name the last is read")
+    for member in by_name.values():
         try:
             _check_member(member, limits)
         except UnreadableFile as error:
             report.set_aside(f"{path}!{member.filename}", str(error))
         else:
-            yield SourceFile(root, path, member.filename, limits)
+            yield SourceFile(root, path, member.filename, limits, member.header_offset if is_cut else None)
 
 
-def _open_plain(root: Path, path: str, limits: Limits) -> BinaryIO:
-    """Opens a plain file below `root`. The folder is checked after resolving links; the file must not be a link."""
-    parts = PurePosixPath(path)
+def _list_members(
+    stream: BinaryIO, path: str, report: IngestReport, limits: Limits
+) -> tuple[list[zipfile.ZipInfo], bool]:
+    """The members of an archive, and whether it is cut off: then they are those before the cut."""
+    try:
+        with zipfile.ZipFile(stream) as archive:
+            return archive.infolist(), False
+    except DAMAGE_ERRORS as error:
+        members = [*itertools.islice(members_of_cut(stream, limits.ratio), limits.members)]
+        kept = f"; the {len(members)} files at its start are read" if members else ""
+        report.set_aside(path, f"damaged archive, perhaps cut off while it was copied ({error}){kept}")
+        return members, True
+
+
+def _open_plain(file: SourceFile) -> io.BufferedReader:
+    """Opens the file on disk. Its folder is checked after resolving links; the file must not be a link."""
+    root, parts = file.root, PurePosixPath(file.path)
     if parts.is_absolute() or ".." in parts.parts:
         raise UnreadableFile("its path leaves the source folder")
-    full = root / path
+    full = root / parts
     try:
         if not full.parent.resolve().is_relative_to(root.resolve()):
             raise UnreadableFile("its path leaves the source folder through a link")
         # O_NONBLOCK: opening a named pipe must not wait for a writer.
         descriptor = os.open(full, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as error:
-        message = "a symbolic link; links are not followed" if full.is_symlink() else str(error)
+        message = (
+            "a symbolic link; links are not followed" if full.is_symlink() else f"cannot be read ({error.strerror})"
+        )
         raise UnreadableFile(message) from error
     status = os.fstat(descriptor)
     if not stat.S_ISREG(status.st_mode):
         os.close(descriptor)
         raise UnreadableFile("not a plain file")
-    if status.st_size > limits.file_bytes:
+    if status.st_size > file.limits.file_bytes:
         os.close(descriptor)
-        size, limit = status.st_size // MIB, limits.file_bytes // MIB
+        size, limit = status.st_size // MIB, file.limits.file_bytes // MIB
         raise UnreadableFile(f"{size} MiB, limit {limit} MiB: if the file is correct, raise --max-file-mib")
     return os.fdopen(descriptor, "rb")
 

@@ -24,6 +24,7 @@ from jaxtyping import Bool, Int
 from lsm_jax.errors import UserError
 from lsm_jax.ingest.days import Aggregate, minute_series
 from lsm_jax.ingest.detect import Evidence, header_names
+from lsm_jax.ingest.faults import reading
 from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
 from lsm_jax.ingest.parse import DateOrder, add_reason, date_order, epoch_seconds, is_empty, numbers, quarantine_rows
 from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, RecordEvent, Series
@@ -114,8 +115,9 @@ class FitbitReader:
         samples = RowsByPerson(self._options.scratch)
         files = list(self._minute_files(source, report))
         for (file, kind), formats in zip(files, _time_formats(files, self._options.date_order), strict=True):
-            for block in read_rows(file, ("Id", kind.time, *kind.values), report):
-                samples.add(_samples(block, kind, formats, self._zone, file.label, report))
+            with reading(file.label, report):
+                for block in read_rows(file, ("Id", kind.time, *kind.values), report):
+                    samples.add(_samples(block, kind, formats, self._zone, file.label, report))
         yield from sorted(samples.slices.items())
 
     def person(self, key: tuple[str, list[Slice]]) -> str:

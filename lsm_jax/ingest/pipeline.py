@@ -17,8 +17,9 @@ from collections.abc import Callable, Hashable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lsm_jax.errors import UserError
+from lsm_jax.errors import RunError, UserError
 from lsm_jax.ingest.days import day_windows
+from lsm_jax.ingest.faults import failure, reading
 from lsm_jax.ingest.reader import Reader
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.windows import Window
@@ -37,9 +38,10 @@ class People:
     salt: str
 
     def windows(self, report: IngestReport) -> Iterator[Window]:
-        """Day windows of all people; memory holds one person at a time."""
-        for key in self.reader.people(self.source, report):
+        """Day windows of all people; memory holds one person at a time. RunError as by `IngestReport.check`."""
+        for key in self._keys(report):
             yield from self._person_windows(key, report)
+        report.check()
 
     def beam_windows(self, report: IngestReport, report_file: Path) -> Callable[[beam.Pipeline], beam.PCollection]:
         """A function from a Beam pipeline to the collection of all people's windows.
@@ -53,7 +55,7 @@ class People:
         """
         import apache_beam as beam
 
-        keys = list(self.reader.people(self.source, report))
+        keys = list(self._keys(report))
         if not keys:
             raise UserError(f"{self.source} holds no person this reader can read; the report above says why.")
 
@@ -68,10 +70,25 @@ class People:
 
         return windows
 
+    def _keys(self, report: IngestReport) -> Iterator[Hashable]:
+        try:
+            yield from self.reader.people(self.source, report)
+        except (UserError, RunError, OSError):
+            raise
+        except Exception as error:
+            raise RunError(
+                f"the reader failed while it listed the people of {self.source} ({failure(error)}); please report it."
+            ) from error
+
     def _person_windows(self, key: Hashable, report: IngestReport) -> Iterator[Window]:
-        record = self.reader.read(self.source, key, report)
-        if record is not None:
-            yield from day_windows(record, self.channels, self.salt, report)
+        """The windows of one person; one on whom the reader fails is set aside."""
+        is_read = False
+        with reading("a person", report, whole=True):
+            record = self.reader.read(self.source, key, report)
+            if record is not None:
+                yield from day_windows(record, self.channels, self.salt, report)
+            is_read = True
+        report.people_set_aside += not is_read
 
     def _windows_then_report(self, key: Hashable) -> Iterator[Window | Any]:
         import apache_beam as beam

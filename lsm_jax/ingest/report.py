@@ -15,6 +15,8 @@ from typing import Any
 
 import pydantic
 
+from lsm_jax.errors import RunError
+
 SAMPLES_PER_REASON = 20
 MAX_SENTENCES = 500  # of each list: a folder of a million stray files must not fill the report
 
@@ -55,6 +57,7 @@ class IngestReport(pydantic.BaseModel):
     # What was written, and what was empty:
     people: int = 0
     people_without_data: int = 0
+    people_set_aside: int = 0  # the reader failed on them
     days: int = 0
     days_without_data: int = 0
     cells: Counter[str] = Counter()  # of all windows
@@ -69,6 +72,12 @@ class IngestReport(pydantic.BaseModel):
           rows: how many rows, where that is not the number of `lines`.
         """
         _add(self.quarantined, reason, file, list(lines), rows)
+
+    def unkeep(self, reason: str, file: str, lines: Iterable[int] = (), rows: int | None = None) -> None:
+        """Sets rows aside that were counted as kept; arguments as of `quarantine`."""
+        before = self.rows_quarantined
+        self.quarantine(reason, file, lines, rows)
+        self.rows_kept -= self.rows_quarantined - before
 
     def damage(self, channel: str, file: str, lines: Iterable[int]) -> None:
         """Counts cells of a channel that are not numbers, in rows whose other cells are kept."""
@@ -93,6 +102,20 @@ class IngestReport(pydantic.BaseModel):
 
     def note(self, sentence: str) -> None:
         _append_once(self.notes, sentence)
+
+    @property
+    def rows_unaccounted(self) -> int:
+        """Rows that were read and neither kept nor ignored nor set aside: 0 between one file and the next."""
+        return self.rows_read - self.rows_kept - self.rows_ignored - self.rows_quarantined
+
+    def check(self) -> None:
+        """RunError unless the rows add up."""
+        if self.rows_unaccounted:
+            raise RunError(
+                f"rows do not add up: {self.rows_read:,} read, {self.rows_kept:,} kept, {self.rows_ignored:,} ignored, "
+                f"{self.rows_quarantined:,} set aside. This is a fault of the reader and not of the files; please "
+                "report it. Nothing was written."
+            )
 
     @property
     def rows_quarantined(self) -> int:
@@ -138,8 +161,9 @@ class IngestReport(pydantic.BaseModel):
         """The report in words: totals, then everything that was not used."""
         ignored = f", {self.rows_ignored:,} of signals the mapping does not name" if self.rows_ignored else ""
         yield (f"rows: {self.rows_read:,} read, {self.rows_kept:,} kept, {self.rows_quarantined:,} set aside{ignored}")
+        failed = f", set aside {self.people_set_aside}" if self.people_set_aside else ""
         yield (
-            f"people: {self.people}, without data {self.people_without_data}; days: {self.days}, "
+            f"people: {self.people}, without data {self.people_without_data}{failed}; days: {self.days}, "
             f"without data {self.days_without_data}; not worn: {self.not_worn_minutes:,} minutes"
         )
         for reason, entry in self.quarantined.items():
@@ -157,7 +181,7 @@ class IngestReport(pydantic.BaseModel):
 def _add(entries: dict[str, BadRows], key: str, file: str, lines: list[int], rows: int | None = None) -> None:
     count = len(lines) if rows is None else rows
     if count:
-        samples = (f"{file}:{line}" for line in lines[:SAMPLES_PER_REASON])
+        samples = [f"{file}:{line}" for line in lines[:SAMPLES_PER_REASON]] or [file]
         entries.setdefault(key, BadRows()).add(count, samples)
 
 

@@ -252,7 +252,7 @@ def _count_per_line(content: UInt8[np.ndarray, " n"], mark: str, ends: Int[np.nd
 
 def _open_parquet(file: SourceFile) -> pq.ParquetFile:
     try:
-        if file.member or file.path.lower().endswith(".gz"):
+        if file.member or file.is_gzip:
             status = (file.root / file.path).lstat()
             return pq.ParquetFile(_unpack(file, status.st_mtime_ns, status.st_size).name)
         with open_file(file):

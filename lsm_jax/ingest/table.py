@@ -20,6 +20,7 @@ from lsm_jax.errors import UserError
 from lsm_jax.ingest.columns import Calendar, Origin, decimal, good_rows, row_ids, row_seconds, with_text_values
 from lsm_jax.ingest.days import minute_series
 from lsm_jax.ingest.events import PersonLabels, add_labels, event_rows, joined_events
+from lsm_jax.ingest.faults import reading
 from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
 from lsm_jax.ingest.filters import passes
 from lsm_jax.ingest.mapping import EventRule, FileRule, LabelRule, MappingFile, Rule, TableRule, TimeRule, load_mapping
@@ -104,15 +105,17 @@ class TableReader:
                 person = match.group(1) if match else None
                 if rule.person.file and not person:
                     report.set_aside(file.label, f"{rule.section}.person.file finds no id in its name")
-                elif isinstance(rule, LabelRule):
-                    origin = Origin(file.label, person, self.time_zone, Calendar(), report)
-                    for rule_of_file, block in self._blocks(file, rule, report):
-                        add_labels(block, rule_of_file, labels, origin)
-                elif person:
+                elif person and not isinstance(rule, LabelRule):
                     own.setdefault(person, []).append((index, file))
                 else:
-                    for rows in self._rows(index, file, None, Calendar(), report):
-                        (samples if isinstance(rule, TableRule) else events).add(rows)
+                    with reading(file.label, report):
+                        if isinstance(rule, LabelRule):
+                            origin = Origin(file.label, person, self.time_zone, Calendar(), report)
+                            for rule_of_file, block in self._blocks(file, rule, report):
+                                add_labels(block, rule_of_file, labels, origin)
+                        else:
+                            for rows in self._rows(index, file, None, Calendar(), report):
+                                (samples if isinstance(rule, TableRule) else events).add(rows)
         people = {
             name: PersonTables(
                 name,
@@ -139,8 +142,9 @@ class TableReader:
         """Everything of one person that the mapping describes; a mapping without tables gives no series."""
         calendar, samples, events = Calendar(), list[pl.DataFrame](), list[pl.DataFrame]()
         for index, file in sorted(key.files, key=lambda pair: self._order(pair[0])):
-            rows = self._rows(index, file, key.person, calendar, report)
-            (samples if self._is_table(index) else events).extend(rows)
+            with reading(file.label, report):
+                rows = self._rows(index, file, key.person, calendar, report)
+                (samples if self._is_table(index) else events).extend(rows)
         # Rows of shared files were read before their people were known, with Monday as day 0.
         if key.sample_slices:
             samples.append(load_slices(key.sample_slices).with_columns(pl.col("second") + calendar.shift))

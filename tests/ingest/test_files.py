@@ -1,7 +1,9 @@
 """Untrusted files: links, odd paths, bombs and damage are set aside, and the other files are read."""
 
 import dataclasses
+import errno
 import gzip
+import io
 import os
 import zipfile
 from pathlib import Path
@@ -114,14 +116,80 @@ def test_gzip_is_capped_as_well(source):
         read_bytes(dataclasses.replace(file, limits=Limits(file_bytes=5000)))
 
 
-@pytest.mark.parametrize("keep", [0, 10, 200])
-def test_a_truncated_zip_costs_only_itself(source, keep):
+@pytest.mark.parametrize("keep", [0, 10, 35])
+def test_a_zip_that_ends_before_its_first_file_costs_only_itself(source, keep):
     with zipfile.ZipFile(source / "z.zip", "w") as archive:
         archive.writestr("data.csv", "a\n1\n" * 100)
     content = (source / "z.zip").read_bytes()
     (source / "z.zip").write_bytes(content[:keep])
     found, refused = labels(source)
     assert found == ["good.csv"] and "damaged archive" in refused["z.zip"]
+
+
+class Unseekable(io.BytesIO):
+    """Where zipfile cannot go back: it writes sizes behind the members, as programs do that stream an archive."""
+
+    def seekable(self):
+        return False
+
+    def seek(self, *_):
+        raise io.UnsupportedOperation
+
+    tell = seek
+
+
+@pytest.mark.parametrize("buffer", [io.BytesIO, Unseekable])
+def test_a_zip_that_was_cut_keeps_the_files_and_the_lines_before_the_cut(source, buffer):
+    packed = buffer()
+    lines = [b"%d,%d\n" % (number, number * 7919 % 1000) for number in range(20_000)]
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.mkdir("P01")
+        archive.writestr("P01/a.csv", b"".join(lines))
+        archive.writestr("P02/b.csv", b"".join(lines))
+        archive.writestr("P03/c.csv", b"".join(lines))
+    content = packed.getvalue()
+    (source / "z.zip").write_bytes(content[: len(content) // 2])
+    report = IngestReport()
+    first, second = (file for file in source_files(source, report) if file.member)
+    assert (first.member, second.member) == ("P01/a.csv", "P02/b.csv")
+    assert "damaged archive" in report.files_set_aside[0] and "files at its start are read" in report.files_set_aside[0]
+    with open_file(first) as stream:
+        assert stream.read() == b"".join(lines)
+    with open_file(second) as stream:
+        kept = stream.read()
+        with pytest.raises(UnreadableFile, match="damaged"):
+            stream.read(1)
+    assert kept.count(b"\n") > 7500 and b"".join(lines).startswith(kept)
+
+
+def test_packed_members_of_a_zip_are_unpacked(source):
+    with zipfile.ZipFile(source / "z.zip", "w") as archive:
+        archive.writestr("a.csv.GZ", gzip.compress(b"a\n7\n"))
+    file = next(file for file in source_files(source, IngestReport()) if file.name == "a.csv")
+    assert read_bytes(file) == b"a\n7\n"
+
+
+def test_of_members_of_one_name_the_last_is_read_and_that_is_said(source):
+    with zipfile.ZipFile(source / "z.zip", "w") as archive, pytest.warns(UserWarning, match="Duplicate name"):
+        archive.writestr("a.csv", "a\n1\n")
+        archive.writestr("a.csv", "a\n2\n")
+    found, refused = labels(source)
+    assert found == ["good.csv", "z.zip!a.csv"] and "1 files have the name of another" in refused["z.zip"]
+
+
+def test_a_folder_that_cannot_be_read_is_said(source, monkeypatch):
+    (source / "locked").mkdir()
+    (source / "locked" / "lost.csv").write_text("a\n1\n")
+    scan = os.scandir
+
+    def refuse(path):  # whoever runs the tests may be allowed to read everything
+        if Path(path).name == "locked":
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scan(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found, refused = labels(source)
+    assert found == ["good.csv"] and refused["locked"] == "a folder that cannot be read (Permission denied)"
 
 
 def test_a_file_that_is_no_workbook_is_refused(source):

@@ -85,22 +85,32 @@ def test_an_endless_line_is_refused_and_the_lines_before_it_are_read(tmp_path):
     assert "longer than 1000 bytes" in report.files_set_aside[0]
 
 
-def test_a_zip_damaged_inside_yields_the_rows_before_the_damage(tmp_path):
-    body = b"a,b\n" + b"".join(b"%d,%d\n" % (i, i * 7919 % 1000) for i in range(300_000))
-    with zipfile.ZipFile(tmp_path / "z.zip", "w", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("t.csv", body)
-    content = bytearray((tmp_path / "z.zip").read_bytes())
+BODY = b"a,b\n" + b"".join(b"%d,%d\n" % (number, number * 7919 % 1000) for number in range(300_000))
+
+
+def damaged_zip():
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("t.csv", BODY)
+    content = bytearray(packed.getvalue())
     middle = len(content) // 2
     content[middle : middle + 200] = bytes(200)
-    (tmp_path / "z.zip").write_bytes(content)
-    keep = rows_module.BLOCK_BYTES
-    rows_module.BLOCK_BYTES = 1 << 16
+    return bytes(content)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("z.zip", damaged_zip()),
+        ("t.csv.gz", gzip.compress(BODY)[: len(gzip.compress(BODY)) // 2]),
+    ],
+    ids=["damaged zip", "cut gzip"],
+)
+def test_the_rows_before_damage_are_read_and_the_line_is_said(tmp_path, name, content):
+    (tmp_path / name).write_bytes(content)
     report = IngestReport()
-    try:
-        (file,) = source_files(tmp_path, report)
-        table = pl.concat(read_rows(file, ("a", "b"), report))
-    finally:
-        rows_module.BLOCK_BYTES = keep
+    (file,) = source_files(tmp_path, report)
+    table = pl.concat(read_rows(file, ("a", "b"), report))
     assert 100_000 < len(table) < 300_000
     assert "damaged after line" in report.files_set_aside[0]
     assert table.row(50_000)[1:] == ("50000", str(50_000 * 7919 % 1000))

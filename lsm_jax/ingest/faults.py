@@ -1,0 +1,63 @@
+"""What a file that cannot be read costs: itself and no other, with every row counted."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+
+import polars as pl
+
+from lsm_jax.errors import Preempted, RunError, UserError
+from lsm_jax.ingest.files import UnreadableFile
+from lsm_jax.ingest.report import IngestReport
+
+LOST_ROWS = "of a file or a person that was set aside"
+# What the machine lacks is no fault of a file: the next file would meet it too.
+_OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
+_PACKAGE = Path(__file__).parents[1].name
+
+
+@contextlib.contextmanager
+def reading(label: str, report: IngestReport, *, whole: bool = False) -> Iterator[None]:
+    """Sets aside a file (or a person) that is unreadable, or that meets an error nobody foresaw.
+
+    Rows that were read and not kept are set aside.
+
+    Args:
+      whole: nothing that was read before the fault is used: the rows that were kept are set aside too.
+
+    Raises:
+      UserError, RunError: the user must act, or the run cannot go on.
+    """
+    kept, unaccounted = report.rows_kept, report.rows_unaccounted
+    try:
+        yield
+    except (UserError, RunError, Preempted):
+        raise
+    except UnreadableFile as error:
+        report.set_aside(label, str(error))
+    except (Exception, pl.exceptions.PanicException) as error:  # a panic is not of class Exception
+        if is_of_the_machine(error):
+            raise
+        report.set_aside(label, f"the reader failed ({failure(error)}); please report it")
+    else:
+        return
+    if whole:
+        report.rows_kept = kept
+    report.quarantine(LOST_ROWS, label, rows=report.rows_unaccounted - unaccounted)
+
+
+def is_of_the_machine(error: BaseException) -> bool:
+    """Whether an error is of a full disk, of memory, or of limits of the system."""
+    return isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno in _OF_THE_MACHINE)
+
+
+def failure(error: BaseException) -> str:
+    """Kind and place of an error, without its message, which may hold values of a person."""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = next((frame for frame in reversed(frames) if _PACKAGE in Path(frame.filename).parts), None)
+    place = f" at {Path(own.filename).name}:{own.lineno}" if own else ""
+    return f"{type(error).__name__}{place}"
