@@ -189,6 +189,10 @@ class FileRule(_Section):
         """The columns that the section names."""
         raise NotImplementedError
 
+    def parts_with(self, column: str) -> tuple[str, ...]:  # noqa: ARG002
+        """The channels or labels that need a column; none where no row can be read without it."""
+        return ()
+
     @property
     def section(self) -> str:
         """The section's name in messages, such as "tables[0]"."""
@@ -261,6 +265,14 @@ class TableRule(TimedRule):
         compared = (column for condition in conditions for column in condition.columns)
         return _unique(*named, *(rule.column for rule in rules), *compared)
 
+    def parts_with(self, column: str) -> tuple[str, ...]:
+        if column in self.model_copy(update={"channels": {}}).used_columns:
+            return ()
+        rules = self.channels.items()
+        return tuple(
+            name for name, rule in rules if column in (rule.column, *(c for each in rule.keep for c in each.columns))
+        )
+
 
 class EventRule(TimedRule):
     """Events of one kind. They last `minutes`, or as `duration` says (a number, or h:mm:ss), or until column `end`.
@@ -303,6 +315,11 @@ class LabelRule(FileRule):
     @property
     def used_columns(self) -> tuple[str, ...]:
         return _unique(self.person.column, *(self.time.columns if self.time else ()), *self.columns.values())
+
+    def parts_with(self, column: str) -> tuple[str, ...]:
+        if column in self.model_copy(update={"columns": {}}).used_columns:
+            return ()
+        return tuple(name for name, used in self.columns.items() if used == column)
 
 
 Rule = TableRule | EventRule | LabelRule

@@ -41,6 +41,7 @@ class IngestReport(pydantic.BaseModel):
     quarantined: dict[str, BadRows] = {}  # reason -> rows set aside; a row is set aside at most once
     damaged_cells: dict[str, BadRows] = {}  # channel -> cells that are not numbers, in rows that were kept
     replaced_cells: dict[str, BadRows] = {}  # what was read as which number -> cells
+    incomplete_files: dict[str, BadRows] = {}  # what could not be read -> files that were read without it
     files_set_aside: list[str] = []  # "file: reason" for whole files that were refused or unreadable
     files_ignored: list[str] = []  # "file: reason" for files that are not of this format
     notes: list[str] = []  # other facts about the import
@@ -86,6 +87,10 @@ class IngestReport(pydantic.BaseModel):
     def replace(self, replacement: str, file: str, lines: Iterable[int]) -> None:
         """Counts cells of text that stand for a number; `replacement` says for which."""
         _add(self.replaced_cells, replacement, file, list(lines))
+
+    def lack(self, what: str, file: str) -> None:
+        """Counts a file of which a part cannot be read."""
+        _add(self.incomplete_files, what, file, [], 1)
 
     def set_aside(self, file: str, reason: str) -> None:
         """Records a whole file that cannot be used. The other files are still read."""
@@ -172,6 +177,8 @@ class IngestReport(pydantic.BaseModel):
             yield f"  {entry.rows:,} cells of {channel} are not numbers ({', '.join(entry.samples[:3])})"
         for replacement, entry in self.replaced_cells.items():
             yield f"  {entry.rows:,} cells: {replacement} ({', '.join(entry.samples[:3])})"
+        for what, entry in self.incomplete_files.items():
+            yield f"  {entry.rows:,} files: {what} ({', '.join(entry.samples[:3])})"
         for sentence in (*self.files_set_aside, *self.notes):
             yield f"  {sentence}"
         if self.files_ignored:

@@ -53,7 +53,7 @@ class Layout:
 
     separator: str | None = None  # None: found in the header line
     header: bool = True  # without one, columns are named by position
-    columns: tuple[str, ...] = ()  # the header is the first line that has all of them, else the first line
+    columns: tuple[str, ...] = ()  # the header is the first of the lines that have the most of them
     aliases: Mapping[str, str] = dataclasses.field(default_factory=dict)  # what a column may be called -> its name
 
 
@@ -113,11 +113,13 @@ def _text_header(start: bytes, layout: Layout) -> Header:
     if not layout.header:
         header = _header_line(next(filter(str.strip, texts), ""), layout.separator, _SEPARATORS + " ")
         return Header(tuple(str(place + 1) for place in range(len(header.names))), header.separator, line=0)
-    for number, text in enumerate(texts if layout.columns else (), 1):
+    number, most = 1, 0
+    for place, text in enumerate(texts if layout.columns else (), 1):
         cells = _split(text, layout.separator or _likely_separator(text, _SEPARATORS))
-        if {*layout.columns} <= {layout.aliases.get(cell.strip(), cell.strip()) for cell in cells}:
-            return dataclasses.replace(_header_line(text, layout.separator, aliases=layout.aliases), line=number)
-    return _header_line(texts[0], layout.separator, aliases=layout.aliases)
+        found = len({*layout.columns} & {layout.aliases.get(cell.strip(), cell.strip()) for cell in cells})
+        if found > most:
+            number, most = place, found
+    return dataclasses.replace(_header_line(texts[number - 1], layout.separator, aliases=layout.aliases), line=number)
 
 
 def _likely_separator(line: str, separators: str) -> str:

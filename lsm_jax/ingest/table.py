@@ -16,7 +16,7 @@ from typing import TypeVar
 
 import polars as pl
 
-from lsm_jax.errors import UserError
+from lsm_jax.errors import UserError, nearest
 from lsm_jax.ingest.columns import Calendar, Origin, decimal, good_rows, row_ids, row_seconds, with_text_values
 from lsm_jax.ingest.days import minute_series
 from lsm_jax.ingest.events import PersonLabels, add_labels, event_rows, joined_events
@@ -197,20 +197,18 @@ class TableReader:
     def _blocks(self, file: SourceFile, rule: AnyRule, report: IngestReport) -> Iterator[tuple[AnyRule, pl.DataFrame]]:
         """The rule's columns of a file, block by block, and the rule with the file's time formats.
 
-        A file that lacks a column is set aside. UserError as by `_time_as_written`.
+        A column that the file lacks costs its channel or label, and is empty; one without which no row can be read
+        costs the file. UserError as by `_time_as_written`.
         """
         layout = self._layout(rule)
         try:
             names = read_header(file, layout).names
-            if missing := [column for column in rule.used_columns if column not in names]:
-                raise UnreadableFile(
-                    f"line 1 lacks the column {missing[0]!r}, which {rule.section} of the mapping names"
-                )
+            missing = _missing_columns(file, rule, names, report)
             if rule.time and not rule.time.relative:
                 time = _time_as_written(file, rule, rule.time, layout, self._options.date_order)
                 rule = rule.model_copy(update={"time": time})
             for block in read_rows(file, rule.used_columns, report, layout):
-                yield rule, block
+                yield rule, block.with_columns(pl.lit(None, pl.String).alias(column) for column in missing)
         except UnreadableFile as error:
             report.set_aside(file.label, str(error))
 
@@ -234,6 +232,27 @@ class TableReader:
             )
             series.append(made)
         return tuple(series)
+
+
+def _missing_columns(file: SourceFile, rule: FileRule, names: Sequence[str], report: IngestReport) -> list[str]:
+    """The columns that a file lacks, with what that costs in the report. UnreadableFile if it costs the file."""
+    missing = [column for column in rule.used_columns if column not in names]
+    lost = {column: rule.parts_with(column) for column in missing}
+    parts = {part for column in rule.used_columns for part in rule.parts_with(column)}
+    if missing and (not all(lost.values()) or parts <= {part for column in missing for part in lost[column]}):
+        first = next((column for column in missing if not lost[column]), missing[0])
+        raise UnreadableFile(
+            f"line 1 lacks the column {first!r}, which {rule.section} of the mapping names{_hint(first, names)}"
+        )
+    for column in missing:
+        what = f"{' and '.join(lost[column])} not read: there is no column {column!r}{_hint(column, names)}"
+        report.lack(what, file.label)
+    return missing
+
+
+def _hint(column: str, names: Sequence[str]) -> str:
+    hint = nearest(column, names, 1)
+    return f".{hint}" if hint else ""
 
 
 def _mapping_time_zone(mapping: MappingFile, path: Path | None) -> str:

@@ -1,6 +1,8 @@
 """What bad input costs: itself, with every row counted and every loss said."""
 
+import numpy as np
 import pytest
+from test_table import column, ingest
 
 from lsm_jax.errors import RunError
 from lsm_jax.ingest.fitbit import FitbitReader
@@ -54,3 +56,42 @@ def test_rows_that_do_not_add_up_fail_the_ingest(tmp_path):
     people = people_of(LosesRows, tmp_path, steps=STEPS + "1,4/13/2016 1:00:00 AM,7\n")
     with pytest.raises(RunError, match="rows do not add up: 2 read, 1 kept, 0 ignored, 0 set aside"):
         list(people.windows(IngestReport()))
+
+
+TWO_CHANNELS = """
+[[tables]]
+files = "*.csv"
+person = { column = "who" }
+time = { column = "when" }
+[tables.channels]
+heart_rate = { column = "pulse" }
+steps = { column = "steps", keep = ["quality > 0"] }
+[[labels]]
+files = "people.csv"
+person = { column = "who" }
+columns = { age = "age", sex = "sex" }
+"""
+
+
+def test_a_misspelt_column_costs_its_channel_in_that_file_and_the_nearest_is_named(tmp_path):
+    good = "who,when,pulse,steps,quality\nann,2024-05-01 00:00,60,7,1\n"
+    files = {
+        "a.csv": good.replace("ann", "ben").replace("pulse", "Pulse"),
+        "b.csv": "made by a watch\n" + good.replace("ann", "cid").replace("quality", "qualty"),
+        "c.csv": good,
+        "d.csv": good.replace("when", "wen"),
+        "people.csv": "who,agee,sex\nann,30,F\n",
+    }
+    windows, report = ingest(tmp_path, TWO_CHANNELS, files)
+    assert windows["ann"][0].labels == {"sex": "F"}
+    observed = {
+        name: [column(days[0], channel)[0] for channel in ("heart_rate", "steps")] for name, days in windows.items()
+    }
+    assert observed["ann"] == [60, 7] and observed["cid"][0] == 60 and observed["ben"][1] == 7
+    assert np.isnan([observed["ben"][0], observed["cid"][1]]).all()
+    said = "\n".join(report.sentences())
+    assert "1 files: heart_rate not read: there is no column 'pulse'. Did you mean 'Pulse'? (a.csv)" in said
+    assert "1 files: steps not read: there is no column 'quality'. Did you mean 'qualty'? (b.csv)" in said
+    assert "1 files: age not read: there is no column 'age'. Did you mean 'agee'? (people.csv)" in said
+    assert "d.csv: line 1 lacks the column 'when', which tables[0] of the mapping names. Did you mean 'wen'?" in said
+    assert report.rows_unaccounted == 0
