@@ -114,6 +114,11 @@ _CHANNELS = (
     Channel("respiratory_rate", "PPG", "breaths/min", 3, 60, 15.0, 3.0, source=_OURS),
     Channel("glucose", "GLUCOSE", "mmol/L", 1, 35, 5.6, 1.4, source=_OURS),
     Channel("signal_quality", "QUALITY", "fraction", 0, 1, 0.9, 0.15, source=_OURS),
+    Channel("active_calories", "ENERGY", "kcal/min", 0, 40, 0.4, 1.2, heavy_tailed=True, is_count=True, source=_OURS),
+    Channel("stress_level", "PPG", "score", 0, 100, 30.0, 20.0, source=_OURS),  # of Garmin, from the pulse
+    Channel("cadence", "ACC", "rounds/min", 0, 250, 80.0, 15.0, source=_OURS),  # of legs or pedals in activities
+    Channel("power", "ENERGY", "W", 0, 2500, 180.0, 90.0, source=_OURS),  # mechanical, in activities
+    Channel("device_temperature", "TEMP", "deg C", -20, 60, 28.0, 5.0, source=_OURS),  # of its housing
 )
 
 REGISTRY: Mapping[str, Channel] = MappingProxyType({channel.name: channel for channel in _CHANNELS})

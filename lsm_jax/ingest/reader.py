@@ -24,6 +24,7 @@ from lsm_jax.ingest.report import IngestReport
 # `looks_like`, by which `detect` finds the format of a source.
 FORMATS = {
     "empatica": "lsm_jax.ingest.empatica:EmpaticaReader",
+    "fit": "lsm_jax.ingest.fit:FitReader",
     "glucose": "lsm_jax.ingest.glucose:GlucoseReader",
     "fitbit": "lsm_jax.ingest.fitbit:FitbitReader",
     "table": "lsm_jax.ingest.table:TableReader",

@@ -1,0 +1,221 @@
+"""Exports that people download, each of one person: whose a file is, and what its files hold until it is minutes."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from jaxtyping import Float
+
+from lsm_jax.errors import UserError
+from lsm_jax.ingest.days import Aggregate, minute_series
+from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
+from lsm_jax.ingest.reader import Labels, PersonRecord, ReaderOptions, RecordEvent, Series
+from lsm_jax.ingest.report import IngestReport
+
+STAGE_CHANNELS = {"wake": "sleep_awake", "light": "sleep_light", "deep": "sleep_deep", "rem": "sleep_rem"}
+
+
+def person_of(file: SourceFile, source: Path, *, one_file_each: bool = False) -> str:
+    """The raw id of the person whose export the file is part of.
+
+    It is the first folder below the source; a zip counts as a folder. Files that lie in the source itself are of the
+    person that the source is named after or, with `one_file_each`, each of the person that it is named after itself.
+    """
+    place = PurePosixPath(file.path)
+    if source.is_dir() and len(place.parts) > 1:
+        return place.parts[0]
+    if one_file_each:
+        return _stem(file.member or file.path)
+    if file.member or not source.is_dir():
+        return _stem(file.path)
+    return source.resolve().name
+
+
+def _stem(path: str) -> str:
+    name = PurePosixPath(path).name
+    return name.partition(".")[0] or name
+
+
+@dataclasses.dataclass(frozen=True)
+class PersonFiles:
+    """The key of one person: the raw id and the files."""
+
+    person: str
+    files: tuple[SourceFile, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sensor:
+    """Whose samples are of one stream: those of several sensors are merged, those of several `part`s added."""
+
+    channel: str
+    sensor: str
+    part: str
+    aggregate: Aggregate | None
+    period_minutes: float | None
+
+
+Block = tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]
+
+
+class Recording:
+    """What the files of one person hold: samples by sensor, stages of sleep, events, labels of days, local offsets."""
+
+    def __init__(self) -> None:
+        self.events: list[RecordEvent] = []
+        self.day_labels: list[tuple[int, Labels]] = []
+        self.offsets: dict[int, int] = {}  # minute since the epoch, UTC -> minutes of local minus UTC, from there on
+        self._blocks: dict[_Sensor, list[Block]] = defaultdict(list)
+        self._stages: dict[tuple[float, float], str] = {}
+
+    def add(
+        self,
+        channel: str,
+        second: Iterable[float],
+        value: Iterable[float],
+        *,
+        length: Iterable[float] | float = np.nan,
+        sensor: str = "",
+        part: str = "",
+        aggregate: Aggregate | None = None,
+        period_minutes: float | None = None,
+    ) -> None:
+        """Adds samples of a channel, as `days.minute_series` takes them.
+
+        Args:
+          sensor: what recorded them. Sensors of a channel are merged.
+          part: a share of a count that is reported by itself. The parts of a sensor are added.
+        """
+        second, value = np.asarray([*second], np.float64), np.asarray([*value], np.float64)
+        length = np.broadcast_to(np.asarray(length, np.float64), second.shape)
+        self._blocks[_Sensor(channel, sensor, part, aggregate, period_minutes)].append((second, value, length))
+
+    def add_stage(self, start: float, end: float, stage: str) -> None:
+        """Adds a stage of sleep ("wake", "light", "deep", "rem") between two seconds since the epoch."""
+        self._stages[start, end] = stage
+
+    def series(self, report: IngestReport) -> tuple[Series, ...]:
+        """Minute values of every channel and sensor."""
+        parts: dict[tuple[str, str, float | None], list[Series]] = defaultdict(list)
+        for sensor, blocks in self._blocks.items():
+            second, value, length = (np.concatenate(column) for column in zip(*blocks, strict=True))
+            made = minute_series(
+                sensor.channel,
+                second,
+                value,
+                report,
+                period_minutes=sensor.period_minutes,
+                length=length,
+                aggregate=sensor.aggregate,
+            )
+            parts[sensor.channel, sensor.sensor, sensor.period_minutes].append(made)
+        return (*(_added(series) for series in parts.values()), *self._stage_series())
+
+    def sleep_events(self) -> Iterator[RecordEvent]:
+        """Stages that follow each other without a gap and have one name are one event."""
+        spell: RecordEvent | None = None
+        for (start, end), stage in sorted(self._stages.items()):
+            if spell and spell.name == stage and start / 60 <= spell.end + 1e-6:
+                spell = dataclasses.replace(spell, end=max(spell.end, end / 60))
+                continue
+            if spell:
+                yield spell
+            spell = RecordEvent("sleep", stage, start / 60, end / 60)
+        if spell:
+            yield spell
+
+    def _stage_series(self) -> Iterator[Series]:
+        """The share of each minute of sleep that was in each stage."""
+        seconds: dict[str, dict[int, float]] = {stage: defaultdict(float) for stage in STAGE_CHANNELS}
+        for (start, end), stage in self._stages.items():
+            for minute in range(int(start // 60), int(-(-end // 60))):
+                if stage in seconds:
+                    seconds[stage][minute] += min(end, 60 * minute + 60) - max(start, 60 * minute)
+        minutes = np.array(sorted({minute for found in seconds.values() for minute in found}), np.int64)
+        total = np.array([sum(found.get(minute, 0.0) for found in seconds.values()) for minute in minutes.tolist()])
+        for stage, channel in STAGE_CHANNELS.items() if len(minutes) else ():
+            share = np.array([seconds[stage].get(minute, 0.0) for minute in minutes.tolist()]) / total
+            yield Series(channel, minutes, share.astype(np.float32))
+
+
+def _added(parts: list[Series]) -> Series:
+    """The sum of the parts of a count, minute by minute; a part that is silent adds nothing."""
+    if len(parts) == 1:
+        return parts[0]
+    minute, place = np.unique(np.concatenate([part.minute for part in parts]), return_inverse=True)
+    value = np.concatenate([part.value for part in parts])
+    known = ~np.isnan(value)
+    total = np.bincount(place[known], value[known], len(minute))
+    is_known = np.bincount(place[known], minlength=len(minute)) > 0
+    return Series(parts[0].channel, minute, np.where(is_known, total, np.nan).astype(np.float32))
+
+
+class PersonalReader(abc.ABC):
+    """A reader of exports of one person each (see `reader.Reader`). Files are read one after another."""
+
+    title: str  # of the format, in messages
+    expected: str  # what its files are, in the refusal of a source that has none
+    one_file_each = False  # see `person_of`
+
+    def __init__(self, options: ReaderOptions) -> None:
+        self._options = options
+
+    @abc.abstractmethod
+    def reads(self, file: SourceFile) -> str:
+        """Why a file is not read; "" for one that is."""
+
+    @abc.abstractmethod
+    def channels_of(self, file: SourceFile) -> Iterable[str]:
+        """The channels that a file which is read can hold."""
+
+    @abc.abstractmethod
+    def add_file(self, file: SourceFile, recording: Recording, report: IngestReport) -> None:
+        """Adds what a file holds. UnreadableFile sets it aside; what was added before stays."""
+
+    def channels(self, source: Path) -> tuple[str, ...]:
+        files = source_files(source, IngestReport(), self._options.limits)
+        channels = dict.fromkeys(name for file in files if not self.reads(file) for name in self.channels_of(file))
+        if not channels:
+            raise UserError(f"{source} holds no file of a {self.title}: expected {self.expected}.")
+        return tuple(channels)
+
+    def people(self, source: Path, report: IngestReport) -> Iterator[PersonFiles]:
+        found: dict[str, list[SourceFile]] = defaultdict(list)
+        for file in source_files(source, report, self._options.limits):
+            if reason := self.reads(file):
+                report.ignore(file.label, reason)
+            else:
+                found[self.person_of(file, source)].append(file)
+        for person, files in sorted(found.items()):
+            yield PersonFiles(person, tuple(files))
+
+    def person_of(self, file: SourceFile, source: Path) -> str:
+        return person_of(file, source, one_file_each=self.one_file_each)
+
+    def person(self, key: PersonFiles) -> str:
+        return key.person
+
+    def read(self, _: Path, key: PersonFiles, report: IngestReport) -> PersonRecord | None:
+        recording = Recording()
+        for file in key.files:
+            try:
+                self.add_file(file, recording, report)
+            except UnreadableFile as error:
+                report.set_aside(file.label, str(error))
+        series = recording.series(report)
+        if not series:
+            report.people_without_data += 1
+            return None
+        events = dict.fromkeys((*recording.events, *recording.sleep_events()))
+        return PersonRecord(
+            key.person,
+            series,
+            tuple(sorted(events, key=lambda event: (event.start, event.end))),
+            time_zone=self._options.time_zone or "UTC",
+            day_labels=tuple(recording.day_labels),
+        )
