@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--source", required=True, type=data_folder, help="folder (or file) of the export")
     parser.add_argument("--out", required=True, type=output, help="folder of the dataset to write")
     parser.add_argument("--mapping", type=local_path, help="TOML file that describes the columns (format table)")
-    zone = "IANA zone where it was worn: cuts the days, and reads wall-clock times without an offset (default UTC)"
+    zone = "IANA zone where it was worn: cuts the days, reads wall-clock times (default: as the files say, or UTC)"
     parser.add_argument("--time-zone", help=zone)
     order = "what comes first in dates such as 04/12/2016, for files that do not tell"
     parser.add_argument("--date-order", choices=("day", "month"), help=order)

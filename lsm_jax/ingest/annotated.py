@@ -7,9 +7,13 @@ from collections.abc import Hashable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
+from jaxtyping import Float
+
+from lsm_jax.ingest.clock import Clock
 from lsm_jax.ingest.reader import PersonRecord, Reader
 from lsm_jax.ingest.report import IngestReport
-from lsm_jax.ingest.table import PersonTables, TableReader
+from lsm_jax.ingest.table import MIXED_CLOCKS, PersonTables, TableReader
 
 
 class AnnotatedPerson(NamedTuple):
@@ -48,8 +52,33 @@ class AnnotatedReader:
         record = self._recordings.read(source, key.recording, report)
         if record is None or key.tables is None:
             return record
-        more = self._tables.annotations(key.tables, report)
-        labels = {**record.labels, **more.labels}
+        more = self._tables.annotations(key.tables, report, record.clock)
+        if not more.clock.is_known and more.is_wall_clock and not record.is_wall_clock:
+            report.note(MIXED_CLOCKS)
+        record = _on_clock(record, more.clock)
         return dataclasses.replace(
-            record, events=(*record.events, *more.events), labels=labels, day_labels=more.day_labels
+            record,
+            events=(*record.events, *more.events),
+            labels={**record.labels, **more.labels},
+            day_labels=(*record.day_labels, *more.day_labels),
         )
+
+
+def _on_clock(record: PersonRecord, clock: Clock) -> PersonRecord:
+    """The record with its days cut by this clock; wall-clock times of no known zone are placed on it."""
+    if not clock.is_known or clock == record.clock:
+        return record
+    placed = dataclasses.replace(record, time_zone=clock.time_zone, offsets=clock.offsets, is_wall_clock=False)
+    if not record.is_wall_clock:
+        return placed
+
+    def utc(minutes: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+        return clock.utc_seconds(60.0 * minutes) / 60
+
+    series = tuple(dataclasses.replace(each, minute=utc(each.minute).astype(np.int64)) for each in record.series)
+    starts, ends = (utc(np.array([getattr(event, side) for event in record.events])) for side in ("start", "end"))
+    moved = zip(record.events, starts.tolist(), ends.tolist(), strict=True)
+    events = tuple(dataclasses.replace(event, start=start, end=end) for event, start, end in moved)
+    days = utc(np.array([minute for minute, _ in record.day_labels])).astype(np.int64).tolist()
+    day_labels = tuple((minute, found) for minute, (_, found) in zip(days, record.day_labels, strict=True))
+    return dataclasses.replace(placed, series=series, events=events, day_labels=day_labels)

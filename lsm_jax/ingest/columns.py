@@ -9,13 +9,14 @@ from collections.abc import Sequence
 import polars as pl
 
 from lsm_jax.ingest.mapping import UNIT_SECONDS, ChannelRule, FileRule, TimeRule, Unit
-from lsm_jax.ingest.parse import UNREADABLE, add_reason, epoch_seconds, is_empty, numbers, quarantine_rows
+from lsm_jax.ingest.parse import UNREADABLE, Times, add_reason, is_empty, numbers, quarantine_rows, read_times
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import LINE
 
 RELATIVE_START = int(dt.datetime(2001, 1, 1, tzinfo=dt.UTC).timestamp())  # a Monday
 _WEEK = 7 * 86400
 _MAX_RELATIVE = 50 * 366 * 86400  # seconds
+NO_ZONE = "time zone is neither an IANA name, an offset nor one of the mapping's zones"
 _NO_TEXT = pl.Series([None], dtype=pl.String)
 _NO_NUMBER = pl.Series([None], dtype=pl.Float64)
 
@@ -55,18 +56,19 @@ class Origin:
 
     file: str  # its name in reports
     person: str | None  # None where a column holds the id; the rows then get a column PERSON
-    time_zone: str  # of wall-clock times whose rule names none
+    time_zone: str  # of wall-clock times whose rule names none; "" where none is known
     calendar: Calendar
     report: IngestReport
+    needs_clocks: bool  # whether rows keep what they say of their clock, since no one zone is known
 
 
-def row_seconds(
-    block: pl.DataFrame, rule: FileRule, time: TimeRule, origin: Origin, column: str = ""
-) -> tuple[pl.Series, pl.Series]:
-    """(UTC seconds, reasons where there are none) of the time's column, or of another column in the same format."""
+def row_seconds(block: pl.DataFrame, rule: FileRule, time: TimeRule, origin: Origin, column: str = "") -> Times:
+    """The times of the time's column, or of another column in the same format."""
     if not time.relative:
-        cells = _joined(block, [column] if column else time.time_columns)
-        return epoch_seconds(cells, time.formats, time.time_zone or origin.time_zone)
+        cells = joined(block, [column] if column else time.time_columns)
+        if time.time_zone and time.time_zone.column:
+            return _times_by_zone(cells, time.formats, time.time_zone.zones_of(block[time.time_zone.column]))
+        return read_times(cells, time.formats, time.time_zone.name if time.time_zone else origin.time_zone)
     if time.day and not column:
         minute = decimal(block, time.minute, rule.decimal)
         elapsed = (decimal(block, time.day, rule.decimal) - time.first_day) * 86400 + minute * 60
@@ -79,10 +81,25 @@ def row_seconds(
     # Hours such as 13.38333333 are whole minutes that lost their last digits.
     second = elapsed.zip_with(good, _NO_NUMBER).round(3 if time.unit == "seconds" else 0) + time.zero_seconds
     second += origin.calendar.start(block, time)
-    return second, add_reason(pl.repeat(None, len(block), dtype=pl.String, eager=True), ~good, UNREADABLE)
+    nothing = pl.repeat(None, len(block), dtype=pl.String, eager=True)
+    return Times(second, add_reason(nothing, ~good, UNREADABLE), nothing)
 
 
-def _joined(block: pl.DataFrame, columns: Sequence[str]) -> pl.Series:
+def _times_by_zone(cells: pl.Series, formats: Sequence[str], zones: pl.Series) -> Times:
+    """The times of rows with a zone each ("": not known); those whose zone is null are bad."""
+    parts = []
+    for zone in zones.unique():
+        here = zones.eq_missing(pl.Series([zone], dtype=pl.String))
+        second, reason, clock = read_times(cells.filter(here), formats, zone or "")
+        reason = add_reason(reason, pl.repeat(zone is None, len(reason), eager=True), NO_ZONE)
+        parts.append(pl.DataFrame({"row": here.arg_true(), "second": second, "reason": reason, "clock": clock}))
+    if not parts:
+        return read_times(cells, formats, "")
+    table = pl.concat(parts).sort("row")
+    return Times(table["second"], table["reason"], table["clock"])
+
+
+def joined(block: pl.DataFrame, columns: Sequence[str]) -> pl.Series:
     """The column, or the text of several with blanks between; null where one of them is."""
     if len(columns) == 1:
         return block[columns[0]]

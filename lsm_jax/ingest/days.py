@@ -12,17 +12,14 @@ Other channels take the mean.
 
 from __future__ import annotations
 
-import datetime as dt
-import functools
-import zoneinfo
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import numpy as np
-import polars as pl
 from jaxtyping import Bool, Float, Int
 
 from lsm_jax.channels import channel as registered
+from lsm_jax.ingest.clock import Clock
 from lsm_jax.ingest.reader import Labels, PersonRecord, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.windows import MINUTES_PER_DAY, Event, Window, checked_window, hash_participant
@@ -231,10 +228,10 @@ def day_windows(record: PersonRecord, channels: Sequence[str], salt: str, report
       UserError: unknown channel.
     """
     merged = {
-        name: _merge([series for series in record.series if series.channel == name], record.time_zone, report)
+        name: _merge([series for series in record.series if series.channel == name], record.clock, report)
         for name in channels
     }
-    minutes = [_wall_minutes(series.minute, record.time_zone) for series in record.series if series.channel in merged]
+    minutes = [record.clock.wall_minutes(series.minute) for series in record.series if series.channel in merged]
     days = np.unique(np.concatenate([np.empty(0, np.int64), *minutes]) // MINUTES_PER_DAY)
     events, day_labels = _wall_events(record), _labels_by_day(record)
     participant = hash_participant(record.person, salt)
@@ -245,7 +242,7 @@ def day_windows(record: PersonRecord, channels: Sequence[str], salt: str, report
         for column, (minute, value) in enumerate(merged.values()):
             begin, end = np.searchsorted(minute, (midnight, midnight + MINUTES_PER_DAY))
             values[minute[begin:end] - midnight, column] = value[begin:end]
-        instant, offset = _local_midnight(day, record.time_zone)
+        instant, offset = record.clock.midnight(day)
         # `minute_series` has removed and counted implausible samples, so that nothing is out of range here.
         window, _ = checked_window(
             values,
@@ -266,12 +263,15 @@ def day_windows(record: PersonRecord, channels: Sequence[str], salt: str, report
             report.cells[name] += MINUTES_PER_DAY
             report.observed_cells[name] += count
         yield window
+    if written and not record.clock.is_known:
+        report.people_on_wall_clock += record.is_wall_clock
+        report.people_in_utc += not record.is_wall_clock
     report.people_without_data += not written
 
 
-def _merge(sensors: Sequence[Series], time_zone: str, report: IngestReport) -> MinuteValues:
+def _merge(sensors: Sequence[Series], clock: Clock, report: IngestReport) -> MinuteValues:
     """All sensors of one channel as sorted wall-clock minutes, each once, and their values."""
-    recorded = [_on_wall_clock(series, time_zone, report) for series in sensors]
+    recorded = [_on_wall_clock(series, clock, report) for series in sensors]
     recorded = [(minute, value) for minute, value in recorded if len(minute)]
     if not recorded:
         return np.empty(0, np.int64), np.empty(0, np.float32)
@@ -288,29 +288,20 @@ def _merge(sensors: Sequence[Series], time_zone: str, report: IngestReport) -> M
     return minute[first], _aggregate(value, first, "max" if largest else "mean")
 
 
-def _on_wall_clock(series: Series, time_zone: str, report: IngestReport) -> MinuteValues:
+def _on_wall_clock(series: Series, clock: Clock, report: IngestReport) -> MinuteValues:
     """The minutes that have a value, on the wall clock. Of a repeated hour only the first pass is returned."""
     recorded = ~np.isnan(series.value)
-    wall, value = _wall_minutes(series.minute[recorded], time_zone), series.value[recorded]
+    wall, value = clock.wall_minutes(series.minute[recorded]), series.value[recorded]
     # Minutes are in UTC order, so the first index of a wall minute is its first pass.
     minute, first = np.unique(wall, return_index=True)
     report.repeated_hour_minutes += len(wall) - len(minute)
     return minute, value[first]
 
 
-def _wall_minutes(minute: Int[np.ndarray, " n"], time_zone: str) -> Int[np.ndarray, " n"]:
-    """Converts minutes since the epoch, UTC, to minutes of the local wall clock since 1970-01-01 00:00 local."""
-    if time_zone == "UTC" or not len(minute):
-        return minute
-    instants = pl.from_epoch(pl.Series(minute * 60), time_unit="s").dt.replace_time_zone("UTC")
-    wall = instants.dt.convert_time_zone(time_zone).dt.replace_time_zone(None)
-    return wall.dt.epoch("s").to_numpy() // 60
-
-
 def _wall_events(record: PersonRecord) -> list[RecordEvent]:
     times = np.array([(event.start, event.end) for event in record.events], np.float64).reshape(-1)
     minute = np.floor(times).astype(np.int64)
-    wall = (_wall_minutes(minute, record.time_zone) + (times - minute)).reshape(-1, 2).tolist()
+    wall = (record.clock.wall_minutes(minute) + (times - minute)).reshape(-1, 2).tolist()
     return [
         RecordEvent(event.kind, event.name, start, max(start, end))
         for event, (start, end) in zip(record.events, wall, strict=True)
@@ -320,7 +311,7 @@ def _wall_events(record: PersonRecord) -> list[RecordEvent]:
 def _labels_by_day(record: PersonRecord) -> dict[int, Labels]:
     """The labels of each local day; a later one of the same name replaces an earlier one."""
     minutes = np.array([minute for minute, _ in record.day_labels], np.int64)
-    days = (_wall_minutes(minutes, record.time_zone) // MINUTES_PER_DAY).tolist()
+    days = (record.clock.wall_minutes(minutes) // MINUTES_PER_DAY).tolist()
     found: dict[int, Labels] = {}
     for day, (_, labels) in zip(days, record.day_labels, strict=True):
         found[day] = {**found.get(day, {}), **labels}
@@ -339,11 +330,3 @@ def _events_of_day(events: Sequence[RecordEvent], midnight: int) -> list[Event]:
         for event in events
         if event.start < end and (event.end > midnight or event.start >= midnight)
     ]
-
-
-@functools.lru_cache(maxsize=4096)
-def _local_midnight(day: int, time_zone: str) -> tuple[dt.datetime, int]:
-    """(UTC instant, local minus UTC in minutes) of the day's first wall-clock minute."""
-    midnight = dt.datetime(1970, 1, 1, tzinfo=zoneinfo.ZoneInfo(time_zone)) + dt.timedelta(days=day)
-    offset = midnight.utcoffset() or dt.timedelta()
-    return midnight.astimezone(dt.UTC), int(offset.total_seconds() // 60)

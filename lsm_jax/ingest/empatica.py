@@ -76,7 +76,7 @@ class EmpaticaReader:
 
     def __init__(self, options: ReaderOptions) -> None:
         self._limits = options.limits
-        self._time_zone = options.time_zone or "UTC"
+        self._time_zone = options.time_zone or ""
 
     def channels(self, source: Path) -> tuple[str, ...]:
         """The minute features of the sensors found.

@@ -6,11 +6,10 @@ lasts a fixed time (the stage of sleep of 30 seconds). Samples of one name that 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import polars as pl
 
-from lsm_jax.ingest.columns import Origin, durations, good_rows, row_ids, row_seconds
+from lsm_jax.ingest.clock import CLOCK
+from lsm_jax.ingest.columns import NO_ZONE, Origin, durations, good_rows, row_ids, row_seconds
 from lsm_jax.ingest.filters import passes
 from lsm_jax.ingest.mapping import EventRule, LabelRule
 from lsm_jax.ingest.parse import add_reason, is_empty
@@ -18,7 +17,9 @@ from lsm_jax.ingest.reader import RecordEvent
 from lsm_jax.ingest.rows import PERSON
 
 MAX_NAME_LENGTH = 64
-PersonLabels = list[tuple[float | None, dict[str, float | str]]]  # (second of the day they are about, or None)
+# (second of the day they are about, or None; the labels; the clock of that time, or the zone the person lives in)
+PersonLabels = list[tuple[float | None, dict[str, float | str], str | None]]
+HOME = "__home__"
 _NO_NAME = pl.Series([None], dtype=pl.String)
 
 
@@ -28,20 +29,22 @@ def event_rows(block: pl.DataFrame, rule: EventRule, origin: Origin) -> pl.DataF
     used = block["__name__"].is_not_null() & passes(block, rule.keep, rule, origin)
     origin.report.rows_ignored += int((~used).sum())
     block = block.filter(used)
-    second, reasons = row_seconds(block, rule, rule.time, origin)
+    second, reasons, clock = row_seconds(block, rule, rule.time, origin)
     end = second + 60 * rule.minutes
     if rule.duration:
         end = second + durations(block, rule.duration, rule.duration_unit, rule.decimal)
         reasons = add_reason(reasons, end.is_null() | (end < second).fill_null(True), "duration is not a number")
     elif rule.end:
-        end, end_reasons = row_seconds(block, rule, rule.time, origin, column=rule.end)
+        end, end_reasons, _ = row_seconds(block, rule, rule.time, origin, column=rule.end)
         reasons = reasons.zip_with(reasons.is_not_null(), end_reasons)
         reasons = add_reason(reasons, (end < second).fill_null(False), "ends before it starts")
-    block, second = good_rows(block.with_columns(__end__=end), rule, second, reasons, origin)
+    block, second = good_rows(block.with_columns(clock.alias(CLOCK), __end__=end), rule, second, reasons, origin)
     frame = pl.DataFrame({"name": block["__name__"], "start": second, "end": block["__end__"]})
     is_sample = not (rule.duration or rule.end) and (rule.name_column or rule.gap_minutes is not None)
     gap = 60 * (rule.gap_minutes or 0) if is_sample else None
     frame = frame.with_columns(kind=pl.lit(rule.kind), gap=pl.lit(gap, pl.Float64))
+    if origin.needs_clocks:
+        frame = frame.with_columns(block[CLOCK].cast(pl.Categorical))
     return frame if origin.person is not None else frame.with_columns(row_ids(block, rule).alias(PERSON))
 
 
@@ -58,32 +61,54 @@ def _names(block: pl.DataFrame, rule: EventRule) -> pl.Series:
     return text.str.to_lowercase().str.slice(0, MAX_NAME_LENGTH).zip_with(text.is_not_null(), default)
 
 
-def joined_events(frames: Sequence[pl.DataFrame]) -> tuple[RecordEvent, ...]:
+def joined_events(rows: pl.DataFrame) -> tuple[RecordEvent, ...]:
     """Events in order of time, each once; samples of one name that follow each other are one event."""
-    if not frames:
+    if not len(rows):
         return ()
-    columns = ("kind", "name", "start", "end", "gap")
-    table = pl.concat([frame.select(columns) for frame in frames]).unique(maintain_order=True).sort("start", "end")
+    table = rows.select("kind", "name", "start", "end", "gap").unique(maintain_order=True).sort("start", "end")
     same = ["kind", "name", "gap"]
     begins = pl.col("start") > pl.col("end").cum_max().shift(1) + pl.col("gap") + 0.001
     # Rows that are no samples have no gap: each begins an event.
     table = table.with_columns(run=begins.fill_null(pl.col("gap").is_null()).cum_sum().over(same))
     spells = table.group_by(*same, "run", maintain_order=True).agg(pl.min("start"), pl.max("end"))
-    rows = spells.select("kind", "name", "start", "end").sort("start", "end").iter_rows()
-    return tuple(RecordEvent(kind, name, start / 60, end / 60) for kind, name, start, end in rows)
+    spells = spells.select("kind", "name", "start", "end").sort("start", "end")
+    return tuple(RecordEvent(kind, name, start / 60, end / 60) for kind, name, start, end in spells.iter_rows())
 
 
 def add_labels(block: pl.DataFrame, rule: LabelRule, labels: dict[str, PersonLabels], origin: Origin) -> None:
     """Adds the labels of a block's people to `labels`, in the order of the rows."""
     second: pl.Series = pl.repeat(None, len(block), dtype=pl.Float64, eager=True)
     reasons: pl.Series = pl.repeat(None, len(block), dtype=pl.String, eager=True)
+    clock = home = _home(block, rule)
+    if rule.time_zone:
+        reasons = add_reason(reasons, home.is_null(), NO_ZONE)
     if rule.time:
-        second, reasons = row_seconds(block, rule, rule.time, origin)
+        second, time_reasons, clock = row_seconds(block, rule, rule.time, origin)
+        reasons = reasons.zip_with(reasons.is_not_null(), time_reasons)
+    block = block.with_columns(clock.alias(CLOCK), home.alias(HOME))
     block, second = good_rows(block, rule, second, reasons, origin)
     ids = row_ids(block, rule) if origin.person is None else [origin.person] * len(block)
     for person, at, row in zip(ids, second, block.iter_rows(named=True), strict=True):
         found = {name: _label(row[column]) for name, column in rule.columns.items()}
-        labels.setdefault(person, []).append((at, {name: value for name, value in found.items() if value is not None}))
+        about = {name: value for name, value in found.items() if value is not None}
+        of_person = labels.setdefault(person, [])
+        of_person.append((at, about, row[CLOCK] or None))
+        if rule.time and row[HOME]:
+            of_person.append((None, {}, row[HOME]))
+
+
+def _home(block: pl.DataFrame, rule: LabelRule) -> pl.Series:
+    """The zone in which each row's person lives: "" where it is not told, null where the cell means none."""
+    zone = rule.time_zone
+    if zone and zone.column:
+        return zone.zones_of(block[zone.column])
+    return pl.repeat(zone.name if zone else "", len(block), dtype=pl.String, eager=True)
+
+
+def label_times(labels: PersonLabels) -> pl.DataFrame:
+    """The times and clocks of a person's labels, in columns second and `CLOCK`."""
+    rows = [(second, clock) for second, _, clock in labels]
+    return pl.DataFrame(rows, schema={"second": pl.Float64, CLOCK: pl.String}, orient="row")
 
 
 def _label(cell: object) -> float | str | None:

@@ -97,7 +97,7 @@ class FitbitReader:
 
     def __init__(self, options: ReaderOptions) -> None:
         self._options = options
-        self._zone = options.time_zone or "UTC"
+        self._zone = options.time_zone or ""
 
     def channels(self, source: Path) -> tuple[str, ...]:
         present = {kind.channel for _, kind in self._minute_files(source, IngestReport())}
@@ -136,7 +136,7 @@ class FitbitReader:
         }
         events = _sleep_events(_recorded_minutes(series["sleep_state"])) if "sleep_state" in series else ()
         worn = _without_not_worn(series, report)
-        return PersonRecord(person, tuple(worn.values()), events, time_zone=self._zone)
+        return PersonRecord(person, tuple(worn.values()), events, time_zone=self._zone, is_wall_clock=not self._zone)
 
     def _minute_files(self, source: Path, report: IngestReport) -> Iterator[tuple[SourceFile, MinuteFile]]:
         """Files that hold minutes, with their kind; the others are named in the report."""

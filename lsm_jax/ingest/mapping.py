@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import re
 import tomllib
-import zoneinfo
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import polars as pl
 import pydantic
 from pydantic_core import ErrorDetails, PydanticCustomError
 
 from lsm_jax.channels import REGISTRY
 from lsm_jax.errors import UserError, nearest
+from lsm_jax.ingest.clock import ZONES, zone_name
 from lsm_jax.ingest.conditions import Condition, RuleFault, parse_condition
 from lsm_jax.ingest.days import Aggregate
+from lsm_jax.ingest.files import UnreadableFile
 from lsm_jax.ingest.parse import ISO_FORMATS, format_fault
 
 Unit = Literal["seconds", "minutes", "hours", "days"]
@@ -87,19 +89,81 @@ class PersonRule(_Section):
         return self
 
 
+class ZoneRule(_Section):
+    """A time zone: its IANA `name`, which a text alone is, or where each row or file says it.
+
+    That is a column, or the first group of a pattern that is searched in the file's path. It says an IANA name, an
+    offset, or a key of `zones`, such as a site.
+    """
+
+    name: str = ""
+    column: str = ""
+    file: str = ""
+    zones: dict[str, str] = {}
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, content: Any) -> Any:
+        return {"name": content} if isinstance(content, str) else content
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> ZoneRule:
+        for key, zone in (("", self.name), *((f"zones.{place}", zone) for place, zone in self.zones.items())):
+            if zone not in {*ZONES, ""}:
+                raise _mistake(f"is {zone!r}, expected an IANA name such as 'Europe/Berlin'", key)
+        if [self.name, self.column, self.file].count("") != 2:
+            raise _mistake("takes an IANA name, or column = '...', or file = 'pattern with one group'")
+        if self.file:
+            _check_pattern(self.file)
+        return self
+
+    def of_file(self, path: str) -> ZoneRule:
+        """The rule for a file: where the path says the zone, its name.
+
+        Raises:
+          UnreadableFile: the path does not say it.
+        """
+        if not self.file:
+            return self
+        match = re.search(self.file, path)
+        name = self.zone(match.group(1) or "") if match else None
+        if name is None:
+            raise UnreadableFile(f"time_zone.file = {self.file!r} finds no time zone in its path, or none of its zones")
+        return self.model_copy(update={"name": name, "file": ""})
+
+    def zone(self, text: str) -> str | None:
+        """The zone that a cell or a part of a path means; None for neither."""
+        return self.zones.get(text.strip()) or zone_name(text)
+
+    def zones_of(self, cells: pl.Series) -> pl.Series:
+        """The zone of each row: "" for an empty cell, null for one that means none."""
+        text = cells.cast(pl.String).fill_null("").str.strip_chars()
+        known = {cell: self.zone(cell) if cell else "" for cell in text.unique()}
+        return text.replace_strict(known, default=None, return_dtype=pl.String)
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise _mistake(f"has a pattern that is no regular expression ({error})") from None
+    if groups != 1:
+        raise _mistake(f"needs a pattern with exactly one group, got {pattern!r}")
+
+
 class TimeRule(_Section):
     """When a row was recorded.
 
-    Absolute: `column` (or several, joined by a blank) in one of `formats`, wall-clock time in `time_zone` ("": the
-    command line's) unless the text has an offset. Relative: `column` counts `unit`s from the midnight of day 0, or the
-    columns `day` and `minute` count from `first_day`. With `zero` it counts from that time of day 0 and may be
-    negative. Day 0 is Monday 2001-01-01, or, where a `weekday` column (0 is Monday) is given, the day of that week with
-    the right weekday; `weekday_day` is the column of day numbers that the weekday belongs to.
+    Absolute: `column` (or several, joined by a blank) in one of `formats`, wall-clock time in `time_zone` (None: the
+    command line's or the person's) unless the text has an offset. Relative: `column` counts `unit`s from the midnight
+    of day 0, or the columns `day` and `minute` count from `first_day`. With `zero` it counts from that time of day 0
+    and may be negative. Day 0 is Monday 2001-01-01, or, where a `weekday` column (0 is Monday) is given, the day of
+    that week with the right weekday; `weekday_day` is the column of day numbers that the weekday belongs to.
     """
 
     column: str | list[str] = ""
     formats: list[str] = list(ISO_FORMATS)
-    time_zone: str = ""
+    time_zone: ZoneRule | None = None
     unit: Unit | None = None
     zero: str = ""
     day: str = ""
@@ -114,13 +178,13 @@ class TimeRule(_Section):
             raise _mistake("takes either column = '...' or both day = '...' and minute = '...'")
         if bool(self.weekday) != bool(self.weekday_day):
             raise _mistake("takes weekday and weekday_day together")
-        if self.time_zone and self.time_zone not in zoneinfo.available_timezones():
-            raise _mistake(f"is {self.time_zone!r}, expected an IANA name such as 'Europe/Berlin'", "time_zone")
         if self.zero and not (self.unit and re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d(:[0-5]\d)?", self.zero)):
             raise _mistake(f"is {self.zero!r}, expected the time of day that 0 of a unit means: '22:30'", "zero")
         for spelling in self.formats:
             if fault := format_fault(spelling):
                 raise _mistake(f"has {spelling!r}, which {fault}", "formats")
+            if "%Z" in spelling and not self.time_zone:
+                raise _mistake(f"has {spelling!r}: the letters of %Z name no zone, give time_zone", "formats")
         return self
 
     @property
@@ -140,7 +204,8 @@ class TimeRule(_Section):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        return *self.time_columns, self.day, self.minute, self.weekday, self.weekday_day
+        zone = self.time_zone.column if self.time_zone else ""
+        return *self.time_columns, self.day, self.minute, self.weekday, self.weekday_day, zone
 
 
 class ChannelRule(_Section):
@@ -308,13 +373,25 @@ class EventRule(TimedRule):
 
 
 class LabelRule(FileRule):
-    """Labels; `columns` is label name -> column. With a `time` they are of the person's day, else of the person."""
+    """Labels; `columns` is label name -> column. With a `time` they are of the person's day, else of the person.
 
-    columns: dict[str, str]
+    `time_zone` is where the person lives: it reads their wall-clock times of no known zone, and cuts their days.
+    """
+
+    columns: dict[str, str] = {}
+    time_zone: ZoneRule | None = None
+
+    @pydantic.model_validator(mode="after")
+    def _check(self) -> LabelRule:
+        if not self.columns and not self.time_zone:
+            raise _mistake("lacks the key 'columns'")
+        return self
 
     @property
     def used_columns(self) -> tuple[str, ...]:
-        return _unique(self.person.column, *(self.time.columns if self.time else ()), *self.columns.values())
+        zone = self.time_zone.column if self.time_zone else ""
+        times = self.time.columns if self.time else ()
+        return _unique(self.person.column, *times, *self.columns.values(), zone)
 
     def parts_with(self, column: str) -> tuple[str, ...]:
         if column in self.model_copy(update={"columns": {}}).used_columns:
@@ -348,6 +425,13 @@ class MappingFile(_Section):
     @property
     def relative(self) -> bool:
         return any(time.relative for time in self.times)
+
+    @property
+    def one_time_zone(self) -> str:
+        """The zone of everybody and everything; "" where there is none, or several."""
+        rules = [time.time_zone for time in self.times] + [rule.time_zone for rule in self.labels]
+        names = {rule.name for rule in rules if rule}
+        return names.pop() if len(names) == 1 else ""
 
 
 def load_mapping(path: Path, annotated_format: str = "") -> MappingFile:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import pkgutil
-import zoneinfo
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -17,6 +16,7 @@ import numpy as np
 from jaxtyping import Float, Int
 
 from lsm_jax.errors import UserError, nearest
+from lsm_jax.ingest.clock import ZONES, Clock, Offsets
 from lsm_jax.ingest.files import DEFAULT_LIMITS, Limits
 from lsm_jax.ingest.report import IngestReport
 
@@ -61,15 +61,22 @@ class PersonRecord:
     series: tuple[Series, ...]  # several of one channel (overlapping sensors) are merged by `days.day_windows`
     events: tuple[RecordEvent, ...] = ()  # logged or derived
     labels: Labels = dataclasses.field(default_factory=dict)  # about the person
-    time_zone: str = "UTC"  # IANA name; "UTC" also where only local wall time is known and written as UTC
+    time_zone: str = ""  # IANA name of where it was worn; "" where none is known, which the report says
+    offsets: Offsets = ()  # local minus UTC as the recording itself says it; used where no zone is known
+    is_wall_clock: bool = False  # no zone is known, and times of the wall clock are written as if they were UTC
     day_labels: tuple[tuple[int, Labels], ...] = ()  # about the day that holds this minute since the epoch, UTC
+
+    @property
+    def clock(self) -> Clock:
+        """What cuts the person's days."""
+        return Clock(self.time_zone, self.offsets)
 
 
 @dataclasses.dataclass(frozen=True)
 class ReaderOptions:
     """The user's options for a source."""
 
-    time_zone: str | None = None  # IANA name of the files' wall clock; None: UTC, or what the files state
+    time_zone: str | None = None  # IANA name of the files' wall clock; None: what the files and the mapping state
     mapping: Path | None = None  # the mapping file: what tables mean, and events and labels for any format
     scratch: Path | None = None  # an empty folder for temporary files (rows by person); the caller removes it
     limits: Limits = DEFAULT_LIMITS  # sizes above which a file is refused
@@ -108,7 +115,7 @@ def make_reader(name: str, options: ReaderOptions) -> Reader:
     if name not in FORMATS:
         raise UserError(f"unknown format {name!r}.{nearest(name, FORMATS)} Formats: {', '.join(sorted(FORMATS))}.")
     zone = options.time_zone
-    if zone and zone not in zoneinfo.available_timezones():
+    if zone and zone not in ZONES:
         raise UserError(f"--time-zone: unknown time zone {zone!r}. Use an IANA name such as 'Europe/Berlin'.")
     make: Callable[[ReaderOptions], Reader] = pkgutil.resolve_name(FORMATS[name])
     if name == "table" or options.mapping is None:
@@ -117,4 +124,4 @@ def make_reader(name: str, options: ReaderOptions) -> Reader:
     from lsm_jax.ingest.table import TableReader
 
     tables = TableReader(options, annotated_format=name)
-    return AnnotatedReader(make(dataclasses.replace(options, time_zone=tables.time_zone)), tables)
+    return AnnotatedReader(make(dataclasses.replace(options, time_zone=tables.time_zone or None)), tables)

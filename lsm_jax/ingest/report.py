@@ -55,6 +55,8 @@ class IngestReport(pydantic.BaseModel):
     partial_minutes: Counter[str] = Counter()  # minutes of a count that were covered for less than half
     not_worn_minutes: int = 0  # minutes whose zeros mean "not worn"
     repeated_hour_minutes: int = 0  # minutes dropped since the wall clock showed them twice (end of summer time)
+    people_in_utc: int = 0  # people of whom no time zone is known: their days are those of UTC
+    people_on_wall_clock: int = 0  # people whose wall-clock times are of no known zone
     # What was written, and what was empty:
     people: int = 0
     people_without_data: int = 0
@@ -171,6 +173,16 @@ class IngestReport(pydantic.BaseModel):
             f"people: {self.people}, without data {self.people_without_data}{failed}; days: {self.days}, "
             f"without data {self.days_without_data}; not worn: {self.not_worn_minutes:,} minutes"
         )
+        if self.people_in_utc:
+            yield (
+                f"  {self.people_in_utc:,} people: no time zone is known, so hours and days are those of UTC and not "
+                "those of their lives. Name the zone: --time-zone Europe/Berlin, or time_zone in a mapping"
+            )
+        if self.people_on_wall_clock:
+            yield (
+                f"  {self.people_on_wall_clock:,} people: hours and days are those of the clock in the files, whose "
+                "time zone is not known; start times are written as if it were UTC (--time-zone names it)"
+            )
         for reason, entry in self.quarantined.items():
             yield f"  {entry.rows:,} rows: {reason} ({', '.join(entry.samples[:3])})"
         for channel, entry in self.damaged_cells.items():

@@ -26,6 +26,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Bool, Int, UInt8
 
+from lsm_jax.ingest.clock import ZONES, fixed_offset, zone_name
 from lsm_jax.ingest.files import DAMAGE_ERRORS, MIB, SourceFile, UnreadableFile, open_file, read_workbook
 from lsm_jax.ingest.report import IngestReport
 
@@ -291,14 +292,36 @@ def _parquet_rows(file: SourceFile, columns: list[str], report: IngestReport) ->
                 raise UnreadableFile(f"column {name!r} holds {kind}: write it as numbers, text or instants")
         try:
             for batch in table.iter_batches(batch_size=1 << 18, columns=columns):
-                frame = pl.from_arrow(pa.Table.from_batches([batch]))
-                assert isinstance(frame, pl.DataFrame)
+                frame = _from_arrow(pa.Table.from_batches([batch]))
                 frame = frame.with_columns(_as_text(column) for column in frame if column.dtype in _TEXT_TYPES)
                 report.rows_read += len(frame)
                 yield frame.insert_column(0, pl.Series(LINE, np.arange(first, first + len(frame), dtype=np.int64)))
                 first += len(frame)
         except (pa.ArrowException, *DAMAGE_ERRORS) as error:
             raise UnreadableFile(f"damaged after row {first - 1}, what comes before it is kept ({error})") from error
+
+
+def _from_arrow(table: pa.Table) -> pl.DataFrame:
+    """The table in polars, which knows no zones that are a bare offset: such instants become text with the offset.
+
+    Raises:
+      UnreadableFile: a time zone that does not exist.
+    """
+    texts = []
+    for place, field in enumerate(table.schema):
+        zone = field.type.tz if pa.types.is_timestamp(field.type) else None
+        if zone is None or zone in ZONES:
+            continue
+        name = zone_name(zone)
+        if name is None:
+            raise UnreadableFile(f"column {field.name!r} has the time zone {zone!r}, which does not exist")
+        table = table.set_column(place, field.name, table.column(place).cast(pa.timestamp(field.type.unit, "UTC")))
+        wall = pl.col(field.name) + pl.duration(minutes=fixed_offset(name) or 0)
+        text = pl.format("{}" + (name if name != "UTC" else "+00:00"), wall.dt.strftime("@%Y-%m-%dT%H:%M:%S%.f"))
+        texts.append(text.alias(field.name))
+    frame = pl.from_arrow(table)
+    assert isinstance(frame, pl.DataFrame)
+    return frame.with_columns(texts)
 
 
 def _read_sheet(file: SourceFile) -> tuple[pl.DataFrame, int]:

@@ -17,9 +17,10 @@ from typing import TypeVar
 import polars as pl
 
 from lsm_jax.errors import UserError, nearest
+from lsm_jax.ingest.clock import CLOCK, Clock, clock_of, is_floating, on_clock
 from lsm_jax.ingest.columns import Calendar, Origin, decimal, good_rows, row_ids, row_seconds, with_text_values
 from lsm_jax.ingest.days import minute_series
-from lsm_jax.ingest.events import PersonLabels, add_labels, event_rows, joined_events
+from lsm_jax.ingest.events import PersonLabels, add_labels, event_rows, joined_events, label_times
 from lsm_jax.ingest.faults import reading
 from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
 from lsm_jax.ingest.filters import passes
@@ -30,6 +31,10 @@ from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import LINE, PERSON, Layout, RowsByPerson, Slice, load_slices, read_header, read_rows
 
 AnyRule = TypeVar("AnyRule", bound=FileRule)
+MIXED_CLOCKS = (
+    "Some people have wall-clock times and times in UTC, and no time zone is known that joins them: they may be hours "
+    "apart. Name the zone: --time-zone Europe/Berlin, or time_zone in the mapping."
+)
 _NO_NUMBER = pl.Series([None], dtype=pl.Float64)
 
 
@@ -61,7 +66,7 @@ class TableReader:
             mapping = load_mapping(options.mapping, annotated_format)
         self._mapping = mapping
         self._rules = mapping.rules
-        self.time_zone = options.time_zone or _mapping_time_zone(mapping, options.mapping)
+        self.time_zone = options.time_zone or mapping.one_time_zone
 
     def channels(self, source: Path) -> tuple[str, ...]:
         files = list(source_files(source, IngestReport(), self._options.limits))
@@ -110,7 +115,7 @@ class TableReader:
                 else:
                     with reading(file.label, report):
                         if isinstance(rule, LabelRule):
-                            origin = Origin(file.label, person, self.time_zone, Calendar(), report)
+                            origin = self._origin(file, person, Calendar(), report)
                             for rule_of_file, block in self._blocks(file, rule, report):
                                 add_labels(block, rule_of_file, labels, origin)
                         else:
@@ -138,28 +143,51 @@ class TableReader:
             return None
         return record
 
-    def annotations(self, key: PersonTables, report: IngestReport) -> PersonRecord:
-        """Everything of one person that the mapping describes; a mapping without tables gives no series."""
-        calendar, samples, events = Calendar(), list[pl.DataFrame](), list[pl.DataFrame]()
+    def annotations(self, key: PersonTables, report: IngestReport, recorded: Clock | None = None) -> PersonRecord:
+        """Everything of one person that the mapping describes; a mapping without tables gives no series.
+
+        Args:
+          recorded: the clock of the person's recordings, where another reader reads them.
+        """
+        calendar, frames, event_frames = Calendar(), list[pl.DataFrame](), list[pl.DataFrame]()
         for index, file in sorted(key.files, key=lambda pair: self._order(pair[0])):
             with reading(file.label, report):
                 rows = self._rows(index, file, key.person, calendar, report)
-                (samples if self._is_table(index) else events).extend(rows)
+                (frames if self._is_table(index) else event_frames).extend(rows)
         # Rows of shared files were read before their people were known, with Monday as day 0.
         if key.sample_slices:
-            samples.append(load_slices(key.sample_slices).with_columns(pl.col("second") + calendar.shift))
+            frames.append(load_slices(key.sample_slices).with_columns(pl.col("second") + calendar.shift))
         if key.event_slices:
-            events.append(load_slices(key.event_slices).with_columns(pl.col("start", "end") + calendar.shift))
-        about_person = [found for second, found in key.labels if second is None]
-        by_day = [(second + calendar.shift, found) for second, found in key.labels if second is not None]
+            event_frames.append(load_slices(key.event_slices).with_columns(pl.col("start", "end") + calendar.shift))
+        samples, events = (pl.concat(each) if each else pl.DataFrame() for each in (frames, event_frames))
+        labels = label_times(key.labels).with_columns(pl.col("second") + calendar.shift)
+        clock = self._clock(samples, events, labels, recorded or Clock())
+        floating = pl.concat(is_floating(each) for each in (samples, events, labels.drop_nulls("second")))
+        is_wall = not clock.is_known and floating.any()
+        if is_wall and not floating.all():
+            report.note(MIXED_CLOCKS)
+        samples, events, labels = (on_clock(each, clock) for each in (samples, events, labels))
+        found = [(second, about) for second, (_, about, _) in zip(labels["second"], key.labels, strict=True)]
         return PersonRecord(
             key.person,
-            self._series(pl.concat(samples), report) if samples else (),
+            self._series(samples, report) if len(samples) else (),
             joined_events(events),
-            {name: value for found in about_person for name, value in found.items()},
-            "UTC" if self._mapping.relative else self.time_zone,
-            tuple((int(second // 60), found) for second, found in by_day),
+            {name: value for second, about in found if second is None for name, value in about.items()},
+            clock.time_zone,
+            clock.offsets,
+            is_wall,
+            tuple((int(second // 60), about) for second, about in found if second is not None),
         )
+
+    def _clock(self, samples: pl.DataFrame, events: pl.DataFrame, labels: pl.DataFrame, recorded: Clock) -> Clock:
+        """The person's clock: what the user names, where the labels say they live, what their recordings say."""
+        if self._mapping.relative:
+            return Clock("UTC")  # of a calendar of its own
+        if self.time_zone:
+            return Clock(self.time_zone)
+        homes = labels.filter(pl.col("second").is_null()).with_columns(second=0.0).drop_nulls("clock").tail(1)
+        clocks = [clock_of(homes), recorded, *map(clock_of, (samples, events, labels))]
+        return next((clock for clock in clocks if clock.is_known), Clock())
 
     def _rules_of(self, file: SourceFile) -> list[tuple[int, Rule]]:
         """The sections for a file, with their places in the mapping."""
@@ -183,11 +211,15 @@ class TableReader:
         time = self._rules[index].time
         return not (time and time.weekday), not self._is_table(index)
 
+    def _origin(self, file: SourceFile, person: str | None, calendar: Calendar, report: IngestReport) -> Origin:
+        needs_clocks = not (self.time_zone or self._mapping.relative)
+        return Origin(file.label, person, self.time_zone, calendar, report, needs_clocks)
+
     def _rows(
         self, index: int, file: SourceFile, person: str | None, calendar: Calendar, report: IngestReport
     ) -> Iterator[pl.DataFrame]:
         """The samples or events of a file."""
-        origin = Origin(file.label, person, self.time_zone, calendar, report)
+        origin = self._origin(file, person, calendar, report)
         for rule, block in self._blocks(file, self._rules[index], report):
             if isinstance(rule, TableRule):
                 yield sample_rows(block, rule, index, origin)
@@ -204,6 +236,7 @@ class TableReader:
         try:
             names = read_header(file, layout).names
             missing = _missing_columns(file, rule, names, report)
+            rule = _with_zone(file, rule)
             if rule.time and not rule.time.relative:
                 time = _time_as_written(file, rule, rule.time, layout, self._options.date_order)
                 rule = rule.model_copy(update={"time": time})
@@ -255,15 +288,14 @@ def _hint(column: str, names: Sequence[str]) -> str:
     return f".{hint}" if hint else ""
 
 
-def _mapping_time_zone(mapping: MappingFile, path: Path | None) -> str:
-    """The mapping's one time zone, which cuts the days where the command line names none."""
-    zones = sorted({time.time_zone for time in mapping.times} - {""})
-    if len(zones) > 1 and not mapping.relative:
-        raise UserError(
-            f"{path}: time_zone is {' and '.join(map(repr, zones))}, but days are cut in one zone: give it with "
-            f"--time-zone, such as --time-zone {zones[0]}."
-        )
-    return zones[0] if zones else "UTC"
+def _with_zone(file: SourceFile, rule: AnyRule) -> AnyRule:
+    """The rule with the time zones that the file's path says."""
+    if rule.time and rule.time.time_zone:
+        time = rule.time.model_copy(update={"time_zone": rule.time.time_zone.of_file(file.label)})
+        rule = rule.model_copy(update={"time": time})
+    if isinstance(rule, LabelRule) and rule.time_zone:
+        rule = rule.model_copy(update={"time_zone": rule.time_zone.of_file(file.label)})
+    return rule
 
 
 def _time_as_written(
@@ -311,20 +343,20 @@ def _matches(file: SourceFile, rule: FileRule) -> bool:
 
 def sample_rows(block: pl.DataFrame, rule: TableRule, index: int, origin: Origin) -> pl.DataFrame:
     """The good rows for each channel: rule (`index`), channel, sensor, second, value (NaN: not valid), invalid."""
-    second, reasons = row_seconds(block, rule, rule.time, origin)
     if rule.signal:
         signals = [signal for channel in rule.channels.values() for signal in channel.signals]
         used = block[rule.signal].cast(pl.String).is_in(signals).fill_null(False)
         origin.report.rows_ignored += int((~used).sum())
-        block, second, reasons = block.filter(used), second.filter(used), reasons.filter(used)
+        block = block.filter(used)
     for name, channel in rule.channels.items():
         block = with_text_values(block, rule.value or channel.column, channel, name, origin)
+    second, reasons, clock = row_seconds(block, rule, rule.time, origin)
     end = pl.repeat(None, len(block), dtype=pl.Float64, eager=True)
     if rule.end:
-        end, end_reasons = row_seconds(block, rule, rule.time, origin, column=rule.end)
+        end, end_reasons, _ = row_seconds(block, rule, rule.time, origin, column=rule.end)
         reasons = reasons.zip_with(reasons.is_not_null(), end_reasons)
         reasons = add_reason(reasons, (end < second).fill_null(False), "ends before it starts")
-    block = block.with_columns(__length__=(end - second).cast(pl.Float32))
+    block = block.with_columns(clock.cast(pl.Categorical).alias(CLOCK), __length__=(end - second).cast(pl.Float32))
     reasons = add_reason(reasons, _unreadable_rows(block, rule, reasons, origin), "value is not a number")
     block, second = good_rows(block, rule, second, reasons, origin)
     sensor = block[rule.sensor] if rule.sensor else pl.repeat(origin.file, len(block), eager=True)
@@ -332,6 +364,8 @@ def sample_rows(block: pl.DataFrame, rule: TableRule, index: int, origin: Origin
     shared["row"] = block.select(rule.used_columns).hash_rows().cast(pl.Int64, wrap_numerical=True)
     if origin.person is None:
         shared[PERSON] = row_ids(block, rule)
+    if origin.needs_clocks:
+        shared[CLOCK] = block[CLOCK]
     frames, kept = [], passes(block, rule.keep, rule, origin)
     for number, (name, channel) in enumerate(rule.channels.items()):
         scale, offset = channel.to_registry_unit(name)
