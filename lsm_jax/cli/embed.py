@@ -8,7 +8,7 @@ from lsm_jax.cli.places import data_folder, output, run_folder
 from lsm_jax.errors import UserError
 
 # Of objectives.pooling, whose import would slow help down; `text` is for sensor-text runs.
-POOLINGS = ("mean", "mean_sd", "channel", "hour", "text")
+POOLINGS = ("mean", "mean_sd", "channel", "channel_mean_sd", "hour", "text")
 HELP = "turn days and people into embeddings, as Parquet"
 EXAMPLE = "lsm embed --workdir runs/lsm2 --data data/fitabase --out embeddings.parquet"
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:  # importing these takes seconds, and help must come at once
 
 # As in evals.probe and objectives.pooling, whose imports would slow help down.
 PROBE_METHODS = ("pretrained", "random_encoder", "engineered_linear", "engineered_trees", "pca")
-POOLINGS = ("mean", "mean_sd", "channel", "hour")
+POOLINGS = ("mean", "mean_sd", "channel", "channel_mean_sd", "hour")
 HELP = "score a run on the papers' tasks against the baselines, on held-out people"
 EXAMPLE = "lsm evaluate --workdir runs/lsm2 --suite generative"
 
@@ -60,10 +60,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="of probe, robustness: K person-grouped folds over all people; 0: the dataset's splits (0)",
     )  # fmt: skip
     parser.add_argument(
-        "--pooling",
-        choices=POOLINGS,
-        default="mean_sd",
-        help="of both: how tokens become one vector (mean_sd)",
+        "--pooling", choices=POOLINGS, help="of both: how tokens become one vector (that of the suite)"
     )
     parser.add_argument("--out", type=output, metavar="DIR", help="where results go (W/eval)")
 
@@ -84,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
     use_compile_cache()
     started, out = time.perf_counter(), args.out or args.workdir / "eval"
     shared = {"split": args.split, "max_windows": args.max_windows, "batch_size": args.batch_size, "seed": args.seed}
-    probes = {"folds": args.folds, "pooling": args.pooling}
+    probes = {"folds": args.folds, **({"pooling": args.pooling} if args.pooling else {})}
     own = {
         "generative": {"mask_channels": args.mask_channels},
         "zeroshot": {"prompts": args.prompts},

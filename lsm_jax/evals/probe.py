@@ -81,7 +81,7 @@ class Probe(Suite):
 
     methods: tuple[str, ...] = METHODS
     folds: int = 0
-    pooling: str = "mean_sd"
+    pooling: str = "channel_mean_sd"
     shots: tuple[int, ...] = SHOTS
 
     def run(self, run: Run, datasets: Sequence[Dataset]) -> EvalResult:

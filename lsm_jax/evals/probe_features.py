@@ -87,18 +87,28 @@ def embedded(objective: NetworkObjective, params: Any, batch: Batch) -> TokenEmb
 def pool_spans(
     tokens: TokenEmbeddings, starts: Int[np.ndarray, " k"], ends: Int[np.ndarray, " k"], grid: TokenGrid, pooling: str
 ) -> Float[np.ndarray, "k f"]:
-    """A window's tokens (without batch axis) pooled over spans: those whose patch has a minute in the span."""
-    whole = (starts == 0) & (ends == grid.window_minutes)
-    pooling = "mean" if pooling == "hour" and not whole.all() else pooling
+    """A window's tokens (without batch axis) pooled over spans and what surrounds them.
+
+    Of each span, one after the other: the tokens whose patch has a minute in it, those with an hour more on either
+    side, and all of the window, as engineered features have them. A span that is the whole window has no surroundings
+    (NaN).
+    """
     minute = tokens.token // grid.groups * grid.patch_minutes
-    member = (minute < ends[:, None]) & (minute + grid.patch_minutes > starts[:, None])
-    shape = (len(starts), len(minute))
-    of_spans = TokenEmbeddings(
-        np.broadcast_to(tokens.vectors, (*shape, tokens.vectors.shape[1])),
-        np.broadcast_to(tokens.token, shape),
-        member,
-    )
-    return np.asarray(pool(of_spans, grid, pooling, empty=np.nan))
+
+    def pooled(starts: Int[np.ndarray, " k"], ends: Int[np.ndarray, " k"]) -> Float[np.ndarray, "k f"]:
+        member = (minute < ends[:, None]) & (minute + grid.patch_minutes > starts[:, None])
+        shape = (len(starts), len(minute))
+        of_spans = TokenEmbeddings(
+            np.broadcast_to(tokens.vectors, (*shape, tokens.vectors.shape[1])),
+            np.broadcast_to(tokens.token, shape),
+            member,
+        )
+        return np.asarray(pool(of_spans, grid, pooling, empty=np.nan))
+
+    whole = (starts == 0) & (ends == grid.window_minutes)
+    window = pooled(np.zeros(1, int), np.full(1, grid.window_minutes))
+    context = [pooled(starts - _AROUND, ends + _AROUND), np.broadcast_to(window, (len(starts), window.shape[1]))]
+    return np.concatenate([pooled(starts, ends), *(np.where(whole[:, None], np.nan, part) for part in context)], axis=1)
 
 
 def engineered(

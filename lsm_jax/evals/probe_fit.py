@@ -78,6 +78,9 @@ def linear_probe(x: Float[np.ndarray, "n f"], task: Task, fold: Fold, *, refit: 
       refit: whether the tuning people are then learnt from, too.
     """
     x = _standardised(x, fold.train)
+    rows = _learnt_from(fold, True)
+    if x.shape[1] > len(rows):  # the weights lie in the span of the examples, so nothing else is needed
+        x = x @ np.linalg.qr(x[rows].T)[0]
     strengths = _INVERSE_STRENGTHS if task.classes else _STRENGTHS
     fitted = lambda rows, strength, at: _linear(x, task, rows, strength, at)  # noqa: E731
     losses = [loss_of(fitted(fold.train, each, fold.tune), task, fold.tune) for each in strengths]

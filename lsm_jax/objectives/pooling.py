@@ -13,6 +13,7 @@ POOLINGS = {
     "mean": "mean over tokens",
     "mean_sd": "mean and standard deviation over tokens",
     "channel": "mean of each channel (or channel group), one after the other",
+    "channel_mean_sd": "mean and standard deviation over the tokens of each channel (or channel group)",
     "hour": "mean of each hour of the window, one after the other",
 }
 _HOUR = 60
@@ -45,10 +46,11 @@ def pool(tokens: TokenEmbeddings, grid: TokenGrid, pooling: str, empty: float = 
     member = tokens.real[:, None] & (part[:, None] == xp.arange(parts)[:, None])
     count = member.sum(axis=2)[:, :, None]
     vectors = xp.where(tokens.real[:, :, None], tokens.vectors, 0)
-    pooled = member.astype(vectors.dtype) @ vectors / xp.maximum(count, 1)
-    if pooling == "mean_sd":
-        deviations = xp.where(tokens.real[:, :, None], vectors - pooled, 0)
-        sd = xp.sqrt((deviations**2).sum(axis=1, keepdims=True) / xp.maximum(count, 1))
+    member = member.astype(vectors.dtype)
+    pooled = member @ vectors / xp.maximum(count, 1)
+    if pooling.endswith("mean_sd"):
+        deviations = vectors - xp.swapaxes(member, 1, 2) @ pooled  # from the mean of a token's own part
+        sd = xp.sqrt(member @ deviations**2 / xp.maximum(count, 1))
         pooled = xp.concatenate([pooled, sd], axis=2)
     return xp.where(count > 0, pooled, empty).reshape(len(vectors), -1).astype(vectors.dtype)
 
@@ -61,7 +63,7 @@ def check_pooling(pooling: str) -> None:
 
 def _parts(token: Int[Any, "b s"], grid: TokenGrid, pooling: str) -> tuple[Int[Any, "b s"], int]:
     """The part that each token belongs to, and the number of parts."""
-    if pooling == "channel":
+    if pooling.startswith("channel"):
         return token % grid.groups, grid.groups
     if pooling == "hour":
         return token // grid.groups * grid.patch_minutes // _HOUR, -(-grid.window_minutes // _HOUR)

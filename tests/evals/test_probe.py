@@ -8,6 +8,8 @@ import numpy as np
 import polars as pl
 import pytest
 import sklearn.metrics
+from sklearn.linear_model import Ridge
+from sklearn.preprocessing import StandardScaler
 from tiny_run import CHANNELS, MINUTES, tiny_config, tiny_run, tiny_windows
 
 from lsm_jax import objectives
@@ -17,10 +19,12 @@ from lsm_jax.data.store import assign_splits, open_dataset, write_dataset
 from lsm_jax.errors import UserError
 from lsm_jax.evals import probe_network
 from lsm_jax.evals.probe import METHODS, Probe
-from lsm_jax.evals.probe_fit import person_folds, split_fold
+from lsm_jax.evals.probe_features import pool_spans
+from lsm_jax.evals.probe_fit import Fold, linear_probe, person_folds, split_fold
 from lsm_jax.evals.probe_scores import replicates
-from lsm_jax.evals.probe_tasks import LoggedWindow, make_tasks
+from lsm_jax.evals.probe_tasks import LoggedWindow, Task, make_tasks
 from lsm_jax.evals.statistics import auroc, average_precision
+from lsm_jax.objectives.pooling import TokenEmbeddings
 from lsm_jax.windows import Event
 
 SMALL = {"model.size": "1x16x2x32+1x16x2x32"}
@@ -164,6 +168,35 @@ def test_nobody_is_on_two_sides_of_a_fold():
             people = [{*task.participant[part].tolist()} for part in fold]
             assert not people[0] & people[1] and not people[0] & people[2] and not people[1] & people[2]
         assert sorted(np.concatenate([fold.test for fold in folds[:-1]])) == list(range(len(task)))
+
+
+def test_features_of_a_span_are_its_own_tokens_then_its_surroundings_and_its_window(run):
+    grid = run.objective.tokens
+    token = np.arange(grid.size)
+    tokens = TokenEmbeddings(token[:, None].astype(np.float32), token, np.ones(grid.size, bool))
+    minute = token // grid.groups * grid.patch_minutes
+    start, end = 70, 90
+    own, around = (
+        token[(minute < end + more) & (minute + grid.patch_minutes > start - more)].mean() for more in (0, 60)
+    )
+    starts, ends = np.array([start, 0]), np.array([end, grid.window_minutes])
+    found = pool_spans(tokens, starts, ends, grid, "mean")
+    np.testing.assert_allclose(found, [[own, around, token.mean()], [token.mean(), np.nan, np.nan]])
+
+
+def test_a_probe_of_more_features_than_examples_equals_one_without_its_rotation():
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 200)).astype(np.float32)
+    target, person = x[:, 0] + rng.normal(size=60), np.arange(60).astype(str)
+    spans, places = np.zeros((60, 3), int), np.arange(60)
+    task = Task("made", "person", (), target, person, np.full(60, "train"), spans, places)
+    fold = Fold(places[:30], places[30:40], places[40:])
+    rotated = linear_probe(x, task, fold)
+    wide = StandardScaler().fit(x[fold.train]).transform(x)
+    expected = [
+        Ridge(alpha=strength).fit(wide[:40], target[:40]).predict(wide[40:]) for strength in (1, 10, 100, 1000, 10000)
+    ]
+    assert min(np.abs(rotated[:, 0] - each).max() for each in expected) < 1e-3
 
 
 def test_tasks_of_events_hold_the_minutes_that_their_names_say():

@@ -271,6 +271,13 @@ def test_poolings_are_statistics_of_the_token_embeddings():
     for pooling, part, parts in (("channel", channel, grid.groups), ("hour", hour, hours)):
         each = [own[part == i].mean(axis=0) if (part == i).any() else np.zeros(own.shape[1]) for i in range(parts)]
         close(made.embed(params, data, pooling)[0], np.concatenate(each))
+    both = [
+        np.concatenate([own[channel == i].mean(axis=0), own[channel == i].std(axis=0)])
+        if (channel == i).any()
+        else np.zeros(2 * own.shape[1])
+        for i in range(grid.groups)
+    ]
+    close(made.embed(params, data, "channel_mean_sd")[0], np.concatenate(both))
     with pytest.raises(UserError, match=r"no pooling 'means'\. Did you mean 'mean'"):
         made.embed(params, data, "means")
 
