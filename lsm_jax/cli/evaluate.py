@@ -59,9 +59,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--folds", type=int, default=0, metavar="K",
         help="of probe, robustness: K person-grouped folds over all people; 0: the dataset's splits (0)",
     )  # fmt: skip
-    parser.add_argument(
-        "--pooling", choices=POOLINGS, help="of both: how tokens become one vector (that of the suite)"
-    )
+    parser.add_argument("--pooling", choices=POOLINGS, help="of both: how tokens become one vector (that of the suite)")
     parser.add_argument("--out", type=output, metavar="DIR", help="where results go (W/eval)")
 
 
