@@ -30,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mapping", type=local_path, help="TOML file that describes the columns (format table)")
     zone = "IANA zone where it was worn: cuts the days, reads wall-clock times (default: as the files say, or UTC)"
     parser.add_argument("--time-zone", help=zone)
+    who = "who a file belongs to: a path with {person} in it, such as '*/{person}', or one id for all files"
+    parser.add_argument("--person", help=f"{who} (formats that find people by folders)")
     order = "what comes first in dates such as 04/12/2016, for files that do not tell"
     parser.add_argument("--date-order", choices=("day", "month"), help=order)
     parser.add_argument("--name", help="name of the dataset (default: from --out)")
@@ -45,6 +47,7 @@ def run(args: argparse.Namespace) -> int:
     from lsm_jax.data.store import write_dataset
     from lsm_jax.ingest import pipeline
     from lsm_jax.ingest.files import MIB, Limits
+    from lsm_jax.ingest.person import people_rule
     from lsm_jax.ingest.reader import ReaderOptions, make_reader
     from lsm_jax.ingest.report import IngestReport
 
@@ -64,7 +67,10 @@ def run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix=f".{args.out.name}.ingest-", dir=args.out.parent) as folder:
         scratch, limits = Path(folder).resolve(), Limits(file_bytes=args.max_file_mib * MIB)
         file_format = args.format or _detected(source, args.mapping, limits)
-        reader = make_reader(file_format, ReaderOptions(args.time_zone, args.mapping, scratch, limits, args.date_order))
+        options = ReaderOptions(
+            args.time_zone, args.mapping, scratch, limits, args.date_order, people_rule(args.person)
+        )
+        reader = make_reader(file_format, options)
         settings = {
             "name": args.name or pipeline.dataset_name(args.out),
             "channels": reader.channels(source),

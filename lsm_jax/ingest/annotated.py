@@ -36,7 +36,8 @@ class AnnotatedReader:
 
     def people(self, source: Path, report: IngestReport) -> Iterator[AnnotatedPerson]:
         recorded = list(self._recordings.people(source, report))
-        tables, files = self._tables.sort_by_person(source, report)
+        ids = [self._recordings.person(key) for key in recorded]
+        tables, files = self._tables.sort_by_person(source, report, ids)
         for label, is_used in files.items():
             if is_used:
                 report.claim(label)
@@ -50,7 +51,10 @@ class AnnotatedReader:
 
     def read(self, source: Path, key: AnnotatedPerson, report: IngestReport) -> PersonRecord | None:
         record = self._recordings.read(source, key.recording, report)
-        if record is None or key.tables is None:
+        if record is None:
+            return None
+        record = dataclasses.replace(record, identity=self._tables.people_rule.identity(record.person))
+        if key.tables is None:
             return record
         more = self._tables.annotations(key.tables, report, record.clock)
         if not more.clock.is_known and more.is_wall_clock and not record.is_wall_clock:

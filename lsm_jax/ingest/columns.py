@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import polars as pl
 
 from lsm_jax.ingest.mapping import UNIT_SECONDS, ChannelRule, FileRule, TimeRule, Unit
-from lsm_jax.ingest.parse import UNREADABLE, Times, add_reason, is_empty, numbers, quarantine_rows, read_times
+from lsm_jax.ingest.parse import UNREADABLE, Times, add_reason, numbers, quarantine_rows, read_times
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import LINE
 
@@ -112,16 +112,14 @@ def good_rows(
 ) -> tuple[pl.DataFrame, pl.Series]:
     """Rows with a person and without a reason against them; the others are quarantined."""
     if origin.person is None:
-        reasons = add_reason(reasons, row_ids(block, rule).is_null(), "no person id")
+        reasons = reasons.zip_with(reasons.is_not_null(), rule.person.of_rows(block)[1])
     good = quarantine_rows(block[LINE], reasons, origin.file, origin.report)
     return block.filter(good), second.filter(good)
 
 
 def row_ids(block: pl.DataFrame, rule: FileRule) -> pl.Series:
-    """Raw ids as text; null where empty. A column with an empty cell is often saved as 62161.0: the id is 62161."""
-    ids = block[rule.person.column]
-    text = ids.cast(pl.String).str.strip_chars().str.replace(r"^(-?\d+)\.0+$", "$1")
-    return text.zip_with(~is_empty(ids), _NO_TEXT)
+    """Raw ids as text; null where a row has none."""
+    return rule.person.of_rows(block)[0]
 
 
 def decimal(block: pl.DataFrame, column: str, mark: str) -> pl.Series:

@@ -20,6 +20,7 @@ from jaxtyping import Bool, Float, Int
 
 from lsm_jax.channels import channel as registered
 from lsm_jax.ingest.clock import Clock
+from lsm_jax.ingest.person import identity
 from lsm_jax.ingest.reader import Labels, PersonRecord, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.windows import MINUTES_PER_DAY, Event, Window, checked_window, hash_participant
@@ -234,7 +235,7 @@ def day_windows(record: PersonRecord, channels: Sequence[str], salt: str, report
     minutes = [record.clock.wall_minutes(series.minute) for series in record.series if series.channel in merged]
     days = np.unique(np.concatenate([np.empty(0, np.int64), *minutes]) // MINUTES_PER_DAY)
     events, day_labels = _wall_events(record), _labels_by_day(record)
-    participant = hash_participant(record.person, salt)
+    participant = hash_participant(record.identity or identity(record.person), salt)
     written = 0
     for day in days.tolist():
         midnight = day * MINUTES_PER_DAY

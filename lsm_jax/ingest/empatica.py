@@ -28,9 +28,10 @@ from lsm_jax.ingest.empatica_files import (
     read_signal,
     read_tags,
 )
-from lsm_jax.ingest.empatica_people import assign_sessions, is_study_table, read_study_tables
+from lsm_jax.ingest.empatica_people import assign_sessions, assign_sessions_by_rule, is_study_table, read_study_tables
 from lsm_jax.ingest.faults import LOST_ROWS, reading
 from lsm_jax.ingest.files import SourceFile, first_bytes, source_files
+from lsm_jax.ingest.person import Roster
 from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
 
@@ -76,6 +77,7 @@ class EmpaticaReader:
 
     def __init__(self, options: ReaderOptions) -> None:
         self._limits = options.limits
+        self._people_rule = options.people
         self._time_zone = options.time_zone or ""
 
     def channels(self, source: Path) -> tuple[str, ...]:
@@ -108,14 +110,27 @@ class EmpaticaReader:
                 report.ignore(file.label, _UNUSED_FILES.get(name, "no file of an E4 session"))
         labels, valid_sensors = read_study_tables(study_tables, report)
         sessions: dict[str, list[Session]] = {}
-        for folder, (person, kind) in assign_sessions(folders, source, {*labels}, report).items():
+        rule = self._people_rule
+        if rule.is_of_files:
+            a_file = {folder: next(iter(files.values())).label for folder, files in folders.items()}
+            assigned = assign_sessions_by_rule(a_file, rule, report)
+        else:
+            assigned = assign_sessions(folders, source, {*labels}, report)
+        for folder, (person, kind) in assigned.items():
             keys = ((part.lower(), folder.name) for part in folder.parts)
             valid = next((valid_sensors[key] for key in keys if key in valid_sensors), {*_SENSOR.values()})
             own = folders[folder]
             files = {name: own[name] for name in FILES.values() if name in own and _SENSOR.get(name) in {*valid, None}}
             sessions.setdefault(person, []).append(Session(str(folder), kind, files))
-        for person in sorted(sessions):
-            yield PersonSessions(person, tuple(sessions[person]), dict(sorted(labels.get(person, {}).items())))
+        roster = Roster(rule)
+        for person, own_sessions in sessions.items():
+            for session in own_sessions:
+                roster.add([person], f"recordings[{PurePosixPath(session.folder).parent}]", session.folder)
+        roster.add(labels, "labels", "the study's tables")
+        for person, spellings in roster.people(report).items():
+            found = {name: label for each in spellings for name, label in sorted(labels.get(each, {}).items())}
+            if own_sessions := [session for each in spellings for session in sessions.get(each, ())]:
+                yield PersonSessions(person, tuple(own_sessions), found)
 
     def person(self, key: PersonSessions) -> str:
         return key.person
@@ -131,7 +146,14 @@ class EmpaticaReader:
         if not series:
             report.note(f"{key.sessions[0].folder}: no usable signal; the person is left out.")
             return None
-        return PersonRecord(key.person, tuple(series), tuple(events), key.labels, time_zone=self._time_zone)
+        return PersonRecord(
+            key.person,
+            tuple(series),
+            tuple(events),
+            key.labels,
+            time_zone=self._time_zone,
+            identity=self._people_rule.identity(key.person),
+        )
 
     def _read_session(self, session: Session, report: IngestReport) -> tuple[list[Series], list[RecordEvent]]:
         recorded: dict[str, SampledSignal] = {}

@@ -4,8 +4,8 @@ The folder rules, for the levels of folders between the source and a session:
 
 - Folders that name a time (a date, `session 2`, E4 Connect's `1684532969_A01B2C`: start and device) and levels with the
   same name for all sessions are skipped.
-- Of `CLASS/PERSON` and `PERSON/CLASS` the level with numbers in its names is the people, else the level with more
-  names; the upper one if both have as many, or if most lower names occur in one folder only.
+- Of `CLASS/PERSON` and `PERSON/CLASS` the level with numbers in its names is the people; the upper one if most lower
+  names occur in one folder only. Where both could be, that is refused, and the user says it (`PeopleRule`).
 - A class ("STRESS") becomes an event of kind "session" and name "stress" if several people have it. A name that only
   one person has, or with a number in it, may be an id and is never written.
 
@@ -21,12 +21,15 @@ import re
 from collections.abc import Container, Iterable, Mapping, Sequence, Set
 from pathlib import Path, PurePosixPath
 
+from lsm_jax.errors import UserError
 from lsm_jax.ingest.files import MIB, SourceFile, UnreadableFile, read_bytes
+from lsm_jax.ingest.person import PersonRule, identity
 from lsm_jax.ingest.report import IngestReport
 
 _CONNECT = re.compile(r"(?P<start>\d{9,11})_(?P<device>[0-9A-Za-z]+)")
 _DATE = r"20[12]\d(?P<mark>[-_.]?)[01]\d(?P=mark)[0-3]\d(?:[-_. T].*)?"
 _TIME_NAME = re.compile(rf"{_CONNECT.pattern}|{_DATE}|(?:session|visit|day|night|week)[-_ ]?\d+", re.I)
+_ID = re.compile(r"(?!E4$)[^\W\d]{0,8}[-_ ]?\d{1,6}", re.I)  # S01, sub-12, 7; no name of a study with a version
 _PART_OF_RECORDING = re.compile(r"(?P<person>.+)_[a-z]")
 
 Labels = dict[str, float | str]
@@ -58,50 +61,121 @@ def assign_sessions(
     return found
 
 
+def assign_sessions_by_rule(
+    labels: Mapping[PurePosixPath, str], rule: PersonRule, report: IngestReport
+) -> dict[PurePosixPath, tuple[str, str]]:
+    """As `assign_sessions`, where the user says who a file belongs to; `labels` is a file of each folder.
+
+    Sessions for which the rule finds no person are set aside.
+    """
+    people: dict[PurePosixPath, str] = {}
+    for folder, label in labels.items():
+        person, fault = rule.of_file(label)
+        if fault:
+            report.set_aside(str(folder), f"the rule of people {fault}")
+        else:
+            people[folder] = person
+    found: dict[PurePosixPath, tuple[str, str]] = {}
+    for depth in sorted({len(folder.parts) for folder in people}):
+        rows = {folder: folder.parts for folder in people if len(folder.parts) == depth}
+        classes = [
+            level
+            for level in reversed(range(depth))
+            if not any(people[folder] in row[level] or _TIME_NAME.fullmatch(row[level]) for folder, row in rows.items())
+        ]
+        found |= _with_classes(rows, people, classes)
+    return found
+
+
 def _read_levels(
     rows: Mapping[PurePosixPath, tuple[str, ...]], known_people: Set[str], report: IngestReport
 ) -> dict[PurePosixPath, tuple[str, str]]:
     """(person, class or "") of folders of one depth, from the names of their levels."""
     levels = [set(names) for names in zip(*rows.values(), strict=True)]
-    person = _person_level(list(rows.values()), levels, known_people)
+    person = _person_level([tuple(map(identity, row)) for row in rows.values()], {*map(identity, known_people)})
     # Classes are looked for below the person first, the nearest level before the farther ones.
     order = (*range(person + 1, len(levels)), *range(person - 1, -1, -1))
     classes = [level for level in order if len(levels[level]) > 1]
-    people_with = collections.defaultdict[tuple[int, str], set[str]](set)
-    for row in rows.values():
-        for level in classes:
-            people_with[level, row[level]].add(row[person])
     layout = "/".join("PERSON" if i == person else "CLASS" if i in classes else "*" for i in range(len(levels)))
     report.note(
         f"{len(rows)} sessions were read as {layout}, {len(levels[person])} people (folders of dates and of one name, "
-        "*, are skipped). If these are not the people, see Empatica E4 in docs/reference/ingest.md."
+        "*, are skipped). If these are not the people, say where they are: --person '{person}' is the first folder, "
+        "'*/{person}' the second."
     )
-    shared = {key for key, people in people_with.items() if len(people) > 1 and not _all_have_digits([key[1]])}
+    whole = _join_parts(levels[person])
+    return _with_classes(rows, {folder: whole[row[person]] for folder, row in rows.items()}, classes)
+
+
+def _join_parts(names: Set[str]) -> dict[str, str]:
+    """{name: person}: S03_a and S03_b are parts of S03, unless the letters are all that tells the names apart.
+
+    Raises:
+      UserError: they are.
+    """
+    stems = {name: part["person"] for name in names if (part := _PART_OF_RECORDING.fullmatch(name))}
+    several = {stem for stem, count in collections.Counter(stems.values()).items() if count > 1}
+    if several and len(stems) == len(names) and len({*stems.values()}) == 1:
+        raise UserError(
+            f"{len(names)} folders differ only in the letter at their end: parts of one person's recording, or people? "
+            "Say it: --person '{person}_?' joins them, --person '{person}' makes each a person (folders above: '*/')."
+        )
+    return {name: stems[name] if stems.get(name) in several else name for name in names}
+
+
+def _with_classes(
+    rows: Mapping[PurePosixPath, tuple[str, ...]], people: Mapping[PurePosixPath, str], classes: Sequence[int]
+) -> dict[PurePosixPath, tuple[str, str]]:
+    """(person, class or "") of folders: the class is the first name in these levels that several people have."""
+    people_with = collections.defaultdict[tuple[int, str], set[str]](set)
+    for folder, row in rows.items():
+        for level in classes:
+            people_with[level, row[level]].add(people[folder])
+    shared = {key for key, who in people_with.items() if len(who) > 1 and not _all_have_digits([key[1]])}
     return {
-        folder: (row[person], next((row[level].lower() for level in classes if (level, row[level]) in shared), ""))
+        folder: (people[folder], next((row[level].lower() for level in classes if (level, row[level]) in shared), ""))
         for folder, row in rows.items()
     }
 
 
-def _person_level(rows: Sequence[tuple[str, ...]], levels: Sequence[set[str]], known_people: Set[str]) -> int:
+def _person_level(rows: Sequence[tuple[str, ...]], known_people: Set[str]) -> int:
     """The level of folders whose names are the people.
 
     It is a level that holds only known people, if there is one. Of the levels with several names, the lowest is left
     out if most of its names occur in one folder only: those are sessions. Of the others it is the level with numbers in
-    its names (S01 in STRESS), else the one with the most names; the uppermost of several.
+    its names (S01 in STRESS), or the only one. Where no level with several names has numbers, a level of one name
+    with a number (S01 above rest, run) is the person.
+
+    Raises:
+      UserError: several levels could be the people.
     """
-    candidates = [level for level, names in enumerate(levels) if len(names) > 1]
-    for level in candidates or range(len(levels)):
-        if levels[level] <= known_people:
+    levels = [set(names) for names in zip(*rows, strict=True)]
+    for level, names in enumerate(levels):
+        if names <= known_people:
             return level
-    if not candidates:
-        return len(levels) - 1
-    lowest = candidates[-1]
+    candidates = [level for level, names in enumerate(levels) if len(names) > 1]
+    lowest = max(candidates, default=0)
     folders_with = collections.Counter(name for _, name in {(row[:lowest], row[lowest]) for row in rows})
     if len(candidates) > 1 and 2 * sum(count > 1 for count in folders_with.values()) < len(folders_with):
         candidates.remove(lowest)
-    candidates = [level for level in candidates if _all_have_digits(levels[level])] or candidates
-    return max(candidates, key=lambda level: len(levels[level]))
+    single = [level for level, names in enumerate(levels) if len(names) == 1 and any(map(_ID.fullmatch, names))]
+    numbered = [level for level in candidates if _all_have_digits(levels[level])]
+    # One name above several (P01 above S1 and S2) may be the person or the study.
+    found = numbered + [level for level in single if level < lowest] if numbered else single
+    found = (found or candidates) if candidates else (single or [len(levels) - 1])[-1:]
+    # Of levels that group the sessions alike (S2/S2_E4_Data) the upper one.
+    found = [*{_grouping(rows, level): level for level in reversed(found)}.values()]
+    if len(found) > 1:
+        raise UserError(
+            f"{len(rows)} sessions lie in folders of {len(levels)} levels, and names of several levels could be the "
+            "people. Say which: --person '{person}' for the first folder, '*/{person}' for the second."
+        )
+    return found[0]
+
+
+def _grouping(rows: Sequence[tuple[str, ...]], level: int) -> tuple[int, ...]:
+    """For each row the first row that has the same name at the level."""
+    first: dict[str, int] = {}
+    return tuple(first.setdefault(row[level], place) for place, row in enumerate(rows))
 
 
 def _all_have_digits(names: Iterable[str]) -> bool:

@@ -27,6 +27,7 @@ from lsm_jax.ingest.detect import Evidence, header_names
 from lsm_jax.ingest.faults import reading
 from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
 from lsm_jax.ingest.parse import DateOrder, add_reason, date_order, epoch_seconds, is_empty, numbers, quarantine_rows
+from lsm_jax.ingest.person import read_ids
 from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import LINE, PERSON, TABLE_SUFFIXES, RowsByPerson, Slice, load_slices, read_header, read_rows
@@ -200,7 +201,7 @@ def _samples(
     block: pl.DataFrame, kind: MinuteFile, formats: Sequence[str], time_zone: str, file: str, report: IngestReport
 ) -> pl.DataFrame:
     """A block's good rows as (PERSON, code, second, value); the others are quarantined."""
-    person = block["Id"].cast(pl.String).str.strip_chars()
+    person, _ = read_ids(block["Id"])
     second, reasons = epoch_seconds(block[kind.time], formats, time_zone)
     # A spreadsheet writes long ids as 1.50396E+09: several people would become one.
     bad_person = ~person.str.contains(r"^\d+$").fill_null(False)

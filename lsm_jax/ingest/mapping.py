@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 
 import polars as pl
 import pydantic
-from pydantic_core import ErrorDetails, PydanticCustomError
+from pydantic_core import ErrorDetails
 
 from lsm_jax.channels import REGISTRY
 from lsm_jax.errors import UserError, nearest
@@ -23,6 +23,9 @@ from lsm_jax.ingest.conditions import Condition, RuleFault, parse_condition
 from lsm_jax.ingest.days import Aggregate
 from lsm_jax.ingest.files import UnreadableFile
 from lsm_jax.ingest.parse import ISO_FORMATS, format_fault
+from lsm_jax.ingest.person import DEFAULT_PEOPLE, PeopleRule, PersonRule
+from lsm_jax.ingest.section import Section as _Section
+from lsm_jax.ingest.section import mistake as _mistake
 
 Unit = Literal["seconds", "minutes", "hours", "days"]
 UNIT_SECONDS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86400}
@@ -40,26 +43,6 @@ CONVERSIONS = {
 }
 
 
-def _mistake(text: str, key: str = "") -> PydanticCustomError:
-    """An error about a key (dotted, relative to the section that is validated). `text` follows the key's name."""
-    return PydanticCustomError("mistake", "{text}", {"text": text, "key": key})
-
-
-class _Section(pydantic.BaseModel):
-    """A section of the file, which refuses keys it does not have."""
-
-    model_config = pydantic.ConfigDict(strict=True, frozen=True)
-
-    @pydantic.model_validator(mode="before")
-    @classmethod
-    def _has_only_known_keys(cls, content: Any) -> Any:
-        for key in content if isinstance(content, dict) else ():
-            if key not in cls.model_fields:
-                keys = ", ".join(cls.model_fields)
-                raise _mistake(f"is no key of a mapping.{nearest(key, cls.model_fields)} Keys: {keys}", key)
-        return content
-
-
 def _condition(text: Any) -> Condition:
     try:
         return parse_condition(str(text))
@@ -68,25 +51,6 @@ def _condition(text: Any) -> Condition:
 
 
 Conditions = list[Annotated[Condition, pydantic.PlainValidator(_condition)]]
-
-
-class PersonRule(_Section):
-    """Where the person's id is: in a column, or in the first group of a pattern that is searched in the file's path."""
-
-    column: str = ""
-    file: str = ""
-
-    @pydantic.model_validator(mode="after")
-    def _check(self) -> PersonRule:
-        if bool(self.column) == bool(self.file):
-            raise _mistake("takes either column = '...' or file = 'pattern with one group'")
-        try:
-            groups = re.compile(self.file).groups
-        except re.error as error:
-            raise _mistake(f"has a pattern that is no regular expression ({error})") from None
-        if self.file and groups != 1:
-            raise _mistake(f"needs a pattern with exactly one group around the id, got {self.file!r}")
-        return self
 
 
 class ZoneRule(_Section):
@@ -278,7 +242,7 @@ class TimedRule(FileRule):
 
     @pydantic.model_validator(mode="after")
     def _check_weekday(self) -> TimedRule:
-        if self.time.weekday and self.person.column:
+        if self.time.weekday and self.person.columns:
             raise _mistake("needs files of one person each", "time.weekday")
         return self
 
@@ -326,7 +290,7 @@ class TableRule(TimedRule):
     def used_columns(self) -> tuple[str, ...]:
         rules = self.channels.values()
         conditions = (*self.keep, *(condition for rule in rules for condition in rule.keep))
-        named = (self.person.column, *self.time.columns, self.signal, self.value, self.sensor, self.end)
+        named = (*self.person.columns, *self.time.columns, self.signal, self.value, self.sensor, self.end)
         compared = (column for condition in conditions for column in condition.columns)
         return _unique(*named, *(rule.column for rule in rules), *compared)
 
@@ -369,7 +333,7 @@ class EventRule(TimedRule):
     @property
     def used_columns(self) -> tuple[str, ...]:
         compared = (column for condition in self.keep for column in condition.columns)
-        return _unique(self.person.column, *self.time.columns, self.name_column, self.duration, self.end, *compared)
+        return _unique(*self.person.columns, *self.time.columns, self.name_column, self.duration, self.end, *compared)
 
 
 class LabelRule(FileRule):
@@ -391,7 +355,7 @@ class LabelRule(FileRule):
     def used_columns(self) -> tuple[str, ...]:
         zone = self.time_zone.column if self.time_zone else ""
         times = self.time.columns if self.time else ()
-        return _unique(self.person.column, *times, *self.columns.values(), zone)
+        return _unique(*self.person.columns, *times, *self.columns.values(), zone)
 
     def parts_with(self, column: str) -> tuple[str, ...]:
         if column in self.model_copy(update={"columns": {}}).used_columns:
@@ -405,10 +369,25 @@ Rule = TableRule | EventRule | LabelRule
 class MappingFile(_Section):
     """All sections of a mapping file. `aliases` are other names of columns, such as those of other languages."""
 
+    people: PeopleRule = DEFAULT_PEOPLE
     aliases: dict[str, str] = {}
     tables: list[TableRule] = []
     events: list[EventRule] = []
     labels: list[LabelRule] = []
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _give_person(cls, content: Any) -> Any:
+        """Sections without a person have that of [people]."""
+        people = content.get("people") if isinstance(content, dict) else None
+        person = {key: value for key, value in people.items() if key != "same"} if isinstance(people, dict) else {}
+        if not person:
+            return content
+        return content | {
+            kind: [{"person": person} | section if isinstance(section, dict) else section for section in sections]
+            for kind, sections in content.items()
+            if kind in ("tables", "events", "labels") and isinstance(sections, list)
+        }
 
     @property
     def times(self) -> list[TimeRule]:

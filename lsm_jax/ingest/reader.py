@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from lsm_jax.errors import UserError, nearest
 from lsm_jax.ingest.clock import ZONES, Clock, Offsets
 from lsm_jax.ingest.files import DEFAULT_LIMITS, Limits
+from lsm_jax.ingest.person import DEFAULT_PEOPLE, PeopleRule
 from lsm_jax.ingest.report import IngestReport
 
 # name -> module:class; imported on use, so that one format's libraries do not slow another's start. The module also has
@@ -29,6 +30,7 @@ FORMATS = {
     "fitbit": "lsm_jax.ingest.fitbit:FitbitReader",
     "table": "lsm_jax.ingest.table:TableReader",
 }
+_NAME_PEOPLE = {"table", "fitbit"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,6 +67,7 @@ class PersonRecord:
     offsets: Offsets = ()  # local minus UTC as the recording itself says it; used where no zone is known
     is_wall_clock: bool = False  # no zone is known, and times of the wall clock are written as if they were UTC
     day_labels: tuple[tuple[int, Labels], ...] = ()  # about the day that holds this minute since the epoch, UTC
+    identity: str = ""  # what the pseudonym is made of; "": `person.identity` of the id
 
     @property
     def clock(self) -> Clock:
@@ -81,6 +84,7 @@ class ReaderOptions:
     scratch: Path | None = None  # an empty folder for temporary files (rows by person); the caller removes it
     limits: Limits = DEFAULT_LIMITS  # sizes above which a file is refused
     date_order: Literal["day", "month"] | None = None  # what comes first in dates, for files that do not tell
+    people: PeopleRule = DEFAULT_PEOPLE  # who is who: the person of a path, and which spellings are one person
 
 
 class Reader(Protocol):
@@ -117,6 +121,8 @@ def make_reader(name: str, options: ReaderOptions) -> Reader:
     zone = options.time_zone
     if zone and zone not in ZONES:
         raise UserError(f"--time-zone: unknown time zone {zone!r}. Use an IANA name such as 'Europe/Berlin'.")
+    if options.people.is_of_files and name in _NAME_PEOPLE:
+        raise UserError(f"--person: files of format {name} name their people themselves, or their mapping does.")
     make: Callable[[ReaderOptions], Reader] = pkgutil.resolve_name(FORMATS[name])
     if name == "table" or options.mapping is None:
         return make(options)
@@ -124,4 +130,5 @@ def make_reader(name: str, options: ReaderOptions) -> Reader:
     from lsm_jax.ingest.table import TableReader
 
     tables = TableReader(options, annotated_format=name)
-    return AnnotatedReader(make(dataclasses.replace(options, time_zone=tables.time_zone or None)), tables)
+    options = dataclasses.replace(options, time_zone=tables.time_zone or None, people=tables.people_rule)
+    return AnnotatedReader(make(options), tables)

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import fnmatch
-import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TypeVar
 
@@ -26,6 +25,7 @@ from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
 from lsm_jax.ingest.filters import passes
 from lsm_jax.ingest.mapping import EventRule, FileRule, LabelRule, MappingFile, Rule, TableRule, TimeRule, load_mapping
 from lsm_jax.ingest.parse import DateOrder, add_reason, date_order, format_order, is_empty, starts_with_day_or_month
+from lsm_jax.ingest.person import Roster
 from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, Series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import LINE, PERSON, Layout, RowsByPerson, Slice, load_slices, read_header, read_rows
@@ -67,6 +67,9 @@ class TableReader:
         self._mapping = mapping
         self._rules = mapping.rules
         self.time_zone = options.time_zone or mapping.one_time_zone
+        self.people_rule = options.people.over(mapping.people)
+        if options.people.is_of_files and options.mapping is None:
+            self._rules = [rule.model_copy(update={"person": options.people}) for rule in self._rules]
 
     def channels(self, source: Path) -> tuple[str, ...]:
         files = list(source_files(source, IngestReport(), self._options.limits))
@@ -94,10 +97,20 @@ class TableReader:
             report.note(f"{others} people have labels or events but no recording; they are left out.")
         yield from recorded.values()
 
-    def sort_by_person(self, source: Path, report: IngestReport) -> tuple[dict[str, PersonTables], dict[str, bool]]:
-        """Everyone of the source in order of the ids, and for each file whether the mapping uses it."""
+    def sort_by_person(
+        self, source: Path, report: IngestReport, recorded: Iterable[str] = ()
+    ) -> tuple[dict[str, PersonTables], dict[str, bool]]:
+        """Everyone of the source in order of the ids, and for each file whether the mapping uses it.
+
+        `recorded` are the ids of recordings that the mapping annotates.
+
+        Raises:
+          AmbiguousPeople: as by `Roster.people`.
+        """
         if self._options.scratch is None:
             raise UserError("the table reader needs a scratch folder (ReaderOptions.scratch).")
+        roster = Roster(self.people_rule)
+        roster.add(recorded, "recordings", "the recordings")
         own: dict[str, list[tuple[int, SourceFile]]] = {}
         samples, events = RowsByPerson(self._options.scratch), RowsByPerson(self._options.scratch)
         labels: dict[str, PersonLabels] = {}
@@ -106,10 +119,11 @@ class TableReader:
             matching = self._rules_of(file)
             files[file.label] = bool(matching)
             for index, rule in matching:
-                match = re.search(rule.person.file, file.label) if rule.person.file else None
-                person = match.group(1) if match else None
-                if rule.person.file and not person:
-                    report.set_aside(file.label, f"{rule.section}.person.file finds no id in its name")
+                person, fault = rule.person.of_file(file.label) if rule.person.is_of_files else (None, "")
+                if person:
+                    roster.add([person], rule.section, file.label)
+                if fault:
+                    report.set_aside(file.label, f"{rule.section}.person {fault}")
                 elif person and not isinstance(rule, LabelRule):
                     own.setdefault(person, []).append((index, file))
                 else:
@@ -117,19 +131,24 @@ class TableReader:
                         if isinstance(rule, LabelRule):
                             origin = self._origin(file, person, Calendar(), report)
                             for rule_of_file, block in self._blocks(file, rule, report):
-                                add_labels(block, rule_of_file, labels, origin)
+                                found = dict[str, PersonLabels]()
+                                add_labels(block, rule_of_file, found, origin)
+                                roster.add(found, rule.section, file.label)
+                                for spelling, more in found.items():
+                                    labels.setdefault(spelling, []).extend(more)
                         else:
                             for rows in self._rows(index, file, None, Calendar(), report):
+                                roster.add(rows[PERSON].unique(), rule.section, file.label)
                                 (samples if isinstance(rule, TableRule) else events).add(rows)
         people = {
             name: PersonTables(
                 name,
-                own.get(name, []),
-                samples.slices.get(name, []),
-                events.slices.get(name, []),
-                labels.get(name, []),
+                [pair for spelling in spellings for pair in own.get(spelling, ())],
+                [piece for spelling in spellings for piece in samples.slices.get(spelling, ())],
+                [piece for spelling in spellings for piece in events.slices.get(spelling, ())],
+                [found for spelling in spellings for found in labels.get(spelling, ())],
             )
-            for name in sorted({*own, *samples.slices, *events.slices, *labels})
+            for name, spellings in roster.people(report).items()
         }
         return people, files
 
@@ -177,6 +196,7 @@ class TableReader:
             clock.offsets,
             is_wall,
             tuple((int(second // 60), about) for second, about in found if second is not None),
+            identity=self.people_rule.identity(key.person),
         )
 
     def _clock(self, samples: pl.DataFrame, events: pl.DataFrame, labels: pl.DataFrame, recorded: Clock) -> Clock:

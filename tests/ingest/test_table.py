@@ -301,7 +301,7 @@ MISTAKES = {
     'column = "hr" }': ('column = "hr", unit = "furlong" }', r"m.toml:7: .*unit is 'furlong'"),
     'column = "hr"  }': ('column = "hr", keep = ["hr"] }', r"m.toml:7: .*keep\[0\] is 'hr'"),
     'time = { column = "when" }': ('time = { column = "when", unit = "years" }', r"m.toml:5: .*unit is 'years'"),
-    'person = { column = "who" }': ("person = { file = 'p' }", r"m.toml:4: .*exactly one group"),
+    'person = { column = "who" }': ("person = { file = 'p' }", r"m.toml:4: .*a group around"),
     'person = { column = "who"  }': ("person = { file = '(' }", r"m.toml:4: .*no regular expression"),
     "[tables.channels]": ("period_minutes = 0\n[tables.channels]", r"m.toml:6: .*period_minutes is 0"),
     "[tables.channels] ": ("keep = 3\n[tables.channels]", r"m.toml:6: .*keep is 3, expected a valid list"),
