@@ -46,7 +46,7 @@ CHANNELS = (
     *STAGE_CHANNELS.values(),
 )
 _LONGEST_STAGE = 3 * 3600  # s; the stage before a longer silence ended the night
-_STAGES = {"awake": "wake", "light": "light", "deep": "deep", "rem": "rem"}
+_STAGES = ("awake", "light", "deep", "rem")
 _VAGUE_SPORTS = ("generic", "fitness_equipment", "training")  # of which the sub-sport says what was done
 _DAY_LABELS = {
     "monitoring_hr_data": {"resting_heart_rate": "resting_heart_rate"},
@@ -64,7 +64,7 @@ def looks_like(files: Sequence[SourceFile]) -> Evidence | None:
 class FitReader(PersonalReader):
     """Reader of FIT files (see `reader.Reader`)."""
 
-    title = "watch that writes FIT"
+    title = "FIT"
     expected = "files NAME.fit, plain or in a zip that is not inside another zip"
 
     def __init__(self, options: ReaderOptions) -> None:
@@ -127,7 +127,8 @@ class _FitFile:
     def _add_about_longer(self, name: str, second: float, message: Message) -> None:
         """Stages of sleep, activities, and what is said of a day."""
         if name == "sleep_level":
-            self._stages.append((second, _STAGES.get(str(message.get("sleep_level")))))
+            stage = message.get("sleep_level")
+            self._stages.append((second, stage if stage in _STAGES else None))
         elif name == "session":
             length, start = number(message, "total_elapsed_time") or 0, number(message, "start_time")
             begin = second - length if start is None else start + FIT_EPOCH  # it is saved at its end

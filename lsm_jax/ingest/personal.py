@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float
 
 from lsm_jax.errors import UserError
+from lsm_jax.ingest.clock import Offsets
 from lsm_jax.ingest.days import Aggregate, minute_series
 from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
 from lsm_jax.ingest.reader import Labels, PersonRecord, ReaderOptions, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
 
-STAGE_CHANNELS = {"wake": "sleep_awake", "light": "sleep_light", "deep": "sleep_deep", "rem": "sleep_rem"}
+STAGE_CHANNELS = {"awake": "sleep_awake", "light": "sleep_light", "deep": "sleep_deep", "rem": "sleep_rem"}
 
 
 def person_of(file: SourceFile, source: Path, *, one_file_each: bool = False) -> str:
@@ -49,8 +51,7 @@ class PersonFiles:
     files: tuple[SourceFile, ...]
 
 
-@dataclasses.dataclass(frozen=True)
-class _Sensor:
+class _Sensor(NamedTuple):
     """Whose samples are of one stream: those of several sensors are merged, those of several `part`s added."""
 
     channel: str
@@ -60,9 +61,6 @@ class _Sensor:
     period_minutes: float | None
 
 
-Block = tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.ndarray, " n"]]
-
-
 class Recording:
     """What the files of one person hold: samples by sensor, stages of sleep, events, labels of days, local offsets."""
 
@@ -70,16 +68,17 @@ class Recording:
         self.events: list[RecordEvent] = []
         self.day_labels: list[tuple[int, Labels]] = []
         self.offsets: dict[int, int] = {}  # minute since the epoch, UTC -> minutes of local minus UTC, from there on
-        self._blocks: dict[_Sensor, list[Block]] = defaultdict(list)
+        # (seconds, values, lengths) of each sensor
+        self._samples: dict[_Sensor, tuple[list[float], list[float], list[float]]] = defaultdict(lambda: ([], [], []))
         self._stages: dict[tuple[float, float], str] = {}
 
     def add(
         self,
         channel: str,
-        second: Iterable[float],
-        value: Iterable[float],
+        second: Sequence[float],
+        value: Sequence[float],
         *,
-        length: Iterable[float] | float = np.nan,
+        length: Sequence[float] = (),
         sensor: str = "",
         part: str = "",
         aggregate: Aggregate | None = None,
@@ -88,22 +87,29 @@ class Recording:
         """Adds samples of a channel, as `days.minute_series` takes them.
 
         Args:
+          length: seconds that each lasts; empty where that is not known.
           sensor: what recorded them. Sensors of a channel are merged.
           part: a share of a count that is reported by itself. The parts of a sensor are added.
         """
-        second, value = np.asarray([*second], np.float64), np.asarray([*value], np.float64)
-        length = np.broadcast_to(np.asarray(length, np.float64), second.shape)
-        self._blocks[_Sensor(channel, sensor, part, aggregate, period_minutes)].append((second, value, length))
+        seconds, values, lengths = self._samples[_Sensor(channel, sensor, part, aggregate, period_minutes)]
+        seconds.extend(second)
+        values.extend(value)
+        lengths.extend(length or (math.nan,) * len(second))
 
     def add_stage(self, start: float, end: float, stage: str) -> None:
-        """Adds a stage of sleep ("wake", "light", "deep", "rem") between two seconds since the epoch."""
+        """Adds a stage of sleep ("awake", "light", "deep", "rem") between two seconds since the epoch."""
         self._stages[start, end] = stage
+
+    def changes_of_offset(self) -> Offsets:
+        """The offsets that the files tell, each from when it was first told."""
+        told = sorted(self.offsets.items())
+        return tuple(pair for before, pair in zip([(0, None), *told], told, strict=False) if before[1] != pair[1])
 
     def series(self, report: IngestReport) -> tuple[Series, ...]:
         """Minute values of every channel and sensor."""
         parts: dict[tuple[str, str, float | None], list[Series]] = defaultdict(list)
-        for sensor, blocks in self._blocks.items():
-            second, value, length = (np.concatenate(column) for column in zip(*blocks, strict=True))
+        for sensor, samples in self._samples.items():
+            second, value, length = (np.array(column, np.float64) for column in samples)
             made = minute_series(
                 sensor.channel,
                 second,
@@ -181,7 +187,7 @@ class PersonalReader(abc.ABC):
         files = source_files(source, IngestReport(), self._options.limits)
         channels = dict.fromkeys(name for file in files if not self.reads(file) for name in self.channels_of(file))
         if not channels:
-            raise UserError(f"{source} holds no file of a {self.title}: expected {self.expected}.")
+            raise UserError(f"{source} holds no {self.title} file: expected {self.expected}.")
         return tuple(channels)
 
     def people(self, source: Path, report: IngestReport) -> Iterator[PersonFiles]:
@@ -216,6 +222,7 @@ class PersonalReader(abc.ABC):
             key.person,
             series,
             tuple(sorted(events, key=lambda event: (event.start, event.end))),
-            time_zone=self._options.time_zone or "UTC",
+            time_zone=self._options.time_zone or "",
+            offsets=recording.changes_of_offset(),
             day_labels=tuple(recording.day_labels),
         )

@@ -26,6 +26,7 @@ from lsm_jax.ingest.report import IngestReport
 FORMATS = {
     "empatica": "lsm_jax.ingest.empatica:EmpaticaReader",
     "fit": "lsm_jax.ingest.fit:FitReader",
+    "oura": "lsm_jax.ingest.oura:OuraReader",
     "glucose": "lsm_jax.ingest.glucose:GlucoseReader",
     "fitbit": "lsm_jax.ingest.fitbit:FitbitReader",
     "table": "lsm_jax.ingest.table:TableReader",

@@ -15,6 +15,7 @@ from tests.ingest.fit_files import (
     HRV,
     HRV_STATUS,
     MONITORING,
+    MONITORING_INFO,
     RECORD,
     RESPIRATION,
     RUNNING,
@@ -137,12 +138,18 @@ def test_stages_of_sleep_are_events_and_shares_of_minutes(tmp_path):
     assert day.events == [
         ("sleep", "light", 1380.5, 1390.5),
         ("sleep", "deep", 1390.5, 1392.5),
-        ("sleep", "wake", 1394.5, 1395.5),
+        ("sleep", "awake", 1394.5, 1395.5),
         ("sleep", "rem", 1395.5, 1396.5),
     ]
     assert day.values("sleep_light")[1390] == 0.5 == day.values("sleep_deep")[1390]
     assert day.values("sleep_awake")[1395] == 0.5 and day.values("sleep_rem")[1396] == 1
     assert not day.observed("sleep_light")[1393]
+
+
+def test_days_are_cut_by_the_local_time_that_the_watch_tells(tmp_path):
+    told = (MONITORING_INFO, {TIMESTAMP: at(0), (0, "I"): at(0) - 5 * 3600})
+    day = read(tmp_path, told, heart(600, 60)).only("P1")
+    assert day.window.utc_offset_minutes == -300 and day.values("heart_rate")[300] == 60
 
 
 def test_a_compressed_time_of_an_older_device(tmp_path):

@@ -1,0 +1,260 @@
+"""Reads Oura: the account's CSV files, whose cells hold JSON, and the JSON of the API (version 2).
+
+Both are documents with the same fields, and a document is known by its fields, not by the name of its file.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from lsm_jax.ingest.detect import Evidence
+from lsm_jax.ingest.files import MIB, SourceFile, UnreadableFile, first_bytes, read_bytes
+from lsm_jax.ingest.parse import FIRST_SECOND, IMPOSSIBLE_DATE, LAST_SECOND, UNREADABLE
+from lsm_jax.ingest.personal import STAGE_CHANNELS, PersonalReader, Recording
+from lsm_jax.ingest.reader import RecordEvent
+from lsm_jax.ingest.report import IngestReport
+from lsm_jax.ingest.rows import LINE, Layout, read_header, read_rows
+
+MAX_JSON_BYTES = 512 * MIB
+_PHASES = {"1": "deep", "2": "light", "3": "rem", "4": "awake"}
+_INTENSITIES = {"1": 0.0, "2": 0.0, "3": 1.0, "4": 2.0, "5": 3.0}  # rest, inactive, low, medium, high; 0 is not worn
+_CLASS_SECONDS = 300
+_SEPARATORS = re.compile(r"[\s,]*")  # of the items of a list
+_NOT_WORN_MET = 0.1
+
+Document = Mapping[str, Any]
+
+
+class Kind(NamedTuple):
+    """A kind of document: the fields that it is known by, its channels, and what adds it to a recording."""
+
+    fields: frozenset[str]
+    channels: tuple[str, ...]
+    add: Callable[[Document, Recording, IngestReport], None]
+
+
+def _heart_rate(document: Document, recording: Recording, _: IngestReport) -> None:
+    second = _second(document["timestamp"])
+    recording.add("heart_rate", [second], [_number(document["bpm"])], sensor="stream", period_minutes=5.0)
+
+
+def _temperature(document: Document, recording: Recording, _: IngestReport) -> None:
+    recording.add("skin_temperature", [_second(document["timestamp"])], [_number(document["skin_temp"])])
+
+
+def _sleep(document: Document, recording: Recording, _: IngestReport) -> None:
+    start = _local(document["bedtime_start"], recording)
+    phases, seconds = document.get("sleep_phase_30_sec"), 30
+    if not phases:
+        phases, seconds = document.get("sleep_phase_5_min"), 300
+    for number, phase in enumerate(str(phases or "")):
+        if phase in _PHASES:
+            recording.add_stage(start + number * seconds, start + (number + 1) * seconds, _PHASES[phase])
+    for field, channel in (("heart_rate", "heart_rate"), ("hrv", "rmssd")):
+        if series := document.get(field):
+            second, value = _items(series)
+            recording.add(channel, second, value, sensor="sleep", period_minutes=_interval(series) / 60)
+
+
+def _daily_activity(document: Document, recording: Recording, report: IngestReport) -> None:
+    series = document["met"]
+    if not series and not document["class_5_min"]:
+        return
+    start = _local(series["timestamp"] if series else document["timestamp"], recording)
+    if series:
+        second, value = _items(series)
+        worn = [met if met > _NOT_WORN_MET + 1e-6 else math.nan for met in value]
+        report.invalid["met"] += sum(met <= _NOT_WORN_MET + 1e-6 for met in value)
+        recording.add("met", second, worn, period_minutes=_interval(series) / 60)
+    classes = str(document["class_5_min"] or "")
+    report.not_worn_minutes += classes.count("0") * _CLASS_SECONDS // 60
+    value = [_INTENSITIES.get(each, math.nan) for each in classes]
+    times = [start + _CLASS_SECONDS * number for number in range(len(classes))]
+    recording.add("activity_intensity", times, value, period_minutes=_CLASS_SECONDS / 60)
+
+
+def _workout(document: Document, recording: Recording, _: IngestReport) -> None:
+    _add_event("activity", str(document["activity"]), document, recording)
+
+
+def _session(document: Document, recording: Recording, _: IngestReport) -> None:
+    _add_event("session", str(document["type"]), document, recording)
+
+
+def _add_event(kind: str, name: str, document: Document, recording: Recording) -> None:
+    start, end = (_local(document[field], recording) for field in ("start_datetime", "end_datetime"))
+    if end < start:
+        raise ValueError("ends before it starts")
+    recording.events.append(RecordEvent(kind, name.replace("_", " ").lower()[:64], start / 60, end / 60))
+
+
+KINDS = (
+    Kind(frozenset({"timestamp", "bpm", "source"}), ("heart_rate",), _heart_rate),
+    Kind(frozenset({"timestamp", "skin_temp"}), ("skin_temperature",), _temperature),
+    Kind(frozenset({"bedtime_start", "sleep_phase_5_min"}), ("heart_rate", "rmssd", *STAGE_CHANNELS.values()), _sleep),
+    Kind(frozenset({"class_5_min", "met"}), ("met", "activity_intensity"), _daily_activity),
+    Kind(frozenset({"activity", "start_datetime", "end_datetime"}), (), _workout),
+    Kind(frozenset({"type", "mood", "start_datetime", "end_datetime"}), (), _session),
+)
+ALL_CHANNELS = tuple(dict.fromkeys(channel for kind in KINDS for channel in kind.channels))
+
+
+def _second(text: str) -> float:
+    """Seconds since the epoch of a time with an offset. ValueError for another."""
+    time = dt.datetime.fromisoformat(text)
+    if time.tzinfo is None:
+        raise ValueError(UNREADABLE)
+    second = time.timestamp()
+    if not FIRST_SECOND <= second < LAST_SECOND:
+        raise ValueError(IMPOSSIBLE_DATE)
+    return second
+
+
+def _local(text: str, recording: Recording) -> float:
+    """As `_second`, of a time that is written with the offset of the place."""
+    second = _second(text)
+    offset = dt.datetime.fromisoformat(text).utcoffset() or dt.timedelta()
+    recording.offsets[int(second // 60)] = round(offset.total_seconds() / 60)
+    return second
+
+
+def _number(value: Any) -> float:
+    """A number; NaN where there is none. ValueError for text that is none."""
+    return math.nan if value is None or value == "" else float(value)
+
+
+def _interval(series: Document) -> float:
+    seconds = float(series["interval"])
+    if not 0 < seconds <= 3600:
+        raise ValueError("interval of a series is not from 0 to 3600 seconds")
+    return seconds
+
+
+def _items(series: Document) -> tuple[list[float], list[float]]:
+    """(seconds, values) of evenly spaced items; NaN where one is null."""
+    value = [_number(item) for item in series["items"]]
+    start, interval = _second(series["timestamp"]), _interval(series)
+    return [start + interval * number for number in range(len(value))], value
+
+
+def looks_like(files: Sequence[SourceFile]) -> Evidence | None:
+    """CSV files with the columns of an Oura export, and JSON with its fields."""
+    found = tuple(file for file in files if _kinds_of(file))
+    return Evidence("Oura account export or API documents", found) if found else None
+
+
+def _kinds_of(file: SourceFile) -> tuple[Kind, ...]:
+    """The kinds of documents that a file seems to hold."""
+    name = file.name.lower()
+    if name.endswith(".csv"):
+        try:
+            columns = {*read_header(file, Layout(separator=";")).names}
+        except UnreadableFile:
+            return ()
+        return tuple(kind for kind in KINDS if kind.fields <= columns)
+    if name.endswith(".json"):
+        start = first_bytes(file, 1 << 16)
+        return tuple(kind for kind in KINDS if all(f'"{field}"'.encode() in start for field in kind.fields))
+    return ()
+
+
+class OuraReader(PersonalReader):
+    """Reader of Oura exports (see `reader.Reader`)."""
+
+    title = "Oura"
+    expected = (
+        "heartrate.csv, sleepmodel.csv, dailyactivity.csv or the JSON of the API's sleep, heartrate, daily_activity"
+    )
+
+    def reads(self, file: SourceFile) -> str:
+        return "" if _kinds_of(file) else "no heart rate, sleep, activity or workouts of Oura"
+
+    def channels_of(self, file: SourceFile) -> Sequence[str]:
+        if file.name.lower().endswith(".json"):
+            return ALL_CHANNELS  # a file may hold several kinds one after the other
+        return [channel for kind in _kinds_of(file) for channel in kind.channels]
+
+    def add_file(self, file: SourceFile, recording: Recording, report: IngestReport) -> None:
+        documents = _json_documents(file, report) if file.name.lower().endswith(".json") else _rows(file, report)
+        for line, document in documents:
+            kind = next((kind for kind in KINDS if kind.fields <= document.keys()), None)
+            if kind is None:
+                report.rows_ignored += 1
+                continue
+            try:
+                kind.add(document, recording, report)
+                report.rows_kept += 1
+            except (KeyError, TypeError, ValueError, OverflowError) as error:
+                known = str(error) in (UNREADABLE, IMPOSSIBLE_DATE)
+                report.quarantine(str(error) if known else "document is not readable", file.label, [line])
+
+
+def _rows(file: SourceFile, report: IngestReport) -> Iterator[tuple[int, Document]]:
+    """The rows of a CSV file, with JSON cells as what they say."""
+    layout = Layout(separator=";")
+    names = read_header(file, layout).names
+    for block in read_rows(file, names, report, layout):
+        for row in block.iter_rows(named=True):
+            line = row.pop(LINE)
+            try:
+                yield line, {name: _cell(text) for name, text in row.items()}
+            except (ValueError, RecursionError):
+                report.quarantine("a cell is no JSON", file.label, [line])
+
+
+def _cell(text: str | None) -> Any:
+    """An object as itself, an empty cell or null as None, anything else as text."""
+    if text and text.startswith("{"):
+        return json.loads(text)
+    return None if text in ("", "null") else text
+
+
+def _json_documents(file: SourceFile, report: IngestReport) -> Iterator[tuple[int, Document]]:
+    """The objects of a JSON file that are not part of a kind's document, numbered.
+
+    Raises:
+      UnreadableFile: damaged; the documents before the damage were yielded.
+    """
+    text = read_bytes(file, MAX_JSON_BYTES).decode("utf-8-sig", "replace")
+    damage = ""
+    try:
+        documents = _objects(json.loads(text))
+    except (ValueError, RecursionError) as error:
+        documents, damage = _objects_before_damage(text), str(error)
+    count = 0
+    for count, document in enumerate(documents, 1):
+        report.rows_read += 1
+        yield count, document
+    if damage:
+        raise UnreadableFile(f"damaged after document {count}, what comes before it is kept ({damage})")
+
+
+def _objects(content: Any) -> Iterator[Document]:
+    """Documents: the objects of lists, and an object that is of a kind by itself."""
+    waiting = [content]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, list):
+            waiting.extend(reversed(item))
+        elif isinstance(item, dict):
+            lists = [value for value in item.values() if isinstance(value, list | dict)]
+            if not lists or any(kind.fields <= item.keys() for kind in KINDS):
+                yield item
+            else:
+                waiting.extend(reversed(lists))
+
+
+def _objects_before_damage(text: str) -> Iterator[Document]:
+    """The whole objects of the first list of a file that is cut or damaged further on."""
+    decoder, place = json.JSONDecoder(), text.find("[") + 1
+    while place:
+        try:
+            item, place = decoder.raw_decode(text, _SEPARATORS.match(text, place).end())  # type: ignore[union-attr]
+        except (ValueError, RecursionError):
+            return
+        yield from _objects(item)

@@ -1,0 +1,124 @@
+"""Oura: the account's CSV files and the API's JSON, times with offsets, what is not worn, damage."""
+
+import json
+
+import pytest
+
+from lsm_jax.errors import UserError
+from lsm_jax.ingest.detect import detect_format
+from tests.ingest.reading import read_source
+
+SLEEP = {
+    "id": "s1",
+    "bedtime_start": "2024-05-13T23:50:00+02:00",
+    "bedtime_end": "2024-05-14T00:20:00+02:00",
+    "day": "2024-05-14",
+    "heart_rate": {"interval": 300, "items": [60, None, 58], "timestamp": "2024-05-13T23:50:00+02:00"},
+    "hrv": {"interval": 300, "items": [40, 41, 42], "timestamp": "2024-05-13T23:50:00+02:00"},
+    "sleep_phase_5_min": "442213",
+    "type": "long_sleep",
+}
+ACTIVITY = {
+    "id": "a1",
+    "class_5_min": "0" * 12 + "12345",
+    "met": {"interval": 60, "items": [0.1, 0.9, 3.5], "timestamp": "2024-05-14T04:00:00+02:00"},
+    "day": "2024-05-14",
+    "steps": 5000,
+    "timestamp": "2024-05-14T04:00:00+02:00",
+}
+WORKOUT = {
+    "activity": "trail_running",
+    "start_datetime": "2024-05-14T07:00:00+02:00",
+    "end_datetime": "2024-05-14T07:30:30+02:00",
+}
+
+
+def table(*documents):
+    """The documents as Oura's CSV: semicolons, JSON in cells."""
+
+    def cell(value):
+        text = json.dumps(value) if isinstance(value, dict) else "" if value is None else str(value)
+        return '"' + text.replace('"', '""') + '"' if '"' in text else text
+
+    return "\n".join([";".join(documents[0]), *(";".join(map(cell, each.values())) for each in documents)]) + "\n"
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {
+            "P1/App Data/sleepmodel.csv": table(SLEEP),
+            "P1/App Data/dailyactivity.csv": table(ACTIVITY),
+            "P1/App Data/workout.csv": table(WORKOUT),
+        },
+        {
+            "P1/sleep.json": json.dumps({"data": [SLEEP], "next_token": None}),
+            "P1/activity.json": json.dumps(ACTIVITY),
+            "P1/workouts.json": json.dumps([WORKOUT]),
+        },
+        {"P1/all.json": json.dumps({"sleep": {"data": [SLEEP]}, "activity": [ACTIVITY], "workout": [WORKOUT]})},
+    ],
+    ids=["csv", "api", "one file"],
+)
+def test_nights_activity_and_workouts_by_the_local_clock(tmp_path, files):
+    found = read_source("oura", tmp_path, files)
+    evening, day = found.people["P1"]
+    assert evening.window.utc_offset_minutes == 120 and day.window.start.isoformat() == "2024-05-13T22:00:00+00:00"
+    assert evening.events == [("sleep", "awake", 1430, 1440)]
+    assert day.events[:3] == [("sleep", "light", 0, 10), ("sleep", "deep", 10, 15), ("sleep", "rem", 15, 20)]
+    assert ("activity", "trail running", 420, 450.5) in day.events
+    assert evening.values("heart_rate")[1430:1435].tolist() == [60] * 5
+    assert not evening.observed("heart_rate")[1435:].any() and day.values("heart_rate")[:5].tolist() == [58] * 5
+    assert day.values("rmssd")[4] == 42 and day.values("sleep_rem")[15] == 1 and day.values("sleep_light")[15] == 0
+    assert not day.observed("met")[240] and day.values("met")[241:243] == pytest.approx([0.9, 3.5])
+    assert not day.observed("activity_intensity")[240:300].any() and found.report.not_worn_minutes == 60
+    assert day.values("activity_intensity")[300:325:5].tolist() == [0, 0, 1, 2, 3]
+    assert found.report.rows_read == found.report.rows_kept == 3
+
+
+def test_the_stream_of_heart_rates_and_temperatures(tmp_path):
+    files = {
+        "oura.zip/x": "",  # a folder with the name of a zip is a folder
+        "P1/heartrate.csv": "timestamp;bpm;source\n2024-05-14T10:00:00.000Z;70;awake\n2024-05-14T10:05:00Z;72;awake\n"
+        "2024-05-14T10:06:00;99;awake\nsometime;99;rest\n2024-05-14T10:08:00Z;fast;rest\n",
+        "P1/temperature.csv": "timestamp;skin_temp\n2024-05-14T10:00:00Z;33.5\n2024-05-14T10:00:30Z;34.5\n",
+        "P1/dailysleep.csv": "id;day;score\n1;2024-05-14;80\n",
+    }
+    found = read_source("oura", tmp_path, files, time_zone="Europe/Berlin")
+    day = found.only("P1")
+    assert day.values("heart_rate")[720:730].tolist() == [70] * 5 + [72] * 5
+    assert day.values("skin_temperature")[720] == 34
+    assert {reason: entry.rows for reason, entry in found.report.quarantined.items()} == {
+        "time is not readable": 1,
+        "document is not readable": 2,
+    }
+    assert any(sentence.startswith("P1/dailysleep.csv: ") for sentence in found.report.files_ignored)
+
+
+def test_a_cut_file_keeps_the_documents_before_the_cut(tmp_path):
+    beats = [{"bpm": 60, "source": "awake", "timestamp": f"2024-05-14T10:{minute:02d}:00Z"} for minute in range(60)]
+    text = json.dumps({"data": beats})
+    found = read_source("oura", tmp_path, {"P1/heartrate.json": text[: len(text) // 2], "P2/a.json": text})
+    assert found.only("P1").observed("heart_rate").sum() >= 30 and found.report.rows_kept >= 88
+    assert "P1/heartrate.json: damaged after document 2" in found.said
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 100_000, '{"class_5_min":1,"met":[1],"bpm":"source","timestamp":0}', "[1,null,{}]", ""]
+)
+def test_hostile_json_never_stops_the_reading(tmp_path, text):
+    mark = ' {"bpm": 60, "source": "awake", "timestamp": "2024-05-14T10:00:00Z"}'
+    found = read_source("oura", tmp_path, {"bad/a.json": text + mark, "good/b.json": mark})
+    assert found.only("good").observed("heart_rate").sum() == 5
+    report = found.report
+    assert report.rows_read == report.rows_kept + report.rows_ignored + report.rows_quarantined
+
+
+def test_oura_is_recognised(tmp_path):
+    (tmp_path / "sleep.json").write_text(json.dumps({"data": [SLEEP]}))
+    assert detect_format(tmp_path)[0] == "oura"
+    (tmp_path / "sleep.json").write_text('{"data": [{"bpm": 60}]}')
+    with pytest.raises(UserError, match="No format recognises"):
+        detect_format(tmp_path)
+    with pytest.raises(UserError, match=r"holds no Oura file: expected heartrate\.csv"):
+        read_source("oura", tmp_path, {"a.txt": ""})
