@@ -8,8 +8,6 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-import polars as pl
-
 from lsm_jax.errors import Preempted, RunError, UserError
 from lsm_jax.ingest.files import UnreadableFile
 from lsm_jax.ingest.report import IngestReport
@@ -39,8 +37,8 @@ def reading(label: str, report: IngestReport, *, whole: bool = False) -> Iterato
         raise
     except UnreadableFile as error:
         report.set_aside(label, str(error))
-    except (Exception, pl.exceptions.PanicException) as error:  # a panic is not of class Exception
-        if is_of_the_machine(error):
+    except BaseException as error:
+        if is_of_the_machine(error) or not (isinstance(error, Exception) or is_panic(error)):
             raise
         report.set_aside(label, f"the reader failed ({failure(error)}); please report it")
     else:
@@ -48,6 +46,11 @@ def reading(label: str, report: IngestReport, *, whole: bool = False) -> Iterato
     if whole:
         report.rows_kept = kept
     report.quarantine(LOST_ROWS, label, rows=report.rows_unaccounted - unaccounted)
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether a parser written in Rust panicked, which is not of class Exception and has a class in each library."""
+    return type(error).__name__ == "PanicException"
 
 
 def is_of_the_machine(error: BaseException) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
@@ -38,6 +39,16 @@ DateOrder = Literal["day", "month"]
 UNREADABLE = "time is not readable"
 IMPOSSIBLE_DATE = "date before 1990 or after 2099"
 SKIPPED_HOUR = "time does not exist: the clock skipped it (start of summer time)"
+
+
+def unique_names(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of columns, stripped; a repeated one gets "#2", "#3", ..."""
+    count: Counter[str] = Counter()
+    unique = []
+    for name in map(str.strip, names):
+        count[name] += 1
+        unique.append(name if count[name] == 1 else f"{name}#{count[name]}")
+    return tuple(unique)
 
 
 def numbers(cells: pl.Series) -> pl.Series:

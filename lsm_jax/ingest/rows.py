@@ -2,33 +2,26 @@
 
 Every row keeps its line number, so that a fault can be found in the file. Text is cut into lines here and not by the
 parser: a stray quote or a short line costs that line and no other. Memory is one block (8 MiB of text, 2^18 rows of
-Parquet); only a workbook is parsed whole. Parquet is read from its end, so packed Parquet is first unpacked into the
-system's temporary folder (`TMPDIR`).
+Parquet); only a workbook is parsed whole.
 """
 
 from __future__ import annotations
 
 import csv
 import dataclasses
-import functools
-import io
-import tempfile
 import uuid
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import IO
 
-import fastexcel
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.parquet as pq
 from jaxtyping import Bool, Int, UInt8
 
-from lsm_jax.ingest.clock import ZONES, fixed_offset, zone_name
-from lsm_jax.ingest.files import DAMAGE_ERRORS, MIB, SourceFile, UnreadableFile, open_file, read_workbook
+from lsm_jax.ingest.files import MIB, SourceFile, UnreadableFile, open_file
+from lsm_jax.ingest.parquet import parquet_blocks, parquet_names
+from lsm_jax.ingest.parse import unique_names
 from lsm_jax.ingest.report import IngestReport
+from lsm_jax.ingest.workbook import read_sheet
 
 BLOCK_BYTES = 8 * MIB
 LINE = "__line__"
@@ -36,7 +29,6 @@ PERSON = "__person__"
 TABLE_SUFFIXES = (".csv", ".tsv", ".txt", ".parquet", ".xlsx")
 _SEPARATORS = ",;\t|"
 _MAX_PREAMBLE_LINES = 200
-_TEXT_TYPES = (pl.Categorical, pl.Enum, pl.Binary, pl.Null)  # Parquet types that are read as text
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,10 +58,9 @@ def read_header(file: SourceFile, layout: Layout | None = None) -> Header:
     """
     name = file.name.lower()
     if name.endswith(".parquet"):
-        with _open_parquet(file) as table:
-            return Header(tuple(table.schema_arrow.names))
+        return Header(parquet_names(file))
     if name.endswith(".xlsx"):
-        return Header(tuple(_read_sheet(file)[0].columns))
+        return Header(tuple(read_sheet(file).rows.columns))
     with open_file(file) as stream:
         return _text_header(stream.read(file.limits.line_bytes), layout or Layout())
 
@@ -90,17 +81,35 @@ def read_rows(
     columns = [name for name in header.names if name in {*columns}]
     try:
         if file.name.lower().endswith(".parquet"):
-            yield from _parquet_rows(file, columns, report)
+            yield from _numbered(parquet_blocks(file, columns, report), 1, report)
         elif file.name.lower().endswith(".xlsx"):
-            sheet, others = _read_sheet(file)
-            report.rows_read += len(sheet)
-            if others:
-                report.note(f"{file.label}: {others} further sheets were not read; save each as a file of its own.")
-            yield sheet.select(pl.int_range(2, pl.len() + 2, dtype=pl.Int64).alias(LINE), *columns)
+            yield from _numbered(_sheet_rows(file, columns, report), 2, report)
         else:
             yield from _TextTable(file, header, columns, report).blocks()
     except UnreadableFile as error:
         report.set_aside(file.label, str(error))
+
+
+def _numbered(blocks: Iterable[pl.DataFrame], first: int, report: IngestReport) -> Iterator[pl.DataFrame]:
+    """Blocks with the number of each row."""
+    for block in blocks:
+        report.rows_read += len(block)
+        yield block.insert_column(0, pl.Series(LINE, np.arange(first, first + len(block), dtype=np.int64)))
+        first += len(block)
+
+
+def _sheet_rows(file: SourceFile, columns: list[str], report: IngestReport) -> Iterator[pl.DataFrame]:
+    sheet = read_sheet(file)
+    if sheet.other_sheets:
+        report.note(f"{file.label}: {sheet.other_sheets} further sheets were not read; save each as a file of its own.")
+    if sheet.unsaved:
+        report.note(
+            f"{file.label}: {sheet.unsaved} cells are formulas without a saved value and were read as empty; open it "
+            "in a spreadsheet program and save it."
+        )
+    if sheet.errors:
+        report.note(f"{file.label}: {sheet.errors} cells show an error such as #N/A and were read as empty.")
+    yield sheet.rows.select(columns)
 
 
 # Delimited text.
@@ -141,13 +150,7 @@ def _header_line(
         raise UnreadableFile(
             "line 1 is no header line: are its line ends those of an old Mac? Save it again as CSV (UTF-8)"
         )
-    count: Counter[str] = Counter()
-    names = []
-    for cell in map(str.strip, cells):
-        name = (aliases or {}).get(cell, cell)
-        count[name] += 1
-        names.append(name if count[name] == 1 else f"{name}#{count[name]}")
-    return Header(tuple(names), separator)
+    return Header(unique_names((aliases or {}).get(cell.strip(), cell) for cell in cells), separator)
 
 
 def _split(line: str, separator: str) -> list[str]:
@@ -248,98 +251,6 @@ def _count_per_line(content: UInt8[np.ndarray, " n"], mark: str, ends: Int[np.nd
     """How often a character occurs in each line; `ends` holds the positions of the newlines."""
     positions = np.flatnonzero(content == ord(mark))
     return np.diff(np.searchsorted(positions, ends), prepend=0)
-
-
-# Parquet and Excel.
-
-
-def _open_parquet(file: SourceFile) -> pq.ParquetFile:
-    try:
-        if file.member or file.is_gzip:
-            status = (file.root / file.path).lstat()
-            return pq.ParquetFile(_unpack(file, status.st_mtime_ns, status.st_size).name)
-        with open_file(file):
-            return pq.ParquetFile(file.root / file.path)
-    except (pa.ArrowException, *DAMAGE_ERRORS) as error:
-        message = str(error) or type(error).__name__
-        raise UnreadableFile(f"not a readable Parquet file ({message.splitlines()[0]})") from error
-
-
-@functools.lru_cache(maxsize=1)  # the header and the rows of a file are read one after the other
-def _unpack(file: SourceFile, *_version: int) -> IO[bytes]:
-    """The unpacked file. It is removed when the next one replaces it in the cache, or at the end."""
-    unpacked = tempfile.NamedTemporaryFile(prefix="lsm_jax-", suffix=".parquet")  # noqa: SIM115
-    with open_file(file) as stream:
-        while piece := stream.read(BLOCK_BYTES):
-            unpacked.write(piece)
-    unpacked.flush()
-    return unpacked
-
-
-def _as_text(cells: pl.Series) -> pl.Series:
-    if cells.dtype != pl.Binary:
-        return cells.cast(pl.String)
-    decoded = [None if cell is None else cell.decode("utf-8", "replace") for cell in cells]
-    return pl.Series(cells.name, decoded, dtype=pl.String)
-
-
-def _parquet_rows(file: SourceFile, columns: list[str], report: IngestReport) -> Iterator[pl.DataFrame]:
-    first = 1
-    with _open_parquet(file) as table:
-        for name in columns:
-            kind = table.schema_arrow.field(name).type
-            if pa.types.is_nested(kind) or pa.types.is_duration(kind) or pa.types.is_time(kind):
-                raise UnreadableFile(f"column {name!r} holds {kind}: write it as numbers, text or instants")
-        try:
-            for batch in table.iter_batches(batch_size=1 << 18, columns=columns):
-                frame = _from_arrow(pa.Table.from_batches([batch]))
-                frame = frame.with_columns(_as_text(column) for column in frame if column.dtype in _TEXT_TYPES)
-                report.rows_read += len(frame)
-                yield frame.insert_column(0, pl.Series(LINE, np.arange(first, first + len(frame), dtype=np.int64)))
-                first += len(frame)
-        except (pa.ArrowException, *DAMAGE_ERRORS) as error:
-            raise UnreadableFile(f"damaged after row {first - 1}, what comes before it is kept ({error})") from error
-
-
-def _from_arrow(table: pa.Table) -> pl.DataFrame:
-    """The table in polars, which knows no zones that are a bare offset: such instants become text with the offset.
-
-    Raises:
-      UnreadableFile: a time zone that does not exist.
-    """
-    texts = []
-    for place, field in enumerate(table.schema):
-        zone = field.type.tz if pa.types.is_timestamp(field.type) else None
-        if zone is None or zone in ZONES:
-            continue
-        name = zone_name(zone)
-        if name is None:
-            raise UnreadableFile(f"column {field.name!r} has the time zone {zone!r}, which does not exist")
-        table = table.set_column(place, field.name, table.column(place).cast(pa.timestamp(field.type.unit, "UTC")))
-        wall = pl.col(field.name) + pl.duration(minutes=fixed_offset(name) or 0)
-        text = pl.format("{}" + (name if name != "UTC" else "+00:00"), wall.dt.strftime("@%Y-%m-%dT%H:%M:%S%.f"))
-        texts.append(text.alias(field.name))
-    frame = pl.from_arrow(table)
-    assert isinstance(frame, pl.DataFrame)
-    return frame.with_columns(texts)
-
-
-def _read_sheet(file: SourceFile) -> tuple[pl.DataFrame, int]:
-    """The first sheet, and the number of other sheets."""
-    status = (file.root / file.path).lstat()
-    return _parse_workbook(file, status.st_mtime_ns, status.st_size)
-
-
-@functools.lru_cache(maxsize=1)  # the header and the rows of a workbook are read one after the other
-def _parse_workbook(file: SourceFile, *_version: int) -> tuple[pl.DataFrame, int]:
-    content = read_workbook(file)
-    try:
-        sheet = pl.read_excel(io.BytesIO(content), engine="calamine", infer_schema_length=0, drop_empty_rows=False)
-        return sheet.rename(str.strip), len(fastexcel.read_excel(content).sheet_names) - 1
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # the Rust parser's panics are not of class Exception
-        raise UnreadableFile(f"not a readable Excel workbook ({type(error).__name__})") from error
 
 
 # Rows of many people.

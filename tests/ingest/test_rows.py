@@ -1,16 +1,21 @@
 """Rows of text, Parquet and workbooks: a bad line is reported with its number, and the other lines are read."""
 
 import contextlib
+import datetime as dt
+import decimal
 import gzip
 import io
 import types
 import zipfile
 
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lsm_jax.ingest import parquet as parquet_module
 from lsm_jax.ingest import rows as rows_module
 from lsm_jax.ingest.files import Limits, SourceFile, UnreadableFile, source_files
 from lsm_jax.ingest.report import IngestReport
@@ -128,7 +133,7 @@ def test_parquet_keeps_types_and_a_cut_one_is_refused(tmp_path):
         read_header(SourceFile(tmp_path, "t.parquet"))
 
 
-def test_parquet_text_may_be_categories_or_bytes_and_nested_columns_are_refused(tmp_path):
+def test_parquet_text_may_be_categories_or_bytes(tmp_path):
     words = pl.DataFrame({"a": ["x", "y", None], "b": [b"1", b"\xff", None]}).with_columns(
         pl.col("a").cast(pl.Categorical), c=pl.col("a").cast(pl.Enum(["x", "y"])), d=pl.lit(None)
     )
@@ -137,10 +142,27 @@ def test_parquet_text_may_be_categories_or_bytes_and_nested_columns_are_refused(
     table = pl.concat(read_rows(SourceFile(tmp_path, "t.parquet"), ("a", "b", "c", "d"), report))
     assert set(table.dtypes[1:]) == {pl.String}
     assert table.rows() == [(1, "x", "1", "x", None), (2, "y", "\ufffd", "y", None), (3, None, None, None, None)]
-    pl.DataFrame({"a": [[1], [2]], "b": [1, 2]}).write_parquet(tmp_path / "t.parquet")
-    assert list(read_rows(SourceFile(tmp_path, "t.parquet"), ("a", "b"), report)) == []
-    assert "column 'a' holds large_list" in report.files_set_aside[0]
-    assert len(list(read_rows(SourceFile(tmp_path, "t.parquet"), ("b",), report))) == 1
+
+
+def test_parquet_columns_that_no_reader_knows_are_empty_and_named(tmp_path):
+    columns = {
+        "list": pa.array([[1], [2]]),
+        "struct": pa.array([{"x": 1}, None]),
+        "lasts": pa.array([dt.timedelta(1), None]),
+        "exact": pa.array([decimal.Decimal("1.5"), None], pa.decimal256(50, 2)),
+        "at": pa.array([dt.time(10, 30), None]),
+        "b": pa.array([1, 2]),
+    }
+    pq.write_table(pa.table([*columns.values(), pa.array([3, 4])], [*columns, "b"]), tmp_path / "t.parquet")
+    file, report = SourceFile(tmp_path, "t.parquet"), IngestReport()
+    assert read_header(file).names == (*columns, "b#2")
+    (table,) = read_rows(file, (*columns, "b#2"), report)
+    assert table.rows() == [(1, None, None, None, 1.5, "10:30:00", 1, 3), (2, None, None, None, None, None, 2, 4)]
+    assert [what.partition(" and")[0] for what in sorted(report.incomplete_files)] == [
+        "column 'lasts' holds duration[us]", "column 'list' holds list", "column 'struct' holds struct"
+    ]  # fmt: skip
+    assert list(read_rows(file, ("list",), report)) == []
+    assert report.files_set_aside == ["t.parquet: none of its columns holds numbers, text or instants"]
 
 
 def test_packed_parquet_is_unpacked_once_and_by_blocks(tmp_path, monkeypatch):
@@ -148,15 +170,15 @@ def test_packed_parquet_is_unpacked_once_and_by_blocks(tmp_path, monkeypatch):
     with zipfile.ZipFile(tmp_path / "z.zip", "w") as archive:
         archive.write(tmp_path / "t.parquet", "t.parquet")
     (tmp_path / "g.parquet.gz").write_bytes(gzip.compress((tmp_path / "t.parquet").read_bytes()))
-    sizes, opened = [], rows_module.open_file
+    sizes, opened = [], parquet_module.open_file
 
     @contextlib.contextmanager
     def watched(*arguments):
         with opened(*arguments) as stream:
             yield types.SimpleNamespace(read=lambda size=-1: sizes.append(size) or stream.read(size))
 
-    monkeypatch.setattr(rows_module, "open_file", watched)
-    monkeypatch.setattr(rows_module, "BLOCK_BYTES", 1 << 16)
+    monkeypatch.setattr(parquet_module, "open_file", watched)
+    monkeypatch.setattr(parquet_module, "_BLOCK_BYTES", 1 << 16)
     for file in (SourceFile(tmp_path, "z.zip", "t.parquet"), SourceFile(tmp_path, "g.parquet.gz")):
         sizes.clear()
         assert read_header(file).names == read_header(file).names == ("a", "b")
@@ -170,7 +192,7 @@ def test_a_packed_parquet_that_ends_early_is_refused(tmp_path, monkeypatch):
             raise EOFError  # what zipfile says, and nothing with it
 
     (tmp_path / "z.zip").write_bytes(b"PK")
-    monkeypatch.setattr(rows_module, "open_file", lambda *_: contextlib.nullcontext(Cut()))
+    monkeypatch.setattr(parquet_module, "open_file", lambda *_: contextlib.nullcontext(Cut()))
     with pytest.raises(UnreadableFile, match="EOFError"):
         read_header(SourceFile(tmp_path, "z.zip", "t.parquet"))
 
@@ -226,3 +248,22 @@ def test_workbooks_are_read_and_damaged_ones_refused(tmp_path):
     broken = workbook([["a"]]).replace(b"<sheetData>", b"<sheetDatb>")
     with pytest.raises(UnreadableFile):
         read(tmp_path, broken, name="t.xlsx")
+
+
+def test_workbook_cells_without_a_saved_value_are_counted(tmp_path):
+    good = workbook([["a", "b", "a "], ["1", "x", "y"]], [["<f>A1</f>"]])
+    cells = (
+        "<c><f>A1+1</f></c><c><f t='shared' si='0'/><v></v></c><c t='e'><f>1/0</f><v>#DIV/0!</v></c>"
+        "<c><f>A1+1</f><v>3</v></c>"
+    )
+    content = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(good)) as old, zipfile.ZipFile(content, "w") as new:
+        for name in old.namelist():
+            text = old.read(name)
+            if name.endswith("sheet1.xml"):
+                text = text.replace(b"</sheetData>", f"<row>{cells}</row></sheetData>".encode())
+            new.writestr(name, text)
+    table, report = read(tmp_path, content.getvalue(), name="t.xlsx", columns=("a", "b", "a#2"))
+    assert table.rows() == [(2, "1", "x", "y"), (3, None, None, None)]
+    assert "t.xlsx: 2 cells are formulas without a saved value and were read as empty; open it" in report.notes[1]
+    assert report.notes[2] == "t.xlsx: 1 cells show an error such as #N/A and were read as empty."
