@@ -62,7 +62,7 @@ class Origin:
     needs_clocks: bool  # whether rows keep what they say of their clock, since no one zone is known
 
 
-def row_seconds(block: pl.DataFrame, rule: FileRule, time: TimeRule, origin: Origin, column: str = "") -> Times:
+def row_seconds(block: pl.DataFrame, time: TimeRule, origin: Origin, column: str = "") -> Times:
     """The times of the time's column, or of another column in the same format."""
     if not time.relative:
         cells = joined(block, [column] if column else time.time_columns)
@@ -70,11 +70,11 @@ def row_seconds(block: pl.DataFrame, rule: FileRule, time: TimeRule, origin: Ori
             return _times_by_zone(cells, time.formats, time.time_zone.zones_of(block[time.time_zone.column]))
         return read_times(cells, time.formats, time.time_zone.name if time.time_zone else origin.time_zone)
     if time.day and not column:
-        minute = decimal(block, time.minute, rule.decimal)
-        elapsed = (decimal(block, time.day, rule.decimal) - time.first_day) * 86400 + minute * 60
+        minute = numbers(block[time.minute])
+        elapsed = (numbers(block[time.day]) - time.first_day) * 86400 + minute * 60
         good = minute.is_between(0, 1439.999)
     else:
-        elapsed = decimal(block, column or time.time_columns[0], rule.decimal) * UNIT_SECONDS[time.unit or "minutes"]
+        elapsed = numbers(block[column or time.time_columns[0]]) * UNIT_SECONDS[time.unit or "minutes"]
         good = elapsed.is_not_null()
     earliest = -_MAX_RELATIVE if time.zero else 0
     good = (good & elapsed.is_between(earliest, _MAX_RELATIVE)).fill_null(False)
@@ -122,17 +122,9 @@ def row_ids(block: pl.DataFrame, rule: FileRule) -> pl.Series:
     return rule.person.of_rows(block)[0]
 
 
-def decimal(block: pl.DataFrame, column: str, mark: str) -> pl.Series:
-    """A column as numbers with this decimal mark; null where a cell is none."""
-    cells = block[column]
-    if mark == "," and cells.dtype == pl.String:
-        cells = cells.str.replace(",", ".", literal=True)
-    return numbers(cells)
-
-
-def durations(block: pl.DataFrame, column: str, unit: Unit, mark: str) -> pl.Series:
+def durations(block: pl.DataFrame, column: str, unit: Unit) -> pl.Series:
     """Seconds of a column of numbers in this unit, or of text such as 1:30:00; null where a cell is neither."""
-    seconds = decimal(block, column, mark) * UNIT_SECONDS[unit]
+    seconds = numbers(block[column]) * UNIT_SECONDS[unit]
     if block[column].dtype != pl.String:
         return seconds
     parts = (

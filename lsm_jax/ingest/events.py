@@ -6,6 +6,9 @@ lasts a fixed time (the stage of sleep of 30 seconds). Samples of one name that 
 
 from __future__ import annotations
 
+import contextlib
+import math
+
 import polars as pl
 
 from lsm_jax.ingest.clock import CLOCK
@@ -29,13 +32,13 @@ def event_rows(block: pl.DataFrame, rule: EventRule, origin: Origin) -> pl.DataF
     used = block["__name__"].is_not_null() & passes(block, rule.keep, rule, origin)
     origin.report.rows_ignored += int((~used).sum())
     block = block.filter(used)
-    second, reasons, clock = row_seconds(block, rule, rule.time, origin)
+    second, reasons, clock = row_seconds(block, rule.time, origin)
     end = second + 60 * rule.minutes
     if rule.duration:
-        end = second + durations(block, rule.duration, rule.duration_unit, rule.decimal)
+        end = second + durations(block, rule.duration, rule.duration_unit)
         reasons = add_reason(reasons, end.is_null() | (end < second).fill_null(True), "duration is not a number")
     elif rule.end:
-        end, end_reasons, _ = row_seconds(block, rule, rule.time, origin, column=rule.end)
+        end, end_reasons, _ = row_seconds(block, rule.time, origin, column=rule.end)
         reasons = reasons.zip_with(reasons.is_not_null(), end_reasons)
         reasons = add_reason(reasons, (end < second).fill_null(False), "ends before it starts")
     block, second = good_rows(block.with_columns(clock.alias(CLOCK), __end__=end), rule, second, reasons, origin)
@@ -83,7 +86,7 @@ def add_labels(block: pl.DataFrame, rule: LabelRule, labels: dict[str, PersonLab
     if rule.time_zone:
         reasons = add_reason(reasons, home.is_null(), NO_ZONE)
     if rule.time:
-        second, time_reasons, clock = row_seconds(block, rule, rule.time, origin)
+        second, time_reasons, clock = row_seconds(block, rule.time, origin)
         reasons = reasons.zip_with(reasons.is_not_null(), time_reasons)
     block = block.with_columns(clock.alias(CLOCK), home.alias(HOME))
     block, second = good_rows(block, rule, second, reasons, origin)
@@ -116,7 +119,8 @@ def _label(cell: object) -> float | str | None:
     text = "" if cell is None else str(cell).strip()
     if text in ("", "NA", "NaN", "nan"):
         return None
-    try:
-        return float(text)
-    except ValueError:
-        return text[:MAX_NAME_LENGTH]
+    with contextlib.suppress(ValueError):
+        number = float(text)
+        if math.isfinite(number) and "_" not in text:
+            return number
+    return text[:MAX_NAME_LENGTH]

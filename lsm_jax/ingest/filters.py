@@ -14,10 +14,10 @@ from typing import Any
 import polars as pl
 
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.columns import Origin, decimal
+from lsm_jax.ingest.columns import Origin
 from lsm_jax.ingest.conditions import Comparison, Condition, Expression, Junction, Negation, comparisons
 from lsm_jax.ingest.mapping import FileRule
-from lsm_jax.ingest.parse import is_empty
+from lsm_jax.ingest.parse import is_empty, numbers
 from lsm_jax.ingest.rows import LINE
 
 _ORDER: dict[str, Callable[[Any, Any], Any]] = {
@@ -39,7 +39,7 @@ def passes(block: pl.DataFrame, conditions: Sequence[Condition], rule: FileRule,
     for condition in conditions:
         for comparison in comparisons(condition.rule):
             _check_type(block, comparison, condition, rule, origin)
-        passed &= _truth(block, condition.rule, rule.decimal).fill_null(False)
+        passed &= _truth(block, condition.rule).fill_null(False)
     return passed
 
 
@@ -51,7 +51,7 @@ def _check_type(
     has_text = any(isinstance(literal, str) for literal in comparison.literals)
     if cells.dtype == pl.String:
         filled = cells.filter(~is_empty(cells))
-        if len(filled) and not has_text and _equals(filled, comparison.literals[0], rule.decimal).is_null().all():
+        if len(filled) and not has_text and _equals(filled, comparison.literals[0]).is_null().all():
             kind = "flag" if isinstance(comparison.literals[0], bool) else "number"
             origin.report.note(
                 f"{origin.file}: lines {block[LINE][0]} to {block[LINE][-1]} have no {kind} in column "
@@ -70,40 +70,40 @@ def _check_type(
         )
 
 
-def _truth(block: pl.DataFrame, rule: Expression, mark: str) -> pl.Series:
+def _truth(block: pl.DataFrame, rule: Expression) -> pl.Series:
     """Whether each row is true by the rule; null where that is unknown."""
     match rule:
         case Negation(part):
-            return ~_truth(block, part, mark)
+            return ~_truth(block, part)
         case Junction(word, parts):
             combine = operator.and_ if word == "and" else operator.or_
-            return functools.reduce(combine, (_truth(block, part, mark) for part in parts))
+            return functools.reduce(combine, (_truth(block, part) for part in parts))
         case Comparison(column, sign, literals):
             cells = block[column]
             if sign in _ORDER:
-                return _ORDER[sign](_number(cells, mark), literals[0])
-            found = functools.reduce(operator.or_, (_equals(cells, literal, mark) for literal in literals))
+                return _ORDER[sign](_number(cells), literals[0])
+            found = functools.reduce(operator.or_, (_equals(cells, literal) for literal in literals))
             found = found.zip_with(~is_empty(cells), pl.Series([False]))
             return ~found if sign == "not in" else found
 
 
-def _equals(cells: pl.Series, literal: float | bool | str, mark: str) -> pl.Series:
+def _equals(cells: pl.Series, literal: float | bool | str) -> pl.Series:
     """Whether each cell is the literal; null where it is not of the literal's kind."""
     if isinstance(literal, bool):
-        return _flag(cells, mark) == literal
+        return _flag(cells) == literal
     if isinstance(literal, float):
-        return _number(cells, mark) == literal
+        return _number(cells) == literal
     return cells.cast(pl.String).str.strip_chars() == literal
 
 
-def _number(cells: pl.Series, mark: str) -> pl.Series:
+def _number(cells: pl.Series) -> pl.Series:
     """The cells as numbers; null for a cell that is none, and for NaN, which has no order."""
-    return decimal(cells.to_frame(), cells.name, mark).fill_nan(None)
+    return numbers(cells).fill_nan(None)
 
 
-def _flag(cells: pl.Series, mark: str) -> pl.Series:
+def _flag(cells: pl.Series) -> pl.Series:
     """Whether each cell is a number other than 0 or a word that means true; null for neither true nor false."""
     words = cells.cast(pl.String).str.strip_chars().str.to_lowercase()
     from_words = words.replace_strict(_FLAGS, default=None, return_dtype=pl.Float64)
-    number = _number(cells, mark)
+    number = _number(cells)
     return number.zip_with(number.is_not_null(), from_words) != 0

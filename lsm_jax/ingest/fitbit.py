@@ -41,6 +41,8 @@ TIME_FORMATS = (
     "%m/%d/%Y %H:%M:%S",
     "%Y-%m-%d %H:%M:%S",
     "%Y-%m-%dT%H:%M:%S",
+    "%d.%m.%Y %H:%M:%S",
+    "%d.%m.%Y %H:%M",
 )
 _MAX_AT_REST = {"steps": 0.0, "activity_intensity": 0.0, "met": 1.0}
 _ACTIVITY_CHANNELS = ("steps", "activity_intensity", "met", "calories", "distance")
@@ -185,7 +187,7 @@ def _date_order(file: SourceFile, kind: MinuteFile) -> str:
         cells = block[kind.time].cast(pl.String)
         if order := date_order([cells]):
             return order
-        if cells.str.contains(r"^\s*\d\d/\d\d/\d{4}[^APMapm]*$").any():
+        if cells.str.contains(r"^\s*(\d\d/\d\d/\d{4}[^APMapm]*$|0\d/\d\d/|\d\d/0\d/)").any():
             spelling = "unclear"
     return spelling
 
@@ -208,7 +210,7 @@ def _samples(
     reasons = reasons.zip_with(~bad_person, pl.Series(["person id is not a whole number"]))
     values, damaged, empty = [], pl.repeat(False, len(block), eager=True), pl.repeat(True, len(block), eager=True)
     for name in kind.values:
-        parsed = numbers(block[name])
+        parsed = numbers(_with_points(block[name], file, report))
         values.append(parsed.cast(pl.Float32) * kind.scale)
         damaged |= parsed.is_null() & ~is_empty(block[name])
         empty &= parsed.is_null()
@@ -223,6 +225,14 @@ def _samples(
     return pl.DataFrame(
         {PERSON: people, "second": seconds[recorded], "value": wide[recorded].astype(np.float32)}
     ).with_columns(code=pl.lit(_CODES[kind.channel], pl.UInt8))
+
+
+def _with_points(cells: pl.Series, file: str, report: IngestReport) -> pl.Series:
+    """The cells with decimal points: no minute reaches a thousand, so a comma is the decimal mark of a spreadsheet."""
+    if cells.dtype == pl.String and cells.str.contains(r"^\s*\d+,\d+\s*$").any():
+        report.note(f"{file}: numbers with a comma were read as decimals.")
+        return cells.str.replace(",", ".", literal=True)
+    return cells
 
 
 def _without_not_worn(series: dict[str, Series], report: IngestReport) -> dict[str, Series]:

@@ -187,6 +187,13 @@ class ChannelRule(_Section):
     keep: Conditions = []
     aggregate: Aggregate | None = None
 
+    @pydantic.field_validator("scale")
+    @classmethod
+    def _not_zero(cls, scale: float) -> float:
+        if not scale:
+            raise _mistake("is 0, which would make all values equal")
+        return scale
+
     @property
     def signals(self) -> list[str]:
         return [self.signal] if isinstance(self.signal, str) else self.signal
@@ -210,6 +217,7 @@ class FileRule(_Section):
     header: bool = True
     separator: str | None = None
     decimal: Literal[".", ","] = "."
+    thousands: Literal["", ",", ".", " ", "'"] = ""
     time: TimeRule | None = None
     _section: str = pydantic.PrivateAttr("")
 
@@ -221,6 +229,23 @@ class FileRule(_Section):
     def parts_with(self, column: str) -> tuple[str, ...]:  # noqa: ARG002
         """The channels or labels that need a column; none where no row can be read without it."""
         return ()
+
+    @property
+    def number_columns(self) -> tuple[str, ...]:
+        """The columns that are read as numbers, or may be."""
+        relative = self.time is not None and self.time.relative
+        absolute = self.time.columns if self.time and not relative else ()
+        text = {*self.person.columns, *absolute, *self._text_columns(relative=relative)}
+        return tuple(column for column in self.used_columns if column not in text)
+
+    def _text_columns(self, *, relative: bool) -> tuple[str, ...]:  # noqa: ARG002
+        return ()
+
+    @pydantic.model_validator(mode="after")
+    def _check_marks(self) -> FileRule:
+        if self.thousands == self.decimal:
+            raise _mistake(f"is {self.thousands!r}, which is the decimal mark: give decimal as well", "thousands")
+        return self
 
     @property
     def section(self) -> str:
@@ -294,6 +319,9 @@ class TableRule(TimedRule):
         compared = (column for condition in conditions for column in condition.columns)
         return _unique(*named, *(rule.column for rule in rules), *compared)
 
+    def _text_columns(self, *, relative: bool) -> tuple[str, ...]:
+        return self.signal, self.sensor, "" if relative else self.end
+
     def parts_with(self, column: str) -> tuple[str, ...]:
         if column in self.model_copy(update={"channels": {}}).used_columns:
             return ()
@@ -334,6 +362,9 @@ class EventRule(TimedRule):
     def used_columns(self) -> tuple[str, ...]:
         compared = (column for condition in self.keep for column in condition.columns)
         return _unique(*self.person.columns, *self.time.columns, self.name_column, self.duration, self.end, *compared)
+
+    def _text_columns(self, *, relative: bool) -> tuple[str, ...]:
+        return self.name_column, "" if relative else self.end
 
 
 class LabelRule(FileRule):

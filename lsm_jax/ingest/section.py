@@ -18,7 +18,7 @@ def mistake(text: str, key: str = "") -> PydanticCustomError:
 class Section(pydantic.BaseModel):
     """A section of the file, which refuses keys it does not have."""
 
-    model_config = pydantic.ConfigDict(strict=True, frozen=True)
+    model_config = pydantic.ConfigDict(strict=True, frozen=True, allow_inf_nan=False)
 
     @pydantic.model_validator(mode="before")
     @classmethod

@@ -17,14 +17,23 @@ import polars as pl
 
 from lsm_jax.errors import UserError, nearest
 from lsm_jax.ingest.clock import CLOCK, Clock, clock_of, is_floating, on_clock
-from lsm_jax.ingest.columns import Calendar, Origin, decimal, good_rows, row_ids, row_seconds, with_text_values
+from lsm_jax.ingest.columns import Calendar, Origin, good_rows, row_ids, row_seconds, with_text_values
 from lsm_jax.ingest.days import minute_series
 from lsm_jax.ingest.events import PersonLabels, add_labels, event_rows, joined_events, label_times
 from lsm_jax.ingest.faults import reading
 from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
 from lsm_jax.ingest.filters import passes
 from lsm_jax.ingest.mapping import EventRule, FileRule, LabelRule, MappingFile, Rule, TableRule, TimeRule, load_mapping
-from lsm_jax.ingest.parse import DateOrder, add_reason, date_order, format_order, is_empty, starts_with_day_or_month
+from lsm_jax.ingest.numerals import plain_numbers
+from lsm_jax.ingest.parse import (
+    DateOrder,
+    add_reason,
+    date_order,
+    format_order,
+    is_empty,
+    numbers,
+    starts_with_day_or_month,
+)
 from lsm_jax.ingest.person import Roster
 from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, Series
 from lsm_jax.ingest.report import IngestReport
@@ -261,6 +270,7 @@ class TableReader:
                 time = _time_as_written(file, rule, rule.time, layout, self._options.date_order)
                 rule = rule.model_copy(update={"time": time})
             for block in read_rows(file, rule.used_columns, report, layout):
+                block = plain_numbers(block, rule, file.label)
                 yield rule, block.with_columns(pl.lit(None, pl.String).alias(column) for column in missing)
         except UnreadableFile as error:
             report.set_aside(file.label, str(error))
@@ -370,10 +380,10 @@ def sample_rows(block: pl.DataFrame, rule: TableRule, index: int, origin: Origin
         block = block.filter(used)
     for name, channel in rule.channels.items():
         block = with_text_values(block, rule.value or channel.column, channel, name, origin)
-    second, reasons, clock = row_seconds(block, rule, rule.time, origin)
+    second, reasons, clock = row_seconds(block, rule.time, origin)
     end = pl.repeat(None, len(block), dtype=pl.Float64, eager=True)
     if rule.end:
-        end, end_reasons, _ = row_seconds(block, rule, rule.time, origin, column=rule.end)
+        end, end_reasons, _ = row_seconds(block, rule.time, origin, column=rule.end)
         reasons = reasons.zip_with(reasons.is_not_null(), end_reasons)
         reasons = add_reason(reasons, (end < second).fill_null(False), "ends before it starts")
     block = block.with_columns(clock.cast(pl.Categorical).alias(CLOCK), __length__=(end - second).cast(pl.Float32))
@@ -389,7 +399,7 @@ def sample_rows(block: pl.DataFrame, rule: TableRule, index: int, origin: Origin
     frames, kept = [], passes(block, rule.keep, rule, origin)
     for number, (name, channel) in enumerate(rule.channels.items()):
         scale, offset = channel.to_registry_unit(name)
-        value = decimal(block, rule.value or channel.column, rule.decimal) * scale + offset
+        value = numbers(block[rule.value or channel.column]) * scale + offset
         of_channel = block[rule.signal].cast(pl.String).is_in(channel.signals) if rule.signal else value.is_not_null()
         valid = kept & passes(block, channel.keep, rule, origin)
         value = value.zip_with(valid, _NO_NUMBER).fill_null(float("nan")).cast(pl.Float32)
@@ -405,7 +415,7 @@ def _unreadable_rows(block: pl.DataFrame, rule: TableRule, reasons: pl.Series, o
     for name, channel in rule.channels.items():
         column = rule.value or channel.column
         if column not in damaged:
-            parsed = decimal(block, column, rule.decimal)
+            parsed = numbers(block[column])
             damaged[column] = name, parsed.is_null() & ~is_empty(block[column])
             any_damaged |= damaged[column][1]
             any_number |= parsed.is_not_null()

@@ -184,3 +184,22 @@ def test_the_order_of_day_and_month_is_that_of_the_whole_column(source, tmp_path
     _, windows, report = ingest(source, tmp_path)
     assert [(window.start.month, window.start.day) for window in windows] == [(3, 10), (3, 13)]
     assert windows[0].observed.sum() == 2 and report.rows_quarantined == 0
+
+
+def test_what_a_spreadsheet_of_another_country_makes_of_a_file(source, tmp_path):
+    rows = "1;12.04.2016 00:00:00;1,5\n1;12.04.2016 00:01;2\n"
+    (source / "calories.csv").write_text(NARROW.replace(",", ";").format("Calories") + rows)
+    days, (window,), report = ingest(source, tmp_path)
+    assert days["calories"][:2].tolist() == [1.5, 2] and (window.start.month, window.start.day) == (4, 12)
+    assert "calories.csv: numbers with a comma were read as decimals." in report.notes
+
+
+@pytest.mark.parametrize("time", ["00:00:00", "12:00:00 AM"])
+def test_days_that_do_not_tell_their_order_are_never_taken_for_months(source, tmp_path, time):
+    rows = [f"1,{day}/03/2024 {time},5\n" for day in (10, 13)]
+    (source / "steps.csv").write_text(NARROW.format("Steps") + rows[0])
+    with pytest.raises(UserError, match=r"do not tell whether day or month comes first.*Say it with --date-order day"):
+        ingest(source, tmp_path)
+    (source / "steps.csv").write_text(NARROW.format("Steps") + "".join(rows))
+    _, windows, _ = ingest(source, tmp_path)
+    assert [(window.start.month, window.start.day) for window in windows] == [(3, 10), (3, 13)]
