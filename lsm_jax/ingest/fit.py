@@ -140,7 +140,7 @@ class _FitFile:
                 for label, value in found.items()
                 if isinstance(value, str | int | float)
             }
-            self._recording.day_labels.append((int(second // 60), labels))
+            self._recording.add_day_labels(second, labels)
 
     def finish(self) -> None:
         """Hands the samples and the stages of sleep to the recording."""

@@ -11,11 +11,13 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import numpy as np
+import polars as pl
 
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.clock import Offsets
+from lsm_jax.ingest.clock import Clock, Offsets, fixed_offset
 from lsm_jax.ingest.days import Aggregate, minute_series
 from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
+from lsm_jax.ingest.parse import Times
 from lsm_jax.ingest.reader import Labels, PersonRecord, ReaderOptions, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
 
@@ -66,7 +68,7 @@ class Recording:
 
     def __init__(self) -> None:
         self.events: list[RecordEvent] = []
-        self.day_labels: list[tuple[int, Labels]] = []
+        self._day_labels: list[tuple[float, Labels, bool]] = []
         self.offsets: dict[int, int] = {}  # minute since the epoch, UTC -> minutes of local minus UTC, from there on
         # (seconds, values, lengths) of each sensor
         self._samples: dict[_Sensor, tuple[list[float], list[float], list[float]]] = defaultdict(lambda: ([], [], []))
@@ -99,6 +101,25 @@ class Recording:
     def add_stage(self, start: float, end: float, stage: str) -> None:
         """Adds a stage of sleep ("awake", "light", "deep", "rem") between two seconds since the epoch."""
         self._stages[start, end] = stage
+
+    def add_day_labels(self, second: float, labels: Labels, *, is_wall_clock: bool = False) -> None:
+        """Adds labels of the day of a time: seconds since the epoch, UTC or (a wall clock of no known zone) local."""
+        self._day_labels.append((second, labels, is_wall_clock))
+
+    def add_clocks(self, times: Times) -> None:
+        """Notes the offsets that times are written with, where they change."""
+        table = pl.DataFrame({"second": times.second, "clock": times.clock}).drop_nulls()
+        for second, clock in table.filter((pl.col("clock") != pl.col("clock").shift()).fill_null(True)).iter_rows():
+            if (offset := fixed_offset(clock)) is not None:
+                self.offsets[int(second // 60)] = offset
+
+    def day_labels(self, clock: Clock) -> tuple[tuple[int, Labels], ...]:
+        """(minute since the epoch, UTC; labels), with times of a wall clock placed on this one."""
+        wall = clock.utc_seconds(np.array([second for second, _, _ in self._day_labels], np.float64)).tolist()
+        return tuple(
+            (int((local if is_wall else second) // 60), labels)
+            for local, (second, labels, is_wall) in zip(wall, self._day_labels, strict=True)
+        )
 
     def changes_of_offset(self) -> Offsets:
         """The offsets that the files tell, each from when it was first told."""
@@ -217,12 +238,13 @@ class PersonalReader(abc.ABC):
         if not series:
             report.people_without_data += 1
             return None
+        clock = Clock(self._options.time_zone or "", recording.changes_of_offset())
         events = dict.fromkeys((*recording.events, *recording.sleep_events()))
         return PersonRecord(
             key.person,
             series,
             tuple(sorted(events, key=lambda event: (event.start, event.end))),
-            time_zone=self._options.time_zone or "",
-            offsets=recording.changes_of_offset(),
-            day_labels=tuple(recording.day_labels),
+            time_zone=clock.time_zone,
+            offsets=clock.offsets,
+            day_labels=recording.day_labels(clock),
         )

@@ -29,6 +29,7 @@ FORMATS = {
     "oura": "lsm_jax.ingest.oura:OuraReader",
     "glucose": "lsm_jax.ingest.glucose:GlucoseReader",
     "fitbit": "lsm_jax.ingest.fitbit:FitbitReader",
+    "withings": "lsm_jax.ingest.withings:WithingsReader",
     "table": "lsm_jax.ingest.table:TableReader",
 }
 _NAME_PEOPLE = {"table", "fitbit"}

@@ -1,0 +1,79 @@
+"""Withings: arrays in cells, nights, activities, labels of days, damage."""
+
+import numpy as np
+import pytest
+
+from lsm_jax.ingest.detect import detect_format
+from tests.ingest.reading import read_source
+
+RAW = "start,duration,value\n"
+HR = RAW + '2024-05-14T10:00:00+02:00,[60],[70]\n2024-05-14T10:05:00+02:00,"[60, 120]","[80,90]"\n'
+
+
+def test_arrays_follow_each_other(tmp_path):
+    files = {
+        "ann.zip": "no zip",
+        "P1/raw_tracker_hr.csv": HR,
+        "P1/raw_tracker_steps.csv": RAW + '2024-05-14T10:00:00+02:00,"[60,120]","[100,60]"\n',
+        "P1/raw_tracker_distance.csv": RAW + "2024-05-14T10:00:00+02:00,[60],[75.5]\n",
+        "P1/raw_tracker_gps-speed.csv": RAW + "2024-05-14T10:00:00+02:00,[60],[7]\n",
+    }
+    found = read_source("withings", tmp_path, files)
+    day = found.only("P1")
+    assert day.window.utc_offset_minutes == 120
+    assert day.values("heart_rate")[[600, 605, 606, 607]].tolist() == [70, 80, 90, 90]
+    assert day.observed("heart_rate").sum() == 4
+    assert day.values("steps")[600:603].tolist() == [100, 30, 30] and day.values("distance")[600] == 75.5
+    assert "P1/raw_tracker_gps-speed.csv: no channel for gps-speed" in found.report.files_ignored
+    assert found.report.rows_read == found.report.rows_kept == 4
+
+
+def test_bad_rows_are_set_aside_with_their_reason(tmp_path):
+    bad = (
+        'never,[60],[70]\n2024-05-14T10:20:00+02:00,"[60,60]",[1]\n2024-05-14T10:21:00+02:00,[60],[x]\n'
+        "2024-05-14T10:22:00+02:00,[-5],[70]\n2024-05-14T10:23:00+02:00,[],[]\n"
+    )
+    found = read_source("withings", tmp_path, {"P1/raw_tracker_hr.csv": HR + bad})
+    assert found.only("P1").observed("heart_rate").sum() == 4
+    reasons = {reason: entry.samples for reason, entry in found.report.quarantined.items()}
+    assert reasons == {
+        "time is not readable": ["P1/raw_tracker_hr.csv:4"],
+        "duration and value have different lengths": ["P1/raw_tracker_hr.csv:5"],
+        "value is not a number": ["P1/raw_tracker_hr.csv:6", "P1/raw_tracker_hr.csv:8"],
+        "duration is negative": ["P1/raw_tracker_hr.csv:7"],
+    }
+
+
+def test_nights_activities_and_labels_of_days(tmp_path):
+    files = {
+        "P1/raw_tracker_hr.csv": HR,
+        "P1/raw_bed_sleep-state.csv": RAW + '2024-05-14T00:00:00+02:00,"[600,600,300,60]","[0,1,2,3]"\n',
+        "P1/sleep.csv": "from,to,light (s),deep (s),rem (s),awake (s)\n"
+        "2024-05-13T23:50:00+02:00,2024-05-14T07:00:00+02:00,1,1,1,1\n",
+        "P1/activities.csv": "from,to,Timezone,Activity type\n"
+        "2024-05-14T12:00:00+02:00,2024-05-14T12:30:30+02:00,Europe/Paris,Running\n",
+        "P1/weight.csv": 'Date,"Weight (lb)","Fat mass (lb)",Comments\n"2024-05-14 23:30:00",100,20,\n',
+        "P1/bp.csv": "Date,Heart rate,Systolic,Diastolic,Comments\n"
+        "2024-05-14 08:00:00,60,120,80,\n2024-05-14 09:00:00,60,,,\n",
+    }
+    found = read_source("withings", tmp_path, files)
+    day = found.only("P1")
+    assert {("sleep", "in bed", 0, 420), ("sleep", "deep", 20, 25), ("activity", "running", 720, 750.5)} <= {
+        *day.events
+    }
+    assert day.values("sleep_awake")[[0, 15]].tolist() == [1, 0] and day.values("sleep_rem")[25] == 1
+    assert not day.observed("sleep_rem")[26]
+    # The evening's weight is of this day by the clock of the other files.
+    assert day.window.labels == {
+        "weight_kg": pytest.approx(45.36, abs=0.01),
+        "systolic_mmhg": 120,
+        "diastolic_mmhg": 80,
+    }
+    assert found.report.rows_quarantined == 1
+
+
+def test_withings_is_recognised(tmp_path):
+    (tmp_path / "raw_tracker_hr.csv").write_text(HR)
+    assert detect_format(tmp_path)[0] == "withings"
+    found = read_source("withings", tmp_path, {"raw_tracker_hr.csv": HR})
+    assert np.isfinite(found.only("source").values("heart_rate")).sum() == 4
