@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import math
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path, PurePosixPath
@@ -41,8 +42,9 @@ def person_of(file: SourceFile, source: Path, *, one_file_each: bool = False) ->
 
 
 def _stem(path: str) -> str:
+    """The name of a file without what says how it is written. Ids may have dots."""
     name = PurePosixPath(path).name
-    return name.partition(".")[0] or name
+    return re.sub(r"(\.(csv|txt|tsv|json|fit|xml|zip|gz))+$", "", name, flags=re.IGNORECASE) or name
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,6 +70,8 @@ class Recording:
 
     def __init__(self) -> None:
         self.events: list[RecordEvent] = []
+        self.finished: list[Series] = []  # minute values as they are
+        self.is_wall_clock = False  # the files have wall-clock times, of which no zone is known
         self._day_labels: list[tuple[float, Labels, bool]] = []
         self.offsets: dict[int, int] = {}  # minute since the epoch, UTC -> minutes of local minus UTC, from there on
         # (seconds, values, lengths) of each sensor
@@ -141,7 +145,7 @@ class Recording:
                 aggregate=sensor.aggregate,
             )
             parts[sensor.channel, sensor.sensor, sensor.period_minutes].append(made)
-        return (*(_added(series) for series in parts.values()), *self._stage_series())
+        return (*(_added(series) for series in parts.values()), *self._stage_series(), *self.finished)
 
     def sleep_events(self) -> Iterator[RecordEvent]:
         """Stages that follow each other without a gap and have one name are one event."""
@@ -246,5 +250,6 @@ class PersonalReader(abc.ABC):
             tuple(sorted(events, key=lambda event: (event.start, event.end))),
             time_zone=clock.time_zone,
             offsets=clock.offsets,
+            is_wall_clock=recording.is_wall_clock,
             day_labels=recording.day_labels(clock),
         )

@@ -24,6 +24,7 @@ from lsm_jax.ingest.report import IngestReport
 # name -> module:class; imported on use, so that one format's libraries do not slow another's start. The module also has
 # `looks_like`, by which `detect` finds the format of a source.
 FORMATS = {
+    "actigraph": "lsm_jax.ingest.actigraph:ActigraphReader",
     "empatica": "lsm_jax.ingest.empatica:EmpaticaReader",
     "fit": "lsm_jax.ingest.fit:FitReader",
     "oura": "lsm_jax.ingest.oura:OuraReader",
