@@ -26,7 +26,15 @@ from lsm_jax.ingest.days import Aggregate, minute_series
 from lsm_jax.ingest.detect import Evidence, header_names
 from lsm_jax.ingest.faults import reading
 from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
-from lsm_jax.ingest.parse import DateOrder, add_reason, date_order, epoch_seconds, is_empty, numbers, quarantine_rows
+from lsm_jax.ingest.parse import (
+    DateOrder,
+    add_reason,
+    epoch_seconds,
+    is_empty,
+    numbers,
+    orders_of_dates,
+    quarantine_rows,
+)
 from lsm_jax.ingest.person import read_ids
 from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
@@ -185,8 +193,8 @@ def _date_order(file: SourceFile, kind: MinuteFile) -> str:
     spelling = "vendor"
     for block in read_rows(file, (kind.time,), IngestReport()):
         cells = block[kind.time].cast(pl.String)
-        if order := date_order([cells]):
-            return order
+        if (orders := orders_of_dates(cells, "/")) and len(orders) == 1:
+            return orders.pop()
         if cells.str.contains(r"^\s*(\d\d/\d\d/\d{4}[^APMapm]*$|0\d/\d\d/|\d\d/0\d/)").any():
             spelling = "unclear"
     return spelling

@@ -33,7 +33,7 @@ LAST_SECOND = int(dt.datetime(2100, 1, 1, tzinfo=dt.UTC).timestamp())
 # How halves of the day are written where it is not AM and PM: with dots, blanks, or in other languages.
 _AM_WORDS = r"a\s?\.?\s?m\b\.?|上午|午前|오전|ص|π\.?\s?μ\.?|पूर्वाह्न|öö|de\.|fm\b"
 _PM_WORDS = r"p\s?\.?\s?m\b\.?|下午|午後|오후|م|μ\.?\s?μ\.?|अपराह्न|ös|du\.|em\b"
-_DATE_START = r"^\s*(\d{1,2})\D(\d{1,2})\D"
+_DATE_MARKS = ("/", ".", "-")
 DateOrder = Literal["day", "month"]
 
 UNREADABLE = "time is not readable"
@@ -92,29 +92,47 @@ def format_fault(spelling: str) -> str:
     return ""
 
 
-def format_order(spelling: str) -> DateOrder | None:
-    """Whether a format starts with the day or with the month of a date in numbers; None for other formats."""
-    fields = re.findall("%[-_0]?([A-Za-z])", spelling.replace("%D", "%m/%d/%y"))[:2]
-    return {"dm": "day", "em": "day", "md": "month", "me": "month"}.get("".join(fields))  # type: ignore[return-value]
+def date_spelling(spelling: str) -> tuple[str, DateOrder] | None:
+    """How a format writes day and month in numbers: the mark between them, and what comes first.
+
+    None for other formats, such as those that begin with the year.
+    """
+    spelling = spelling.replace("%D", "%m/%d/%y")
+    found = re.search(r"(?<!%[YyGC])(?<!%[YyGC]\W)%[-_0]?([dem])(\W{0,2})%[-_0]?([dem])", spelling)
+    if not found or (found[1] == "m") == (found[3] == "m"):
+        return None
+    return found[2], "month" if found[1] == "m" else "day"
+
+
+def orders_of_dates(cells: pl.Series, mark: str) -> set[DateOrder] | None:
+    """Which of the two numbers of dates with this mark is above 12 somewhere in a column; None without such dates."""
+    if cells.dtype != pl.String:
+        return None
+    written = re.escape(mark)
+    # Not within 2024-03-04, nor the fraction of a second.
+    before = r"\D" if mark.isspace() else rf"[^\d{written}]"
+    after = written if mark == "." else f"(?:{written}|[ ,])"
+    pattern = rf"(?:^|{before})(\d{{1,2}}){written}(\d{{1,2}}){after}" if mark else r"(?:^|\D)(\d\d)(\d\d)\d\d"
+    fields = cells.str.extract_groups(pattern).struct.unnest().drop_nulls().unique().cast(pl.Int64)
+    first, second = fields["1"], fields["2"]
+    orders = set[DateOrder]()
+    if (first.is_between(13, 31) & second.is_between(1, 12)).any():
+        orders.add("day")
+    if (second.is_between(13, 31) & first.is_between(1, 12)).any():
+        orders.add("month")
+    return orders if len(fields) else None
 
 
 def date_order(blocks: Iterable[pl.Series]) -> DateOrder | None:
-    """Which field of dates such as 4/12/2016 is above 12 somewhere in a column; None where neither or both are."""
-    found: set[DateOrder] = set()
-    for cells in blocks:
-        if cells.dtype == pl.String:
-            fields = cells.str.extract_groups(_DATE_START).struct.unnest().drop_nulls().cast(pl.Int64).unique()
-            first, second = fields["1"], fields["2"]
-            if (first.is_between(13, 31) & second.is_between(1, 12)).any():
-                found.add("day")
-            if (second.is_between(13, 31) & first.is_between(1, 12)).any():
-                found.add("month")
+    """The order that dates such as 4/12/2016 tell, with any mark; None where they tell none, or both."""
+    tellings = (orders_of_dates(cells, mark) or () for cells in blocks for mark in _DATE_MARKS)
+    found = set[DateOrder]().union(*tellings)
     return found.pop() if len(found) == 1 else None
 
 
 def starts_with_day_or_month(cells: pl.Series) -> bool:
     """Whether a column has dates such as 4/12/2016, of which `date_order` tells the order."""
-    return cells.dtype == pl.String and bool(cells.str.contains(_DATE_START).any())
+    return any(orders_of_dates(cells, mark) is not None for mark in _DATE_MARKS)
 
 
 class Times(NamedTuple):

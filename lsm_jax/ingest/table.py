@@ -18,22 +18,15 @@ import polars as pl
 from lsm_jax.errors import UserError, nearest
 from lsm_jax.ingest.clock import CLOCK, Clock, clock_of, is_floating, on_clock
 from lsm_jax.ingest.columns import Calendar, Origin, good_rows, row_ids, row_seconds, with_text_values
+from lsm_jax.ingest.dates import DateOrders, has_both_orders
 from lsm_jax.ingest.days import minute_series
 from lsm_jax.ingest.events import PersonLabels, add_labels, event_rows, joined_events, label_times
 from lsm_jax.ingest.faults import reading
 from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
 from lsm_jax.ingest.filters import passes
-from lsm_jax.ingest.mapping import EventRule, FileRule, LabelRule, MappingFile, Rule, TableRule, TimeRule, load_mapping
+from lsm_jax.ingest.mapping import EventRule, FileRule, LabelRule, MappingFile, Rule, TableRule, load_mapping
 from lsm_jax.ingest.numerals import plain_numbers
-from lsm_jax.ingest.parse import (
-    DateOrder,
-    add_reason,
-    date_order,
-    format_order,
-    is_empty,
-    numbers,
-    starts_with_day_or_month,
-)
+from lsm_jax.ingest.parse import add_reason, is_empty, numbers
 from lsm_jax.ingest.person import Roster
 from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, Series
 from lsm_jax.ingest.report import IngestReport
@@ -75,6 +68,7 @@ class TableReader:
             mapping = load_mapping(options.mapping, annotated_format)
         self._mapping = mapping
         self._rules = mapping.rules
+        self._dates = DateOrders(options.date_order)
         self.time_zone = options.time_zone or mapping.one_time_zone
         self.people_rule = options.people.over(mapping.people)
         if options.people.is_of_files and options.mapping is None:
@@ -124,6 +118,7 @@ class TableReader:
         samples, events = RowsByPerson(self._options.scratch), RowsByPerson(self._options.scratch)
         labels: dict[str, PersonLabels] = {}
         files: dict[str, bool] = {}
+        self._look_at_dates(source)
         for file in source_files(source, report, self._options.limits):
             matching = self._rules_of(file)
             files[file.label] = bool(matching)
@@ -218,6 +213,13 @@ class TableReader:
         clocks = [clock_of(homes), recorded, *map(clock_of, (samples, events, labels))]
         return next((clock for clock in clocks if clock.is_known), Clock())
 
+    def _look_at_dates(self, source: Path) -> None:
+        """Finds the order of day and month in all files of the sections that leave it to them."""
+        if any(map(has_both_orders, self._rules)):
+            for file in source_files(source, IngestReport(), self._options.limits):
+                for _, rule in self._rules_of(file):
+                    self._dates.look(file, rule, self._layout(rule))
+
     def _rules_of(self, file: SourceFile) -> list[tuple[int, Rule]]:
         """The sections for a file, with their places in the mapping."""
         matching = [(index, rule) for index, rule in enumerate(self._rules) if _matches(file, rule)]
@@ -259,7 +261,7 @@ class TableReader:
         """The rule's columns of a file, block by block, and the rule with the file's time formats.
 
         A column that the file lacks costs its channel or label, and is empty; one without which no row can be read
-        costs the file. UserError as by `_time_as_written`.
+        costs the file. UserError as by `DateOrders.formats` and `plain_numbers`.
         """
         layout = self._layout(rule)
         try:
@@ -267,8 +269,8 @@ class TableReader:
             missing = _missing_columns(file, rule, names, report)
             rule = _with_zone(file, rule)
             if rule.time and not rule.time.relative:
-                time = _time_as_written(file, rule, rule.time, layout, self._options.date_order)
-                rule = rule.model_copy(update={"time": time})
+                formats = self._dates.formats(file, rule, layout)
+                rule = rule.model_copy(update={"time": rule.time.model_copy(update={"formats": formats})})
             for block in read_rows(file, rule.used_columns, report, layout):
                 block = plain_numbers(block, rule, file.label)
                 yield rule, block.with_columns(pl.lit(None, pl.String).alias(column) for column in missing)
@@ -326,43 +328,6 @@ def _with_zone(file: SourceFile, rule: AnyRule) -> AnyRule:
     if isinstance(rule, LabelRule) and rule.time_zone:
         rule = rule.model_copy(update={"time_zone": rule.time_zone.of_file(file.label)})
     return rule
-
-
-def _time_as_written(
-    file: SourceFile, rule: FileRule, time: TimeRule, layout: Layout, stated: DateOrder | None
-) -> TimeRule:
-    """The time rule with the formats that have the file's order of day and month, by its whole column.
-
-    `stated` is the user's word, for files that do not tell.
-
-    Raises:
-      UserError: the column contradicts the formats, or tells no order where the formats have both.
-    """
-    orders = {format_order(spelling) for spelling in time.formats} - {None}
-    if not orders:
-        return time
-    column = time.time_columns[0]
-
-    def cells() -> Iterator[pl.Series]:
-        return (block[column] for block in read_rows(file, (column,), IngestReport(), layout))
-
-    found = date_order(cells())
-    if not found and not any(starts_with_day_or_month(each) for each in cells()):
-        return time
-    order = found or (orders.pop() if len(orders) == 1 else stated)
-    if order and (found is None or found in orders):
-        kept = [spelling for spelling in time.formats if format_order(spelling) in (None, order)]
-        return time.model_copy(update={"formats": kept})
-    where = f"{file.label}: the dates in column {column!r}"
-    if not found:
-        raise UserError(
-            f"{where} do not tell whether the day or the month comes first, and {rule.section}.time.formats have both. "
-            "Say it with --date-order day or --date-order month."
-        )
-    raise UserError(
-        f"{where} start with the {found}, and {rule.section}.time.formats are {', '.join(map(repr, time.formats))}. "
-        "Keep only the formats that are right for this file."
-    )
 
 
 def _matches(file: SourceFile, rule: FileRule) -> bool:

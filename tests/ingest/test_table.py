@@ -391,10 +391,48 @@ def test_the_order_of_day_and_month_is_that_of_the_whole_column(tmp_path):
     header, early, late = "who,when,hr\n", "a,10/03/2024 00:00,60\n", "a,13/03/2024 00:00,61\n"
     windows, _ = ingest(tmp_path, both, {"a.csv": header + early + late})
     assert minutes(windows) == {(3, 10, 0): 60, (3, 13, 0): 61}
-    with pytest.raises(UserError, match=r"a\.csv: the dates in column 'when' do not tell"):
+    with pytest.raises(UserError, match=r"a\.csv: the dates in column 'when' do not tell.*--date-order day"):
         ingest(tmp_path, both, {"a.csv": header + early})
     with pytest.raises(UserError, match=r"start with the day, and tables\[0\]\.time\.formats are '%m/%d/%Y %H:%M'"):
         ingest(tmp_path, timed("'when'", "%m/%d/%Y %H:%M"), {"a.csv": header + early + late})
+
+
+DATES = {
+    "in another file": (["when"], "FORMAT %H:%M", "10/03/2024 00:00,60", "13/03/2024 00:00,61"),
+    "in another column": (["day", "when"], "FORMAT %H:%M", "10/03/2024,00:00,60", "13/03/2024,00:00,61"),
+    "after the time": (["when"], "%H:%M FORMAT", "00:00 10/03/2024,60", "00:00 13/03/2024,61"),
+    "after the weekday": (["when"], "%a FORMAT %H:%M", "Sun 10/03/2024 00:00,60", "Wed 13/03/2024 00:00,61"),
+    "without marks": (["when"], "FORMAT %H%M", "10032024 0000,60", "13032024 0000,61"),
+}
+
+
+@pytest.mark.parametrize("place", DATES)
+def test_a_file_follows_the_other_files_of_its_section(tmp_path, place):
+    columns, spelling, early, late = DATES[place]
+    dates = ("%m%d%Y", "%d%m%Y") if place == "without marks" else ("%m/%d/%Y", "%d/%m/%Y")
+    both = timed(columns, *(spelling.replace("FORMAT", date) for date in dates))
+    header = ",".join(["who", *columns, "hr"]) + "\n"
+    windows, _ = ingest(tmp_path, both, {"a.csv": f"{header}a,{early}\n", "b.csv": f"{header}a,{late}\n"})
+    assert minutes(windows) == {(3, 10, 0): 60, (3, 13, 0): 61}
+
+
+def test_marks_tell_apart_what_their_order_does_not(tmp_path):
+    """Dates with points start with the day, those with slashes with the month, and ISO dates are neither."""
+    mixed = timed("'when'", "%d.%m.%Y %H:%M", "%m/%d/%Y %H:%M", "%d-%m-%Y %H:%M", "%Y-%m-%d %H:%M")
+    rows = ["10.03.2024 00:00,60", "03/11/2024 00:00,61", "2024-03-13 00:00,62", "12-03-2024 00:00,63"]
+    windows, _ = ingest(tmp_path, mixed, {"a.csv": "who,when,hr\n" + "".join(f"a,{row}\n" for row in rows)})
+    assert minutes(windows) == {(3, 10, 0): 60, (3, 11, 0): 61, (3, 12, 0): 63, (3, 13, 0): 62}
+
+
+def test_files_of_both_orders_leave_a_third_undecided(tmp_path):
+    both = timed("'when'", "%m/%d/%Y %H:%M", "%d/%m/%Y %H:%M")
+    days = {"a.csv": "13/03/2024", "b.csv": "03/14/2024", "c.csv": "10/03/2024"}
+    files = {name: f"who,when,hr\na,{day} 00:00,60\n" for name, day in days.items()}
+    with pytest.raises(UserError, match=r"c\.csv: .* do not tell"):
+        ingest(tmp_path, both, files)
+    files["c.csv"] = "who,when,hr\na,13/03/2024 00:00,60\na,03/14/2024 00:00,60\n"
+    with pytest.raises(UserError, match=r"c\.csv: .* start with the day and with the month"):
+        ingest(tmp_path, both, files)
 
 
 @pytest.mark.parametrize(
