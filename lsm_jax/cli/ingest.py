@@ -16,6 +16,7 @@ from lsm_jax.errors import UserError
 
 if TYPE_CHECKING:
     from lsm_jax.ingest.files import Limits
+    from lsm_jax.ingest.reader import Reader
     from lsm_jax.ingest.report import IngestReport
 
 HELP = "turn real exports into a dataset; bad rows are counted, set aside and reported"
@@ -26,7 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     known = "fitbit, empatica, table or another of docs/reference/ingest.md"
     parser.add_argument("--format", help=f"{known} (default: what the files show)")
     parser.add_argument("--source", required=True, type=data_folder, help="folder (or file) of the export")
-    parser.add_argument("--out", required=True, type=output, help="folder of the dataset to write")
+    parser.add_argument("--out", type=output, help="folder of the dataset to write")
+    shown = "read everything, show people, files, days, events and what would be set aside, and write nothing"
+    parser.add_argument("--dry-run", action="store_true", help=shown)
     parser.add_argument("--mapping", type=local_path, help="TOML file that describes the columns (format table)")
     zone = "IANA zone where it was worn: cuts the days, reads wall-clock times (default: as the files say, or UTC)"
     parser.add_argument("--time-zone", help=zone)
@@ -46,15 +49,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     from lsm_jax.data.store import write_dataset
     from lsm_jax.ingest import pipeline
-    from lsm_jax.ingest.files import MIB, Limits
-    from lsm_jax.ingest.person import people_rule
-    from lsm_jax.ingest.reader import ReaderOptions, make_reader
     from lsm_jax.ingest.report import IngestReport
 
     started = time.perf_counter()
     if args.max_file_mib < 1:
         raise UserError(f"--max-file-mib is {args.max_file_mib}, must be at least 1.")
     source = args.source.resolve()  # Beam workers may run in another folder
+    if args.out is None and not args.dry_run:
+        raise UserError("give --out, the folder of the dataset to write, or --dry-run to see what is there.")
+    if args.dry_run:
+        return _dry_run(args, source)
     if source.is_dir() and args.out.resolve().is_relative_to(source):
         raise UserError(f"--out {args.out} lies inside --source {args.source}: what is written would be read again.")
     if "out" in args.urls and not args.salt:
@@ -65,12 +69,8 @@ def run(args: argparse.Namespace) -> int:
     args.out.parent.mkdir(parents=True, exist_ok=True)
     report = IngestReport()
     with tempfile.TemporaryDirectory(prefix=f".{args.out.name}.ingest-", dir=args.out.parent) as folder:
-        scratch, limits = Path(folder).resolve(), Limits(file_bytes=args.max_file_mib * MIB)
-        file_format = args.format or _detected(source, args.mapping, limits)
-        options = ReaderOptions(
-            args.time_zone, args.mapping, scratch, limits, args.date_order, people_rule(args.person)
-        )
-        reader = make_reader(file_format, options)
+        scratch = Path(folder).resolve()
+        reader, file_format = _reader(args, source, scratch)
         settings = {
             "name": args.name or pipeline.dataset_name(args.out),
             "channels": reader.channels(source),
@@ -89,10 +89,52 @@ def run(args: argparse.Namespace) -> int:
                 with _progress(report) as progress:
                     write_dataset(args.out, windows=people.windows(report), progress=progress, **settings)
         finally:
-            _print(report, args.out)
+            _print(report, f"ingest into {args.out}")
     seconds = time.perf_counter() - started
     report.write(args.out / "ingest_report.json", seconds=round(seconds, 2), format=file_format)
     print(f"{args.out}: {report.days} days of {report.people} people in {seconds:.1f} s")
+    return 0
+
+
+def _reader(args: argparse.Namespace, source: Path, scratch: Path) -> tuple[Reader, str]:
+    """The reader and its format."""
+    from lsm_jax.ingest.files import MIB, Limits
+    from lsm_jax.ingest.person import people_rule
+    from lsm_jax.ingest.reader import ReaderOptions, make_reader
+
+    limits = Limits(file_bytes=args.max_file_mib * MIB)
+    file_format = args.format or _detected(source, args.mapping, limits)
+    options = ReaderOptions(args.time_zone, args.mapping, scratch, limits, args.date_order, people_rule(args.person))
+    return make_reader(file_format, options), file_format
+
+
+def _dry_run(args: argparse.Namespace, source: Path) -> int:
+    """Shows what ingest would write; UserError where it would refuse."""
+    from lsm_jax.cli.ingest_preview import print_preview, print_spellings
+    from lsm_jax.data.store import check_output
+    from lsm_jax.ingest import pipeline
+    from lsm_jax.ingest.person import AmbiguousPeople
+    from lsm_jax.ingest.preview import preview
+    from lsm_jax.ingest.report import IngestReport
+
+    report = IngestReport()
+    with tempfile.TemporaryDirectory(prefix="lsm-dry-run-") as folder:
+        reader, file_format = _reader(args, source, Path(folder).resolve())
+        channels = reader.channels(source)
+        if args.out is not None:
+            check_output(args.out, args.name or pipeline.dataset_name(args.out), channels, args.overwrite)
+        try:
+            with _progress(report):
+                found = preview(pipeline.People(reader, source, channels, salt="of no use"), report)
+        except AmbiguousPeople as error:
+            print_spellings(error.spellings)
+            raise
+        except UserError:
+            _print(report, f"{source} as {file_format}")
+            raise
+    print_preview(found)
+    _print(report, f"{source} as {file_format}", others="they are in the table of files")
+    print("dry run: all rows were read, nothing was written")
     return 0
 
 
@@ -136,12 +178,12 @@ def _progress(report: IngestReport) -> Iterator[Callable[[int], None]]:
         yield lambda days: setattr(counts, "days", days)
 
 
-def _print(report: IngestReport, out: Path) -> None:
+def _print(report: IngestReport, title: str, **where: str) -> None:
     """The report for people: counts per channel, totals, and everything that was not used."""
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"ingest into {out}", title_justify="left")
+    table = Table(title=title, title_justify="left")
     for heading in ("channel", "observed cells", "missing", "implausible", "invalid", "duplicates", "overlaps"):
         table.add_column(heading, justify="left" if heading == "channel" else "right")
     counters = (report.implausible, report.invalid, report.duplicates, report.overlaps)
@@ -149,4 +191,4 @@ def _print(report: IngestReport, out: Path) -> None:
         counts = (f"{counter[name]:,}" for counter in counters)
         table.add_row(name, f"{report.observed_cells[name]:,}", f"{share:.1%}", *counts)
     Console(width=None if sys.stdout.isatty() else 120).print(table)
-    print(*report.sentences(), sep="\n")
+    print(*report.sentences(**where), sep="\n")

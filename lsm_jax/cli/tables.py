@@ -11,12 +11,18 @@ def print_table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]
     """Prints rows of values under their column names; no header if there are none."""
     from rich import box
     from rich.console import Console
+    from rich.markup import escape
     from rich.table import Table
 
     table = Table(*columns, title=title, show_header=bool(columns), box=box.SIMPLE)
     for row in rows:
-        table.add_row(*map(_text, row))
+        table.add_row(*(escape(_printable(_text(value))) for value in row))
     Console(width=None if sys.stdout.isatty() else 160).print(table)
+
+
+def _printable(text: str) -> str:
+    """The text without what would steer the terminal: names of files may hold anything."""
+    return "".join(each if each.isprintable() or each == "\n" else "\ufffd" for each in text)
 
 
 def _text(value: Any) -> str:

@@ -119,6 +119,17 @@ def write_dataset(
 @contextlib.contextmanager
 def staging_folder(out: Path, name: str, channels: Sequence[str], overwrite: bool) -> Iterator[Path]:
     """A temporary folder beside `out`, deleted in the end; UserError as by `write_dataset`."""
+    check_output(out, name, channels, overwrite)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
+    try:
+        yield staging
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def check_output(out: Path, name: str, channels: Sequence[str], overwrite: bool) -> None:
+    """UserError where a dataset of this name and these channels may not be written to `out`."""
     registered(channels)
     if not NAME.fullmatch(name):
         raise UserError(f"dataset name {name!r}: use lower-case letters, digits and underscores, a letter first.")
@@ -127,12 +138,6 @@ def staging_folder(out: Path, name: str, channels: Sequence[str], overwrite: boo
             raise UserError(f"{out} exists and is not a dataset; choose another --out.")
         if not overwrite:
             raise UserError(f"{out} holds a dataset already; pass --overwrite to replace it or choose another --out.")
-    out.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{out.name}.partial-", dir=out.parent))
-    try:
-        yield staging
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 def finish_dataset(directory: Path, channels: Sequence[str], out: Path) -> None:

@@ -159,6 +159,7 @@ class EmpaticaReader:
         recorded: dict[str, SampledSignal] = {}
         beats, tags = None, list[int]()
         for name, file in session.files.items():
+            report.use(file.label, f"{name} of a session")
             with reading(file.label, report):
                 if name == "IBI":
                     beats = read_beats(file, report)

@@ -126,9 +126,10 @@ class FitbitReader:
         samples = RowsByPerson(self._options.scratch)
         files = list(self._minute_files(source, report))
         for (file, kind), formats in zip(files, _time_formats(files, self._options.date_order), strict=True):
+            report.use(file.label, f"minutes of {kind.channel}")
             with reading(file.label, report):
                 for block in read_rows(file, ("Id", kind.time, *kind.values), report):
-                    samples.add(_samples(block, kind, formats, self._zone, file.label, report))
+                    samples.add(_samples(block, kind, formats, self._zone, file.label, report), file.label)
         yield from sorted(samples.slices.items())
 
     def person(self, key: tuple[str, list[Slice]]) -> str:
@@ -136,6 +137,8 @@ class FitbitReader:
 
     def read(self, _: Path, key: tuple[str, list[Slice]], report: IngestReport) -> PersonRecord | None:
         person, slices = key
+        for piece in slices:
+            report.use(piece.source)
         table = load_slices(slices)
         code, second, value = (table[name].to_numpy() for name in ("code", "second", "value"))
         series = {

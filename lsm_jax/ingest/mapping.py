@@ -222,6 +222,11 @@ class FileRule(_Section):
     _section: str = pydantic.PrivateAttr("")
 
     @property
+    def content(self) -> str:
+        """What the section reads, in words."""
+        raise NotImplementedError
+
+    @property
     def used_columns(self) -> tuple[str, ...]:
         """The columns that the section names."""
         raise NotImplementedError
@@ -312,6 +317,10 @@ class TableRule(TimedRule):
         return self
 
     @property
+    def content(self) -> str:
+        return ", ".join(self.channels)
+
+    @property
     def used_columns(self) -> tuple[str, ...]:
         rules = self.channels.values()
         conditions = (*self.keep, *(condition for rule in rules for condition in rule.keep))
@@ -359,6 +368,10 @@ class EventRule(TimedRule):
         return self
 
     @property
+    def content(self) -> str:
+        return f"{self.kind} events"
+
+    @property
     def used_columns(self) -> tuple[str, ...]:
         compared = (column for condition in self.keep for column in condition.columns)
         return _unique(*self.person.columns, *self.time.columns, self.name_column, self.duration, self.end, *compared)
@@ -381,6 +394,10 @@ class LabelRule(FileRule):
         if not self.columns and not self.time_zone:
             raise _mistake("lacks the key 'columns'")
         return self
+
+    @property
+    def content(self) -> str:
+        return f"labels {', '.join(self.columns) or 'of time zones'}"
 
     @property
     def used_columns(self) -> tuple[str, ...]:

@@ -152,7 +152,7 @@ def identity(spelling: str, same: Iterable[Difference] = ("case", "zeros", "mark
 class AmbiguousPeople(UserError):
     """Ids that may be of one person. The message holds no id; `spellings` are for the terminal of a dry run."""
 
-    def __init__(self, message: str, spellings: Iterable[tuple[str, ...]]) -> None:
+    def __init__(self, message: str, spellings: Iterable[tuple[str, ...]] = ()) -> None:
         super().__init__(message)
         self.spellings = list(spellings)
 

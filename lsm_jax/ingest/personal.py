@@ -19,6 +19,7 @@ from lsm_jax.ingest.clock import Clock, Offsets, fixed_offset
 from lsm_jax.ingest.days import Aggregate, minute_series
 from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
 from lsm_jax.ingest.parse import Times
+from lsm_jax.ingest.person import PeopleRule, Roster
 from lsm_jax.ingest.reader import Labels, PersonRecord, ReaderOptions, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
 
@@ -53,6 +54,41 @@ class PersonFiles:
 
     person: str
     files: tuple[SourceFile, ...]
+
+
+def sort_files(
+    files: Sequence[SourceFile], source: Path, rule: PeopleRule, report: IngestReport, *, one_file_each: bool = False
+) -> Iterator[PersonFiles]:
+    """The files of each person, by the user's rule or else by `person_of`; files of nobody are set aside.
+
+    Raises:
+      UserError: files lie in the source and in folders of it, so one person could be taken for several.
+      AmbiguousPeople: as by `Roster.people`.
+    """
+    found: dict[str, list[SourceFile]] = defaultdict(list)
+    roster = Roster(rule)
+    for file in files:
+        person, fault = person_of(file, source, one_file_each=one_file_each), ""
+        if rule.is_of_files:
+            person, fault = rule.of_file(file.label)
+        if fault:
+            report.set_aside(file.label, f"the rule of people {fault}")
+            continue
+        found[person].append(file)
+        roster.add([person], "recordings", file.label)
+    in_folders = {"/" in file.path or bool(file.member) for file in files}
+    if not rule.is_of_files and len(found) > 1 and True in in_folders:
+        if False in in_folders and not one_file_each:
+            raise UserError(
+                f"files lie in {source} itself and in folders of it: of one person, or of several? Say it: --person "
+                "NAME for one, --person '{person}' for one person of each folder and file."
+            )
+        report.note(
+            f"{len(found)} people were found, one for each folder of the source. --person NAME says that all files are "
+            "of one person, --person '*/{person}' that the second folder is the person."
+        )
+    for person, spellings in roster.people(report).items():
+        yield PersonFiles(person, tuple(file for spelling in spellings for file in found[spelling]))
 
 
 class _Sensor(NamedTuple):
@@ -216,17 +252,13 @@ class PersonalReader(abc.ABC):
         return tuple(channels)
 
     def people(self, source: Path, report: IngestReport) -> Iterator[PersonFiles]:
-        found: dict[str, list[SourceFile]] = defaultdict(list)
+        files = []
         for file in source_files(source, report, self._options.limits):
             if reason := self.reads(file):
                 report.ignore(file.label, reason)
             else:
-                found[self.person_of(file, source)].append(file)
-        for person, files in sorted(found.items()):
-            yield PersonFiles(person, tuple(files))
-
-    def person_of(self, file: SourceFile, source: Path) -> str:
-        return person_of(file, source, one_file_each=self.one_file_each)
+                files.append(file)
+        yield from sort_files(files, source, self._options.people, report, one_file_each=self.one_file_each)
 
     def person(self, key: PersonFiles) -> str:
         return key.person
@@ -234,6 +266,7 @@ class PersonalReader(abc.ABC):
     def read(self, _: Path, key: PersonFiles, report: IngestReport) -> PersonRecord | None:
         recording = Recording()
         for file in key.files:
+            report.use(file.label, f"{self.title} file")
             try:
                 self.add_file(file, recording, report)
             except UnreadableFile as error:
@@ -252,4 +285,5 @@ class PersonalReader(abc.ABC):
             offsets=clock.offsets,
             is_wall_clock=recording.is_wall_clock,
             day_labels=recording.day_labels(clock),
+            identity=self._options.people.identity(key.person),
         )

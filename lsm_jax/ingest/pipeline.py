@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.ingest.days import day_windows
 from lsm_jax.ingest.faults import failure, reading
-from lsm_jax.ingest.reader import Reader
+from lsm_jax.ingest.reader import PersonRecord, Reader
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.windows import Window
 
@@ -39,8 +39,8 @@ class People:
 
     def windows(self, report: IngestReport) -> Iterator[Window]:
         """Day windows of all people; memory holds one person at a time. RunError as by `IngestReport.check`."""
-        for key in self._keys(report):
-            yield from self._person_windows(key, report)
+        for key in self.keys(report):
+            yield from self.person_windows(key, report)
         report.check()
 
     def beam_windows(self, report: IngestReport, report_file: Path) -> Callable[[beam.Pipeline], beam.PCollection]:
@@ -55,7 +55,7 @@ class People:
         """
         import apache_beam as beam
 
-        keys = list(self._keys(report))
+        keys = list(self.keys(report))
         if not keys:
             raise UserError(f"{self.source} holds no person this reader can read; the report above says why.")
 
@@ -70,7 +70,8 @@ class People:
 
         return windows
 
-    def _keys(self, report: IngestReport) -> Iterator[Hashable]:
+    def keys(self, report: IngestReport) -> Iterator[Hashable]:
+        """The reader's key of each person."""
         try:
             yield from self.reader.people(self.source, report)
         except (UserError, RunError, OSError):
@@ -80,12 +81,16 @@ class People:
                 f"the reader failed while it listed the people of {self.source} ({failure(error)}); please report it."
             ) from error
 
-    def _person_windows(self, key: Hashable, report: IngestReport) -> Iterator[Window]:
-        """The windows of one person; one on whom the reader fails is set aside."""
+    def person_windows(
+        self, key: Hashable, report: IngestReport, show: Callable[[PersonRecord], None] | None = None
+    ) -> Iterator[Window]:
+        """The windows of one person; one on whom the reader fails is set aside. `show` is given the person's record."""
         is_read = False
         with reading("a person", report, whole=True):
             record = self.reader.read(self.source, key, report)
             if record is not None:
+                if show:
+                    show(record)
                 yield from day_windows(record, self.channels, self.salt, report)
             is_read = True
         report.people_set_aside += not is_read
@@ -94,7 +99,7 @@ class People:
         import apache_beam as beam
 
         report = IngestReport()
-        yield from self._person_windows(key, report)
+        yield from self.person_windows(key, report)
         yield beam.pvalue.TaggedOutput("reports", report)
 
 

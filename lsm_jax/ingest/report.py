@@ -42,6 +42,7 @@ class IngestReport(pydantic.BaseModel):
     damaged_cells: dict[str, BadRows] = {}  # channel -> cells that are not numbers, in rows that were kept
     replaced_cells: dict[str, BadRows] = {}  # what was read as which number -> cells
     incomplete_files: dict[str, BadRows] = {}  # what could not be read -> files that were read without it
+    files_used: dict[str, str] = {}  # file -> what it was taken for
     files_set_aside: list[str] = []  # "file: reason" for whole files that were refused or unreadable
     files_ignored: list[str] = []  # "file: reason" for files that are not of this format
     notes: list[str] = []  # other facts about the import
@@ -94,6 +95,10 @@ class IngestReport(pydantic.BaseModel):
         """Counts a file of which a part cannot be read."""
         _add(self.incomplete_files, what, file, [], 1)
 
+    def use(self, file: str, what: str = "") -> None:
+        """Records a file that is used, and what it is taken for; it may be taken for several things."""
+        _use(self.files_used, file, what)
+
     def set_aside(self, file: str, reason: str) -> None:
         """Records a whole file that cannot be used. The other files are still read."""
         _append_once(self.files_set_aside, f"{file.encode('utf-8', 'backslashreplace').decode()}: {reason}")
@@ -138,6 +143,9 @@ class IngestReport(pydantic.BaseModel):
             mine = getattr(self, name)
             if isinstance(mine, Counter):
                 mine.update(added)
+            elif name == "files_used":
+                for file, what in added.items():
+                    _use(mine, file, what)
             elif isinstance(mine, dict):
                 for reason, entry in added.items():
                     mine.setdefault(reason, BadRows()).add(entry.rows, entry.samples)
@@ -164,8 +172,8 @@ class IngestReport(pydantic.BaseModel):
         """The report that `write` wrote."""
         return cls.model_validate_json(path.read_bytes())
 
-    def sentences(self) -> Iterator[str]:
-        """The report in words: totals, then everything that was not used."""
+    def sentences(self, others: str = "ingest_report.json names them") -> Iterator[str]:
+        """The report in words: totals, then everything that was not used. `others`: where ignored files are named."""
         ignored = f", {self.rows_ignored:,} of signals the mapping does not name" if self.rows_ignored else ""
         yield (f"rows: {self.rows_read:,} read, {self.rows_kept:,} kept, {self.rows_quarantined:,} set aside{ignored}")
         failed = f", set aside {self.people_set_aside}" if self.people_set_aside else ""
@@ -194,7 +202,7 @@ class IngestReport(pydantic.BaseModel):
         for sentence in (*self.files_set_aside, *self.notes):
             yield f"  {sentence}"
         if self.files_ignored:
-            yield f"  {len(self.files_ignored)} files are not of this format; ingest_report.json names them"
+            yield f"  {len(self.files_ignored)} files are not of this format; {others}"
 
 
 def _add(entries: dict[str, BadRows], key: str, file: str, lines: list[int], rows: int | None = None) -> None:
@@ -202,6 +210,12 @@ def _add(entries: dict[str, BadRows], key: str, file: str, lines: list[int], row
     if count:
         samples = [f"{file}:{line}" for line in lines[:SAMPLES_PER_REASON]] or [file]
         entries.setdefault(key, BadRows()).add(count, samples)
+
+
+def _use(files: dict[str, str], file: str, what: str) -> None:
+    uses = dict.fromkeys(filter(None, (*files.get(file, "").split("; "), *what.split("; "))))
+    if file in files or len(files) < MAX_SENTENCES:
+        files[file] = "; ".join(uses)
 
 
 def _append_once(sentences: list[str], sentence: str) -> None:

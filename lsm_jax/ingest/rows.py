@@ -12,6 +12,7 @@ import dataclasses
 import uuid
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import polars as pl
@@ -256,7 +257,13 @@ def _count_per_line(content: UInt8[np.ndarray, " n"], mark: str, ends: Int[np.nd
 # Rows of many people.
 
 
-Slice = tuple[str, int, int]  # (path, first row, number of rows): one person's rows in one file of `RowsByPerson`
+class Slice(NamedTuple):
+    """One person's rows in one file of `RowsByPerson`."""
+
+    path: str
+    first: int
+    rows: int
+    source: str  # the file in which they were found, as in reports
 
 
 class RowsByPerson:
@@ -270,8 +277,8 @@ class RowsByPerson:
         self._folder = folder
         self.slices: dict[str, list[Slice]] = {}
 
-    def add(self, frame: pl.DataFrame) -> None:
-        """Writes a block. Column `PERSON` holds the raw id; the rows of a person stay in order."""
+    def add(self, frame: pl.DataFrame, source: str = "") -> None:
+        """Writes a block of the file `source`. Column `PERSON` holds the raw id; a person's rows stay in order."""
         if not len(frame):
             return
         frame = frame.sort(PERSON, maintain_order=True)
@@ -279,10 +286,10 @@ class RowsByPerson:
         frame.drop(PERSON).rechunk().write_ipc(path, compression="uncompressed")
         offset = 0
         for person, length in frame[PERSON].rle().struct.unnest().select("value", "len").iter_rows():
-            self.slices.setdefault(person, []).append((str(path), offset, length))
+            self.slices.setdefault(person, []).append(Slice(str(path), offset, length, source))
             offset += length
 
 
 def load_slices(slices: Sequence[Slice]) -> pl.DataFrame:
     """The rows of these slices (at least one), in the order in which they were added."""
-    return pl.concat([pl.scan_ipc(path).slice(first, rows) for path, first, rows in slices]).collect()
+    return pl.concat([pl.scan_ipc(each.path).slice(each.first, each.rows) for each in slices]).collect()

@@ -62,6 +62,7 @@ class TableReader:
           mapping: that of a format that comes with the package, instead of a file.
         """
         self._options = options
+        is_built_in = mapping is not None
         if mapping is None:
             if options.mapping is None:
                 raise UserError("the table format needs --mapping M.toml; see configs/ingest/ for worked examples.")
@@ -71,7 +72,7 @@ class TableReader:
         self._dates = DateOrders(options.date_order)
         self.time_zone = options.time_zone or mapping.one_time_zone
         self.people_rule = options.people.over(mapping.people)
-        if options.people.is_of_files and options.mapping is None:
+        if options.people.is_of_files and is_built_in:
             self._rules = [rule.model_copy(update={"person": options.people}) for rule in self._rules]
 
     def channels(self, source: Path) -> tuple[str, ...]:
@@ -143,7 +144,7 @@ class TableReader:
                         else:
                             for rows in self._rows(index, file, None, Calendar(), report):
                                 roster.add(rows[PERSON].unique(), rule.section, file.label)
-                                (samples if isinstance(rule, TableRule) else events).add(rows)
+                                (samples if isinstance(rule, TableRule) else events).add(rows, file.label)
         people = {
             name: PersonTables(
                 name,
@@ -178,6 +179,8 @@ class TableReader:
                 rows = self._rows(index, file, key.person, calendar, report)
                 (frames if self._is_table(index) else event_frames).extend(rows)
         # Rows of shared files were read before their people were known, with Monday as day 0.
+        for piece in (*key.sample_slices, *key.event_slices):
+            report.use(piece.source)
         if key.sample_slices:
             frames.append(load_slices(key.sample_slices).with_columns(pl.col("second") + calendar.shift))
         if key.event_slices:
@@ -271,6 +274,7 @@ class TableReader:
             if rule.time and not rule.time.relative:
                 formats = self._dates.formats(file, rule, layout)
                 rule = rule.model_copy(update={"time": rule.time.model_copy(update={"formats": formats})})
+            report.use(file.label, f"{rule.section}: {rule.content}")
             for block in read_rows(file, rule.used_columns, report, layout):
                 block = plain_numbers(block, rule, file.label)
                 yield rule, block.with_columns(pl.lit(None, pl.String).alias(column) for column in missing)

@@ -1,5 +1,7 @@
 """Who is who: ids in columns and paths, spellings that meet or are refused, and folders of recordings."""
 
+import json
+
 import numpy as np
 import polars as pl
 import pytest
@@ -38,7 +40,7 @@ def read(tmp_path, mapping, files, format="table", person=None):
     keys = list(reader.people(source, report))
     records = {reader.person(key): reader.read(source, key, report) for key in keys}
     people = People(reader, source, channels, "s")
-    windows = [window for key in keys for window in people._person_windows(key, IngestReport())]
+    windows = [window for key in keys for window in people.person_windows(key, IngestReport())]
     return records, {window.participant for window in windows}, report
 
 
@@ -233,3 +235,29 @@ def test_fitbit_ids_that_lost_digits_are_set_aside_and_the_others_meet_the_surve
     assert set(records) == {"1503960366", "007"} and records["007"].labels == {"age": 41.0}
     assert report.quarantined["person id is not a whole number"].samples == ["steps.csv:4"]
     assert np.isfinite(records["007"].series[0].value).sum() == 1
+
+
+# Exports of one person each.
+
+DAY = {"steps": 1, "day": "2024-05-14", "timestamp": "2024-05-14T04:00:00+02:00", "class_5_min": "12345"}
+DAY["met"] = {"interval": 60, "items": [0.9, 3.5], "timestamp": "2024-05-14T04:00:00+02:00"}
+PERSONAL = {
+    ("a.json", "b.json"): (None, {"source"}, ""),
+    ("ann/a.json", "ben/b.json"): (None, {"ann", "ben"}, "2 people were found, one for each folder"),
+    ("a.json", "more/b.json"): (None, "files lie in .*source itself and in folders of it.*--person NAME", ""),
+    ("a.json", "old/b.json"): ("me", {"me"}, ""),
+    ("x/ann/a.json", "y/ann/b.json"): ("*/{person}", {"ann"}, ""),
+    ("ann/a.json", "ANN/b.json"): (None, r"1 ids of recordings are spelt in several ways", ""),
+}
+
+
+@pytest.mark.parametrize("places", PERSONAL, ids=range(len(PERSONAL)))
+def test_people_of_downloaded_exports(tmp_path, places):
+    rule, people, said = PERSONAL[places]
+    files = {place: json.dumps({"daily_activity": [DAY]}) for place in places}
+    if isinstance(people, str):
+        with pytest.raises(UserError, match=people):
+            read(tmp_path, "", files, "oura", rule)
+        return
+    records, _, report = read(tmp_path, "", files, "oura", rule)
+    assert set(records) == people and said in "\n".join(report.notes)
