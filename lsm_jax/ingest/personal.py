@@ -57,9 +57,13 @@ class PersonFiles:
 
 
 def sort_files(
-    files: Sequence[SourceFile], source: Path, rule: PeopleRule, report: IngestReport, *, one_file_each: bool = False
+    files: Sequence[tuple[str, SourceFile]], rule: PeopleRule, report: IngestReport, *, one_file_each: bool = False
 ) -> Iterator[PersonFiles]:
-    """The files of each person, by the user's rule or else by `person_of`; files of nobody are set aside.
+    """The files of each person, by the user's rule; files for which it finds nobody are set aside.
+
+    Args:
+      files: with the person as the format finds them, who counts where the user says nothing.
+      one_file_each: see `person_of`.
 
     Raises:
       UserError: files lie in the source and in folders of it, so one person could be taken for several.
@@ -67,20 +71,18 @@ def sort_files(
     """
     found: dict[str, list[SourceFile]] = defaultdict(list)
     roster = Roster(rule)
-    for file in files:
-        person, fault = person_of(file, source, one_file_each=one_file_each), ""
-        if rule.is_of_files:
-            person, fault = rule.of_file(file.label)
+    for name, file in files:
+        person, fault = rule.of_file(file.label) if rule.is_of_files else (name, "")
         if fault:
             report.set_aside(file.label, f"the rule of people {fault}")
             continue
         found[person].append(file)
         roster.add([person], "recordings", file.label)
-    in_folders = {"/" in file.path or bool(file.member) for file in files}
+    in_folders = {"/" in file.path or bool(file.member) for _, file in files}
     if not rule.is_of_files and len(found) > 1 and True in in_folders:
         if False in in_folders and not one_file_each:
             raise UserError(
-                f"files lie in {source} itself and in folders of it: of one person, or of several? Say it: --person "
+                "files lie in the source itself and in folders of it: of one person, or of several? Say it: --person "
                 "NAME for one, --person '{person}' for one person of each folder and file."
             )
         report.note(
@@ -258,7 +260,11 @@ class PersonalReader(abc.ABC):
                 report.ignore(file.label, reason)
             else:
                 files.append(file)
-        yield from sort_files(files, source, self._options.people, report, one_file_each=self.one_file_each)
+        named = [(self.person_of(file, source), file) for file in files]
+        yield from sort_files(named, self._options.people, report, one_file_each=self.one_file_each)
+
+    def person_of(self, file: SourceFile, source: Path) -> str:
+        return person_of(file, source, one_file_each=self.one_file_each)
 
     def person(self, key: PersonFiles) -> str:
         return key.person

@@ -244,7 +244,7 @@ DAY["met"] = {"interval": 60, "items": [0.9, 3.5], "timestamp": "2024-05-14T04:0
 PERSONAL = {
     ("a.json", "b.json"): (None, {"source"}, ""),
     ("ann/a.json", "ben/b.json"): (None, {"ann", "ben"}, "2 people were found, one for each folder"),
-    ("a.json", "more/b.json"): (None, "files lie in .*source itself and in folders of it.*--person NAME", ""),
+    ("a.json", "more/b.json"): (None, "files lie in the source itself and in folders of it.*--person NAME", ""),
     ("a.json", "old/b.json"): ("me", {"me"}, ""),
     ("x/ann/a.json", "y/ann/b.json"): ("*/{person}", {"ann"}, ""),
     ("ann/a.json", "ANN/b.json"): (None, r"1 ids of recordings are spelt in several ways", ""),
