@@ -36,15 +36,6 @@ SHARED_DATA = Path(os.environ.get("LSM_SHARED_DATA", REPOSITORY.parent / "shared
 
 
 @pytest.fixture(scope="session")
-def shared_cases() -> Path:
-    """The folder with small inputs that are easily misread; the test is skipped where it is absent."""
-    folder = SHARED_DATA.parent / "cases" / "ingest"
-    if not folder.is_dir():
-        pytest.skip(f"no small inputs: {folder} does not exist")
-    return folder
-
-
-@pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder with the real recordings unpacked; the test is skipped where they are not beside the checkout."""
     folder = SHARED_DATA

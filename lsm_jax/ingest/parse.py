@@ -31,8 +31,14 @@ FIRST_SECOND = int(dt.datetime(1990, 1, 1, tzinfo=dt.UTC).timestamp())
 LAST_SECOND = int(dt.datetime(2100, 1, 1, tzinfo=dt.UTC).timestamp())
 
 # How halves of the day are written where it is not AM and PM: with dots, blanks, or in other languages.
-_AM_WORDS = r"a\s?\.?\s?m\b\.?|上午|午前|오전|ص|π\.?\s?μ\.?|पूर्वाह्न|öö|de\.|fm\b"
-_PM_WORDS = r"p\s?\.?\s?m\b\.?|下午|午後|오후|م|μ\.?\s?μ\.?|अपराह्न|ös|du\.|em\b"
+_AM_WORDS = (
+    r"a\s?\.?\s?m\b\.?|上午|午前|오전|ص|π\.?\s?μ\.?|पूर्वाह्न|öö|de\.|fm\b|ق\.?\s?ظ\.?|ก่อนเที่ยง|пр\.?\s?об\.?|"
+    r"\bsa\b|\bap\.|vm\.|לפנה[״\"]צ"
+)
+_PM_WORDS = (
+    r"p\s?\.?\s?m\b\.?|下午|午後|오후|م|μ\.?\s?μ\.?|अपराह्न|ös|du\.|em\b|ب\.?\s?ظ\.?|หลังเที่ยง|сл\.?\s?об\.?|"
+    r"\bch\b|\bip\.|nm\.|אחה[״\"]צ"
+)
 _DATE_MARKS = ("/", ".", "-")
 DateOrder = Literal["day", "month"]
 

@@ -61,7 +61,7 @@ def read_header(file: SourceFile, layout: Layout | None = None) -> Header:
     if name.endswith(".parquet"):
         return Header(parquet_names(file))
     if name.endswith(".xlsx"):
-        return Header(tuple(read_sheet(file).rows.columns))
+        return _sheet_header(read_sheet(file).cells, layout or Layout())
     with open_file(file) as stream:
         return _text_header(stream.read(file.limits.line_bytes), layout or Layout())
 
@@ -84,7 +84,7 @@ def read_rows(
         if file.name.lower().endswith(".parquet"):
             yield from _numbered(parquet_blocks(file, columns, report), 1, report)
         elif file.name.lower().endswith(".xlsx"):
-            yield from _numbered(_sheet_rows(file, columns, report), 2, report)
+            yield from _numbered(_sheet_rows(file, header, columns, report), header.line + 1, report)
         else:
             yield from _TextTable(file, header, columns, report).blocks()
     except UnreadableFile as error:
@@ -99,7 +99,15 @@ def _numbered(blocks: Iterable[pl.DataFrame], first: int, report: IngestReport) 
         first += len(block)
 
 
-def _sheet_rows(file: SourceFile, columns: list[str], report: IngestReport) -> Iterator[pl.DataFrame]:
+def _sheet_header(cells: pl.DataFrame, layout: Layout) -> Header:
+    if not layout.header:
+        return Header(_positions(cells.width), line=0)
+    rows = [[cell or "" for cell in row] for row in cells.head(_MAX_PREAMBLE_LINES).iter_rows()]
+    line = _header_place(rows, layout)
+    return Header(_names(rows[line - 1], layout), line=line)
+
+
+def _sheet_rows(file: SourceFile, header: Header, columns: list[str], report: IngestReport) -> Iterator[pl.DataFrame]:
     sheet = read_sheet(file)
     if sheet.other_sheets:
         report.note(f"{file.label}: {sheet.other_sheets} further sheets were not read; save each as a file of its own.")
@@ -110,7 +118,29 @@ def _sheet_rows(file: SourceFile, columns: list[str], report: IngestReport) -> I
         )
     if sheet.errors:
         report.note(f"{file.label}: {sheet.errors} cells show an error such as #N/A and were read as empty.")
-    yield sheet.rows.select(columns)
+    rows = sheet.cells[header.line :]
+    yield rows.rename(dict(zip(rows.columns, header.names, strict=True))).select(columns)
+
+
+# The header, where there is one.
+
+
+def _positions(count: int) -> tuple[str, ...]:
+    return tuple(str(place + 1) for place in range(count))
+
+
+def _names(cells: Iterable[str], layout: Layout) -> tuple[str, ...]:
+    return unique_names(layout.aliases.get(cell.strip(), cell) for cell in cells)
+
+
+def _header_place(lines: Iterable[Sequence[str]], layout: Layout) -> int:
+    """The number of the first of the lines that have the most of the layout's columns; 1 where none has any."""
+    number, most = 1, 0
+    for place, cells in enumerate(lines if layout.columns else (), 1):
+        found = len({*layout.columns} & {*_names(cells, layout)})
+        if found > most:
+            number, most = place, found
+    return number
 
 
 # Delimited text.
@@ -123,14 +153,13 @@ def _text_header(start: bytes, layout: Layout) -> Header:
     texts = [line.decode("utf-8", "replace").rstrip("\r") for line in lines]
     if not layout.header:
         header = _header_line(next(filter(str.strip, texts), ""), layout.separator, _SEPARATORS + " ")
-        return Header(tuple(str(place + 1) for place in range(len(header.names))), header.separator, line=0)
-    number, most = 1, 0
-    for place, text in enumerate(texts if layout.columns else (), 1):
-        cells = _split(text, layout.separator or _likely_separator(text, _SEPARATORS))
-        found = len({*layout.columns} & {layout.aliases.get(cell.strip(), cell.strip()) for cell in cells})
-        if found > most:
-            number, most = place, found
-    return dataclasses.replace(_header_line(texts[number - 1], layout.separator, aliases=layout.aliases), line=number)
+        return Header(_positions(len(header.names)), header.separator, line=0)
+    number = _header_place(
+        (_split(text, layout.separator or _likely_separator(text, _SEPARATORS)) for text in texts), layout
+    )
+    header = _header_line(texts[number - 1], layout.separator)
+    names = _names(_split(texts[number - 1], header.separator), layout)
+    return dataclasses.replace(header, names=names, line=number)
 
 
 def _likely_separator(line: str, separators: str) -> str:
@@ -138,9 +167,7 @@ def _likely_separator(line: str, separators: str) -> str:
     return max(separators, key=lambda mark: line.count(mark) if mark != " " else min(line.count(mark), 0.5))
 
 
-def _header_line(
-    line: str, separator: str | None, separators: str = _SEPARATORS, aliases: Mapping[str, str] | None = None
-) -> Header:
+def _header_line(line: str, separator: str | None, separators: str = _SEPARATORS) -> Header:
     if not line.strip():
         raise UnreadableFile("empty: there is no header line")
     if "\0" in line:
@@ -151,7 +178,7 @@ def _header_line(
         raise UnreadableFile(
             "line 1 is no header line: are its line ends those of an old Mac? Save it again as CSV (UTF-8)"
         )
-    return Header(unique_names((aliases or {}).get(cell.strip(), cell) for cell in cells), separator)
+    return Header(unique_names(cells), separator)
 
 
 def _split(line: str, separator: str) -> list[str]:

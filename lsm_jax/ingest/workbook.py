@@ -14,7 +14,6 @@ import polars as pl
 
 from lsm_jax.ingest.faults import is_panic
 from lsm_jax.ingest.files import DAMAGE_ERRORS, SourceFile, UnreadableFile, read_workbook
-from lsm_jax.ingest.parse import unique_names
 
 # A formula that is followed by no value, or by an empty one. Nothing in it backtracks: the text may be hostile.
 _UNSAVED = re.compile(
@@ -28,14 +27,14 @@ _ID = "{http://schemas.openxmlformats.org/officeDocument/2006/relationships}id"
 class Sheet(NamedTuple):
     """The cells of the first sheet as text."""
 
-    rows: pl.DataFrame
+    cells: pl.DataFrame  # with the header, wherever it is
     other_sheets: int
     unsaved: int  # formulas without a saved value, which are empty
     errors: int  # cells such as #N/A, which are empty
 
 
 def read_sheet(file: SourceFile) -> Sheet:
-    """The first sheet, of which row 1 names the columns; UnreadableFile if there is none."""
+    """The first sheet; UnreadableFile if there is none."""
     status = (file.root / file.path).lstat()
     return _parse(file, status.st_mtime_ns, status.st_size)
 
@@ -54,10 +53,8 @@ def _parse(file: SourceFile, *_version: int) -> Sheet:
         if isinstance(error, Exception) or is_panic(error):
             raise UnreadableFile(f"not a readable Excel workbook ({type(error).__name__})") from error
         raise
-    names = unique_names((name or "").strip() for name in cells.row(0))
-    rows = cells[1:].rename(dict(zip(cells.columns, names, strict=True)))
     sheet = _first_sheet(content)
-    return Sheet(rows, others, len(_UNSAVED.findall(sheet)), len(_ERROR_CELL.findall(sheet)))
+    return Sheet(cells, others, len(_UNSAVED.findall(sheet)), len(_ERROR_CELL.findall(sheet)))
 
 
 def _first_sheet(content: bytes) -> bytes:

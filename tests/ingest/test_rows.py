@@ -19,7 +19,7 @@ from lsm_jax.ingest import parquet as parquet_module
 from lsm_jax.ingest import rows as rows_module
 from lsm_jax.ingest.files import Limits, SourceFile, UnreadableFile, source_files
 from lsm_jax.ingest.report import IngestReport
-from lsm_jax.ingest.rows import LINE, read_header, read_rows
+from lsm_jax.ingest.rows import LINE, Layout, read_header, read_rows
 
 
 def read(folder, content, name="t.csv", columns=("a", "b"), **limits):
@@ -248,6 +248,16 @@ def test_workbooks_are_read_and_damaged_ones_refused(tmp_path):
     broken = workbook([["a"]]).replace(b"<sheetData>", b"<sheetDatb>")
     with pytest.raises(UnreadableFile):
         read(tmp_path, broken, name="t.xlsx")
+
+
+def test_the_header_of_a_workbook_may_be_below_other_lines_or_absent(tmp_path):
+    (tmp_path / "t.xlsx").write_bytes(workbook([["Made by X", ""], ["Start", "4"], ["a", "b"], ["1", "x"]]))
+    for layout, columns, expected in (
+        (Layout(columns=("a", "b")), ("a", "b"), [(4, "1", "x")]),
+        (Layout(header=False), ("1", "2"), [(3, "a", "b"), (4, "1", "x")]),
+    ):
+        (table,) = read_rows(SourceFile(tmp_path, "t.xlsx"), columns, IngestReport(), layout)
+        assert table.rows()[-len(expected) :] == expected
 
 
 def test_workbook_cells_without_a_saved_value_are_counted(tmp_path):
