@@ -132,6 +132,8 @@ _CHANNELS = (
         source=_OURS,
     ),
     Channel("ambient_light", "LIGHT", "lux", 0, 200000, 150.0, 600.0, heavy_tailed=True, source=_OURS),
+    Channel("device_temperature", "TEMP", "deg C", -20, 60, 28.0, 5.0, source=_OURS),  # of its housing
+    Channel("floors", "ALT", "floors/min", 0, 60, 0.01, 0.15, heavy_tailed=True, is_count=True, source=_OURS),
 )
 
 REGISTRY: Mapping[str, Channel] = MappingProxyType({channel.name: channel for channel in _CHANNELS})

@@ -37,6 +37,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--person", help=f"{who} (formats that find people by folders)")
     order = "what comes first in dates such as 04/12/2016, for files that do not tell"
     parser.add_argument("--date-order", choices=("day", "month"), help=order)
+    prefer = "source that comes before the others of a signal, by a part of its name; the best first (apple, takeout)"
+    parser.add_argument("--prefer", action="append", default=[], metavar="SOURCE", help=prefer)
     parser.add_argument("--name", help="name of the dataset (default: from --out)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the split by participant (default 0)")
     parser.add_argument("--salt", help="key of the pseudonyms (default: a random one, kept in OUT.salt beside OUT)")
@@ -104,7 +106,8 @@ def _reader(args: argparse.Namespace, source: Path, scratch: Path) -> tuple[Read
 
     limits = Limits(file_bytes=args.max_file_mib * MIB)
     file_format = args.format or _detected(source, args.mapping, limits)
-    options = ReaderOptions(args.time_zone, args.mapping, scratch, limits, args.date_order, people_rule(args.person))
+    people, prefer = people_rule(args.person), tuple(args.prefer)
+    options = ReaderOptions(args.time_zone, args.mapping, scratch, limits, args.date_order, people, prefer)
     return make_reader(file_format, options), file_format
 
 

@@ -42,6 +42,7 @@ def minute_series(
     length: Float[np.ndarray, " n"] | None = None,
     aggregate: Aggregate | None = None,
     row: Int[np.ndarray, " n"] | None = None,
+    writes_zeros: bool = True,
 ) -> Series:
     """Turns one sensor's samples into minute values.
 
@@ -66,6 +67,8 @@ def minute_series(
       length: seconds that each sample lasts, where that is known; NaN elsewhere.
       aggregate: how samples of one minute become one value; None: as the channel's registry entry says.
       row: what tells the samples of one instant apart; only equal ones are repeats. None: the value.
+      writes_zeros: whether the device also writes counts of 0. Of one that does not, what intervals leave of a minute
+        is 0 and not unknown.
 
     Raises:
       UserError: unknown channel.
@@ -84,7 +87,7 @@ def minute_series(
     if counts:
         period = 60 * (period_minutes or 0)
         intervals = _increases if rule == "difference" else _intervals
-        minute, value = _count_minutes(channel, *intervals(second, value, length, period), report)
+        minute, value = _count_minutes(channel, *intervals(second, value, length, period), writes_zeros, report)
         plausible = _plausible(channel, value, kind.low, kind.high, report)
         days_without_value = np.append(days_without_value, minute[~plausible] // 1440)
         minute, value = minute[plausible], value[plausible]
@@ -172,6 +175,7 @@ def _count_minutes(
     start: Float[np.ndarray, " n"],
     end: Float[np.ndarray, " n"],
     count: Float[np.ndarray, " n"],
+    writes_zeros: bool,
     report: IngestReport,
 ) -> MinuteValues:
     """Counts of intervals, spread over their minutes. A count without an interval covers its whole minute."""
@@ -183,7 +187,7 @@ def _count_minutes(
     length = (end - start)[each]
     part = np.divide(overlap, length, out=np.ones(len(each)), where=length > 0)
     minute, place = np.unique(minute, return_inverse=True)
-    covered = np.bincount(place, np.where(length > 0, overlap / 60, 1), len(minute))
+    covered = np.bincount(place, np.where((length > 0) & writes_zeros, overlap / 60, 1), len(minute))
     value = np.bincount(place, part * count[each], len(minute)) / np.clip(covered, MIN_COVERED, 1)
     partial = covered < MIN_COVERED - 1e-3
     if partial.any():

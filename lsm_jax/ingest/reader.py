@@ -25,6 +25,7 @@ from lsm_jax.ingest.report import IngestReport
 # `looks_like`, by which `detect` finds the format of a source.
 FORMATS = {
     "actigraph": "lsm_jax.ingest.actigraph:ActigraphReader",
+    "apple": "lsm_jax.ingest.apple:AppleReader",
     "empatica": "lsm_jax.ingest.empatica:EmpaticaReader",
     "fit": "lsm_jax.ingest.fit:FitReader",
     "oura": "lsm_jax.ingest.oura:OuraReader",
@@ -88,6 +89,7 @@ class ReaderOptions:
     limits: Limits = DEFAULT_LIMITS  # sizes above which a file is refused
     date_order: Literal["day", "month"] | None = None  # what comes first in dates, for files that do not tell
     people: PeopleRule = DEFAULT_PEOPLE  # who is who: the person of a path, and which spellings are one person
+    prefer: tuple[str, ...] = ()  # parts of names of the sources of a signal that come before the others, best first
 
 
 class Reader(Protocol):

@@ -47,10 +47,11 @@ class IngestReport(pydantic.BaseModel):
     files_ignored: list[str] = []  # "file: reason" for files that are not of this format
     notes: list[str] = []  # other facts about the import
     disordered: int = 0  # samples earlier than the sample before them in the file
-    # Every `Counter` is by channel.
+    # Every `Counter` is by channel, unless it says otherwise.
     duplicates: Counter[str] = Counter()  # samples dropped because the same minute already had that value
     conflicts: Counter[str] = Counter()  # instants for which one sensor gave several different values
     overlaps: Counter[str] = Counter()  # minutes that several sensors recorded
+    outranked_minutes: Counter[str] = Counter()  # by "CHANNEL of SOURCE": minutes for which a better source was taken
     invalid: Counter[str] = Counter()  # values the device itself marked as not valid
     implausible: Counter[str] = Counter()  # values outside the registry's range
     partial_minutes: Counter[str] = Counter()  # minutes of a count that were covered for less than half
@@ -199,6 +200,8 @@ class IngestReport(pydantic.BaseModel):
             yield f"  {entry.rows:,} cells: {replacement} ({', '.join(entry.samples[:3])})"
         for what, entry in self.incomplete_files.items():
             yield f"  {entry.rows:,} files: {what} ({', '.join(entry.samples[:3])})"
+        for source, minutes in self.outranked_minutes.items():
+            yield f"  {source}: {minutes:,} minutes set aside, since a better source has them (see --prefer)"
         for sentence in (*self.files_set_aside, *self.notes):
             yield f"  {sentence}"
         if self.files_ignored:

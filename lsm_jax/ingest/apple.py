@@ -1,0 +1,216 @@
+"""Reads Apple Health exports: export.zip as the phone writes it, or the export.xml in it.
+
+One export is one person. Its records are streamed (`apple_xml`), sorted by channel into temporary files
+(`apple_records`) and read back channel by channel, so memory does not grow with the export.
+
+- A source is a `sourceName`. Sources of one channel are ranked minute by minute: those that the user prefers, watches,
+  phones, others.
+- Counts are spread over their interval. Apple writes no zeros: what intervals leave of a minute is 0, and so is a
+  minute between two heart rates of a watch that are at most 15 minutes apart.
+- `calories` are the basal and the active ones, where the basal ones are known.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime as dt
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+import polars as pl
+from jaxtyping import Int
+
+from lsm_jax.channels import REGISTRY
+from lsm_jax.errors import UserError
+from lsm_jax.ingest.apple_records import ExportRecords, read_records
+from lsm_jax.ingest.apple_types import BASAL, CHANNELS, STAGES
+from lsm_jax.ingest.apple_xml import is_export, names_in
+from lsm_jax.ingest.days import minute_series
+from lsm_jax.ingest.detect import Evidence
+from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
+from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, Series
+from lsm_jax.ingest.report import IngestReport
+from lsm_jax.ingest.rows import RowsByPerson, load_slices
+from lsm_jax.ingest.sleep import SLEEP_CHANNELS, STAGE_CHANNELS, STAGED, best_spells, sleep_events, sleep_series
+from lsm_jax.ingest.sources import RankedSeries, best_of
+
+MAX_WORN_GAP_MINUTES = 15
+GLUCOSE_MINUTES = 5  # sensors write a value every 5 minutes, without an interval
+_CHANNELS = tuple(name for name in REGISTRY if name in {*CHANNELS.values(), *SLEEP_CHANNELS, "calories"})
+# Counts that a worn watch would have written, had there been any.
+_ZERO_WHEN_WORN = ("steps", "distance", "active_calories", "floors")
+
+
+def looks_like(files: Sequence[SourceFile]) -> Evidence | None:
+    """Files that start as the export does."""
+    found = tuple(file for file in files if is_export(file))
+    return Evidence("Apple Health export", found) if found else None
+
+
+@dataclasses.dataclass(frozen=True)
+class PersonExports:
+    """The key of one person: the exports, the newest last as far as names tell."""
+
+    person: str
+    files: tuple[SourceFile, ...]
+
+
+class AppleReader:
+    """Reader of Apple Health exports (see `reader.Reader`)."""
+
+    def __init__(self, options: ReaderOptions) -> None:
+        self._options = options
+
+    def channels(self, source: Path) -> tuple[str, ...]:
+        """The channels of the records that occur, which a first pass looks for.
+
+        Raises:
+          UserError: no export, or one without records of these channels.
+        """
+        files = [file for file in source_files(source, IngestReport(), self._options.limits) if is_export(file)]
+        if not files:
+            raise UserError(
+                f"{source} holds no Apple Health export: no XML file with an element HealthData. On the phone: Health, "
+                "the picture of you, Export All Health Data; then give the folder that holds export.zip."
+            )
+        names = {name for file in files for name in names_in(file)}
+        present = {CHANNELS[name] for name in names & CHANNELS.keys()}
+        present |= {"calories"} if BASAL in present else set()
+        stages = {STAGES[name] for name in names & STAGES.keys()}
+        present |= {*STAGE_CHANNELS.values()} if stages & STAGED else set()
+        present |= {"sleep_state"} if "asleep" in stages else set()
+        if not present:
+            raise UserError(f"{source}: the export of Apple Health holds no record that has a channel here.")
+        return tuple(name for name in _CHANNELS if name in present)
+
+    def people(self, source: Path, report: IngestReport) -> Iterator[PersonExports]:
+        files: dict[str, list[SourceFile]] = {}
+        for file in source_files(source, report, self._options.limits):
+            if is_export(file):
+                files.setdefault(_person_of(file), []).append(file)
+            else:
+                report.ignore(file.label, "not the export.xml of Apple Health")
+        for person, own in sorted(files.items()):
+            yield PersonExports(person, tuple(own))
+
+    def person(self, key: PersonExports) -> str:
+        return key.person
+
+    def read(self, source: Path, key: PersonExports, report: IngestReport) -> PersonRecord | None:  # noqa: ARG002
+        if self._options.scratch is None:
+            raise UserError("the apple reader needs a scratch folder (ReaderOptions.scratch).")
+        samples = RowsByPerson(self._options.scratch)
+        found = ExportRecords(self._options.prefer)
+        for file in key.files:
+            try:
+                read_records(file, found, samples, report)
+            except UnreadableFile as error:
+                report.set_aside(file.label, str(error))
+        series = self._series(samples, found, report)
+        spells = best_spells(found.ranked_spells())
+        series += sleep_series(spells)
+        if not series:
+            report.note(f"{key.files[0].label}: no usable record; the person is left out.")
+            return None
+        first = min(int(each.minute.min()) for each in series if len(each.minute))
+        return PersonRecord(
+            key.person,
+            tuple(series),
+            (*sleep_events(spells), *found.activities()),
+            _labels(found.me, first),
+            time_zone=self._options.time_zone or "Etc/GMT+7",
+            # offsets=found.offsets(),
+            day_labels=tuple(found.day_labels),
+        )
+
+    def _series(self, samples: RowsByPerson, found: ExportRecords, report: IngestReport) -> list[Series]:
+        """The best series of each channel."""
+        best: dict[str, Series] = {}
+        worn = np.empty(0, np.int64)
+        for channel in dict.fromkeys(CHANNELS.values()):
+            if slices := samples.slices.get(channel):
+                table = load_slices(slices)
+                parts = [
+                    RankedSeries(
+                        found.sources[number].name, found.sources[number].rank, _minutes(channel, group, report)
+                    )
+                    for (number,), group in table.group_by("source", maintain_order=True)
+                ]
+                best[channel] = best_of(parts, report)
+                if channel == "heart_rate":
+                    watches = [number for number, each in enumerate(found.sources) if each.is_watch]
+                    worn = _worn_minutes(table.filter(pl.col("source").is_in(watches)))
+        for channel in _ZERO_WHEN_WORN:
+            if channel in best and len(worn):
+                best[channel] = _with_zeros(best[channel], worn)
+        if basal := best.pop(BASAL, None):
+            best["calories"] = _total(basal, best.get("active_calories"))
+        return list(best.values())
+
+
+def _person_of(file: SourceFile) -> str:
+    """The folder of an export, or the name of its zip; exports beside each other in the source are told by name."""
+    path = PurePosixPath(file.path)
+    if len(path.parts) > 1:
+        return path.parts[0]
+    return path.stem if file.member else file.root.name
+
+
+def _labels(me: Mapping[str, str], first_minute: int) -> dict[str, float | str]:
+    """Age on the first day, and sex. The birth date itself is not kept."""
+    labels: dict[str, float | str] = {}
+    try:
+        born = dt.date.fromisoformat(me.get("HKCharacteristicTypeIdentifierDateOfBirth", ""))
+        first = dt.datetime.fromtimestamp(60 * first_minute, dt.UTC).date()
+        labels["age"] = float(first.year - born.year - ((first.month, first.day) < (born.month, born.day)))
+    except ValueError:
+        pass
+    sex = me.get("HKCharacteristicTypeIdentifierBiologicalSex", "").removeprefix("HKBiologicalSex")
+    if sex in ("Female", "Male"):
+        labels["sex"] = sex[0]
+    return labels
+
+
+def _minutes(channel: str, rows: pl.DataFrame, report: IngestReport) -> Series:
+    """Minute values of one source; basal calories as if they were calories."""
+    second, value, length = (rows[name].to_numpy() for name in ("second", "value", "length"))
+    length = np.where(length > 0, length, np.nan)
+    row = rows.select("value", "length", "kind").hash_rows().cast(pl.Int64, wrap_numerical=True).to_numpy()
+    name = "calories" if channel == BASAL else channel
+    period = GLUCOSE_MINUTES if channel == "glucose" else None
+    return minute_series(name, second, value, report, length=length, row=row, period_minutes=period, writes_zeros=False)
+
+
+def _worn_minutes(beats: pl.DataFrame) -> Int[np.ndarray, " n"]:
+    """The minutes between two heart rates of one watch that are near each other."""
+    minutes = [np.empty(0, np.int64)]
+    for _, group in beats.group_by("source"):
+        minute = np.unique(group["second"].to_numpy() // 60).astype(np.int64)
+        gap = np.diff(minute)
+        near = gap <= MAX_WORN_GAP_MINUTES
+        length = gap[near]
+        within = np.arange(length.sum()) - np.repeat(np.cumsum(length) - length, length)
+        minutes.append(np.append(np.repeat(minute[:-1][near], length) + within, minute))
+    return np.unique(np.concatenate(minutes))
+
+
+def _with_zeros(series: Series, worn: Int[np.ndarray, " n"]) -> Series:
+    """The series with 0 in the minutes in which a watch was worn and nobody counted anything."""
+    zero = np.setdiff1d(worn, series.minute[~np.isnan(series.value)])
+    keep = ~np.isin(series.minute, zero)  # a marker of an empty day may lie in one
+    minute = np.append(series.minute[keep], zero)
+    value = np.append(series.value[keep], np.zeros(len(zero), np.float32))
+    order = np.argsort(minute, kind="stable")
+    return Series(series.channel, minute[order], value[order])
+
+
+def _total(basal: Series, active: Series | None) -> Series:
+    """Basal and active calories together, where the basal ones are known."""
+    total = basal.value.astype(np.float64)
+    if active is not None:
+        recorded = ~np.isnan(active.value)
+        _, place, added = np.intersect1d(basal.minute, active.minute[recorded], True, True)
+        total[place] += active.value[recorded][added]
+    highest = REGISTRY["calories"].high
+    return Series("calories", basal.minute, np.where(total <= highest, total, np.nan).astype(np.float32))
