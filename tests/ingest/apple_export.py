@@ -1,5 +1,9 @@
 """Apple Health exports made by hand, as the phone writes them."""
 
+import datetime as dt
+import sys
+from pathlib import Path
+
 HEAD = """<?xml version="1.0" encoding="UTF-8"?>
 <!DOCTYPE HealthData [
 <!-- HealthKit Export Version: 14 -->
@@ -48,3 +52,39 @@ def workout(kind, start, end, source=WATCH, day="2023-05-01", zone="-0700"):
         f'sourceName="{source}" startDate="{day} {start} {zone}" endDate="{day} {end} {zone}">\n'
         '  <MetadataEntry key="HKIndoorWorkout" value="0"/>\n </Workout>\n'
     )
+
+
+def write_large(path, mebibytes):
+    """An export of this size: days of a watch and a phone, in the order of types in which the phone writes them."""
+    kinds = (  # type, unit, source, records a day, seconds between them, length of each
+        ("StepCount", "count", PHONE, 120, 480, 420),
+        ("StepCount", "count", WATCH, 300, 180, 60),
+        ("DistanceWalkingRunning", "km", PHONE, 120, 480, 420),
+        ("DistanceWalkingRunning", "km", WATCH, 300, 180, 60),
+        ("BasalEnergyBurned", "kcal", WATCH, 480, 180, 180),
+        ("ActiveEnergyBurned", "kcal", WATCH, 720, 90, 80),
+        ("HeartRate", "count/min", WATCH, 600, 120, 0),
+        ("RespiratoryRate", "count/min", WATCH, 60, 300, 0),
+        ("WalkingSpeed", "km/hr", PHONE, 60, 900, 60),
+        ("OxygenSaturation", "%", WATCH, 30, 1800, 15),
+    )
+    fixed = {"km": 0.02, "%": 0.96, "kcal": 1.25}
+    days = round(mebibytes / 1.02)
+    with path.open("w", encoding="utf-8") as file:
+        file.write(HEAD)
+        for kind, unit, source, records, step, length in kinds:
+            for number in range(days):
+                day = dt.date(2015, 1, 1) + dt.timedelta(days=number)
+                clock = [divmod(second, 3600) for second in range(0, records * step, step)]
+                for hour, rest in clock:
+                    minute, second = divmod(rest, 60)
+                    begin = f"{hour:02d}:{minute:02d}:{second:02d}"
+                    minute, second = divmod(rest + length, 60)
+                    end = f"{hour + minute // 60:02d}:{minute % 60:02d}:{second:02d}"
+                    if hour + minute // 60 < 24:
+                        file.write(record(kind, fixed.get(unit, 14 + minute), begin, end, unit, source, day=day))
+        file.write(TAIL)
+
+
+if __name__ == "__main__":  # python tests/ingest/apple_export.py export.xml 1024
+    write_large(Path(sys.argv[1]), int(sys.argv[2]))
