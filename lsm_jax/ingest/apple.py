@@ -12,10 +12,9 @@ One export is one person. Its records are streamed (`apple_xml`), sorted by chan
 
 from __future__ import annotations
 
-import dataclasses
 import datetime as dt
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -29,6 +28,7 @@ from lsm_jax.ingest.apple_xml import is_export, names_in
 from lsm_jax.ingest.days import minute_series
 from lsm_jax.ingest.detect import Evidence
 from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
+from lsm_jax.ingest.personal import PersonFiles, files_by_person
 from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, Series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import RowsByPerson, load_slices
@@ -36,6 +36,7 @@ from lsm_jax.ingest.sleep import SLEEP_CHANNELS, STAGE_CHANNELS, STAGED, best_sp
 from lsm_jax.ingest.sources import RankedSeries, best_of
 
 MAX_WORN_GAP_MINUTES = 15
+_PART_ROWS = 100_000
 GLUCOSE_MINUTES = 5  # sensors write a value every 5 minutes, without an interval
 _CHANNELS = tuple(name for name in REGISTRY if name in {*CHANNELS.values(), *SLEEP_CHANNELS, "calories"})
 # Counts that a worn watch would have written, had there been any.
@@ -46,14 +47,6 @@ def looks_like(files: Sequence[SourceFile]) -> Evidence | None:
     """Files that start as the export does."""
     found = tuple(file for file in files if is_export(file))
     return Evidence("Apple Health export", found) if found else None
-
-
-@dataclasses.dataclass(frozen=True)
-class PersonExports:
-    """The key of one person: the exports, the newest last as far as names tell."""
-
-    person: str
-    files: tuple[SourceFile, ...]
 
 
 class AppleReader:
@@ -84,20 +77,19 @@ class AppleReader:
             raise UserError(f"{source}: the export of Apple Health holds no record that has a channel here.")
         return tuple(name for name in _CHANNELS if name in present)
 
-    def people(self, source: Path, report: IngestReport) -> Iterator[PersonExports]:
-        files: dict[str, list[SourceFile]] = {}
+    def people(self, source: Path, report: IngestReport) -> Iterator[PersonFiles]:
+        exports = []
         for file in source_files(source, report, self._options.limits):
             if is_export(file):
-                files.setdefault(_person_of(file), []).append(file)
+                exports.append(file)
             else:
                 report.ignore(file.label, "not the export.xml of Apple Health")
-        for person, own in sorted(files.items()):
-            yield PersonExports(person, tuple(own))
+        yield from files_by_person(exports, source, self._options.people, report)
 
-    def person(self, key: PersonExports) -> str:
+    def person(self, key: PersonFiles) -> str:
         return key.person
 
-    def read(self, source: Path, key: PersonExports, report: IngestReport) -> PersonRecord | None:  # noqa: ARG002
+    def read(self, _: Path, key: PersonFiles, report: IngestReport) -> PersonRecord | None:
         if self._options.scratch is None:
             raise UserError("the apple reader needs a scratch folder (ReaderOptions.scratch).")
         samples = RowsByPerson(self._options.scratch)
@@ -119,9 +111,10 @@ class AppleReader:
             tuple(series),
             (*sleep_events(spells), *found.activities()),
             _labels(found.me, first),
-            time_zone=self._options.time_zone or "Etc/GMT+7",
-            # offsets=found.offsets(),
+            time_zone=self._options.time_zone or "",
+            offsets=found.offsets(),
             day_labels=tuple(found.day_labels),
+            identity=self._options.people.identity(key.person),
         )
 
     def _series(self, samples: RowsByPerson, found: ExportRecords, report: IngestReport) -> list[Series]:
@@ -149,14 +142,6 @@ class AppleReader:
         return list(best.values())
 
 
-def _person_of(file: SourceFile) -> str:
-    """The folder of an export, or the name of its zip; exports beside each other in the source are told by name."""
-    path = PurePosixPath(file.path)
-    if len(path.parts) > 1:
-        return path.parts[0]
-    return path.stem if file.member else file.root.name
-
-
 def _labels(me: Mapping[str, str], first_minute: int) -> dict[str, float | str]:
     """Age on the first day, and sex. The birth date itself is not kept."""
     labels: dict[str, float | str] = {}
@@ -174,11 +159,29 @@ def _labels(me: Mapping[str, str], first_minute: int) -> dict[str, float | str]:
 
 def _minutes(channel: str, rows: pl.DataFrame, report: IngestReport) -> Series:
     """Minute values of one source; basal calories as if they were calories."""
-    second, value, length = (rows[name].to_numpy() for name in ("second", "value", "length"))
+    name = "calories" if channel == BASAL else channel
+    parts = [_part_minutes(name, part, report) for part in _parts(rows.sort("second", maintain_order=True))]
+    minute, value = (np.concatenate([getattr(part, field) for part in parts]) for field in ("minute", "value"))
+    return Series(name, minute, value)
+
+
+def _parts(rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
+    """Rows in order of time in parts that share no minute, of about `_PART_ROWS` rows: temporary arrays stay small."""
+    start = rows["second"].to_numpy() // 60
+    end = np.maximum.accumulate((rows["second"] + rows["length"]).to_numpy()) // 60
+    cuts = np.flatnonzero(start[1:] > end[:-1]) + 1
+    begin = 0
+    while len(rows) - begin > _PART_ROWS and len(later := cuts[cuts >= begin + _PART_ROWS]):
+        yield rows[begin : int(later[0])]
+        begin = int(later[0])
+    yield rows[begin:]
+
+
+def _part_minutes(name: str, rows: pl.DataFrame, report: IngestReport) -> Series:
+    second, value, length = (rows[column].to_numpy() for column in ("second", "value", "length"))
     length = np.where(length > 0, length, np.nan)
     row = rows.select("value", "length", "kind").hash_rows().cast(pl.Int64, wrap_numerical=True).to_numpy()
-    name = "calories" if channel == BASAL else channel
-    period = GLUCOSE_MINUTES if channel == "glucose" else None
+    period = GLUCOSE_MINUTES if name == "glucose" else None
     return minute_series(name, second, value, report, length=length, row=row, period_minutes=period, writes_zeros=False)
 
 
@@ -186,7 +189,7 @@ def _worn_minutes(beats: pl.DataFrame) -> Int[np.ndarray, " n"]:
     """The minutes between two heart rates of one watch that are near each other."""
     minutes = [np.empty(0, np.int64)]
     for _, group in beats.group_by("source"):
-        minute = np.unique(group["second"].to_numpy() // 60).astype(np.int64)
+        minute = (group["second"] // 60).cast(pl.Int64).unique().sort().to_numpy()
         gap = np.diff(minute)
         near = gap <= MAX_WORN_GAP_MINUTES
         length = gap[near]
@@ -197,7 +200,7 @@ def _worn_minutes(beats: pl.DataFrame) -> Int[np.ndarray, " n"]:
 
 def _with_zeros(series: Series, worn: Int[np.ndarray, " n"]) -> Series:
     """The series with 0 in the minutes in which a watch was worn and nobody counted anything."""
-    zero = np.setdiff1d(worn, series.minute[~np.isnan(series.value)])
+    zero = worn[np.isin(worn, series.minute[~np.isnan(series.value)], invert=True)]
     keep = ~np.isin(series.minute, zero)  # a marker of an empty day may lie in one
     minute = np.append(series.minute[keep], zero)
     value = np.append(series.value[keep], np.zeros(len(zero), np.float32))

@@ -236,8 +236,12 @@ def day_windows(record: PersonRecord, channels: Sequence[str], salt: str, report
         name: _merge([series for series in record.series if series.channel == name], record.clock, report)
         for name in channels
     }
-    minutes = [record.clock.wall_minutes(series.minute) for series in record.series if series.channel in merged]
-    days = np.unique(np.concatenate([np.empty(0, np.int64), *minutes]) // MINUTES_PER_DAY)
+    days_of_each = [
+        np.unique(record.clock.wall_minutes(series.minute) // MINUTES_PER_DAY)
+        for series in record.series
+        if series.channel in merged
+    ]
+    days = np.unique(np.concatenate([np.empty(0, np.int64), *days_of_each]))
     events, day_labels = _wall_events(record), _labels_by_day(record)
     participant = hash_participant(record.identity or identity(record.person), salt)
     written = 0
