@@ -28,7 +28,7 @@ from lsm_jax.ingest.apple_xml import is_export, names_in
 from lsm_jax.ingest.days import minute_series
 from lsm_jax.ingest.detect import Evidence
 from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
-from lsm_jax.ingest.personal import PersonFiles, files_by_person
+from lsm_jax.ingest.personal import PersonFiles, person_of, sort_files
 from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, Series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import RowsByPerson, load_slices
@@ -84,7 +84,8 @@ class AppleReader:
                 exports.append(file)
             else:
                 report.ignore(file.label, "not the export.xml of Apple Health")
-        yield from files_by_person(exports, source, self._options.people, report)
+        named = [(person_of(file, source), file) for file in exports]
+        yield from sort_files(named, self._options.people, report)
 
     def person(self, key: PersonFiles) -> str:
         return key.person
