@@ -18,12 +18,12 @@ import json
 import logging
 import os
 import shutil
-import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from lsm_jax.errors import RunError, UserError
+from lsm_jax.retries import retry
 
 # Without its marker, a folder is not there: fetching it is refused, and uploading it writes the marker last.
 MARKERS = ("manifest.json", "dataset_info.json")
@@ -94,18 +94,17 @@ class Store:
 
     def write(self, name: str, content: bytes) -> None:
         """Writes an object in one step."""
-        self._attempt(lambda: self._client.pipe_file(self._path(name), content))
+        self._send(name, len(content), lambda path: self._client.pipe_file(path, content))
 
     def upload(self, files: Mapping[str, Path]) -> None:
         """Writes files as objects, several at a time. Each appears in one step, in no order."""
 
         def upload(name: str) -> None:
-            file, path = files[name], self._path(name)
-            if file.stat().st_size > _READ_AT_ONCE:
-                self._attempt(lambda: self._client.put_file(str(file), path))
+            file = files[name]
+            if (size := file.stat().st_size) > _READ_AT_ONCE:
+                self._send(name, size, lambda path: self._client.put_file(str(file), path))
             else:  # it may grow while it is uploaded
-                content = file.read_bytes()
-                self._attempt(lambda: self._client.pipe_file(path, content))
+                self.write(name, file.read_bytes())
 
         _in_parallel(upload, files)
 
@@ -132,15 +131,18 @@ class Store:
             file = folder / name
             file.parent.mkdir(parents=True, exist_ok=True)
             partial = file.with_name(file.name + _PARTIAL)
-            for wait in (RETRY_SECONDS[0], None):  # one more try tells a damaged object from a damaged transfer
-                self._attempt(lambda: self._client.get_file(self._path(name), str(partial)), absent=lambda: None)
-                found = partial.stat().st_size if partial.is_file() else None
-                if found == files[name].size and (not checksums or _checksum(partial) == checksums[name]):
-                    break
-                partial.unlink(missing_ok=True)
-                if wait is None:
-                    raise ChangedError(f"{self.url}/{name} is not as it was uploaded, with {files[name].size} bytes")
-                time.sleep(wait)
+            changed = ChangedError(f"{self.url}/{name} is not as it was uploaded, with {files[name].size} bytes")
+
+            def receive() -> None:  # again if it is another object: the transfer may have damaged it
+                try:
+                    self._client.get_file(self._path(name), str(partial))
+                except FileNotFoundError:
+                    raise changed from None
+                if partial.stat().st_size != files[name].size or (checksums and _checksum(partial) != checksums[name]):
+                    partial.unlink()
+                    raise changed
+
+            self._attempt(receive)
             partial.replace(file)
             arrived(name)
 
@@ -152,32 +154,45 @@ class Store:
             lambda name: self._attempt(lambda: self._client.rm_file(self._path(name)), absent=lambda: None), names
         )
 
+    def _send(self, name: str, size: int, put: Callable[[str], object]) -> None:
+        """Writes an object, and again if less or more has arrived: what is uploaded may be the only copy."""
+        path = self._path(name)
+
+        def send() -> None:
+            put(path)
+            if (arrived := self._client.info(path)["size"]) != size:
+                raise ChangedError(f"{self.url}/{name} arrived with {arrived} bytes instead of {size}")
+
+        self._attempt(send)
+
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}".rstrip("/")
 
     def _attempt(self, call: Callable[[], _T], absent: Callable[[], _T] | None = None) -> _T:
         """What the call returns, or what `absent` does where there is no such object."""
-        for seconds in (*RETRY_SECONDS, None):
-            try:
-                return call()
-            except FileNotFoundError:
-                if absent:
-                    return absent()
-                bucket = f"{self._scheme}://{self._root.partition('/')[0]}"
-                raise UserError(f"{self.url}: there is no bucket {bucket}. Make it, or name another.") from None
-            except Exception as error:
-                why = f"{type(error).__name__}: {_first_line(error)}"
-                if _is_refusal(error):
-                    raise UserError(
-                        f"{self.url}: the store refuses access ({why}). Log in with {_LOGIN[self._scheme]}; the "
-                        "account must be allowed to list, read, write and delete objects there."
-                    ) from None
-                if seconds is None:
-                    raise RunError(
-                        f"{self.url}: the store does not answer ({why}). Start the same command again when it does."
-                    ) from None
-            time.sleep(seconds)
-        raise AssertionError("the last attempt returns or raises")
+
+        def may_pass(error: Exception, _: int) -> bool:
+            return not isinstance(error, FileNotFoundError) and not _is_refusal(error)
+
+        try:
+            return retry(call, RETRY_SECONDS, may_pass)
+        except ChangedError:
+            raise
+        except FileNotFoundError:
+            if absent:
+                return absent()
+            bucket = f"{self._scheme}://{self._root.partition('/')[0]}"
+            raise UserError(f"{self.url}: there is no bucket {bucket}. Make it, or name another.") from None
+        except Exception as error:
+            why = f"{type(error).__name__}: {_first_line(error)}"
+            if _is_refusal(error):
+                raise UserError(
+                    f"{self.url}: the store refuses access ({why}). Log in with {_LOGIN[self._scheme]}; the "
+                    "account must be allowed to list, read, write and delete objects there."
+                ) from None
+            raise RunError(
+                f"{self.url}: the store does not answer ({why}). Start the same command again when it does."
+            ) from None
 
 
 class ChangedError(RunError):

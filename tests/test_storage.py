@@ -1,6 +1,8 @@
 """Objects and folders in a store, against emulators of both kinds: what is there, whole, refused, gone."""
 
 import concurrent.futures
+import os
+import platform
 import sys
 import types
 from pathlib import Path
@@ -14,6 +16,8 @@ from lsm_jax.cli.main import main
 from lsm_jax.data.store import open_dataset
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.storage import Store, fetch_folder, local_copy, local_files, upload_folder
+from lsm_jax.train import store_lock
+from lsm_jax.train.store_lock import StoreLock
 
 
 @pytest.fixture(scope="module", params=["s3", "gs"])
@@ -107,6 +111,52 @@ def test_a_passing_error_is_tried_again(url, monkeypatch):
     monkeypatch.setattr(client, "pipe_file", fails_once)
     Store(url).write("a", b"one")
     assert Store(url).read("a") == b"one"
+
+
+def test_an_upload_that_arrives_cut_is_tried_again_and_then_said(url, monkeypatch, tmp_path):
+    """Otherwise a checkpoint with a cut file would be called whole."""
+    client, cuts = storage._client(url[:2]), [1]
+    pipe_file = client.pipe_file
+
+    def cuts_some(path, content):
+        pipe_file(path, content[:-1] if cuts and cuts.pop() else content)
+
+    monkeypatch.setattr(client, "pipe_file", cuts_some)
+    Store(url).upload({"a": fill(tmp_path, a="one") / "a"})
+    assert Store(url).read("a") == b"one"
+    cuts.extend([1, 1])
+    with pytest.raises(RunError, match="/a arrived with 2 bytes instead of 3"):
+        Store(url).write("a", b"one")
+
+
+@pytest.mark.parametrize("end", [b"\r", b"\n", b"\r\n", b"\0"])
+def test_an_object_keeps_its_last_bytes(url, end):
+    """The last bytes of a checkpoint's files are arbitrary, and an emulator may take some for an end of line."""
+    Store(url).write("a", b"one" + end)
+    assert Store(url).read("a") == b"one" + end
+
+
+def test_a_run_on_another_host_is_refused_while_the_first_lives_and_takes_over_when_it_does_not(url, monkeypatch):
+    told, lost = [], []
+
+    def take(beat=2.0):
+        return StoreLock(
+            Store(url), "token", lambda event, sentence, **_: told.append((event, sentence)), lost.append, beat
+        )
+
+    first = take(beat=0.05)
+    monkeypatch.setattr(store_lock.socket, "gethostname", lambda: "elsewhere")
+    here = f"process {os.getpid()} on {platform.node()}, since "
+    with first:
+        with pytest.raises(UserError, match=rf"{url} is in use by another run: {here}.* Stop that one or wait"):
+            take().__enter__()
+        assert [event for event, _ in told] == ["waiting_for_lock"]
+        lock = Store(url).read("run.lock")
+    assert Store(url).read("run.lock") is None
+    Store(url).write("run.lock", lock)  # as a host leaves it that is lost
+    with take(beat=0.05):
+        assert told[-1][0] == "took_over" and here in told[-1][1]
+    assert not lost
 
 
 def test_many_ask_and_one_fetches(url, tmp_path, monkeypatch):

@@ -16,13 +16,13 @@ import dataclasses
 import json
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.events import Report, json_lines
+from lsm_jax.retries import retry
 
 CORRUPT_RECORDS = "corrupt_records.jsonl"
 _WAITS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)  # seconds between tries
@@ -218,17 +218,17 @@ def with_retries(read: Callable[[], _T], failed: Callable[[Exception], object] =
     Args:
       failed: called with each failure that is followed by another try.
     """
-    for number, wait in enumerate(_WAITS):
-        try:
-            return read()
-        except (OSError, RuntimeError) as error:  # the native reader raises RuntimeError
-            # Damage rarely passes: one more try tells a damaged file from a read that came back damaged.
-            tries = len(_WAITS) if may_pass(error) else 1
-            if isinstance(error, _LASTING) or number >= tries:
-                raise
-            failed(error)
-            time.sleep(wait)
-    return read()
+
+    def again(error: Exception, failures: int) -> bool:
+        # Damage rarely passes: one more try tells a damaged file from a read that came back damaged.
+        tries = len(_WAITS) if may_pass(error) else 1
+        of_reading = isinstance(error, (OSError, RuntimeError))  # the native reader raises RuntimeError
+        if not of_reading or isinstance(error, _LASTING) or failures >= tries:
+            return False
+        failed(error)
+        return True
+
+    return retry(read, _WAITS, again)
 
 
 def may_pass(error: Exception) -> bool:

@@ -13,7 +13,6 @@ import itertools
 import json
 import os
 import re
-import time
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,6 +20,7 @@ from typing import Any, TypeVar
 import tensorstore
 
 from lsm_jax.errors import RunError, UserError
+from lsm_jax.retries import retry
 
 MANIFEST = "manifest.json"
 # Orbax writes the others after the manifest, and restores without them.
@@ -49,20 +49,20 @@ def retried(path: Path, read: Callable[[], _T]) -> _T:
       UserError: this user may not read it.
       RunError: the storage fails again and again.
     """
-    waits = iter(RETRY_SECONDS)
-    while True:
-        try:
-            return read()
-        except Exception as error:
-            number = error_number(error)
-            if number is None or number in _IMPOSSIBLE_NAME or isinstance(error, _ABSENT):
-                raise
-            if (seconds := next(waits, None)) is None:
-                why = f"{path} cannot be read ({reason(error)}). That is no sign of damage, and nothing was changed."
-                if number in (errno.EACCES, errno.EPERM):
-                    raise UserError(f"{why} Give this user access, then start the same command again.") from error
-                raise RunError(f"{why} Start the same command again when the storage answers.") from error
-        time.sleep(seconds)
+
+    def of_storage(error: Exception, _: int = 0) -> bool:
+        number = error_number(error)
+        return number is not None and number not in _IMPOSSIBLE_NAME and not isinstance(error, _ABSENT)
+
+    try:
+        return retry(read, RETRY_SECONDS, of_storage)
+    except Exception as error:
+        if not of_storage(error):
+            raise
+        why = f"{path} cannot be read ({reason(error)}). That is no sign of damage, and nothing was changed."
+        if error_number(error) in (errno.EACCES, errno.EPERM):
+            raise UserError(f"{why} Give this user access, then start the same command again.") from error
+        raise RunError(f"{why} Start the same command again when the storage answers.") from error
 
 
 def error_number(error: BaseException) -> int | None:

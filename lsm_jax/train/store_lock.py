@@ -40,13 +40,17 @@ class StoreLock(contextlib.AbstractContextManager["StoreLock"]):
         self, store: Store, token: str, report: Report, lost: Callable[[str], None], beat: float = BEAT_SECONDS
     ) -> None:
         self._store, self._token, self._report, self._lost, self._beat = store, token, report, lost, beat
+        self._holder = {
+            "host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
+            "token": token,
+        }  # fmt: skip
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="store lock", daemon=True)
 
     def __enter__(self) -> StoreLock:
         holder = _read(self._store)
         # A run of this host that still lived would hold the lock of the local copy.
-        if holder and holder.get("host") != socket.gethostname():
+        if holder and holder.get("host") != self._holder["host"]:
             self._watch(holder)
         if holder:
             say_took_over(self._report, holder)
@@ -86,8 +90,7 @@ class StoreLock(contextlib.AbstractContextManager["StoreLock"]):
                 self._write(count)
 
     def _write(self, count: int) -> None:
-        holder = {"host": socket.gethostname(), "pid": os.getpid(), "token": self._token, "count": count}
-        self._store.write(LOCK, json.dumps(holder).encode())
+        self._store.write(LOCK, json.dumps({**self._holder, "count": count}).encode())
 
 
 def holds(store: Store, token: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -82,3 +83,39 @@ def test_a_run_whose_host_is_lost_in_an_upload_goes_on_elsewhere_bit_for_bit(
         for folder in (storage.local_copy(url, "copies"), whole_run)
     )
     assert ours == theirs
+
+
+def test_two_hosts_that_share_no_folder_save_one_checkpoint_and_one_host_goes_on(
+    half_hours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = ["checkpoint.every=2 steps", "evaluate.every=0 steps", "train.grad_accum_steps=1"]
+    with emulator("gs"):
+        url, data = f"gs://{BUCKET}/two", f"gs://{BUCKET}/data"
+        upload_folder(half_hours, data)
+        with socket.socket() as free:
+            free.bind(("127.0.0.1", 0))
+            several = [f"--coordinator=127.0.0.1:{free.getsockname()[1]}", "--process-count=2", "--config.mesh.fsdp=2"]
+        several += [f"--config.{change}" for change in ("train.duration=3 steps", *changes)]
+        arguments = [sys.executable, "-m", "lsm_jax", *command(data, url, *several)]
+        processes = [
+            subprocess.Popen(
+                [*arguments, f"--process-id={number}"],
+                env=on_host(f"host-{number}", tmp_path), stderr=subprocess.PIPE, text=True,
+            )
+            for number in range(2)
+        ]  # fmt: skip
+        for process in processes:
+            _, errors = process.communicate(timeout=500)
+            assert process.returncode == 0, errors[-3000:]
+        files = {*Store(url).files()}
+        assert {
+            f"checkpoints/{step}/ocdbt.process_{host}/manifest.ocdbt" for step in (2, 3) for host in (0, 1)
+        } <= files
+        assert "run.lock" not in files
+        assert not list((tmp_path / "host-1").glob("**/*.orbax-checkpoint-tmp*/*.*"))
+
+        monkeypatch.setenv("LSM_STORE_CACHE", str(tmp_path / "third"))
+        assert load_run(url).step == 3
+        assert train(short_config(data, "train.duration=4 steps", *changes), url) == 4
+        steps = [record["step"] for record in read_metrics(storage.local_copy(url, "runs")) if "loss" in record]
+        assert steps == [1, 2, 3, 4]
