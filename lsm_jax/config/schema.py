@@ -186,6 +186,7 @@ class TrainConfig(Strict):
     on_bad_steps: Literal["stop", "rollback"] = key(
         "stop", "stop: the run fails; rollback: it goes back to the last checkpoint and on with later data"
     )
+    sdc_check_every: int = key(0, "steps between two that are computed twice, to find devices that err; 0: never")
     log_every: str = key("50 steps", "how often metrics are written")
     profile_steps: tuple[int, ...] = key((), "first and last step to trace for TensorBoard")
     hang_timeout: float = key(

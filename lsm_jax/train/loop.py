@@ -33,12 +33,14 @@ from lsm_jax.train.checkpoints import Checkpoints, CheckpointState
 from lsm_jax.train.evaluators import Evaluator, run_evaluators
 from lsm_jax.train.guard import guarded
 from lsm_jax.train.mesh import check_sizes, make_mesh
+from lsm_jax.train.messages import Messages
 from lsm_jax.train.metrics import MetricsLog, MetricsRecorder, read_metrics
 from lsm_jax.train.mirror import RunStore, run_folder
 from lsm_jax.train.processes import PreemptionHandler
 from lsm_jax.train.run import Run, keep_normalisation, with_encoder_of
 from lsm_jax.train.schedule import SaveTimer, TrainSchedule
 from lsm_jax.train.state import LOSS_WEIGHT, Program, State, averaged, is_sum, make_program, on_first_device
+from lsm_jax.train.step_check import CheckedSteps
 from lsm_jax.train.terminal import ProgressReporter
 from lsm_jax.train.timing import Clock, LifeSigns, TimedJit, Trace
 from lsm_jax.train.watchdog import Watchdog
@@ -82,8 +84,8 @@ def train(
 
     Raises:
       UserError: a setting or the data is refused, or the workdir belongs to another configuration.
-      RunError: `train.max_bad_steps` steps in a row had to be skipped, more than `data.max_corrupt` records are
-        corrupt, checkpoints cannot be read, or the last one cannot be saved.
+      RunError: `train.max_bad_steps` steps in a row had to be skipped, a step gave other bits when it was repeated,
+        more than `data.max_corrupt` records are corrupt, checkpoints cannot be read, or the last one cannot be saved.
       Preempted: SIGTERM or a lost terminal stopped it after a save.
       KeyboardInterrupt: Ctrl-C did.
     """
@@ -162,13 +164,12 @@ class Loop:
         self._reporter = ProgressReporter(schedule.total, enabled=process == 0, lost=self._on_lost_terminal)
         stack.callback(self._reporter.close)
         self._report = EventLog(event_file(workdir, process), process, self._reporter.message).report
+        if start_over:
+            self._start_over()
         setup.datasets[0].faults.begin_run(workdir, process, self._report)
         self._reporter.message(overview(config, setup.spec, setup.objective, program, schedule))
         for sentence in replicated_sentences(program.mesh.shape, program.shapes.params):
             self._report("large_parameter_replicated", sentence)
-        if start_over and process == 0 and (earlier := keep_aside(workdir)):
-            sentence = f"begins again at step 0; the earlier checkpoints and metrics are in {earlier}"
-            self._report("started_over", sentence, step=0)
         self._checkpoints = Checkpoints(workdir / CHECKPOINTS, config.checkpoint.keep, self._report, store)
         stack.callback(self._checkpoints.close)
         watchdog.saving = lambda: self._checkpoints.saving
@@ -177,7 +178,10 @@ class Loop:
         self._step = int(self._state.step)
         self._batches = DeviceBatches(config, setup.datasets, setup.spec, program, schedule, setup.captions, position)
         stack.callback(self._batches.close)
-        self._train_step, self._validation_step = TimedJit(program.step, clock), TimedJit(program.evaluate, clock)
+        self._train_step = CheckedSteps(
+            TimedJit(program.step, clock), program, clock, config.train.sdc_check_every, self._report
+        )
+        self._validation_step = TimedJit(program.evaluate, clock)
         log = MetricsLog(workdir, self._step if restored else -1, self._report) if process == 0 else None
         self._recorder = MetricsRecorder(
             config, clock, schedule, log, self._reporter, self._report, int(self._state.skipped)
@@ -236,7 +240,7 @@ class Loop:
             batch, rows = self._batches.next_training()
         self._trace.before(self._step)
         with self._clock.measure("step"):
-            self._state, metrics = self._train_step(self._state, batch)
+            self._state, metrics = self._train_step(self._step + 1, self._state, batch)
         self._step += 1
         self._watchdog.progress(self._step)
         # While the device runs this step, the host fetches and writes the metrics of the step before.
@@ -281,10 +285,23 @@ class Loop:
 
         A preempted run saves without evaluating, so that a restored step may lack both.
         """
-        records = read_metrics(self._setup.workdir) if jax.process_index() == 0 else []
-        validated = [record["step"] for record in records if "validation_loss" in record]
-        scored = [record["step"] for record in records if any("/" in name for name in record)]
-        return of_first_process(max(validated, default=-1)), of_first_process(max(scored, default=-1))
+
+        def last_steps() -> list[int]:
+            records = read_metrics(self._setup.workdir) if jax.process_index() == 0 else []
+            validated = [record["step"] for record in records if "validation_loss" in record]
+            scored = [record["step"] for record in records if any("/" in name for name in record)]
+            return [max(validated, default=-1), max(scored, default=-1)]
+
+        validated, scored = Messages().gather(last_steps)[0]
+        return validated, scored
+
+    def _start_over(self) -> None:
+        """Moves what the run has made aside, before any process reads of it."""
+        workdir, first = self._setup.workdir, jax.process_index() == 0
+        (earlier, *_) = Messages().gather(lambda: str(keep_aside(workdir) or "") if first else "")
+        if first and earlier:
+            sentence = f"begins again at step 0; the earlier checkpoints and metrics are in {earlier}"
+            self._report("started_over", sentence, step=0)
 
     def _on_lost_terminal(self, reason: str) -> None:
         self._report("terminal_lost", f"nobody reads standard error any more ({reason}); the run goes on: see {EVENTS}")

@@ -15,6 +15,7 @@ import jax
 
 from lsm_jax.errors import UserError
 from lsm_jax.train.hardware import compiler_options
+from lsm_jax.train.messages import Messages
 from lsm_jax.train.workdir import CLOCK, replace_text
 
 # `start`: from the start of the process to the first step: imports, joining, opening data. `down`: no process ran.
@@ -132,7 +133,11 @@ class LifeSigns:
 
 
 class TimedJit:
-    """A jitted function that compiles at its first call; that time goes to the bucket `compile`."""
+    """A jitted function that compiles at its first call; that time goes to the bucket `compile`.
+
+    All processes of a run call it. None begins before all have compiled: on CPUs, the first sum over processes fails if
+    another process comes to it 30 s later.
+    """
 
     def __init__(self, function: Any, clock: Clock) -> None:
         self._function, self._clock = function, clock
@@ -143,6 +148,7 @@ class TimedJit:
             with self._clock.measure("compile"):
                 options = compiler_options(jax.default_backend()) or None
                 self._compiled = self._function.lower(*arguments).compile(compiler_options=options)
+                Messages().gather(lambda: None)
         return self._compiled(*arguments)
 
 

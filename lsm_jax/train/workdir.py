@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from lsm_jax.config import Config, flatten, from_json, to_json
+from lsm_jax.data.faults import CORRUPT_RECORDS
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.data.store import Dataset
 from lsm_jax.data.text import CaptionTokens
@@ -31,9 +32,9 @@ TRAINED_ON = "trained_on.json"
 # `language.tokenizer` are compared themselves.
 MAY_CHANGE = (
     "train.duration", "train.log_every", "train.profile_steps", "train.peak_flops", "train.max_bad_steps",
-    "train.on_bad_steps", "train.hang_timeout", "train.lost_timeout", "checkpoint.", "evaluate.", "mesh.",
-    "data.workers", "data.threads", "data.prefetch", "data.max_corrupt", "data.paths", "language.tokenizer",
-    "model.remat", "model.attention", "rows.eval_max_tokens",
+    "train.on_bad_steps", "train.hang_timeout", "train.lost_timeout", "train.sdc_check_every", "checkpoint.",
+    "evaluate.", "mesh.", "data.workers", "data.threads", "data.prefetch", "data.max_corrupt", "data.paths",
+    "language.tokenizer", "model.remat", "model.attention", "rows.eval_max_tokens",
 )  # fmt: skip
 
 # Why nothing else may change, by the beginning of a key; the first that fits.
@@ -70,8 +71,8 @@ def keep_aside(workdir: Path) -> Path | None:
     Raises:
       UserError: this user may not.
     """
-    parts = (CHECKPOINTS, METRICS, EVALUATIONS, TENSORBOARD, CLOCK)
-    made = [name for name in parts if (workdir / name).exists()]
+    parts = (CHECKPOINTS, METRICS, EVALUATIONS, TENSORBOARD, CLOCK, CORRUPT_RECORDS.replace(".", "*."))
+    made = [file.name for part in parts for file in sorted(workdir.glob(part))]
     if not made:
         return None
     number = 0

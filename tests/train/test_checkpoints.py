@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import shutil
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 from jax.sharding import SingleDeviceSharding
 from short_training import CHANNELS, program_and_batches, short_config
 
+from lsm_jax.data.faults import CORRUPT_RECORDS, CorruptRecord
 from lsm_jax.errors import UserError
 from lsm_jax.events import read_events
 from lsm_jax.train.checkpoints import Checkpoints, CheckpointState, saved_steps, verify
@@ -237,8 +239,12 @@ def test_a_run_falls_back_and_where_nothing_is_whole_it_stops(
     with pytest.raises(UserError, match=r"no whole checkpoint \(8 is damaged.*4 is damaged.*--start-over"):
         train(config, tmp_path)
     assert read_metrics(tmp_path) == before
+    corrupt = CorruptRecord("half_hours", "fingerprint", "train", 3, "shard", "restored by now")
+    (tmp_path / CORRUPT_RECORDS).write_text(json.dumps(dataclasses.asdict(corrupt)))
     assert train(config, tmp_path, start_over=True) == 8
     assert read_metrics(tmp_path / "earlier-0") == before
+    assert (tmp_path / "earlier-0" / CORRUPT_RECORDS).is_file() and not (tmp_path / CORRUPT_RECORDS).exists()
+    assert {record.get("corrupt_records", 0) for record in read_metrics(tmp_path)} == {0}
     assert {"4", "8"} <= {entry.name for entry in (tmp_path / "earlier-0" / "checkpoints").iterdir()}
     assert whole_steps(tmp_path) == [4, 8]
     assert "started_over" in [event["event"] for event in read_events(tmp_path)]
