@@ -64,11 +64,12 @@ class Origin:
 
 def row_seconds(block: pl.DataFrame, time: TimeRule, origin: Origin, column: str = "") -> Times:
     """The times of the time's column, or of another column in the same format."""
-    if not time.relative:
+    zone = time.time_zone.name if time.time_zone else origin.time_zone
+    if not time.counts:
         cells = joined(block, [column] if column else time.time_columns)
         if time.time_zone and time.time_zone.column:
             return _times_by_zone(cells, time.formats, time.time_zone.zones_of(block[time.time_zone.column]))
-        return read_times(cells, time.formats, time.time_zone.name if time.time_zone else origin.time_zone)
+        return read_times(cells, time.formats, zone)
     if time.day and not column:
         minute = numbers(block[time.minute])
         elapsed = (numbers(block[time.day]) - time.first_day) * 86400 + minute * 60
@@ -79,10 +80,14 @@ def row_seconds(block: pl.DataFrame, time: TimeRule, origin: Origin, column: str
     earliest = -_MAX_RELATIVE if time.zero else 0
     good = (good & elapsed.is_between(earliest, _MAX_RELATIVE)).fill_null(False)
     # Hours such as 13.38333333 are whole minutes that lost their last digits.
-    second = elapsed.zip_with(good, _NO_NUMBER).round(3 if time.unit == "seconds" else 0) + time.zero_seconds
-    second += origin.calendar.start(block, time)
+    second = elapsed.zip_with(good, _NO_NUMBER).round(3 if time.unit == "seconds" else 0)
     nothing = pl.repeat(None, len(block), dtype=pl.String, eager=True)
-    return Times(second, add_reason(nothing, ~good, UNREADABLE), nothing)
+    reasons = add_reason(nothing, ~good, UNREADABLE)
+    if time.relative:
+        return Times(second + time.zero_seconds + origin.calendar.start(block, time), reasons, nothing)
+    zero = time.zero_moment(zone)
+    reasons = reasons.fill_null(zero.reason[0]) if zero.reason[0] else reasons
+    return Times(second + zero.second[0], reasons, zero.clock.new_from_index(0, len(block)))
 
 
 def _times_by_zone(cells: pl.Series, formats: Sequence[str], zones: pl.Series) -> Times:

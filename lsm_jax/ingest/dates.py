@@ -93,7 +93,7 @@ def has_both_orders(rule: FileRule) -> bool:
 def _orders(rule: FileRule) -> dict[str, Orders]:
     """The orders that the section's formats have for each mark between day and month."""
     orders: dict[str, Orders] = {}
-    if rule.time and not rule.time.relative:
+    if rule.time and not rule.time.counts:
         for mark, order in filter(None, map(date_spelling, rule.time.formats)):
             orders.setdefault(mark, set()).add(order)
     return orders

@@ -22,7 +22,7 @@ from lsm_jax.ingest.clock import ZONES, zone_name
 from lsm_jax.ingest.conditions import Condition, RuleFault, parse_condition
 from lsm_jax.ingest.days import Aggregate
 from lsm_jax.ingest.files import UnreadableFile
-from lsm_jax.ingest.parse import ISO_FORMATS, format_fault
+from lsm_jax.ingest.parse import ISO_FORMATS, Times, format_fault, read_times
 from lsm_jax.ingest.person import DEFAULT_PEOPLE, PeopleRule, PersonRule
 from lsm_jax.ingest.section import Section as _Section
 from lsm_jax.ingest.section import mistake as _mistake
@@ -121,8 +121,9 @@ class TimeRule(_Section):
     Absolute: `column` (or several, joined by a blank) in one of `formats`, wall-clock time in `time_zone` (None: the
     command line's or the person's) unless the text has an offset. Relative: `column` counts `unit`s from the midnight
     of day 0, or the columns `day` and `minute` count from `first_day`. With `zero` it counts from that time of day 0
-    and may be negative. Day 0 is Monday 2001-01-01, or, where a `weekday` column (0 is Monday) is given, the day of
-    that week with the right weekday; `weekday_day` is the column of day numbers that the weekday belongs to.
+    and may be negative; with a date in `zero`, times are absolute. Day 0 is Monday 2001-01-01, or, where a `weekday`
+    column (0 is Monday) is given, the day of that week with the right weekday; `weekday_day` is the column of day
+    numbers that the weekday belongs to.
     """
 
     column: str | list[str] = ""
@@ -142,8 +143,14 @@ class TimeRule(_Section):
             raise _mistake("takes either column = '...' or both day = '...' and minute = '...'")
         if bool(self.weekday) != bool(self.weekday_day):
             raise _mistake("takes weekday and weekday_day together")
-        if self.zero and not (self.unit and re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d(:[0-5]\d)?", self.zero)):
-            raise _mistake(f"is {self.zero!r}, expected the time of day that 0 of a unit means: '22:30'", "zero")
+        is_time = re.fullmatch(r"([01]?\d|2[0-3]):[0-5]\d(:[0-5]\d)?", self.zero)
+        if self.zero and not (self.unit and (is_time or self.zero_moment("").second[0] is not None)):
+            raise _mistake(
+                f"is {self.zero!r}, expected the time of day that 0 of a unit means: '22:30', or '2024-03-04 22:30'",
+                "zero",
+            )
+        if self.unit and not self.relative and (self.weekday or (self.time_zone and self.time_zone.column)):
+            raise _mistake("has a date, so neither a weekday nor a column of time zones goes with it", "zero")
         for spelling in self.formats:
             if fault := format_fault(spelling):
                 raise _mistake(f"has {spelling!r}, which {fault}", "formats")
@@ -152,8 +159,18 @@ class TimeRule(_Section):
         return self
 
     @property
-    def relative(self) -> bool:
+    def counts(self) -> bool:
+        """Whether the columns hold a number of units, and no text with a date."""
         return bool(self.unit or self.day)
+
+    @property
+    def relative(self) -> bool:
+        """Whether the date is not known."""
+        return self.counts and "-" not in self.zero
+
+    def zero_moment(self, zone: str) -> Times:
+        """`zero` with a date, as the times of one row."""
+        return read_times(pl.Series([self.zero]), ISO_FORMATS, zone)
 
     @property
     def time_columns(self) -> list[str]:
@@ -238,12 +255,12 @@ class FileRule(_Section):
     @property
     def number_columns(self) -> tuple[str, ...]:
         """The columns that are read as numbers, or may be."""
-        relative = self.time is not None and self.time.relative
-        absolute = self.time.columns if self.time and not relative else ()
-        text = {*self.person.columns, *absolute, *self._text_columns(relative=relative)}
+        counts = self.time is not None and self.time.counts
+        dates = self.time.columns if self.time and not counts else ()
+        text = {*self.person.columns, *dates, *self._text_columns(counts=counts)}
         return tuple(column for column in self.used_columns if column not in text)
 
-    def _text_columns(self, *, relative: bool) -> tuple[str, ...]:  # noqa: ARG002
+    def _text_columns(self, *, counts: bool) -> tuple[str, ...]:  # noqa: ARG002
         return ()
 
     @pydantic.model_validator(mode="after")
@@ -293,7 +310,7 @@ class TableRule(TimedRule):
 
     @pydantic.model_validator(mode="after")
     def _check(self) -> TableRule:
-        for spelling in () if self.time.relative else self.time.formats:
+        for spelling in () if self.time.counts else self.time.formats:
             if not spelling.startswith("unix") and not re.search("%[-_0]?[HIklTRrXcs+]", spelling):
                 raise _mistake(
                     f"has {spelling!r}, which names no hour: column = ['Date', 'Time'] joins", "time.formats"
@@ -328,8 +345,8 @@ class TableRule(TimedRule):
         compared = (column for condition in conditions for column in condition.columns)
         return _unique(*named, *(rule.column for rule in rules), *compared)
 
-    def _text_columns(self, *, relative: bool) -> tuple[str, ...]:
-        return self.signal, self.sensor, "" if relative else self.end
+    def _text_columns(self, *, counts: bool) -> tuple[str, ...]:
+        return self.signal, self.sensor, "" if counts else self.end
 
     def parts_with(self, column: str) -> tuple[str, ...]:
         if column in self.model_copy(update={"channels": {}}).used_columns:
@@ -376,8 +393,8 @@ class EventRule(TimedRule):
         compared = (column for condition in self.keep for column in condition.columns)
         return _unique(*self.person.columns, *self.time.columns, self.name_column, self.duration, self.end, *compared)
 
-    def _text_columns(self, *, relative: bool) -> tuple[str, ...]:
-        return self.name_column, "" if relative else self.end
+    def _text_columns(self, *, counts: bool) -> tuple[str, ...]:
+        return self.name_column, "" if counts else self.end
 
 
 class LabelRule(FileRule):

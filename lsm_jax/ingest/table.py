@@ -271,7 +271,7 @@ class TableReader:
             names = read_header(file, layout).names
             missing = _missing_columns(file, rule, names, report)
             rule = _with_zone(file, rule)
-            if rule.time and not rule.time.relative:
+            if rule.time and not rule.time.counts:
                 formats = self._dates.formats(file, rule, layout)
                 rule = rule.model_copy(update={"time": rule.time.model_copy(update={"formats": formats})})
             report.use(file.label, f"{rule.section}: {rule.content}")

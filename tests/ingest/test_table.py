@@ -463,6 +463,23 @@ def test_formats_that_cannot_be_right_are_refused(tmp_path, spelling, fault):
         ingest(tmp_path, timed("'when'", spelling), {"a.csv": "who,when,hr\n"})
 
 
+def test_a_time_may_count_from_a_date(tmp_path):
+    mapping = WIDE.replace('"when" }', '"when", unit = "hours", zero = "2024-03-09 23:00" }')
+    files = {"a.csv": "who,when,hr\na,-0.5,60\na,1,61\na,4,62\n", "a.txt": "who,when\na,2024-03-10 01:00\n"}
+    meals = '[[events]]\nfiles = "*.txt"\nperson = { column = "who" }\nkind = "meal"\ntime = { column = "when" }\n'
+    windows, _ = ingest(tmp_path, mapping + meals, files, time_zone="America/New_York")
+    (saturday, sunday) = windows["a"]
+    assert saturday.utc_offset_minutes == -300 and np.flatnonzero(saturday.observed[:, 0]).tolist() == [22 * 60 + 30]
+    # Summer time begins: four hours after 23:00 the clock shows 4:00.
+    assert np.flatnonzero(sunday.observed[:, 0]).tolist() == [0, 240] and sunday.events[0].start == 60
+    for zero in ("2024-13-09 23:00", "25:00", "noon"):
+        with pytest.raises(UserError, match=rf"m\.toml:5: .*zero is '{zero}', expected the time of day"):
+            ingest(tmp_path, mapping.replace("2024-03-09 23:00", zero), files)
+    weekday = mapping.replace("zero", 'weekday = "d", weekday_day = "n", zero')
+    with pytest.raises(UserError, match="zero has a date, so neither a weekday"):
+        ingest(tmp_path, weekday, files)
+
+
 def test_counts_of_intervals_and_rows_of_one_time_stamp(tmp_path):
     mapping = WIDE.replace("[tables.", 'end = "to"\n[tables.') + 'steps = { column = "steps" }\n'
     rows = "a,2024-05-01 00:00,2024-05-01 00:05,60,250\n" * 2 + "a,2024-05-01 00:05,2024-05-01 00:04,60,1\n"
