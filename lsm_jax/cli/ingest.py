@@ -59,15 +59,15 @@ def run(args: argparse.Namespace) -> int:
     source = args.source.resolve()  # Beam workers may run in another folder
     if args.out is None and not args.dry_run:
         raise UserError("give --out, the folder of the dataset to write, or --dry-run to see what is there.")
-    if args.dry_run:
-        return _dry_run(args, source)
-    if source.is_dir() and args.out.resolve().is_relative_to(source):
+    if args.out and source.is_dir() and args.out.resolve().is_relative_to(source):
         raise UserError(f"--out {args.out} lies inside --source {args.source}: what is written would be read again.")
     if "out" in args.urls and not args.salt:
         raise UserError(
             f"--out {args.urls['out']}: give --salt, the key of the pseudonyms. The file OUT.salt that would keep a "
             "random one must not lie beside the data in a store."
         )
+    if args.dry_run:
+        return _dry_run(args, source)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     report = IngestReport()
     with tempfile.TemporaryDirectory(prefix=f".{args.out.name}.ingest-", dir=args.out.parent) as folder:

@@ -216,6 +216,7 @@ def read_study_tables(
     labels: dict[str, Labels] = collections.defaultdict(dict)
     valid_sensors: dict[tuple[str, str], set[str]] = {}
     for file in files:
+        report.use(file.label, "a table of the study")
         try:
             # Windows encodings of a bullet or an accent become replacement characters, which no label needs.
             text = read_bytes(file, max_bytes=4 * MIB).decode("utf-8-sig", "replace")

@@ -216,6 +216,17 @@ def _rank(section: tuple[str, object]) -> tuple[int, str]:
 
 def read_ids(cells: pl.Series) -> tuple[pl.Series, pl.Series]:
     """(ids as text, reasons where there are none). 62161.0 is 62161, as columns with empty cells are often saved."""
+    if cells.dtype != pl.String and not cells.dtype.is_integer():
+        return _read_ids(cells)
+    different = cells.unique()  # a person has many rows
+    ids, reasons = _read_ids(different)
+    return (
+        cells.replace_strict(different, ids, return_dtype=pl.String),
+        cells.replace_strict(different, reasons, return_dtype=pl.String),
+    )
+
+
+def _read_ids(cells: pl.Series) -> tuple[pl.Series, pl.Series]:
     reasons: pl.Series = pl.repeat(None, len(cells), dtype=pl.String, eager=True)
     reasons = add_reason(reasons, is_empty(cells), "no person id")
     lost = pl.repeat(False, len(cells), dtype=pl.Boolean, eager=True)

@@ -280,12 +280,12 @@ def test_columns_of_any_type_are_read_or_reported(tmp_path, kind, relative):
 
 
 @pytest.mark.parametrize("cell", [["2024-05-01"], dt.timedelta(days=1), dt.time(12)])
-def test_a_nested_or_duration_column_sets_its_file_aside(tmp_path, cell):
+def test_a_nested_or_duration_column_costs_its_rows(tmp_path, cell):
     frame = pl.DataFrame({"who": "a", "when": [cell], "hr": 60.0})
     files = {"a.parquet": frame, "b.csv": "who,when,hr\nb,2024-05-01 00:00,60\n"}
     windows, report = ingest(tmp_path, WIDE.replace("*.csv", "*"), files)
     assert list(windows) == ["b"]
-    assert "a.parquet: column 'when' holds" in report.files_set_aside[0] and report.rows_read == 1
+    assert report.quarantined["time is not readable"].samples == ["a.parquet:1"] and report.rows_kept == 1
 
 
 def test_a_file_without_the_column_is_set_aside_and_the_others_are_read(tmp_path):
