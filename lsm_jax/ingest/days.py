@@ -103,6 +103,20 @@ def minute_series(
     return Series(channel, np.append(minute, marker), np.append(value, np.full(len(marker), np.nan, np.float32)))
 
 
+def interval_counts(
+    channel: str,
+    start: Float[np.ndarray, " n"],
+    end: Float[np.ndarray, " n"],
+    count: Float[np.ndarray, " n"],
+    report: IngestReport,
+) -> Series:
+    """Minute values of counts in intervals of seconds since the epoch. Where intervals overlap, both count."""
+    kind = registered(channel)
+    minute, value = _count_minutes(channel, start, end, count, report)
+    plausible = _plausible(channel, value, kind.low, kind.high, report)
+    return Series(channel, minute[plausible], value[plausible])
+
+
 def _plausible(
     channel: str, value: Float[np.ndarray, " n"], low: float, high: float, report: IngestReport
 ) -> Bool[np.ndarray, " n"]:

@@ -1,8 +1,7 @@
 """Reads FIT files: all-day monitoring and activities of Garmin watches, and activities of other makers.
 
 Rules:
-- Steps, distance and active calories are running totals by type of activity, which start again at midnight: each type
-  is differenced, resets are recognised, and the types are added.
+- Steps, distance and active calories are running totals (`fit_totals`).
 - A stage of sleep lasts until the next one; the last one of a night lasts a minute.
 - A damaged file is read up to the damage.
 """
@@ -26,9 +25,10 @@ from lsm_jax.ingest.fit_messages import (
     samples_of,
     utc_offset,
 )
+from lsm_jax.ingest.fit_totals import TotalsLog
 from lsm_jax.ingest.parse import FIRST_SECOND, IMPOSSIBLE_DATE, LAST_SECOND
 from lsm_jax.ingest.personal import STAGE_CHANNELS, PersonalReader, Recording
-from lsm_jax.ingest.reader import ReaderOptions, RecordEvent
+from lsm_jax.ingest.reader import ReaderOptions, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
 
 CHANNELS = (
@@ -83,7 +83,11 @@ class FitReader(PersonalReader):
         del file  # only its messages tell, and they are read once
         return CHANNELS
 
+    def new_recording(self) -> Recording:
+        return _FitRecording()
+
     def add_file(self, file: SourceFile, recording: Recording, report: IngestReport) -> None:
+        assert isinstance(recording, _FitRecording)
         content = _FitFile(file, recording, report)
         try:
             for name, message in messages(read_bytes(file)):
@@ -92,11 +96,23 @@ class FitReader(PersonalReader):
             content.finish()
 
 
+class _FitRecording(Recording):
+    """A recording with running totals, which are of all files together."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.totals = TotalsLog()
+
+    def series(self, report: IngestReport) -> tuple[Series, ...]:
+        return (*super().series(report), *self.totals.series(report))
+
+
 class _FitFile:
     """What the messages of one file add to a recording."""
 
-    def __init__(self, file: SourceFile, recording: Recording, report: IngestReport) -> None:
+    def __init__(self, file: SourceFile, recording: _FitRecording, report: IngestReport) -> None:
         self._file, self._recording, self._report = file, recording, report
+        self._totals = recording.totals
         self._clock, self._count, self._device = MessageClock(), 0, ""
         self._samples: dict[Sample, list[tuple[float, float]]] = {}  # all but the value -> [(second, value)]
         self._stages: list[tuple[float, str | None]] = []
@@ -111,9 +127,13 @@ class _FitFile:
         if second is not None and (offset := utc_offset(message)) is not None:
             self._recording.offsets[int(second // 60)] = offset
         samples = samples_of(name, message)
-        if not samples and name not in ("sleep_level", "session", *_DAY_LABELS):
+        known = second is not None and FIRST_SECOND <= second < LAST_SECOND
+        has_totals = name == "monitoring" and self._recording.totals.add(
+            self._device, second if known else None, message
+        )
+        if not samples and not has_totals and name not in ("sleep_level", "session", *_DAY_LABELS):
             self._report.rows_ignored += 1
-        elif second is None or not FIRST_SECOND <= second < LAST_SECOND:
+        elif second is None or not known:
             reason = "message without a time" if second is None else IMPOSSIBLE_DATE
             self._report.quarantine(reason, self._file.label, [self._count])
         else:
@@ -151,7 +171,6 @@ class _FitFile:
                 second,
                 value,
                 sensor=f"{self._device} {sample.sensor}",
-                part=sample.part,
                 aggregate=sample.aggregate,
                 period_minutes=sample.period_minutes,
             )

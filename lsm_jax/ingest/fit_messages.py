@@ -32,8 +32,6 @@ _RECORD_LEVELS: dict[str, tuple[str, float]] = {
     "temperature": ("device_temperature", -273),
     "enhanced_respiration_rate": ("respiratory_rate", 1),
 }
-_TOTALS = ("steps", "distance", "active_calories")  # of monitoring: fields and channels
-_STEPPING = ("walking", "running")
 
 
 class Sample(NamedTuple):
@@ -42,7 +40,6 @@ class Sample(NamedTuple):
     channel: str
     value: float  # NaN where the device says that it did not measure
     sensor: str = ""
-    part: str = ""
     aggregate: Aggregate | None = None
     period_minutes: float | None = None
 
@@ -112,9 +109,9 @@ def number(message: Message, field: str) -> float | None:
 
 
 def samples_of(name: str, message: Message) -> list[Sample]:
-    """What a message says of its minute."""
+    """What a message says of its minute. The totals of monitoring are in `fit_totals`."""
     if name == "monitoring":
-        return [*_measured("heart_rate", "heart_rate", 1, message), *_running_totals(message)]
+        return [*_measured("heart_rate", "heart_rate", 1, message)]
     if name == "record":
         samples = [
             sample
@@ -133,14 +130,3 @@ def samples_of(name: str, message: Message) -> list[Sample]:
 def _measured(field: str, channel: str, smallest: float, message: Message) -> Iterator[Sample]:
     if (value := number(message, field)) is not None:
         yield Sample(channel, value if value >= smallest else float("nan"))
-
-
-def _running_totals(message: Message) -> Iterator[Sample]:
-    """Totals since midnight of the message's type of activity."""
-    activity = str(message.get("activity_type", ""))
-    for field in _TOTALS:
-        total = number(message, field)
-        if field == "steps" and total is None and activity in _STEPPING:
-            total = number(message, "cycles_16")
-        if total is not None:
-            yield Sample(field, total, part=activity, aggregate="difference")

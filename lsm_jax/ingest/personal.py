@@ -94,11 +94,10 @@ def sort_files(
 
 
 class _Sensor(NamedTuple):
-    """Whose samples are of one stream: those of several sensors are merged, those of several `part`s added."""
+    """Whose samples are of one stream; those of several sensors are merged."""
 
     channel: str
     sensor: str
-    part: str
     aggregate: Aggregate | None
     period_minutes: float | None
 
@@ -124,7 +123,6 @@ class Recording:
         *,
         length: Sequence[float] = (),
         sensor: str = "",
-        part: str = "",
         aggregate: Aggregate | None = None,
         period_minutes: float | None = None,
     ) -> None:
@@ -133,9 +131,8 @@ class Recording:
         Args:
           length: seconds that each lasts; empty where that is not known.
           sensor: what recorded them. Sensors of a channel are merged.
-          part: a share of a count that is reported by itself. The parts of a sensor are added.
         """
-        seconds, values, lengths = self._samples[_Sensor(channel, sensor, part, aggregate, period_minutes)]
+        seconds, values, lengths = self._samples[_Sensor(channel, sensor, aggregate, period_minutes)]
         seconds.extend(second)
         values.extend(value)
         lengths.extend(length or (math.nan,) * len(second))
@@ -170,10 +167,10 @@ class Recording:
 
     def series(self, report: IngestReport) -> tuple[Series, ...]:
         """Minute values of every channel and sensor."""
-        parts: dict[tuple[str, str, float | None], list[Series]] = defaultdict(list)
+        made = []
         for sensor, samples in self._samples.items():
             second, value, length = (np.array(column, np.float64) for column in samples)
-            made = minute_series(
+            series = minute_series(
                 sensor.channel,
                 second,
                 value,
@@ -182,8 +179,8 @@ class Recording:
                 length=length,
                 aggregate=sensor.aggregate,
             )
-            parts[sensor.channel, sensor.sensor, sensor.period_minutes].append(made)
-        return (*(_added(series) for series in parts.values()), *self._stage_series(), *self.finished)
+            made.append(series)
+        return (*made, *self._stage_series(), *self.finished)
 
     def sleep_events(self) -> Iterator[RecordEvent]:
         """Stages that follow each other without a gap and have one name are one event."""
@@ -212,18 +209,6 @@ class Recording:
             yield Series(channel, minutes, share.astype(np.float32))
 
 
-def _added(parts: list[Series]) -> Series:
-    """The sum of the parts of a count, minute by minute; a part that is silent adds nothing."""
-    if len(parts) == 1:
-        return parts[0]
-    minute, place = np.unique(np.concatenate([part.minute for part in parts]), return_inverse=True)
-    value = np.concatenate([part.value for part in parts])
-    known = ~np.isnan(value)
-    total = np.bincount(place[known], value[known], len(minute))
-    is_known = np.bincount(place[known], minlength=len(minute)) > 0
-    return Series(parts[0].channel, minute, np.where(is_known, total, np.nan).astype(np.float32))
-
-
 class PersonalReader(abc.ABC):
     """A reader of exports of one person each (see `reader.Reader`). Files are read one after another."""
 
@@ -246,6 +231,9 @@ class PersonalReader(abc.ABC):
     def add_file(self, file: SourceFile, recording: Recording, report: IngestReport) -> None:
         """Adds what a file holds. UnreadableFile sets it aside; what was added before stays."""
 
+    def new_recording(self) -> Recording:
+        return Recording()
+
     def channels(self, source: Path) -> tuple[str, ...]:
         files = source_files(source, IngestReport(), self._options.limits)
         channels = dict.fromkeys(name for file in files if not self.reads(file) for name in self.channels_of(file))
@@ -254,13 +242,12 @@ class PersonalReader(abc.ABC):
         return tuple(channels)
 
     def people(self, source: Path, report: IngestReport) -> Iterator[PersonFiles]:
-        files = []
+        named = []
         for file in source_files(source, report, self._options.limits):
             if reason := self.reads(file):
                 report.ignore(file.label, reason)
             else:
-                files.append(file)
-        named = [(self.person_of(file, source), file) for file in files]
+                named.append((self.person_of(file, source), file))
         yield from sort_files(named, self._options.people, report, one_file_each=self.one_file_each)
 
     def person_of(self, file: SourceFile, source: Path) -> str:
@@ -270,7 +257,7 @@ class PersonalReader(abc.ABC):
         return key.person
 
     def read(self, _: Path, key: PersonFiles, report: IngestReport) -> PersonRecord | None:
-        recording = Recording()
+        recording = self.new_recording()
         for file in key.files:
             report.use(file.label, f"{self.title} file")
             try:

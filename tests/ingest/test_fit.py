@@ -19,6 +19,7 @@ from tests.ingest.fit_files import (
     RECORD,
     RESPIRATION,
     RUNNING,
+    SEDENTARY,
     SESSION,
     SLEEP,
     SPO2,
@@ -33,7 +34,7 @@ from tests.ingest.fit_files import (
 from tests.ingest.reading import read_source
 
 MIDNIGHT = int(dt.datetime(2024, 5, 13, tzinfo=dt.UTC).timestamp()) - FIT_EPOCH
-HEART_RATE, TIME_16 = (27, "B"), (26, "H")
+HEART_RATE, TIME_16, INTENSITY = (27, "B"), (26, "H"), (24, "B")
 CYCLES, ACTIVE_CALORIES, ACTIVITY_TYPE = (3, "I"), (19, "H"), (5, "enum")
 
 
@@ -75,16 +76,36 @@ def test_totals_are_differenced_by_type_added_and_reset_at_midnight(tmp_path):
     day_before = fit_file(total(-10, WALKING, 8000), total(-5, WALKING, 8050), total(-5, RUNNING, 300))
     today = fit_file(
         total(5, WALKING, 20),
+        total(5, RUNNING, 0),
         total(10, WALKING, 120),
-        total(10, RUNNING, 0),
         total(11, WALKING, 130),
-        total(11, RUNNING, 50),
+        total(11, RUNNING, 60),
     )
-    found = read_source("fit", tmp_path, {"P1/1.fit": day_before, "P1/2.fit": today, "P1/copy.fit": today})
+    found = read_source("fit", tmp_path, {"P1/1.fit": today, "P1/2.fit": day_before, "P1/copy.fit": today})
     steps = found.people["P1"][1].values("steps")
     assert steps[:5] == pytest.approx([2] * 5)  # 20 since the reset, over the ten minutes around midnight
-    assert steps[5:10] == pytest.approx([20] * 5) and steps[10] == pytest.approx(10 + 50)
+    assert steps[5:10] == pytest.approx([20 + 10] * 5) and steps[10] == pytest.approx(10 + 10)
     assert found.people["P1"][0].values("steps")[-10:-5] == pytest.approx([10] * 5)
+
+
+def test_a_message_with_its_intensity_speaks_for_the_time_since_the_one_before(tmp_path):
+    def packed(minute, activity, cycles=None):
+        counted = {} if cycles is None else {CYCLES: cycles}
+        return MONITORING, {TIME_16: (at(minute)) % 65536, INTENSITY: 1 << 5 | activity, **counted}
+
+    messages = [
+        (MONITORING_INFO, {TIMESTAMP: at(0), (0, "I"): at(0)}),
+        packed(10, WALKING, 100),
+        packed(30, SEDENTARY),
+        packed(32, WALKING, 140),
+        packed(32, RUNNING, 0),
+        packed(34, RUNNING, 160),
+        packed(34, WALKING, 160),
+    ]
+    steps = read(tmp_path, *messages).only("P1").values("steps")
+    assert np.isnan(steps[:10]).all()  # what was counted before the first total is not known
+    assert steps[10:30].tolist() == [0] * 20 and steps[30:32].tolist() == [20, 20]
+    assert steps[32:34].tolist() == [90, 90] and np.isnan(steps[34:]).all()
 
 
 def test_all_day_values_of_their_own_messages(tmp_path):
