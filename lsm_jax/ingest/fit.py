@@ -128,7 +128,7 @@ class _FitFile:
             self._recording.offsets[int(second // 60)] = offset
         samples = samples_of(name, message)
         known = second is not None and FIRST_SECOND <= second < LAST_SECOND
-        has_totals = name == "monitoring" and self._recording.totals.add(
+        has_totals = name in ("monitoring", "monitoring_info") and self._recording.totals.add(
             self._device, second if known else None, message
         )
         if not samples and not has_totals and name not in ("sleep_level", "session", *_DAY_LABELS):

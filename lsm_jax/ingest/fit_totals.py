@@ -2,7 +2,8 @@
 
 A message with `current_activity_type_intensity` speaks for all the time since the one before it: what its total rose by
 was counted in that time, and of the other types nothing. Other messages say that their total rose since it was last
-told. A total that falls has started again. What it rose by before it was first told is not known.
+told. A total that falls has started again, and so has each total where monitoring starts at midnight. What a total rose
+by before it was first told is not known otherwise.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ class Totals(NamedTuple):
     second: float
     activity: str
     totals: tuple[tuple[str, float], ...]  # (channel, total)
-    speaks_for_all: bool
+    speaks_for_all: bool = False
+    is_midnight: bool = False  # of the local clock: all totals are 0
 
 
 class TotalsLog:
@@ -39,6 +41,10 @@ class TotalsLog:
 
     def add(self, device: str, second: float | None, message: Message) -> bool:
         """Adds a message, unless its time is not known. Returns whether it tells anything."""
+        if isinstance(local := message.get("local_timestamp"), int):
+            if second is not None and local % 86400 == 0:
+                self._by_device[device].add(Totals(second, "", (), is_midnight=True))
+            return True
         activity = str(message.get("activity_type", ""))
         totals = {field: total for field in CHANNELS if (total := number(message, field)) is not None}
         if activity in _STEPPING and "steps" not in totals:
@@ -68,15 +74,19 @@ class TotalsLog:
 def _increases(messages: list[Totals]) -> Iterator[tuple[str, float, float, float]]:
     """(channel, start, end, count) of messages in order of time."""
     told: dict[tuple[str, str], tuple[float, float]] = {}  # (channel, activity) -> (second, total)
+    midnight: float | None = None
     before = now = messages[0].second  # of the messages that speak for all
+    packed = {channel for message in messages if message.speaks_for_all for channel, _ in message.totals}
     for message in messages:
+        if message.is_midnight:
+            midnight = message.second
+            told = {}
         if message.speaks_for_all and message.second > now:
             before, now = now, message.second
-            if ("steps", "walking") in told or ("steps", "running") in told:
-                yield "steps", before, now, 0.0
+            yield from ((channel, before, now, 0.0) for channel in packed)
         for channel, total in message.totals:
             key = channel, message.activity
-            since, last = told.get(key, (message.second, total))
+            since, last = told.get(key, (message.second, total) if midnight is None else (midnight, 0.0))
             told[key] = message.second, total
             start = before if message.speaks_for_all else since
             yield channel, start, message.second, total if total < last else total - last

@@ -88,13 +88,14 @@ def test_totals_are_differenced_by_type_added_and_reset_at_midnight(tmp_path):
     assert found.people["P1"][0].values("steps")[-10:-5] == pytest.approx([10] * 5)
 
 
-def test_a_message_with_its_intensity_speaks_for_the_time_since_the_one_before(tmp_path):
+@pytest.mark.parametrize(("local", "before"), [(3600, None), (0, 10)], ids=["not known", "from midnight"])
+def test_a_message_with_its_intensity_speaks_for_the_time_since_the_one_before(tmp_path, local, before):
     def packed(minute, activity, cycles=None):
         counted = {} if cycles is None else {CYCLES: cycles}
         return MONITORING, {TIME_16: (at(minute)) % 65536, INTENSITY: 1 << 5 | activity, **counted}
 
     messages = [
-        (MONITORING_INFO, {TIMESTAMP: at(0), (0, "I"): at(0)}),
+        (MONITORING_INFO, {TIMESTAMP: at(0), (0, "I"): at(0) + local}),
         packed(10, WALKING, 100),
         packed(30, SEDENTARY),
         packed(32, WALKING, 140),
@@ -102,8 +103,9 @@ def test_a_message_with_its_intensity_speaks_for_the_time_since_the_one_before(t
         packed(34, RUNNING, 160),
         packed(34, WALKING, 160),
     ]
-    steps = read(tmp_path, *messages).only("P1").values("steps")
-    assert np.isnan(steps[:10]).all()  # what was counted before the first total is not known
+    steps = read(tmp_path, *messages, time_zone="UTC").only("P1").values("steps")
+    # What was counted before the first total is not known, unless monitoring starts at midnight.
+    assert np.isnan(steps[:10]).all() if before is None else steps[:10].tolist() == [before] * 10
     assert steps[10:30].tolist() == [0] * 20 and steps[30:32].tolist() == [20, 20]
     assert steps[32:34].tolist() == [90, 90] and np.isnan(steps[34:]).all()
 
