@@ -112,7 +112,7 @@ def interval_counts(
 ) -> Series:
     """Minute values of counts in intervals of seconds since the epoch. Where intervals overlap, both count."""
     kind = registered(channel)
-    minute, value = _count_minutes(channel, start, end, count, report)
+    minute, value = _count_minutes(channel, start, end, count, True, report)
     plausible = _plausible(channel, value, kind.low, kind.high, report)
     return Series(channel, minute[plausible], value[plausible])
 

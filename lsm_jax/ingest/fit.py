@@ -27,9 +27,10 @@ from lsm_jax.ingest.fit_messages import (
 )
 from lsm_jax.ingest.fit_totals import TotalsLog
 from lsm_jax.ingest.parse import FIRST_SECOND, IMPOSSIBLE_DATE, LAST_SECOND
-from lsm_jax.ingest.personal import STAGE_CHANNELS, PersonalReader, Recording
+from lsm_jax.ingest.personal import PersonalReader, Recording
 from lsm_jax.ingest.reader import ReaderOptions, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
+from lsm_jax.ingest.sleep import SLEEP_CHANNELS, Spell, Stage
 
 CHANNELS = (
     "heart_rate",
@@ -43,10 +44,10 @@ CHANNELS = (
     "cadence",
     "power",
     "device_temperature",
-    *STAGE_CHANNELS.values(),
+    *SLEEP_CHANNELS,
 )
 _LONGEST_STAGE = 3 * 3600  # s; the stage before a longer silence ended the night
-_STAGES = ("awake", "light", "deep", "rem")
+_STAGES: dict[str, Stage] = {"awake": "awake", "light": "light", "deep": "deep", "rem": "rem"}
 _VAGUE_SPORTS = ("generic", "fitness_equipment", "training")  # of which the sub-sport says what was done
 _DAY_LABELS = {
     "monitoring_hr_data": {"resting_heart_rate": "resting_heart_rate"},
@@ -115,7 +116,7 @@ class _FitFile:
         self._totals = recording.totals
         self._clock, self._count, self._device = MessageClock(), 0, ""
         self._samples: dict[Sample, list[tuple[float, float]]] = {}  # all but the value -> [(second, value)]
-        self._stages: list[tuple[float, str | None]] = []
+        self._stages: list[tuple[float, Stage | None]] = []
 
     def add(self, name: str, message: Message) -> None:
         """Adds a message, and counts it as kept, ignored or set aside."""
@@ -147,8 +148,7 @@ class _FitFile:
     def _add_about_longer(self, name: str, second: float, message: Message) -> None:
         """Stages of sleep, activities, and what is said of a day."""
         if name == "sleep_level":
-            stage = message.get("sleep_level")
-            self._stages.append((second, stage if stage in _STAGES else None))
+            self._stages.append((second, _STAGES.get(str(message.get("sleep_level")))))
         elif name == "session":
             length, start = number(message, "total_elapsed_time") or 0, number(message, "start_time")
             begin = second - length if start is None else start + FIT_EPOCH  # it is saved at its end
@@ -177,7 +177,7 @@ class _FitFile:
         stages = sorted(self._stages, key=lambda stage: stage[0])
         for (start, stage), (end, _) in itertools.pairwise([*stages, (math.inf, None)]):
             if stage and end > start:
-                self._recording.add_stage(start, end if end - start <= _LONGEST_STAGE else start + 60, stage)
+                self._recording.spells.add(Spell(start, end if end - start <= _LONGEST_STAGE else start + 60, stage))
 
 
 def _sport(message: Message) -> str:

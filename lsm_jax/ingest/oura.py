@@ -15,13 +15,14 @@ from typing import Any, NamedTuple
 from lsm_jax.ingest.detect import Evidence
 from lsm_jax.ingest.files import MIB, SourceFile, UnreadableFile, first_bytes, read_bytes
 from lsm_jax.ingest.parse import FIRST_SECOND, IMPOSSIBLE_DATE, LAST_SECOND, UNREADABLE
-from lsm_jax.ingest.personal import STAGE_CHANNELS, PersonalReader, Recording
+from lsm_jax.ingest.personal import PersonalReader, Recording
 from lsm_jax.ingest.reader import RecordEvent
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import LINE, Layout, read_header, read_rows
+from lsm_jax.ingest.sleep import SLEEP_CHANNELS, Spell, Stage
 
 MAX_JSON_BYTES = 512 * MIB
-_PHASES = {"1": "deep", "2": "light", "3": "rem", "4": "awake"}
+_PHASES: dict[str, Stage] = {"1": "deep", "2": "light", "3": "rem", "4": "awake"}
 _INTENSITIES = {"1": 0.0, "2": 0.0, "3": 1.0, "4": 2.0, "5": 3.0}  # rest, inactive, low, medium, high; 0 is not worn
 _CLASS_SECONDS = 300
 _SEPARATORS = re.compile(r"[\s,]*")  # of the items of a list
@@ -54,7 +55,8 @@ def _sleep(document: Document, recording: Recording, _: IngestReport) -> None:
         phases, seconds = document.get("sleep_phase_5_min"), 300
     for number, phase in enumerate(str(phases or "")):
         if phase in _PHASES:
-            recording.add_stage(start + number * seconds, start + (number + 1) * seconds, _PHASES[phase])
+            begin = start + number * seconds
+            recording.spells.add(Spell(begin, begin + seconds, _PHASES[phase]))
     for field, channel in (("heart_rate", "heart_rate"), ("hrv", "rmssd")):
         if series := document.get(field):
             second, value = _items(series)
@@ -96,7 +98,7 @@ def _add_event(kind: str, name: str, document: Document, recording: Recording) -
 KINDS = (
     Kind(frozenset({"timestamp", "bpm", "source"}), ("heart_rate",), _heart_rate),
     Kind(frozenset({"timestamp", "skin_temp"}), ("skin_temperature",), _temperature),
-    Kind(frozenset({"bedtime_start", "sleep_phase_5_min"}), ("heart_rate", "rmssd", *STAGE_CHANNELS.values()), _sleep),
+    Kind(frozenset({"bedtime_start", "sleep_phase_5_min"}), ("heart_rate", "rmssd", *SLEEP_CHANNELS), _sleep),
     Kind(frozenset({"class_5_min", "met"}), ("met", "activity_intensity"), _daily_activity),
     Kind(frozenset({"activity", "start_datetime", "end_datetime"}), (), _workout),
     Kind(frozenset({"type", "mood", "start_datetime", "end_datetime"}), (), _session),

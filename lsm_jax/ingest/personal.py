@@ -22,8 +22,7 @@ from lsm_jax.ingest.parse import Times
 from lsm_jax.ingest.person import PeopleRule, Roster
 from lsm_jax.ingest.reader import Labels, PersonRecord, ReaderOptions, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
-
-STAGE_CHANNELS = {"awake": "sleep_awake", "light": "sleep_light", "deep": "sleep_deep", "rem": "sleep_rem"}
+from lsm_jax.ingest.sleep import Spell, sleep_events, sleep_series
 
 
 def person_of(file: SourceFile, source: Path, *, one_file_each: bool = False) -> str:
@@ -113,7 +112,7 @@ class Recording:
         self.offsets: dict[int, int] = {}  # minute since the epoch, UTC -> minutes of local minus UTC, from there on
         # (seconds, values, lengths) of each sensor
         self._samples: dict[_Sensor, tuple[list[float], list[float], list[float]]] = defaultdict(lambda: ([], [], []))
-        self._stages: dict[tuple[float, float], str] = {}
+        self.spells: set[Spell] = set()
 
     def add(
         self,
@@ -136,10 +135,6 @@ class Recording:
         seconds.extend(second)
         values.extend(value)
         lengths.extend(length or (math.nan,) * len(second))
-
-    def add_stage(self, start: float, end: float, stage: str) -> None:
-        """Adds a stage of sleep ("awake", "light", "deep", "rem") between two seconds since the epoch."""
-        self._stages[start, end] = stage
 
     def add_day_labels(self, second: float, labels: Labels, *, is_wall_clock: bool = False) -> None:
         """Adds labels of the day of a time: seconds since the epoch, UTC or (a wall clock of no known zone) local."""
@@ -180,33 +175,7 @@ class Recording:
                 aggregate=sensor.aggregate,
             )
             made.append(series)
-        return (*made, *self._stage_series(), *self.finished)
-
-    def sleep_events(self) -> Iterator[RecordEvent]:
-        """Stages that follow each other without a gap and have one name are one event."""
-        spell: RecordEvent | None = None
-        for (start, end), stage in sorted(self._stages.items()):
-            if spell and spell.name == stage and start / 60 <= spell.end + 1e-6:
-                spell = dataclasses.replace(spell, end=max(spell.end, end / 60))
-                continue
-            if spell:
-                yield spell
-            spell = RecordEvent("sleep", stage, start / 60, end / 60)
-        if spell:
-            yield spell
-
-    def _stage_series(self) -> Iterator[Series]:
-        """The share of each minute of sleep that was in each stage."""
-        seconds: dict[str, dict[int, float]] = {stage: defaultdict(float) for stage in STAGE_CHANNELS}
-        for (start, end), stage in self._stages.items():
-            for minute in range(int(start // 60), int(-(-end // 60))):
-                if stage in seconds:
-                    seconds[stage][minute] += min(end, 60 * minute + 60) - max(start, 60 * minute)
-        minutes = np.array(sorted({minute for found in seconds.values() for minute in found}), np.int64)
-        total = np.array([sum(found.get(minute, 0.0) for found in seconds.values()) for minute in minutes.tolist()])
-        for stage, channel in STAGE_CHANNELS.items() if len(minutes) else ():
-            share = np.array([seconds[stage].get(minute, 0.0) for minute in minutes.tolist()]) / total
-            yield Series(channel, minutes, share.astype(np.float32))
+        return (*made, *sleep_series(sorted(self.spells)), *self.finished)
 
 
 class PersonalReader(abc.ABC):
@@ -269,7 +238,7 @@ class PersonalReader(abc.ABC):
             report.people_without_data += 1
             return None
         clock = Clock(self._options.time_zone or "", recording.changes_of_offset())
-        events = dict.fromkeys((*recording.events, *recording.sleep_events()))
+        events = dict.fromkeys((*recording.events, *sleep_events(sorted(recording.spells))))
         return PersonRecord(
             key.person,
             series,

@@ -15,10 +15,11 @@ from lsm_jax.ingest.clock import FLOATING
 from lsm_jax.ingest.detect import Evidence, header_names
 from lsm_jax.ingest.files import SourceFile
 from lsm_jax.ingest.parse import ISO_FORMATS, Times, add_reason, numbers, quarantine_rows, read_times
-from lsm_jax.ingest.personal import STAGE_CHANNELS, PersonalReader, Recording
+from lsm_jax.ingest.personal import PersonalReader, Recording
 from lsm_jax.ingest.reader import RecordEvent
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import LINE, read_rows
+from lsm_jax.ingest.sleep import SLEEP_CHANNELS, Spell, Stage
 
 _RAW_COLUMNS = ("start", "duration", "value")
 _CHANNELS = {
@@ -33,7 +34,8 @@ _CHANNELS = {
 }
 _SLEEP_STATE = "sleep-state"
 _ACTIVITY = "Activity type"
-_STAGES = {0: "awake", 1: "light", 2: "deep", 3: "rem"}
+_STAGES: dict[int, Stage] = {0: "awake", 1: "light", 2: "deep", 3: "rem"}
+_STAGES_OF_MONITOR: dict[int, Stage] = {0: "awake", 1: "asleep"}  # the older sleep mat
 _LB = 0.45359237
 # Column of weight.csv and bp.csv -> (label of the day, scale).
 _LABELS = {
@@ -52,12 +54,8 @@ def looks_like(files: Sequence[SourceFile]) -> Evidence | None:
 
 def _quantity(file: SourceFile) -> str:
     """What a raw file measured; "" for other files."""
-    match = re.fullmatch(r"raw_([^_]+)_(.+)\.csv", file.name.lower())
-    if match is None:
-        return ""
-    device, quantity = match.group(1), match.group(2).replace("_", "-")
-    # The older sleep mat only knows awake and asleep.
-    return f"{quantity} of a sleep monitor" if (device, quantity) == ("sleep-monitor", _SLEEP_STATE) else quantity
+    match = re.fullmatch(r"raw_[^_]+_(.+)\.csv", file.name.lower())
+    return match.group(1).replace("_", "-") if match else ""
 
 
 class WithingsReader(PersonalReader):
@@ -76,7 +74,7 @@ class WithingsReader(PersonalReader):
     def channels_of(self, file: SourceFile) -> Sequence[str]:
         quantity = _quantity(file)
         if quantity == _SLEEP_STATE:
-            return tuple(STAGE_CHANNELS.values())
+            return SLEEP_CHANNELS
         return (_CHANNELS[quantity],) if quantity else ()
 
     def add_file(self, file: SourceFile, recording: Recording, report: IngestReport) -> None:
@@ -114,9 +112,12 @@ class WithingsReader(PersonalReader):
         start = pl.col("second") + pl.col("duration").cum_sum().over("row") - pl.col("duration")
         samples = samples.select(start.alias("second"), "duration", "value")
         if quantity == _SLEEP_STATE:
-            for begin, length, state in samples.iter_rows():
-                if stage := _STAGES.get(state):
-                    recording.add_stage(begin, begin + length, stage)
+            stages = _STAGES_OF_MONITOR if "sleep-monitor" in file.name.lower() else _STAGES
+            recording.spells |= {
+                Spell(begin, begin + length, stages[state])
+                for begin, length, state in samples.iter_rows()
+                if state in stages
+            }
             return
         begins, lengths, values = (samples[name].to_list() for name in ("second", "duration", "value"))
         recording.add(_CHANNELS[quantity], begins, values, length=lengths, sensor=file.name)
@@ -128,11 +129,13 @@ class WithingsReader(PersonalReader):
         reasons = reasons.zip_with(reasons.is_not_null(), end_reasons)
         reasons = add_reason(reasons, (end < start).fill_null(False), "ends before it starts")
         good = quarantine_rows(block[LINE], reasons, file.label, report)
-        is_sleep = _ACTIVITY not in block.columns
-        names = block[_ACTIVITY].fill_null("activity") if not is_sleep else pl.repeat("in bed", len(block), eager=True)
-        kind = "sleep" if is_sleep else "activity"
+        if _ACTIVITY not in block.columns:
+            for begin, stop in pl.DataFrame({"start": start, "end": end}).filter(good).iter_rows():
+                recording.spells.add(Spell(begin, stop, "in bed"))
+            return
+        names = block[_ACTIVITY].fill_null("activity")
         for begin, stop, name in pl.DataFrame({"start": start, "end": end, "name": names}).filter(good).iter_rows():
-            recording.events.append(RecordEvent(kind, str(name).lower()[:64], begin / 60, stop / 60))
+            recording.events.append(RecordEvent("activity", name.lower()[:64], begin / 60, stop / 60))
 
     def _add_labels(self, block: pl.DataFrame, file: SourceFile, recording: Recording, report: IngestReport) -> None:
         """Weights and blood pressures."""

@@ -160,6 +160,7 @@ def test_stages_of_sleep_are_events_and_shares_of_minutes(tmp_path):
     )
     assert day.events == [
         ("sleep", "light", 1380.5, 1390.5),
+        ("sleep", "asleep", 1380.5, 1396.5),
         ("sleep", "deep", 1390.5, 1392.5),
         ("sleep", "awake", 1394.5, 1395.5),
         ("sleep", "rem", 1395.5, 1396.5),

@@ -77,3 +77,10 @@ def test_withings_is_recognised(tmp_path):
     assert detect_format(tmp_path)[0] == "withings"
     found = read_source("withings", tmp_path, {"raw_tracker_hr.csv": HR})
     assert np.isfinite(found.only("source").values("heart_rate")).sum() == 4
+
+
+def test_the_older_mat_knows_no_stages(tmp_path):
+    files = {"P1/raw_sleep-monitor_sleep-state.csv": RAW + '2024-05-14T01:00:00+02:00,"[600,1200]","[0,1]"\n'}
+    day = read_source("withings", tmp_path, files).only("P1")
+    assert day.values("sleep_state")[[60, 70, 89]].tolist() == [3, 1, 1] and not day.observed("sleep_light").any()
+    assert ("sleep", "asleep", 70, 90) in day.events
