@@ -76,7 +76,8 @@ def minute_series(
     kind = registered(channel)
     rule = aggregate or ("sum" if kind.is_count else "mean")
     counts = rule in ("sum", "difference")
-    value = value.astype(np.float64 if counts else np.float32)
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, which no channel is
+        value = value.astype(np.float64 if counts else np.float32)
     low, high = (0 if kind.low >= 0 else -np.inf, np.inf) if counts else (kind.low, kind.high)
     plausible = _plausible(channel, value, low, high, report)
     days_without_value = (second[~plausible] // 86400).astype(np.int64)

@@ -13,9 +13,9 @@ from typing import Any
 
 import polars as pl
 
-from lsm_jax.errors import UserError
 from lsm_jax.ingest.columns import Origin
 from lsm_jax.ingest.conditions import Comparison, Condition, Expression, Junction, Negation, comparisons
+from lsm_jax.ingest.files import UnreadableFile
 from lsm_jax.ingest.mapping import FileRule
 from lsm_jax.ingest.parse import is_empty, numbers
 from lsm_jax.ingest.rows import LINE
@@ -33,7 +33,7 @@ def passes(block: pl.DataFrame, conditions: Sequence[Condition], rule: FileRule,
     """Whether each row passes all conditions. A column of text of which no cell can be compared is noted.
 
     Raises:
-      UserError: a rule that the type of its column (of a Parquet file) contradicts.
+      UnreadableFile: a rule that the type of its column (of a Parquet file) contradicts.
     """
     passed = pl.repeat(True, len(block), dtype=pl.Boolean, eager=True)
     for condition in conditions:
@@ -58,14 +58,14 @@ def _check_type(
                 f"{comparison.column!r}, with which {where} compares: none of them passes."
             )
     elif not (cells.dtype.is_numeric() or cells.dtype == pl.Boolean):
-        raise UserError(
-            f"{origin.file}: column {comparison.column!r} holds {cells.dtype}, and {where} cannot compare it: rules "
+        raise UnreadableFile(
+            f"column {comparison.column!r} holds {cells.dtype}, and {where} cannot compare it: rules "
             "compare numbers, text and flags."
         )
     elif has_text:
         fix = "true or false" if cells.dtype == pl.Boolean else "numbers"
-        raise UserError(
-            f"{origin.file}: column {comparison.column!r} holds {cells.dtype}, which {where} compares with text. Write "
+        raise UnreadableFile(
+            f"column {comparison.column!r} holds {cells.dtype}, which {where} compares with text. Write "
             f"{fix} without quotes."
         )
 

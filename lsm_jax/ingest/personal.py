@@ -17,7 +17,8 @@ import polars as pl
 from lsm_jax.errors import UserError
 from lsm_jax.ingest.clock import Clock, Offsets, fixed_offset
 from lsm_jax.ingest.days import Aggregate, minute_series
-from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
+from lsm_jax.ingest.faults import reading
+from lsm_jax.ingest.files import SourceFile, source_files
 from lsm_jax.ingest.parse import Times
 from lsm_jax.ingest.person import PeopleRule, Roster
 from lsm_jax.ingest.reader import Labels, PersonRecord, ReaderOptions, RecordEvent, Series
@@ -229,10 +230,8 @@ class PersonalReader(abc.ABC):
         recording = self.new_recording()
         for file in key.files:
             report.use(file.label, f"{self.title} file")
-            try:
+            with reading(file.label, report):
                 self.add_file(file, recording, report)
-            except UnreadableFile as error:
-                report.set_aside(file.label, str(error))
         series = recording.series(report)
         if not series:
             report.people_without_data += 1
