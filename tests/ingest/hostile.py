@@ -22,6 +22,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tests.ingest.apple_export import HEAD, TAIL, record
 from tests.ingest.fit_files import MONITORING, TIMESTAMP, fit_file
 from tests.ingest.test_actigraph import COLUMNS, preamble
 from tests.ingest.test_empatica import session
@@ -159,7 +160,15 @@ def _actigraph(person: int) -> dict[str, Content]:
     return {f"P{person}.csv": (preamble() + COLUMNS + "".join(rows)).encode()}
 
 
+def _apple(person: int) -> dict[str, Content]:
+    pulse = [
+        record("HeartRate", str(60 + number), f"{at:%H:%M:%S}", unit="count/min") for at, number in _minutes(person)
+    ]
+    return {f"P{person}/export.xml": (HEAD + "".join(pulse) + TAIL).encode()}
+
+
 CASES = {
+    "apple": Case("apple", _apple),
     "actigraph": Case("actigraph", _actigraph),
     "withings": Case("withings", _withings),
     "fitbit": Case("fitbit", _fitbit),
