@@ -69,7 +69,13 @@ def row_seconds(block: pl.DataFrame, time: TimeRule, origin: Origin, column: str
         cells = joined(block, [column] if column else time.time_columns)
         if time.time_zone and time.time_zone.column:
             return _times_by_zone(cells, time.formats, time.time_zone.zones_of(block[time.time_zone.column]))
-        return read_times(cells, time.formats, zone)
+        times = read_times(cells, time.formats, zone)
+        if len(block) and not column and (times.reason == UNREADABLE).all():
+            origin.report.note(
+                f"{origin.file}: no time of lines {block[LINE][0]} to {block[LINE][-1]} is in the mapping's formats: "
+                "time.formats says how they are written."
+            )
+        return times
     if time.day and not column:
         minute = numbers(block[time.minute])
         elapsed = (numbers(block[time.day]) - time.first_day) * 86400 + minute * 60

@@ -12,8 +12,9 @@ from typing import NamedTuple
 import polars as pl
 
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.mapping import FileRule
+from lsm_jax.ingest.mapping import FileRule, TableRule
 from lsm_jax.ingest.parse import is_empty, numbers
+from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import LINE
 
 _BLANK, _APOSTROPHE = "[ \u00a0\u202f]", "['\u2019]"
@@ -30,8 +31,10 @@ _THOUSANDS = (
 _PART, _CLEAR_PART = 0.01, 0.1  # shares of a column's cells that are a pattern and no damage
 
 
-def plain_numbers(block: pl.DataFrame, rule: FileRule, file: str) -> pl.DataFrame:
+def plain_numbers(block: pl.DataFrame, rule: FileRule, file: str, report: IngestReport) -> pl.DataFrame:
     """The block with its columns of numbers in plain spelling: a decimal point and nothing else.
+
+    Of a channel's column with many other cells the report says what those look like.
 
     Raises:
       UserError: the cells of a column that are no numbers in the rule's spelling are numbers in another.
@@ -51,6 +54,11 @@ def plain_numbers(block: pl.DataFrame, rule: FileRule, file: str) -> pl.DataFram
                 f"{file}:{block[LINE].filter(fault.cells)[0]}: column {name!r} has {fault.what}: they would be misread "
                 f"or lost, and its other numbers kept. Say {fault.keys} in {rule.section} of the mapping."
             )
+        if isinstance(rule, TableRule) and (form := _form_of_others(cells.filter(~read), name, rule, len(cells))):
+            report.note(
+                f"{file}: many cells of column {name!r} are no numbers but of the form {form!r}: they are lost, the "
+                f"others are kept. {rule.section}.channels.NAME.text_values gives words a number."
+            )
     return block.with_columns(cells.alias(name) for name, cells in plain.items())
 
 
@@ -60,6 +68,17 @@ def _plain(cells: pl.Series, decimal: str, thousands: str) -> pl.Series:
         grouped = cells.str.contains(rf"^[+-]?\d{{1,3}}({_MARKS[thousands]}\d{{3}})+({_MARKS[decimal]}\d+)?$")
         cells = cells.zip_with(~grouped.fill_null(False), cells.str.replace_all(_MARKS[thousands], ""))
     return cells.str.replace(",", ".", literal=True) if decimal == "," else cells
+
+
+def _form_of_others(others: pl.Series, column: str, rule: TableRule, cells: int) -> str:
+    """What most cells of a channel's column that are no numbers look like (9 is a digit, a is text); "" for few."""
+    words = [word for channel in rule.channels.values() if channel.column == column for word in channel.text_values]
+    is_known = is_empty(others) | others.str.to_lowercase().is_in([word.lower() for word in words])
+    others = others.filter(~is_known)
+    if not any(channel.column == column for channel in rule.channels.values()) or len(others) < max(1, _PART * cells):
+        return ""
+    forms = others.str.slice(0, 20).str.replace_all(r"\d+", "9").str.replace_all(r"\p{L}+", "a")
+    return str(forms.mode().sort()[0])
 
 
 class _Fault(NamedTuple):

@@ -276,7 +276,7 @@ class TableReader:
                 rule = rule.model_copy(update={"time": rule.time.model_copy(update={"formats": formats})})
             report.use(file.label, f"{rule.section}: {rule.content}")
             for block in read_rows(file, rule.used_columns, report, layout):
-                block = plain_numbers(block, rule, file.label)
+                block = plain_numbers(block, rule, file.label, report)
                 yield rule, block.with_columns(pl.lit(None, pl.String).alias(column) for column in missing)
         except UnreadableFile as error:
             report.set_aside(file.label, str(error))

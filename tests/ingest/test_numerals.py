@@ -31,11 +31,8 @@ def values(tmp_path, cells, keys="", channel="activity_count", mapping=TABLE, ex
     report = IngestReport()
     reader = make_reader("table", ReaderOptions(None, tmp_path / "m.toml", tmp_path))
     channels = reader.channels(source)
-    (window,) = [
-        window
-        for key in reader.people(source, report)
-        for window in day_windows(reader.read(source, key, report), channels, "s", report)
-    ]
+    records = [reader.read(source, key, report) for key in reader.people(source, report)]
+    (window,) = [window for each in records if each for window in day_windows(each, channels, "s", report)]
     seen = np.where(window.observed[:, 0], window.values[:, 0], np.nan)[: len(cells)]
     return [None if np.isnan(value) else round(float(value), 4) for value in seen], report, window
 
@@ -80,6 +77,26 @@ def test_a_damaged_cell_is_no_pattern(tmp_path):
     read, report, _ = values(tmp_path, ["33.5"] * 20 + ["33,5"], channel="skin_temperature")
     assert read[:20] == [33.5] * 20 and read[20] is None
     assert report.quarantined["value is not a number"].samples == ["a.csv:22"]
+
+
+def test_what_other_cells_look_like_is_said(tmp_path):
+    """Cells with a unit, or above what a device measures, are lost: a biased rest is not kept in silence."""
+    for cell, form in (("62 bpm", "9 a"), (">62", ">9"), ("Low", "a")):
+        read, report, _ = values(tmp_path, ["60", cell, "61"])
+        assert read == [60, None, 61]
+        (note,) = [note for note in report.notes if "are no numbers" in note]
+        assert note.startswith(f"a.csv: many cells of column 'value' are no numbers but of the form {form!r}: they are")
+    words = TABLE.replace('column = "value"', 'column = "value", text_values = { Low = 40 }')
+    read, report, _ = values(tmp_path, ["60", "Low"], mapping=words)
+    assert read == [60, 40] and not [note for note in report.notes if "are no numbers" in note]
+
+
+def test_times_that_no_format_reads_name_the_key(tmp_path):
+    source = tmp_path / "source"
+    source.mkdir()
+    (source / "b.csv").write_text("time;value\n04/03/2024 10:00;60\n")
+    _, report, _ = values(tmp_path, ["60"])
+    assert "b.csv: no time of lines 2 to 2 is in the mapping's formats: time.formats says" in "\n".join(report.notes)
 
 
 def test_marks_that_do_not_group_thousands_are_damage(tmp_path):
