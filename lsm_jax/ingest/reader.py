@@ -31,6 +31,7 @@ FORMATS = {
     "oura": "lsm_jax.ingest.oura:OuraReader",
     "glucose": "lsm_jax.ingest.glucose:GlucoseReader",
     "fitbit": "lsm_jax.ingest.fitbit:FitbitReader",
+    "takeout": "lsm_jax.ingest.takeout:TakeoutReader",
     "withings": "lsm_jax.ingest.withings:WithingsReader",
     "table": "lsm_jax.ingest.table:TableReader",
 }
