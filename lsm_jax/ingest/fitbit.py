@@ -35,7 +35,7 @@ from lsm_jax.ingest.parse import (
     orders_of_dates,
     quarantine_rows,
 )
-from lsm_jax.ingest.person import read_ids
+from lsm_jax.ingest.person import Roster, read_ids
 from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import LINE, PERSON, TABLE_SUFFIXES, RowsByPerson, Slice, load_slices, read_header, read_rows
@@ -130,7 +130,11 @@ class FitbitReader:
             with reading(file.label, report):
                 for block in read_rows(file, ("Id", kind.time, *kind.values), report):
                     samples.add(_samples(block, kind, formats, self._zone, file.label, report), file.label)
-        yield from sorted(samples.slices.items())
+        roster = Roster(self._options.people)
+        for person, slices in samples.slices.items():
+            roster.add([person], "recordings", slices[0].source)
+        for person, spellings in roster.people(report).items():
+            yield person, [piece for spelling in spellings for piece in samples.slices[spelling]]
 
     def person(self, key: tuple[str, list[Slice]]) -> str:
         return key[0]
@@ -150,7 +154,14 @@ class FitbitReader:
         }
         events = _sleep_events(_recorded_minutes(series["sleep_state"])) if "sleep_state" in series else ()
         worn = _without_not_worn(series, report)
-        return PersonRecord(person, tuple(worn.values()), events, time_zone=self._zone, is_wall_clock=not self._zone)
+        return PersonRecord(
+            person,
+            tuple(worn.values()),
+            events,
+            time_zone=self._zone,
+            is_wall_clock=not self._zone,
+            identity=self._options.people.identity(person),
+        )
 
     def _minute_files(self, source: Path, report: IngestReport) -> Iterator[tuple[SourceFile, MinuteFile]]:
         """Files that hold minutes, with their kind; the others are named in the report."""

@@ -235,6 +235,12 @@ def test_fitbit_ids_that_lost_digits_are_set_aside_and_the_others_meet_the_surve
     assert set(records) == {"1503960366", "007"} and records["007"].labels == {"age": 41.0}
     assert report.quarantined["person id is not a whole number"].samples == ["steps.csv:4"]
     assert np.isfinite(records["007"].series[0].value).sum() == 1
+    both = {"steps.csv": steps + "7,3/14/2024 7:01:00 AM,5\n"}
+    with pytest.raises(AmbiguousPeople, match=r"1 ids of recordings are spelt .*\(as in steps\.csv\)"):
+        read(tmp_path / "two", "", both, "fitbit")
+    records, participants, _ = read(tmp_path / "one", '[people]\nsame = ["zeros"]\n', both, "fitbit")
+    assert set(records) == {"007", "1503960366"} and len(participants) == 2
+    assert np.isfinite(records["007"].series[0].value).sum() == 2
 
 
 # Exports of one person each.
