@@ -7,7 +7,7 @@ and the values [7,9] say 7 from 10:00 and 9 from 10:01.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import polars as pl
 
@@ -37,13 +37,6 @@ _ACTIVITY = "Activity type"
 _STAGES: dict[int, Stage] = {0: "awake", 1: "light", 2: "deep", 3: "rem"}
 _STAGES_OF_MONITOR: dict[int, Stage] = {0: "awake", 1: "asleep"}  # the older sleep mat
 _LB = 0.45359237
-# Column of weight.csv and bp.csv -> (label of the day, scale).
-_LABELS = {
-    "Weight (kg)": ("weight_kg", 1.0),
-    "Weight (lb)": ("weight_kg", _LB),
-    "Systolic": ("systolic_mmhg", 1.0),
-    "Diastolic": ("diastolic_mmhg", 1.0),
-}
 
 
 def looks_like(files: Sequence[SourceFile]) -> Evidence | None:
@@ -83,10 +76,11 @@ class WithingsReader(PersonalReader):
                 self._add_raw(block, quantity, file, recording, report)
         elif columns := _spells_of(file):
             for block in read_rows(file, columns, report):
-                self._add_spells(block, file, recording, report)
+                self._add_spells(block, columns, file, recording, report)
         else:
-            for block in read_rows(file, ("Date", *_labels_of(file)), report):
-                self._add_labels(block, file, recording, report)
+            labels = _labels_of(file)
+            for block in read_rows(file, ("Date", *labels), report):
+                self._add_labels(block, labels, file, recording, report)
 
     def _times(self, cells: pl.Series, recording: Recording) -> Times:
         times = read_times(cells, ISO_FORMATS, self._options.time_zone or "")
@@ -122,10 +116,12 @@ class WithingsReader(PersonalReader):
         begins, lengths, values = (samples[name].to_list() for name in ("second", "duration", "value"))
         recording.add(_CHANNELS[quantity], begins, values, length=lengths, sensor=file.name)
 
-    def _add_spells(self, block: pl.DataFrame, file: SourceFile, recording: Recording, report: IngestReport) -> None:
+    def _add_spells(
+        self, block: pl.DataFrame, columns: Sequence[str], file: SourceFile, recording: Recording, report: IngestReport
+    ) -> None:
         """Nights in bed, and activities."""
-        start, reasons, _ = self._times(block["from"], recording)
-        end, end_reasons, _ = self._times(block["to"], recording)
+        start, reasons, _ = self._times(block[columns[0]], recording)
+        end, end_reasons, _ = self._times(block[columns[1]], recording)
         reasons = reasons.zip_with(reasons.is_not_null(), end_reasons)
         reasons = add_reason(reasons, (end < start).fill_null(False), "ends before it starts")
         good = quarantine_rows(block[LINE], reasons, file.label, report)
@@ -137,16 +133,23 @@ class WithingsReader(PersonalReader):
         for begin, stop, name in pl.DataFrame({"start": start, "end": end, "name": names}).filter(good).iter_rows():
             recording.events.append(RecordEvent("activity", name.lower()[:64], begin / 60, stop / 60))
 
-    def _add_labels(self, block: pl.DataFrame, file: SourceFile, recording: Recording, report: IngestReport) -> None:
+    def _add_labels(
+        self,
+        block: pl.DataFrame,
+        labels: Mapping[str, tuple[str, float]],
+        file: SourceFile,
+        recording: Recording,
+        report: IngestReport,
+    ) -> None:
         """Weights and blood pressures."""
         times = self._times(block["Date"], recording)
-        columns = {column: numbers(block[column]) * scale for column, (_, scale) in _LABELS.items() if column in block}
+        columns = {column: numbers(block[column]) * scale for column, (_, scale) in labels.items()}
         nothing = pl.select(pl.all_horizontal(column.is_null() for column in columns.values())).to_series()
         reasons = add_reason(times.reason, nothing, "value is not a number")
         good = quarantine_rows(block[LINE], reasons, file.label, report)
         table = pl.DataFrame({"second": times.second, "clock": times.clock, **columns}).filter(good)
         for row in table.iter_rows(named=True):
-            found = {_LABELS[name][0]: row[name] for name in columns if row[name] is not None}
+            found = {labels[name][0]: row[name] for name in columns if row[name] is not None}
             recording.add_day_labels(row["second"], found, is_wall_clock=row["clock"] == FLOATING)
 
 
@@ -155,18 +158,22 @@ def _as_number(cells: pl.Expr) -> pl.Expr:
 
 
 def _spells_of(file: SourceFile) -> tuple[str, ...]:
-    """The columns of a table of nights or activities; none for other files."""
-    if file.name.lower() not in ("sleep.csv", "activities.csv"):
-        return ()
-    names = {*header_names(file)}
-    if not {"from", "to"} <= names or not names & {"light (s)", _ACTIVITY}:
-        return ()
-    return ("from", "to", *({_ACTIVITY} & names))
+    """The columns of a table of nights (start, end) or of activities (and the type); none for other files.
 
-
-def _labels_of(file: SourceFile) -> tuple[str, ...]:
-    """The columns of a table of weights or blood pressures; none for other files."""
-    if file.name.lower() not in ("weight.csv", "bp.csv"):
-        return ()
+    The names of the other columns are in the language of the account.
+    """
     names = header_names(file)
-    return tuple(column for column in _LABELS if column in names) if "Date" in names else ()
+    if file.name.lower() == "sleep.csv" and "rem (s)" in names:
+        return names[:2]
+    return (*names[:2], _ACTIVITY) if file.name.lower() == "activities.csv" and _ACTIVITY in names else ()
+
+
+def _labels_of(file: SourceFile) -> dict[str, tuple[str, float]]:
+    """Column -> (label of the day, scale) of a table of weights or blood pressures; none for other files."""
+    names = header_names(file)
+    if file.name.lower() == "weight.csv" and names[:1] == ("Date",) and len(names) > 1:
+        scale = 1.0 if names[1].endswith("(kg)") else _LB if names[1].endswith("(lb)") else 0
+        return {names[1]: ("weight_kg", scale)} if scale else {}
+    if file.name.lower() == "bp.csv" and names[:1] == ("Date",) and len(names) > 3:
+        return {names[2]: ("systolic_mmhg", 1.0), names[3]: ("diastolic_mmhg", 1.0)}
+    return {}

@@ -48,7 +48,7 @@ def test_nights_activities_and_labels_of_days(tmp_path):
     files = {
         "P1/raw_tracker_hr.csv": HR,
         "P1/raw_bed_sleep-state.csv": RAW + '2024-05-14T00:00:00+02:00,"[600,600,300,60]","[0,1,2,3]"\n',
-        "P1/sleep.csv": "from,to,light (s),deep (s),rem (s),awake (s)\n"
+        "P1/sleep.csv": "von,bis,leicht (s),tief (s),rem (s),wach (s)\n"  # of a German account
         "2024-05-13T23:50:00+02:00,2024-05-14T07:00:00+02:00,1,1,1,1\n",
         "P1/activities.csv": "from,to,Timezone,Activity type\n"
         "2024-05-14T12:00:00+02:00,2024-05-14T12:30:30+02:00,Europe/Paris,Running\n",
