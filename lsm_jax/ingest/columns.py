@@ -70,7 +70,7 @@ def row_seconds(block: pl.DataFrame, time: TimeRule, origin: Origin, column: str
         if time.time_zone and time.time_zone.column:
             return _times_by_zone(cells, time.formats, time.time_zone.zones_of(block[time.time_zone.column]))
         times = read_times(cells, time.formats, zone)
-        if len(block) and not column and (times.reason == UNREADABLE).all():
+        if len(block) and not column and times.reason.eq_missing(pl.Series([UNREADABLE])).all():
             origin.report.note(
                 f"{origin.file}: no time of lines {block[LINE][0]} to {block[LINE][-1]} is in the mapping's formats: "
                 "time.formats says how they are written."
