@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lsm_jax.cli.places import data_folder, local_path, output
-from lsm_jax.errors import UserError
+from lsm_jax.errors import RunError, UserError
 
 if TYPE_CHECKING:
     from lsm_jax.ingest.files import Limits
@@ -68,9 +70,8 @@ def run(args: argparse.Namespace) -> int:
         )
     if args.dry_run:
         return _dry_run(args, source)
-    args.out.parent.mkdir(parents=True, exist_ok=True)
     report = IngestReport()
-    with tempfile.TemporaryDirectory(prefix=f".{args.out.name}.ingest-", dir=args.out.parent) as folder:
+    with _writing(args.out), _scratch(args.out) as folder:
         scratch = Path(folder).resolve()
         reader, file_format = _reader(args, source, scratch)
         settings = {
@@ -92,10 +93,36 @@ def run(args: argparse.Namespace) -> int:
                     write_dataset(args.out, windows=people.windows(report), progress=progress, **settings)
         finally:
             _print(report, f"ingest into {args.out}")
-    seconds = time.perf_counter() - started
-    report.write(args.out / "ingest_report.json", seconds=round(seconds, 2), format=file_format)
+        seconds = time.perf_counter() - started
+        report.write(args.out / "ingest_report.json", seconds=round(seconds, 2), format=file_format)
     print(f"{args.out}: {report.days} days of {report.people} people in {seconds:.1f} s")
     return 0
+
+
+@contextlib.contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    """RunError where the output cannot be written. SIGTERM stops as Ctrl-C does, so that temporary folders go."""
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, stop) if threading.current_thread() is threading.main_thread() else None
+    try:
+        yield
+    except OSError as error:
+        fact = error.strerror or str(error)
+        raise RunError(f"{error.filename or out} cannot be written: {fact}. No dataset was written.") from error
+    finally:
+        if before is not None:
+            signal.signal(signal.SIGTERM, before)
+
+
+@contextlib.contextmanager
+def _scratch(out: Path) -> Iterator[str]:
+    """A temporary folder beside the output."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.ingest-", dir=out.parent) as folder:
+        yield folder
 
 
 def _reader(args: argparse.Namespace, source: Path, scratch: Path) -> tuple[Reader, str]:

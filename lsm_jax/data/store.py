@@ -18,6 +18,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import os
 import shutil
 import sys
 import tempfile
@@ -363,20 +364,45 @@ def _stage(
     """Writes windows to a staging file. Returns participant, start and size in bytes of each, in the same order."""
     staged = []
     encoder = RecordEncoder(channels)
-    writer = ArrayRecordWriter(str(file), _WRITER_OPTIONS)
-    try:
+    with _record_writer(file) as write:
         for window in windows:
             record = encoder.record(window)
-            writer.write(record)
+            write(record)
             # Interned, so that memory for names grows with people and not with windows.
             staged.append((sys.intern(window.participant), int(window.start.timestamp()), len(record)))
             if progress:
                 progress(len(staged))
-    finally:
-        writer.close()
     if not staged:
         raise UserError("no windows to write: the source holds no recorded minute. Check the report for refused rows.")
     return staged
+
+
+@contextlib.contextmanager
+def _record_writer(file: os.PathLike[str]) -> Iterator[Callable[[bytes], None]]:
+    """A function that writes a record to a file. OSError if it cannot be written."""
+    writer = ArrayRecordWriter(str(file), _WRITER_OPTIONS)
+
+    def write(record: bytes) -> None:
+        with _as_os_error():
+            writer.write(record)
+
+    try:
+        yield write
+    except BaseException:
+        with contextlib.suppress(RuntimeError):  # the first error is the one to tell
+            writer.close()
+        raise
+    with _as_os_error():
+        writer.close()
+
+
+@contextlib.contextmanager
+def _as_os_error() -> Iterator[None]:
+    """ArrayRecord says RuntimeError where a disk is full."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise OSError(str(error).partition(";")[0]) from error
 
 
 def _write_splits(
@@ -395,12 +421,9 @@ def _write_splits(
         shards = np.array_split(np.array(rows), -(-len(rows) // _WINDOWS_PER_SHARD))
         split_template = template.replace(split=split)
         for number, shard in enumerate(shards):
-            writer = ArrayRecordWriter(
-                str(split_template.sharded_filepath(shard_index=number, num_shards=len(shards))), _WRITER_OPTIONS
-            )
-            for row in shard:
-                writer.write(source[int(row)])
-            writer.close()
+            with _record_writer(split_template.sharded_filepath(shard_index=number, num_shards=len(shards))) as write:
+                for row in shard:
+                    write(source[int(row)])
         infos.append(
             tfds.core.SplitInfo(
                 name=split,

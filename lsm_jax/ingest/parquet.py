@@ -15,6 +15,7 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lsm_jax.errors import RunError
 from lsm_jax.ingest.clock import ZONES, fixed_offset, zone_name
 from lsm_jax.ingest.files import DAMAGE_ERRORS, MIB, SourceFile, UnreadableFile, open_file
 from lsm_jax.ingest.parse import unique_names
@@ -114,6 +115,12 @@ def _unpack(file: SourceFile, *_version: int) -> IO[bytes]:
     unpacked = tempfile.NamedTemporaryFile(prefix="lsm_jax-", suffix=".parquet")  # noqa: SIM115
     with open_file(file) as stream:
         while piece := stream.read(_BLOCK_BYTES):
-            unpacked.write(piece)
-    unpacked.flush()
+            try:
+                unpacked.write(piece)
+                unpacked.flush()
+            except OSError as error:
+                raise RunError(
+                    f"{file.label} cannot be unpacked into {tempfile.gettempdir()}: {error.strerror}. The environment "
+                    "variable TMPDIR names another folder."
+                ) from error
     return unpacked

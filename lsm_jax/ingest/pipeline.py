@@ -111,12 +111,17 @@ def pseudonym_salt(out: Path) -> str:
 
     Raises:
       UserError: the file is empty.
+      OSError: it cannot be written.
     """
     path = out.parent / f"{out.name}.salt"
     with contextlib.suppress(FileExistsError):
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_hex(16) + "\n")
+        try:
+            with os.fdopen(descriptor, "w") as file:
+                file.write(secrets.token_hex(16) + "\n")
+        except OSError:
+            path.unlink()
+            raise
     salt = path.read_text(encoding="utf-8").strip()
     if not salt:
         raise UserError(f"{path} is empty: it should hold the salt of the pseudonyms. Remove it, or give --salt.")

@@ -18,6 +18,7 @@ import numpy as np
 import polars as pl
 from jaxtyping import Bool, Int, UInt8
 
+from lsm_jax.errors import RunError
 from lsm_jax.ingest.files import MIB, SourceFile, UnreadableFile, open_file
 from lsm_jax.ingest.parquet import parquet_blocks, parquet_names
 from lsm_jax.ingest.parse import unique_names
@@ -305,12 +306,18 @@ class RowsByPerson:
         self.slices: dict[str, list[Slice]] = {}
 
     def add(self, frame: pl.DataFrame, source: str = "") -> None:
-        """Writes a block of the file `source`. Column `PERSON` holds the raw id; a person's rows stay in order."""
+        """Writes a block of the file `source`. Column `PERSON` holds the raw id; a person's rows stay in order.
+
+        RunError where the disk takes no more.
+        """
         if not len(frame):
             return
         frame = frame.sort(PERSON, maintain_order=True)
         path = self._folder / f"{uuid.uuid4().hex}.arrow"
-        frame.drop(PERSON).rechunk().write_ipc(path, compression="uncompressed")
+        try:
+            frame.drop(PERSON).rechunk().write_ipc(path, compression="uncompressed")
+        except OSError as error:
+            raise RunError(f"rows cannot be sorted by person in {self._folder}: {error}.") from error
         offset = 0
         for person, length in frame[PERSON].rle().struct.unnest().select("value", "len").iter_rows():
             self.slices.setdefault(person, []).append(Slice(str(path), offset, length, source))

@@ -1,9 +1,15 @@
 """What bad input costs: itself, with every row counted and every loss said."""
 
+import os
+import resource
+import signal
+import time
+
 import numpy as np
 import pytest
 from test_table import column, ingest
 
+from lsm_jax.cli.main import main
 from lsm_jax.errors import RunError
 from lsm_jax.ingest.fitbit import FitbitReader
 from lsm_jax.ingest.pipeline import People
@@ -95,3 +101,62 @@ def test_a_misspelt_column_costs_its_channel_in_that_file_and_the_nearest_is_nam
     assert "1 files: age not read: there is no column 'age'. Did you mean 'agee'? (people.csv)" in said
     assert "d.csv: line 1 lacks the column 'when', which tables[0] of the mapping names. Did you mean 'wen'?" in said
     assert report.rows_unaccounted == 0
+
+
+@pytest.fixture
+def small_files():
+    """Lets this process write no file above some bytes: a full disk that every machine has."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@pytest.mark.parametrize(
+    ("limit", "people", "sentence"),
+    [
+        (0, 1, "data cannot be written: File too large"),
+        (1_000, 20, "rows cannot be sorted by person in "),
+        (20_000, 1, "data cannot be written: write() failed: File too large"),
+    ],
+)
+def test_a_disk_that_takes_no_more_ends_with_a_sentence_and_leaves_nothing(
+    tmp_path, small_files, capsys, limit, people, sentence
+):
+    (tmp_path / "source").mkdir()
+    rows = "".join(
+        f"{person},4/13/2016 {1 + hour}:{minute:02d}:00 AM,{minute}\n"
+        for person in range(people)
+        for hour in range(10)
+        for minute in range(60)
+    )
+    (tmp_path / "source" / "steps.csv").write_text(STEPS + rows)
+    arguments = ["ingest", "--format", "fitbit", "--source", str(tmp_path / "source")]
+    small_files(limit)
+    assert main([*arguments, "--out", str(tmp_path / "data")]) == 1
+    assert sentence in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} <= {"source", "data.salt"}
+
+
+def test_an_output_that_cannot_be_made_ends_with_a_sentence(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "steps.csv").write_text(STEPS + "1,4/13/2016 1:00:00 AM,7\n")
+    arguments = ["ingest", "--format", "fitbit", "--source", str(tmp_path / "source")]
+    assert main([*arguments, "--out", str(tmp_path / "file" / "data")]) == 1
+    assert "file cannot be written: File exists" in capsys.readouterr().err
+
+
+def test_a_stop_from_outside_leaves_nothing(tmp_path, monkeypatch, capsys):
+    (tmp_path / "source").mkdir()
+    (tmp_path / "source" / "steps.csv").write_text(STEPS + "1,4/13/2016 1:00:00 AM,7\n")
+
+    def terminated(*_):
+        assert len(list(tmp_path.glob(".data.*"))) == 2  # where rows are sorted, and where the dataset is staged
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(60)  # the signal ends it
+
+    monkeypatch.setattr(FitbitReader, "read", terminated)
+    arguments = ["ingest", "--format", "fitbit", "--source", str(tmp_path / "source")]
+    assert main([*arguments, "--out", str(tmp_path / "data")]) == 130
+    assert "interrupted" in capsys.readouterr().err
+    assert {path.name for path in tmp_path.iterdir()} == {"source", "data.salt"}
