@@ -160,6 +160,24 @@ def _actigraph(person: int) -> dict[str, Content]:
     return {f"P{person}.csv": (preamble() + COLUMNS + "".join(rows)).encode()}
 
 
+def _takeout(person: int) -> dict[str, Content]:
+    """One of three files, so that each kind has its share of the damage."""
+    folder = f"P{person}/Takeout/Fitbit/"
+    night = [{"dateTime": "05/13/24 01:00:00", "level": "light", "seconds": 600 + person % 60}]
+    beats = [
+        {"dateTime": f"{at:%m/%d/%y %H:%M:%S}", "value": {"bpm": 60 + number, "confidence": 2}}
+        for at, number in _minutes(person)
+    ]
+    oxygen = ["timestamp,value", *(f"{at:%Y-%m-%dT%H:%M:%SZ},{90 + number / 8}" for at, number in _minutes(person))]
+    files: list[tuple[str, str]] = [
+        ("Global Export Data/heart_rate-2024-05-13.json", json.dumps(beats)),
+        ("Global Export Data/sleep-2024-05-13.json", json.dumps([{"logId": 1, "levels": {"data": night}}])),
+        ("SpO2/Minute SpO2 - 2024-05-13.csv", "\n".join(oxygen)),
+    ]
+    name, text = files[person % 3]
+    return {folder + name: text.encode()}
+
+
 def _apple(person: int) -> dict[str, Content]:
     pulse = [
         record("HeartRate", str(60 + number), f"{at:%H:%M:%S}", unit="count/min") for at, number in _minutes(person)
@@ -169,6 +187,7 @@ def _apple(person: int) -> dict[str, Content]:
 
 CASES = {
     "apple": Case("apple", _apple),
+    "takeout": Case("takeout", _takeout),
     "actigraph": Case("actigraph", _actigraph),
     "withings": Case("withings", _withings),
     "fitbit": Case("fitbit", _fitbit),
