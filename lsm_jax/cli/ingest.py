@@ -26,7 +26,7 @@ EXAMPLE = "lsm ingest --format table --mapping configs/ingest/nhanes_accel.toml 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    known = "fitbit, empatica, table or another of docs/reference/ingest.md"
+    known = "apple, takeout, fitbit, empatica, table or another of docs/how-to/ingest.md"
     parser.add_argument("--format", help=f"{known} (default: what the files show)")
     parser.add_argument("--source", required=True, type=data_folder, help="folder (or file) of the export")
     parser.add_argument("--out", type=output, help="folder of the dataset to write")
