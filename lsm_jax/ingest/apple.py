@@ -96,6 +96,7 @@ class AppleReader:
         samples = RowsByPerson(self._options.scratch)
         found = ExportRecords(self._options.prefer)
         for file in key.files:
+            report.use(file.label, "an export of Apple Health")
             try:
                 read_records(file, found, samples, report)
             except UnreadableFile as error:

@@ -49,6 +49,7 @@ class PersonTables:
     sample_slices: Sequence[Slice]
     event_slices: Sequence[Slice]
     labels: PersonLabels
+    label_files: Sequence[str]  # as in reports
 
 
 class TableReader:
@@ -118,6 +119,7 @@ class TableReader:
         own: dict[str, list[tuple[int, SourceFile]]] = {}
         samples, events = RowsByPerson(self._options.scratch), RowsByPerson(self._options.scratch)
         labels: dict[str, PersonLabels] = {}
+        label_files: dict[str, dict[str, None]] = {}
         files: dict[str, bool] = {}
         self._look_at_dates(source)
         for file in source_files(source, report, self._options.limits):
@@ -141,6 +143,7 @@ class TableReader:
                                 roster.add(found, rule.section, file.label)
                                 for spelling, more in found.items():
                                     labels.setdefault(spelling, []).extend(more)
+                                    label_files.setdefault(spelling, {})[file.label] = None
                         else:
                             for rows in self._rows(index, file, None, Calendar(), report):
                                 roster.add(rows[PERSON].unique(), rule.section, file.label)
@@ -152,6 +155,7 @@ class TableReader:
                 [piece for spelling in spellings for piece in samples.slices.get(spelling, ())],
                 [piece for spelling in spellings for piece in events.slices.get(spelling, ())],
                 [found for spelling in spellings for found in labels.get(spelling, ())],
+                [label for spelling in spellings for label in label_files.get(spelling, ())],
             )
             for name, spellings in roster.people(report).items()
         }
@@ -179,8 +183,8 @@ class TableReader:
                 rows = self._rows(index, file, key.person, calendar, report)
                 (frames if self._is_table(index) else event_frames).extend(rows)
         # Rows of shared files were read before their people were known, with Monday as day 0.
-        for piece in (*key.sample_slices, *key.event_slices):
-            report.use(piece.source)
+        for label in (*(piece.source for piece in (*key.sample_slices, *key.event_slices)), *key.label_files):
+            report.use(label)
         if key.sample_slices:
             frames.append(load_slices(key.sample_slices).with_columns(pl.col("second") + calendar.shift))
         if key.event_slices:

@@ -79,6 +79,7 @@ class TakeoutReader:
         is_wall_clock = not zone and all(kind.is_api or kind.is_profile for _, kind in kinds)
         found = TakeoutRecords(zone, is_wall_clock)
         for file, kind in kinds:
+            report.use(file.label, "the profile" if kind.is_profile else "Fitbit records")
             if not kind.is_profile:
                 try:
                     read_file(file, kind, found, report)

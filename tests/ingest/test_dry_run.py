@@ -5,6 +5,11 @@ import re
 import pytest
 
 from lsm_jax.cli.main import main
+from lsm_jax.ingest.pipeline import People
+from lsm_jax.ingest.preview import preview
+from lsm_jax.ingest.reader import ReaderOptions, make_reader
+from lsm_jax.ingest.report import IngestReport
+from tests.ingest.hostile import CASES, write_people
 
 MAPPING = """
 [[tables]]
@@ -54,7 +59,7 @@ def test_people_files_days_zones_events_and_labels_are_shown(tmp_path, capsys):
     code, lines, _ = dry_run(tmp_path, capsys, "--format", "table", "--mapping", str(tmp_path / "m.toml"))
     text = "\n".join(lines)
     assert code == 0 and lines[0] == "2 people"
-    assert "007 2 2024-05-01 2024-05-03 0.0 America/Chicago 2 2 hr/007.csv\nmeals.csv" in text
+    assert "007 2 2024-05-01 2024-05-03 0.0 America/Chicago 2 2 hr/007.csv\nmeals.csv\npeople.csv" in text
     assert "ann[red] 1 2024-05-02 2024-05-02 0.0 America/Chicago 1 0 hr/ann[red].csv\nmeals.csv" in text
     assert "tables[0]: heart_rate 2 hr/007.csv\nhr/ann[red].csv" in text
     assert "events[0]: meal events 1 meals.csv" in text and "labels[0]: labels age, sex 1 people.csv" in text
@@ -114,3 +119,20 @@ def test_the_files_of_shared_tables_and_of_sessions_are_named(tmp_path, capsys):
         tmp_path / "e", capsys, "--format", "empatica", "--time-zone", "Europe/Berlin", files=beats
     )
     assert code == 0 and "P1 1 2024-03-04 2024-03-04 1.0 Europe/Berlin 0 0 P1/HR.csv" in lines
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_format_names_the_files_and_days_of_each_person(tmp_path, name):
+    case, people, report = CASES[name], range(7, 10), IngestReport()
+    write_people(case, tmp_path / "in", people)
+    (tmp_path / "m.toml").write_text(case.mapping)
+    (tmp_path / "scratch").mkdir()
+    mapping = tmp_path / "m.toml" if case.mapping else None
+    reader = make_reader(case.format, ReaderOptions(mapping=mapping, scratch=tmp_path / "scratch"))
+    found = preview(People(reader, tmp_path / "in", reader.channels(tmp_path / "in"), "s"), report)
+    files = [{*case.files(person)} for person in people]
+    own = [{*files[at]}.difference(*files[:at], *files[at + 1 :]) for at in range(len(files))]
+    assert len(found.people) == len(people)
+    for person, of_person in zip(found.people, own, strict=True):
+        assert person.days and person.observed_minutes and of_person <= {*person.files} <= set().union(*files)
+    assert found.files.keys() == set().union(*files) and all(found.files.values())
