@@ -1,5 +1,6 @@
 """What bad input costs: itself, with every row counted and every loss said."""
 
+import contextlib
 import os
 import resource
 import signal
@@ -103,12 +104,15 @@ def test_a_misspelt_column_costs_its_channel_in_that_file_and_the_nearest_is_nam
     assert report.rows_unaccounted == 0
 
 
-@pytest.fixture
-def small_files():
+@contextlib.contextmanager
+def small_files(limit):
     """Lets this process write no file above some bytes: a full disk that every machine has."""
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
-    yield lambda limit: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
-    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 @pytest.mark.parametrize(
@@ -119,9 +123,7 @@ def small_files():
         (20_000, 1, "data cannot be written: write() failed: File too large"),
     ],
 )
-def test_a_disk_that_takes_no_more_ends_with_a_sentence_and_leaves_nothing(
-    tmp_path, small_files, capsys, limit, people, sentence
-):
+def test_a_disk_that_takes_no_more_ends_with_a_sentence_and_leaves_nothing(tmp_path, capsys, limit, people, sentence):
     (tmp_path / "source").mkdir()
     rows = "".join(
         f"{person},4/13/2016 {1 + hour}:{minute:02d}:00 AM,{minute}\n"
@@ -131,8 +133,8 @@ def test_a_disk_that_takes_no_more_ends_with_a_sentence_and_leaves_nothing(
     )
     (tmp_path / "source" / "steps.csv").write_text(STEPS + rows)
     arguments = ["ingest", "--format", "fitbit", "--source", str(tmp_path / "source")]
-    small_files(limit)
-    assert main([*arguments, "--out", str(tmp_path / "data")]) == 1
+    with small_files(limit):
+        assert main([*arguments, "--out", str(tmp_path / "data")]) == 1
     assert sentence in capsys.readouterr().err
     assert {path.name for path in tmp_path.iterdir()} <= {"source", "data.salt"}
 
