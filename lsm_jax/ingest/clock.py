@@ -21,6 +21,7 @@ FLOATING = "floating"
 CLOCK = "clock"  # the column of these names
 # polars knows all zones but two, which are none.
 ZONES = frozenset(zoneinfo.available_timezones() - {"Factory", "localtime"})
+MAX_CHANGES_A_DAY = 4
 MAX_OFFSET = 14 * 60  # minutes
 Offsets = tuple[tuple[int, int], ...]  # (minute since the Unix epoch, UTC; local minus UTC in minutes)
 
@@ -129,7 +130,7 @@ def clock_of(rows: pl.DataFrame) -> Clock:
     """The clock that rows agree on; where they name several, the offsets at their times (column second or start).
 
     "UTC" is how a device writes and no place where somebody lives: it counts where rows name nothing else. So does an
-    offset of zero on a day that has another one.
+    offset of zero on a day that has another one. Where offsets alternate, the most frequent one of each day counts.
     """
     if CLOCK not in rows.columns:
         return Clock()
@@ -141,15 +142,21 @@ def clock_of(rows: pl.DataFrame) -> Clock:
         return Clock("UTC" if len(rows) else "")
     if len(names) == 1 and fixed_offset(names[0]) is None:
         return Clock(names[0])
-    rows = rows.filter(pl.col(CLOCK) != "UTC")
+    rows = rows.filter(pl.col(CLOCK) != "UTC").with_columns(day=pl.col("second") // 86400)
+    is_zero = pl.col(CLOCK) == "+00:00"
+    rows = rows.filter(~is_zero | is_zero.all().over("day"))
     parts = [group.with_columns(offset=_offsets(group["second"], str(name))) for (name,), group in rows.group_by(CLOCK)]
     table = pl.concat(parts).with_columns(minute=(pl.col("second") // 60).cast(pl.Int64)).sort("second", "offset")
-    moved = (pl.col("offset") != 0).any().over(pl.col("minute") // 1440)
-    table = table.filter((pl.col("offset") != 0) | ~moved)
-    changes = table.filter((pl.col("offset") != pl.col("offset").shift()).fill_null(True))
+    changes = _changes(table)
+    if len(changes) > MAX_CHANGES_A_DAY * table["day"].n_unique():  # nobody travels so much
+        often = pl.col("offset").mode().sort().first()
+        changes = _changes(table.group_by("day", maintain_order=True).agg(pl.col("minute").min(), often))
     # Times in UTC are often written with +00:00, which alone is no place either.
-    is_utc = {*changes["offset"]} == {0} and all(fixed_offset(name) == 0 for name in names)
-    return Clock() if is_utc else Clock(offsets=tuple(changes.select("minute", "offset").iter_rows()))
+    return Clock() if names == ["+00:00"] else Clock(offsets=tuple(changes.select("minute", "offset").iter_rows()))
+
+
+def _changes(table: pl.DataFrame) -> pl.DataFrame:
+    return table.filter((pl.col("offset") != pl.col("offset").shift()).fill_null(True))
 
 
 def _offsets(seconds: pl.Series, name: str) -> pl.Series:

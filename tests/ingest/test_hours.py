@@ -97,6 +97,14 @@ def test_offsets_that_change_with_the_clock_or_the_place(tmp_path):
     assert "time zone" not in said
 
 
+def test_offsets_that_alternate_are_one_a_day(tmp_path):
+    """Two devices, of which one is at another place's time or in UTC."""
+    for other in ("+03:00", "+00:00", "Z"):
+        rows = [f"2024-03-04T{hour:02d}:00:00{'+01:00' if hour % 3 else other}" for hour in range(8, 20)]
+        days, _ = days_of(tmp_path, MAPPING, {"a.csv": "time,hr\n" + "".join(f"{row},50\n" for row in rows)})
+        assert [day[:2] for day in only(days)] == [("03-03 23:00", 60)]
+
+
 def test_diary_and_labels_without_an_offset_are_on_the_clock_of_the_recording(tmp_path):
     mapping = OF_COLUMN + (
         '[[events]]\nfiles = "meals.txt"\nperson = { column = "who" }\ntime = { column = "time" }\nkind = "meal"\n'
