@@ -72,7 +72,7 @@ def _preamble(file: SourceFile) -> Preamble:
         match = re.search(pattern, text, re.MULTILINE)
         return match.group(1) if match else ""
 
-    period = told(r"^\W*(?:Epoch|Window) (?:Period|Length) \(hh:mm:ss\) (\d+:\d+:\d+)")
+    period = told(r"^\W*(?:Epoch|Window) (?:Period|Length) \(hh:mm:ss\) (\d{1,2}:\d{1,2}:\d{1,2})\b")
     epoch = [float(part) for part in period.split(":") if part]
     seconds = sum(part * unit for part, unit in zip(epoch, (3600, 60, 1), strict=False))
     if not seconds:

@@ -70,6 +70,7 @@ class TableReader:
             mapping = load_mapping(options.mapping, annotated_format)
         self._mapping = mapping
         self._rules = mapping.rules
+        self._sections: dict[SourceFile, list[int]] = {}
         self._dates = DateOrders(options.date_order)
         self.time_zone = options.time_zone or mapping.one_time_zone
         self.people_rule = options.people.over(mapping.people)
@@ -229,8 +230,12 @@ class TableReader:
 
     def _rules_of(self, file: SourceFile) -> list[tuple[int, Rule]]:
         """The sections for a file, with their places in the mapping."""
-        matching = [(index, rule) for index, rule in enumerate(self._rules) if _matches(file, rule)]
-        return [(index, rule) for index, rule in matching if not rule.optional or self._has_columns(file, rule)]
+        if file not in self._sections:  # which sections are for it takes reading its start once for each
+            matching = [(index, rule) for index, rule in enumerate(self._rules) if _matches(file, rule)]
+            self._sections[file] = [
+                index for index, rule in matching if not rule.optional or self._has_columns(file, rule)
+            ]
+        return [(index, self._rules[index]) for index in self._sections[file]]
 
     def _has_columns(self, file: SourceFile, rule: FileRule) -> bool:
         try:

@@ -37,6 +37,7 @@ _ACTIVITY = "Activity type"
 _STAGES: dict[int, Stage] = {0: "awake", 1: "light", 2: "deep", 3: "rem"}
 _STAGES_OF_MONITOR: dict[int, Stage] = {0: "awake", 1: "asleep"}  # the older sleep mat
 _LB = 0.45359237
+_LONGEST_ROW = 7 * 86400  # s
 
 
 def looks_like(files: Sequence[SourceFile]) -> Evidence | None:
@@ -99,8 +100,8 @@ class WithingsReader(PersonalReader):
         reasons = add_reason(reasons, uneven.fill_null(True), "duration and value have different lengths")
         damaged = arrays.select(pl.any_horizontal(pl.all().list.eval(pl.element().is_null()).list.any())).to_series()
         reasons = add_reason(reasons, damaged.fill_null(True), "value is not a number")
-        negative = arrays["duration"].list.min() < 0
-        reasons = add_reason(reasons, negative.fill_null(False), "duration is negative")
+        possible = (arrays["duration"].list.min() >= 0) & (arrays["duration"].list.sum() <= _LONGEST_ROW)
+        reasons = add_reason(reasons, ~possible.fill_null(False), "duration is not from 0 to 7 days")
         good = quarantine_rows(block[LINE], reasons, file.label, report)
         samples = arrays.with_columns(second=second, row=block[LINE]).filter(good).explode("duration", "value")
         start = pl.col("second") + pl.col("duration").cum_sum().over("row") - pl.col("duration")

@@ -40,7 +40,7 @@ def test_bad_rows_are_set_aside_with_their_reason(tmp_path):
         "time is not readable": ["P1/raw_tracker_hr.csv:4"],
         "duration and value have different lengths": ["P1/raw_tracker_hr.csv:5"],
         "value is not a number": ["P1/raw_tracker_hr.csv:6", "P1/raw_tracker_hr.csv:8"],
-        "duration is negative": ["P1/raw_tracker_hr.csv:7"],
+        "duration is not from 0 to 7 days": ["P1/raw_tracker_hr.csv:7"],
     }
 
 
