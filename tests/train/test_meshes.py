@@ -34,19 +34,24 @@ CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 STEPS = 20
 TOLERANCE = 1e-5
 
-# Mesh (data, fsdp, tensor) and micro-batches, by variant of short_training.
+# Mesh (data, fsdp, tensor) and micro-batches, by variant of short_training; PACKED is LSM-2 with CHANGES of its own.
+PACKED = "packed rows, Muon"
 CASES: dict[str, tuple[tuple[int, int, int, int], ...]] = {
     "": ((8, 1, 1, 1), (2, 2, 2, 2)),
     "imputed_reconstruction": ((1, 8, 1, 2), (2, 2, 2, 1)),
     "clip": ((2, 2, 2, 1),),
     "siglip": ((2, 2, 2, 1),),
     "coca": ((4, 2, 1, 1), (2, 1, 4, 1)),
+    PACKED: ((2, 2, 2, 1),),
 }
 KEYS = ("mesh.data", "mesh.fsdp", "mesh.tensor", "train.grad_accum_steps")
 CHANGES = (
     "train.batch_size=16", f"train.duration={STEPS} steps", "train.ema_decay=0", "optimizer.warmup=0 steps",
     "optimizer.schedule=constant", "rows.windows_per_row=1", "rows.encoder_length=9", "rows.decoder_length=9",
 )  # fmt: skip
+OWN_CHANGES = {
+    PACKED: ("optimizer.name=muon", "rows.windows_per_row=2", "rows.encoder_length=18", "rows.decoder_length=18")
+}
 STACK = "1x16x4x32"  # as many heads as the largest axis `tensor`
 
 
@@ -56,7 +61,8 @@ def trained(
     """The initial state, losses and gradient norms of all steps, and the final parameters."""
     axes = [f"{key}={size}" for key, size in zip(KEYS, mesh, strict=True)]
     size = "+".join([STACK] * (3 if variant in LANGUAGE else 2))
-    config = short_config(dataset, *CHANGES, f"model.size={size}", *axes, variant=variant)
+    changes = (*CHANGES, *OWN_CHANGES.get(variant, ()), f"model.size={size}", *axes)
+    config = short_config(dataset, *changes, variant="" if variant in OWN_CHANGES else variant)
     datasets = open_datasets(config.data)
     spec, schedule = data_spec(config.data, datasets), make_schedule(config, datasets)
     devices = jax.devices()[: int(np.prod(mesh[:3]))]
