@@ -1,5 +1,6 @@
 """A small dataset and an untrained run on it, for tests of what comes after training."""
 
+import dataclasses
 import datetime as dt
 
 import jax
@@ -60,6 +61,13 @@ def tiny_run(*folders, step=7):
     spec = data_spec(config.data, open_datasets(config.data))
     objective = objectives.build(config, spec)
     return Run(config, spec, objective, jax.jit(objective.init)(jax.random.key(0)), step)
+
+
+def perturbed(run):
+    """The run with noise on its parameters: initial biases are zeros, which would hide what an export leaves out."""
+    random = np.random.default_rng(0)
+    noise = lambda leaf: leaf + 0.1 * random.normal(size=leaf.shape).astype(np.float32)  # noqa: E731
+    return dataclasses.replace(run, params=jax.tree.map(noise, run.params))
 
 
 def save_run(run, workdir):

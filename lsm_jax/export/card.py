@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import jax
 
 import lsm_jax
 from lsm_jax.channels import channel
 from lsm_jax.config import Config
 from lsm_jax.data.spec import open_datasets
 from lsm_jax.errors import UserError
+from lsm_jax.nn.channel_tables import CHANNEL_ROW
+from lsm_jax.nn.positions import sensor_row
 from lsm_jax.train.metrics import read_metrics
 from lsm_jax.train.run import Run
+from lsm_jax.train.workdir import DATA, read_data, read_trained_on
 
 _TERMS = (
     "These parameters were made from the datasets named above; whoever shares them answers to the terms of those "
     "datasets. The code that made them, lsm_jax, is under the Apache License 2.0, which says nothing about parameters."
+)
+_INTENDED_USE = (
+    "Research on minutely signals of wearable devices: embeddings of days and people for probes, clustering and "
+    "retrieval, and, where the objective has it, filling of gaps and captions. Check it on people of your own first."
 )
 _LIMITS = (
     "A research model of wearable signals. Not a medical device: do not diagnose, treat or decide about a person "
@@ -28,14 +35,20 @@ _LIMITS = (
 )
 
 
-def card_of(run: Run, config: Config, tensors: Mapping[str, np.ndarray], workdir: Path) -> dict[str, Any]:
-    """The card as a dictionary for JSON; `tensors` are the exported parameters."""
+def card_of(run: Run, config: Config, workdir: Path, file_format: str) -> dict[str, Any]:
+    """The card as a dictionary for JSON.
+
+    Args:
+      config: the run's, without paths.
+      workdir: the run's folder, for its data, people, metrics and evaluation.
+      file_format: of the export.
+    """
     return {
-        "format": "lsm_jax safetensors 1",
+        "format": f"lsm_jax {file_format} 1",
         "made_with": f"lsm_jax {lsm_jax.__version__}",
         "objective": config.objective.name,
         "step": int(run.step),
-        "parameters": sum(tensor.size for tensor in tensors.values()),
+        "parameters": sum(leaf.size for leaf in jax.tree.leaves(run.params)),
         "model": dataclasses.asdict(config.model),
         "tokens": dataclasses.asdict(config.tokens),
         "window_minutes": int(run.spec.window_minutes),
@@ -46,23 +59,40 @@ def card_of(run: Run, config: Config, tensors: Mapping[str, np.ndarray], workdir
                 "mean": float(run.spec.mean[column]),
                 "sd": float(run.spec.sd[column]),
                 "observed_share": float(run.spec.observed_share[column]),
+                # Where the tables of channels and sensors hold it, for readers without the registry.
+                "channel_row": CHANNEL_ROW[name],
+                "sensor_row": sensor_row(name),
             }
             for column, name in enumerate(run.spec.channels)
         ],
-        "training_data": _training_data(run),
+        "training_data": _training_data(run, workdir),
+        "trained_on": people_fingerprint(workdir),
         "training_metrics": _last_metrics(workdir, int(run.step)),
         "evaluation": _evaluation(workdir / "eval" / "generative.json"),
+        "intended_use": _INTENDED_USE,
         "limits": _LIMITS,
         "terms": _TERMS,
     }
 
 
-def _training_data(run: Run) -> list[dict[str, Any]]:
-    """People and windows of the training splits, or only the names of datasets that cannot be opened any more."""
+def people_fingerprint(workdir: Path) -> dict[str, Any] | None:
+    """How many people a run was trained on, and a digest of their (hashed) ids; None if its folder has no list of them.
+
+    Whoever has the datasets can tell whether two models have seen the same people. The ids themselves are not exported.
+    """
+    people = sorted({person for listed in read_trained_on(workdir).values() for person in listed})
+    if not people:
+        return None
+    return {"people": len(people), "fingerprint": hashlib.sha256("\n".join(people).encode()).hexdigest()}
+
+
+def _training_data(run: Run, workdir: Path) -> list[dict[str, Any]]:
+    """Fingerprint, people and windows of the training splits; only names of datasets that cannot be opened any more."""
     try:
         return [
             {
                 "name": dataset.name,
+                "fingerprint": dataset.fingerprint,
                 "people": len({*dataset.source("train").participants}),
                 "windows": len(dataset.source("train")),
                 "channels": [name for name in dataset.channels if name in run.spec.channels],
@@ -70,7 +100,9 @@ def _training_data(run: Run) -> list[dict[str, Any]]:
             for dataset in open_datasets(run.config.data)
         ]
     except (UserError, KeyError, TypeError):
-        return [{"name": Path(path).name} for path in run.config.data.paths]
+        entries = read_data(workdir) if (workdir / DATA).is_file() else []
+        known = [{"name": entry["name"], "fingerprint": entry["fingerprint"]} for entry in entries]
+        return known or [{"name": Path(path).name} for path in run.config.data.paths]
 
 
 def _last_metrics(workdir: Path, step: int) -> dict[str, float]:

@@ -39,7 +39,8 @@ def scan_blocks(step: Callable[..., Any], carry: Any, layers: Any, depth: int, r
     """
     max_layers, max_bytes = SCAN_UNROLL_LIMITS.get(platform(), (1, math.inf))
     size = sum(leaf.nbytes for leaf in jax.tree.leaves(carry))
-    unroll = remat == "none" and depth <= max_layers and size <= max_bytes
+    known = isinstance(size, int)  # an export leaves batch and length free
+    unroll = remat == "none" and depth <= max_layers and known and size <= max_bytes
     return jax.lax.scan(rematerialised(step, remat, prevent_cse=False), carry, layers, unroll=unroll)
 
 

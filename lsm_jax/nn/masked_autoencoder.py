@@ -5,7 +5,7 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from lsm_jax.config import ModelConfig
 from lsm_jax.errors import UserError
@@ -27,8 +27,8 @@ class PatchEmbedding(nnx.Module):
         inputs = grid.cells_per_token * (2 if config.patch_input == "values_and_mask" else 1)
         self.projection = nnx.Linear(inputs, width, dtype=config.dtype, rngs=rngs)
 
-    def __call__(self, cells: TokenCells, rows: Rows) -> Float[Array, "r s width"]:
-        values, observed = rows.take(cells.values), rows.take(cells.observed)
+    def __call__(self, cells: TokenCells) -> Float[Array, "b s width"]:
+        values, observed = cells
         if self.config.asinh_inputs:
             values = jnp.arcsinh(values)
         if self.config.patch_input == "values_and_mask":
@@ -58,8 +58,18 @@ class Encoder(nnx.Module):
         tokens, entropy = self.stack.with_attention_entropy(self._embedded(cells, rows), rows.segment)
         return self.centering(tokens), entropy
 
+    def on_grid(self, cells: TokenCells, observed: Bool[Array, "b n"]) -> Float[Array, "b n d"]:
+        """As a call with every token in a slot of its own (`rows.dense`), without gathers: a plain program to export.
+
+        Args:
+          cells: of windows of any number of patches up to the grid's.
+        """
+        tokens = self.patches(cells) + self.positions.on_grid(observed.shape[1] // self.grid.groups)
+        return self.centering(self.stack(tokens, observed.astype(jnp.int32)))
+
     def _embedded(self, cells: TokenCells, rows: Rows) -> Float[Array, "r s d"]:
-        return self.patches(cells, rows) + self.positions(rows.token_index % self.grid.size)
+        taken = TokenCells(rows.take(cells.values), rows.take(cells.observed))
+        return self.patches(taken) + self.positions(rows.token_index % self.grid.size)
 
 
 class Decoder(nnx.Module):

@@ -23,6 +23,11 @@ _SENSORS = tuple(dict.fromkeys(channel.sensor for channel in REGISTRY.values()))
 _SENSOR_ROWS = 32  # room for sensors added later
 
 
+def sensor_row(name: str) -> int:
+    """The row of a channel's sensor family among the embeddings of sensors."""
+    return _SENSORS.index(REGISTRY[name].sensor)
+
+
 def sincos(coordinate: Float[np.ndarray, " n"], width: int) -> Float[np.ndarray, "n width"]:
     """Sine and cosine of a coordinate at `width / 2` geometric frequencies from 1 to 1/10000."""
     frequency = 10000.0 ** -(np.arange(width // 2) / (width // 2))
@@ -60,6 +65,11 @@ class Positions(nnx.Module):
         patch = jax.nn.one_hot(token // self.grid.groups, self.grid.patches, dtype=self.dtype)
         return group @ by_group.astype(self.dtype) + patch @ by_patch.astype(self.dtype)
 
+    def on_grid(self, patches: int) -> Float[Array, "n width"]:
+        """Embeddings of all tokens of the first `patches` patches of the grid, in their order."""
+        by_group, by_patch = (table.astype(self.dtype) for table in self._tables())
+        return (by_group[None] + by_patch[:patches, None]).reshape(-1, self.width)
+
     def _tables(self) -> tuple[Float[Array, "g width"], Float[Array, "p width"]]:
         grid = self.grid
         patch = np.arange(grid.patches, dtype=np.float32)
@@ -69,7 +79,7 @@ class Positions(nnx.Module):
             channels = np.pad(sincos(index, half), ((0, 0), (0, self.width - half)))
             patches = np.pad(sincos(patch, self.width - half), ((0, 0), (half, 0)))
             return jnp.asarray(channels), jnp.asarray(patches)
-        sensor_rows = [_SENSORS.index(REGISTRY[name].sensor) for name in grid.channels]
+        sensor_rows = [sensor_row(name) for name in grid.channels]
         sensors = jnp.asarray(group_mean(grid, sensor_rows, _SENSOR_ROWS)) @ self.sensor_embedding[...]
         minute = (patch + 0.5) * grid.patch_minutes
         features = np.concatenate([harmonics(minute), sincos(patch, self.width)], axis=1)

@@ -45,8 +45,9 @@ class Pool(nnx.Module):
     def __call__(self, encoded: Float[Array, "r s d"], rows: Rows, windows: int) -> Float[Array, "b q d"]:
         """The queries' outputs for each window, also for a window without tokens."""
         queries = self.queries[...].astype(self.dtype)
-        number, per_row = len(queries), windows // len(encoded)
-        segments = pool_segments(number, len(encoded), per_row)
+        number, rows_count = len(queries), encoded.shape[0]
+        per_row = windows // rows_count
+        segments = pool_segments(number, rows_count, per_row)
         tokens = jnp.broadcast_to(jnp.tile(queries, (per_row, 1)), (*segments.shape, queries.shape[1]))
         pooled = self.stack(tokens, segments, (encoded, rows.segment))
         return pooled.reshape(windows, number, -1)

@@ -52,7 +52,7 @@ def pool(tokens: TokenEmbeddings, grid: TokenGrid, pooling: str, empty: float = 
         deviations = vectors - xp.swapaxes(member, 1, 2) @ pooled  # from the mean of a token's own part
         sd = xp.sqrt(member @ deviations**2 / xp.maximum(count, 1))
         pooled = xp.concatenate([pooled, sd], axis=2)
-    return xp.where(count > 0, pooled, empty).reshape(len(vectors), -1).astype(vectors.dtype)
+    return xp.where(count > 0, pooled, empty).reshape(vectors.shape[0], -1).astype(vectors.dtype)
 
 
 def check_pooling(pooling: str) -> None:

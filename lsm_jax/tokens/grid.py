@@ -13,7 +13,7 @@ from typing import NamedTuple, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Shaped
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from lsm_jax.config import Config
 from lsm_jax.data.spec import DataSpec
@@ -106,7 +106,12 @@ class TokenGrid:
         """Which patches have enough observed cells to be tokens (`min_observed_share`)."""
         if not self.min_observed_share:
             return observed_cells.any(axis=-1)  # type: ignore[return-value]  # NumPy's stubs say: a scalar, perhaps.
+        by_patch = observed_cells.sum(axis=-1).reshape(observed_cells.shape[0], -1, self.groups)
+        return (by_patch >= self.cells_needed()).reshape(observed_cells.shape[:2])
+
+    def cells_needed(self) -> Int[np.ndarray, " groups"]:
+        """How many of its cells must be observed for a token of each channel group."""
         # The padding cells of the last channel group cannot be observed and must not count against it.
-        cells = self.cells(np.ones((1, self.window_minutes, len(self.channels)), np.float32)).sum(axis=-1)
-        needed = np.ceil(np.float32(self.min_observed_share) * cells)
-        return observed_cells.sum(axis=-1) >= needed
+        channels = np.bincount(np.arange(len(self.channels)) // self.patch_channels)
+        cells = (channels * self.patch_minutes).astype(np.float32)
+        return np.maximum(np.ceil(np.float32(self.min_observed_share) * cells), 1).astype(np.int32)

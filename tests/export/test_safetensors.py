@@ -1,4 +1,5 @@
 import dataclasses
+import hashlib
 import json
 
 import jax
@@ -8,8 +9,12 @@ from safetensors.numpy import load_file, save_file
 from tiny_run import CHANNELS, tiny_dataset, tiny_run
 
 from lsm_jax.errors import RunError, UserError
-from lsm_jax.export.safetensors import check_export, export_safetensors, load_exported
+from lsm_jax.export.card import card_of
+from lsm_jax.export.check import check_windows
+from lsm_jax.export.folder import export_run
+from lsm_jax.export.safetensors import check_export, load_exported
 from lsm_jax.report.render import model_card
+from lsm_jax.train.workdir import write_trained_on
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +28,12 @@ def run(dataset):
 
 
 @pytest.fixture(scope="module")
-def exported(run, tmp_path_factory):
+def exported(run, dataset, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("workdir")
-    return export_safetensors(run, workdir, workdir / "export" / "safetensors", model_card)
+    write_trained_on(workdir, [dataset])
+    out = workdir / "export" / "safetensors"
+    export_run(run, workdir, out, "safetensors", model_card)
+    return out
 
 
 @pytest.fixture
@@ -42,10 +50,10 @@ def test_comes_back_bit_for_bit(run, exported):
     for ours, theirs in zip(jax.tree.leaves(run.params), jax.tree.leaves(loaded.params), strict=True):
         assert ours.dtype == theirs.dtype == np.float32
         assert (np.asarray(ours) == np.asarray(theirs)).all()
-    assert len(check_export(run, loaded)) == 2
+    assert len(check_export(run, loaded, check_windows(run))) == 2
 
 
-def test_the_folder_needs_no_framework_and_names_no_place(exported):
+def test_the_folder_needs_no_framework_and_names_no_place_and_nobody(exported, dataset):
     assert sorted(file.name for file in exported.iterdir()) == [
         "README.md", "card.json", "config.json", "model.safetensors", "spec.json",
     ]  # fmt: skip
@@ -53,6 +61,7 @@ def test_the_folder_needs_no_framework_and_names_no_place(exported):
     assert all("/" in name for name in tensors)
     text = "".join((exported / name).read_text() for name in ("card.json", "config.json", "README.md"))
     assert "private-place" not in text
+    assert not any(person in text for person in dataset.source("train").participants)
 
 
 def test_the_card_says_what_is_trained_on_what(exported, run, dataset):
@@ -63,6 +72,10 @@ def test_the_card_says_what_is_trained_on_what(exported, run, dataset):
     (trained_on,) = card["training_data"]
     assert trained_on["name"] == "tiny"
     assert trained_on["windows"] == len(dataset.source("train"))
+    assert trained_on["fingerprint"] == dataset.fingerprint
+    people = sorted({*dataset.source("train").participants})
+    digest = hashlib.sha256("\n".join(people).encode()).hexdigest()
+    assert card["trained_on"] == {"people": len(people), "fingerprint": digest}
     assert card["evaluation"] is None
     assert card["step"] == 7
     assert "lsm evaluate" in (exported / "README.md").read_text()
@@ -77,7 +90,7 @@ def test_an_evaluation_goes_into_the_card(run, tmp_path):
     (tmp_path / "eval" / "generative.json").write_text(
         json.dumps({"comparisons": [row], "provenance": {"step": 7, "split": "test"}})
     )
-    text = (export_safetensors(run, tmp_path, tmp_path / "out", model_card) / "README.md").read_text()
+    text = model_card(card_of(run, run.config, tmp_path, "safetensors") | {"sha256": {}, "checked": []})
     assert "| random_imputation | 80% | 0.500 | linear | 1.000 | +50.0% (+40.0% to +60.0%) |" in text
 
 
@@ -85,13 +98,13 @@ def test_what_differs_is_never_exported(run, exported):
     loaded = load_exported(exported)
     changed = jax.tree.map(lambda leaf: leaf + 1e-3, loaded.params)
     with pytest.raises(RunError, match="differs"):
-        check_export(run, dataclasses.replace(loaded, params=changed))
+        check_export(run, dataclasses.replace(loaded, params=changed), check_windows(run))
 
 
 def test_a_folder_in_the_way_is_refused(run, tmp_path):
     (tmp_path / "thesis.txt").write_text("all my work")
     with pytest.raises(UserError, match="not an export"):
-        export_safetensors(run, tmp_path, tmp_path, model_card)
+        export_run(run, tmp_path, tmp_path, "safetensors", model_card)
     assert (tmp_path / "thesis.txt").read_text() == "all my work"
 
 

@@ -14,7 +14,7 @@ from lsm_jax.config import load_config, with_changes
 from lsm_jax.data.spec import DataSpec, data_spec
 from lsm_jax.evals.generative import Generative
 from lsm_jax.export.embed import write_embeddings
-from lsm_jax.export.safetensors import export_safetensors
+from lsm_jax.export.folder import export_run
 from lsm_jax.objectives import build
 from lsm_jax.tokens.tasks import Task
 from lsm_jax.train.run import Run
@@ -162,5 +162,5 @@ def test_a_run_is_scored_embedded_and_exported(tmp_path):
     np.testing.assert_allclose(whole["model"]["cells"], whole["linear"]["cells"])
     files = write_embeddings(run, dataset, tmp_path / "days.parquet")
     assert (files.days, files.width) == (12, 16)
-    out = export_safetensors(run, tmp_path / "run", tmp_path / "export", lambda card: str(card["objective"]))
-    assert (out / "README.md").read_text() == "imputed_reconstruction"
+    export_run(run, tmp_path / "run", tmp_path / "export", "safetensors", lambda card: str(card["objective"]))
+    assert (tmp_path / "export" / "README.md").read_text() == "imputed_reconstruction"

@@ -13,7 +13,7 @@ from lsm_jax.data.spec import DataSpec, data_spec
 from lsm_jax.errors import UserError
 from lsm_jax.evals import make_suite
 from lsm_jax.export.embed import write_embeddings
-from lsm_jax.export.safetensors import export_safetensors
+from lsm_jax.export.folder import export_run
 from lsm_jax.objectives import build
 from lsm_jax.tokens.rows import dense
 from lsm_jax.train.run import Run
@@ -101,7 +101,7 @@ def test_a_run_embeds_and_exports_but_is_not_asked_to_reconstruct(tmp_path):
     made = build(config, spec)
     run = Run(config, spec, made, jax.jit(made.init)(jax.random.key(0)), step=3)
     assert write_embeddings(run, dataset, tmp_path / "days.parquet").width == 16
-    export_safetensors(run, tmp_path / "run", tmp_path / "export", lambda card: "card")
+    export_run(run, tmp_path / "run", tmp_path / "export", "safetensors", lambda card: "card")
     with pytest.raises(UserError, match=r"the suite generative scores runs of .*, and not of simclr"):
         make_suite("generative").check_objective(config.objective.name)
     with pytest.raises(UserError, match="cannot reconstruct"):
