@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 import polars as pl
 
-from lsm_jax.ingest.mapping import UNIT_SECONDS, ChannelRule, FileRule, TimeRule, Unit
 from lsm_jax.ingest.parse import UNREADABLE, Times, add_reason, numbers, quarantine_rows, read_times
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import LINE
+from lsm_jax.ingest.section_rules import ChannelRule, FileRule
+from lsm_jax.ingest.time_rules import UNIT_SECONDS, TimeRule, Unit
 
 RELATIVE_START = int(dt.datetime(2001, 1, 1, tzinfo=dt.UTC).timestamp())  # a Monday
 _WEEK = 7 * 86400

@@ -11,10 +11,10 @@ import dataclasses
 from lsm_jax.errors import UserError
 from lsm_jax.ingest.columns import joined
 from lsm_jax.ingest.files import SourceFile, UnreadableFile
-from lsm_jax.ingest.mapping import FileRule
 from lsm_jax.ingest.parse import DateOrder, date_spelling, orders_of_dates
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import Layout, read_rows
+from lsm_jax.ingest.section_rules import FileRule
 
 Orders = set[DateOrder]
 

@@ -14,10 +14,10 @@ import polars as pl
 from lsm_jax.ingest.clock import CLOCK
 from lsm_jax.ingest.columns import NO_ZONE, Origin, durations, good_rows, row_ids, row_seconds
 from lsm_jax.ingest.filters import passes
-from lsm_jax.ingest.mapping import EventRule, LabelRule
 from lsm_jax.ingest.parse import add_reason, is_empty
 from lsm_jax.ingest.reader import RecordEvent
 from lsm_jax.ingest.rows import PERSON
+from lsm_jax.ingest.section_rules import EventRule, LabelRule
 
 MAX_NAME_LENGTH = 64
 # (second of the day they are about, or None; the labels; the clock of that time, or the zone the person lives in)

@@ -16,9 +16,9 @@ import polars as pl
 from lsm_jax.ingest.columns import Origin
 from lsm_jax.ingest.conditions import Comparison, Condition, Expression, Junction, Negation, comparisons
 from lsm_jax.ingest.files import UnreadableFile
-from lsm_jax.ingest.mapping import FileRule
 from lsm_jax.ingest.parse import is_empty, numbers
 from lsm_jax.ingest.rows import LINE
+from lsm_jax.ingest.section_rules import FileRule
 
 _ORDER: dict[str, Callable[[Any, Any], Any]] = {
     ">=": operator.ge,

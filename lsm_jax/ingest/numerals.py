@@ -12,10 +12,10 @@ from typing import NamedTuple
 import polars as pl
 
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.mapping import FileRule, TableRule
 from lsm_jax.ingest.parse import is_empty, numbers
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import LINE
+from lsm_jax.ingest.section_rules import FileRule, TableRule
 
 _BLANK, _APOSTROPHE = "[ \u00a0\u202f]", "['\u2019]"
 _MARKS = {"": "", ",": ",", ".": r"\.", " ": _BLANK, "'": _APOSTROPHE}

@@ -24,13 +24,14 @@ from lsm_jax.ingest.events import PersonLabels, add_labels, event_rows, joined_e
 from lsm_jax.ingest.faults import reading
 from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
 from lsm_jax.ingest.filters import passes
-from lsm_jax.ingest.mapping import EventRule, FileRule, LabelRule, MappingFile, Rule, TableRule, load_mapping
+from lsm_jax.ingest.mapping import MappingFile, load_mapping
 from lsm_jax.ingest.numerals import plain_numbers
 from lsm_jax.ingest.parse import add_reason, is_empty, numbers
 from lsm_jax.ingest.person import Roster
 from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, Series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import LINE, PERSON, Layout, RowsByPerson, Slice, load_slices, read_header, read_rows
+from lsm_jax.ingest.section_rules import EventRule, FileRule, LabelRule, Rule, TableRule
 
 AnyRule = TypeVar("AnyRule", bound=FileRule)
 MIXED_CLOCKS = (
