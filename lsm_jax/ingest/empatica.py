@@ -138,9 +138,11 @@ class EmpaticaReader:
     def read(self, source: Path, key: PersonSessions, report: IngestReport) -> PersonRecord | None:  # noqa: ARG002
         series: list[Series] = []
         events: list[RecordEvent] = []
+        offsets: dict[int, int] = {}
         for session in key.sessions:
             with reading(session.folder, report, whole=True):
-                new_series, new_events = self._read_session(session, report)
+                new_series, new_events, new_offsets = self._read_session(session, report)
+                offsets |= new_offsets
                 series += new_series
                 events += new_events
         if not series:
@@ -152,10 +154,14 @@ class EmpaticaReader:
             tuple(events),
             key.labels,
             time_zone=self._time_zone,
+            offsets=tuple(sorted(offsets.items())),
             identity=self._people_rule.identity(key.person),
         )
 
-    def _read_session(self, session: Session, report: IngestReport) -> tuple[list[Series], list[RecordEvent]]:
+    def _read_session(
+        self, session: Session, report: IngestReport
+    ) -> tuple[list[Series], list[RecordEvent], dict[int, int]]:
+        """Series, events, and the offset from UTC that the session's start is written with, by its minute."""
         recorded: dict[str, SampledSignal] = {}
         beats, tags = None, list[int]()
         for name, file in session.files.items():
@@ -172,11 +178,12 @@ class EmpaticaReader:
         beat_times = _place_beats(beats, start, end, report) if beats else None
         series = _signal_series(recorded, report) + _heart_series(recorded.get("HR"), beat_times, start, end, report)
         if not series:
-            return [], []
+            return [], [], {}
         events = [RecordEvent("session", "tag", tag // 60, tag // 60 + 1) for tag in tags]
         if session.kind:
             events.append(RecordEvent("session", session.kind, int(start // 60), int(-(-end // 60))))
-        return series, events
+        offsets = {int(start // 60): each.utc_offset for each in recorded.values() if each.utc_offset is not None}
+        return series, events, offsets
 
 
 def _folder(file: SourceFile) -> PurePosixPath:

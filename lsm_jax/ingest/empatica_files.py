@@ -44,6 +44,7 @@ class SampledSignal:
     start: float  # seconds since the Unix epoch
     rate: float  # Hz
     samples: Float[np.ndarray, "n k"]  # in the file's unit, NaN where missing or set aside
+    utc_offset: int | None = None  # minutes, where the start is written with one that is not zero
 
     @property
     def end(self) -> float:
@@ -93,7 +94,7 @@ def read_signal(file: SourceFile, sensor: str, report: IngestReport) -> SampledS
     report.rows_kept += len(index) + 1  # the rate is a row of the table too
     samples = np.full((int(index.max()) + 1, COLUMNS[sensor]), np.nan)
     samples[index] = np.concatenate(values)
-    return SampledSignal(file.label, start, rate, samples)
+    return SampledSignal(file.label, start, rate, samples, _utc_offset(names[0]))
 
 
 def read_beats(file: SourceFile, report: IngestReport) -> Beats:
@@ -201,6 +202,15 @@ def _seconds(cell: str) -> float | None:
         except (ValueError, OverflowError):
             return None
     return seconds if FIRST_SECOND <= seconds < LAST_SECOND else None  # NaN is neither
+
+
+def _utc_offset(cell: str) -> int | None:
+    """The minutes of local time minus UTC that a start time is written with; None for zero and for none."""
+    try:
+        offset = dt.datetime.fromisoformat(cell.strip()).utcoffset()
+    except ValueError:
+        return None
+    return int(offset.total_seconds() // 60) if offset else None
 
 
 def _cells(block: pl.DataFrame, names: tuple[str, ...]) -> tuple[Int[np.ndarray, " n"], Float[np.ndarray, "n k"]]:

@@ -127,6 +127,23 @@ def test_iso_and_unix_start_times_are_the_same(tmp_path):
         np.testing.assert_array_equal(mine.value, theirs.value)
 
 
+def test_an_offset_in_the_start_time_cuts_the_days(tmp_path):
+    rows = "4.0\n" + "33.0\n" * 1200
+    session(
+        tmp_path / "source" / "P01",
+        ACC=None,
+        EDA=None,
+        HR=None,
+        IBI=None,
+        tags=None,
+        TEMP="2023-05-19 23:30:00-0800\n" + rows,
+    )
+    records, report = read_all(tmp_path / "source")
+    (window,) = day_windows(records["P01"], ["skin_temperature"], "s", report)
+    assert (window.start.day, window.start.hour, window.utc_offset_minutes) == (19, 8, -480)
+    assert np.flatnonzero(window.observed[:, 0])[0] == 23 * 60 + 30 and not report.people_in_utc
+
+
 def test_the_time_zone_moves_the_day_and_not_the_samples(tmp_path):
     session(tmp_path / "P1", start=START + 3 * 3600)  # past midnight in Greenwich, evening in Buenos Aires
     windows = {}
