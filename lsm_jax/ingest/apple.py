@@ -102,6 +102,8 @@ class AppleReader:
             except UnreadableFile as error:
                 report.set_aside(file.label, str(error))
         series = self._series(samples, found, report)
+        for path in {each[0] for slices in samples.slices.values() for each in slices}:
+            Path(path).unlink()
         spells = best_spells(found.ranked_spells())
         series += sleep_series(spells)
         if not series:

@@ -129,6 +129,8 @@ def make_reader(name: str, options: ReaderOptions) -> Reader:
         raise UserError(f"--time-zone: unknown time zone {zone!r}. Use an IANA name such as 'Europe/Berlin'.")
     if options.people.is_of_files and name in _NAME_PEOPLE:
         raise UserError(f"--person: files of format {name} name their people themselves, or their mapping does.")
+    if options.prefer and name != "apple":
+        raise UserError(f"--prefer: format {name} has no named sources that record one signal; apple does.")
     make: Callable[[ReaderOptions], Reader] = pkgutil.resolve_name(FORMATS[name])
     if name == "table" or options.mapping is None:
         return make(options)

@@ -26,7 +26,7 @@ from lsm_jax.ingest.rows import read_rows
 from lsm_jax.ingest.sleep import best_spells, sleep_events, sleep_series
 from lsm_jax.ingest.sources import RankedSeries, best_of
 from lsm_jax.ingest.takeout_files import TakeoutRecords, read_file
-from lsm_jax.ingest.takeout_kinds import kind_of
+from lsm_jax.ingest.takeout_kinds import kind_of, writes_utc
 
 _PROFILE_COLUMNS = ("date_of_birth", "gender", "timezone")
 _TAKEOUT_PART = re.compile(
@@ -76,7 +76,7 @@ class TakeoutReader:
         zone = self._options.time_zone or profile.get("timezone", "")
         zone = zone if zone in ZONES else ""
         # Wall-clock times alone are days of their own; beside times in UTC they cannot be placed without a zone.
-        is_wall_clock = not zone and all(kind.is_api or kind.is_profile for _, kind in kinds)
+        is_wall_clock = not zone and not any(writes_utc(file) for file, kind in kinds if not kind.is_profile)
         found = TakeoutRecords(zone, is_wall_clock)
         for file, kind in kinds:
             report.use(file.label, "the profile" if kind.is_profile else "Fitbit records")

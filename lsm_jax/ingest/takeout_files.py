@@ -83,7 +83,7 @@ def read_file(file: SourceFile, kind: Kind, found: TakeoutRecords, report: Inges
             "exercise": _add_exercise,
             "resting_heart_rate": _add_resting_heart_rate,
         }
-        if kind.is_api:
+        if kind.name == "api":
             items = list(_api_items(items, file, found, report))
             adders = {"api": _add_sleep}
         _add_each(items, adders[kind.name], file, found, report)

@@ -60,17 +60,13 @@ class Kind:
     def is_profile(self) -> bool:
         return self.name == "profile"
 
-    @property
-    def is_api(self) -> bool:
-        return self.name == "api"
-
     def channels(self, file: SourceFile) -> tuple[str, ...]:
         """The channels that the file can hold."""
         if self.name in JSON_SAMPLES:
             return (JSON_SAMPLES[self.name][0],)
         if self.name == "csv":
             return tuple(CSV_COLUMNS[name][0] for name in header_names(file) if name in CSV_COLUMNS)
-        if self.is_api:
+        if self.name == "api":
             names = set(re.findall(rb'"activities-([a-z]+)-intraday"', first_bytes(file, MAX_JSON_BYTES)))
             found = tuple(channel for name, (channel, _) in API_SAMPLES.items() if name.encode() in names)
             return found + (SLEEP_CHANNELS if b'"sleep"' in first_bytes(file, MAX_JSON_BYTES) else ())
@@ -94,3 +90,8 @@ def kind_of(file: SourceFile) -> Kind | None:
         return Kind("csv")
     is_profile = file.name == "Profile.csv" and {"date_of_birth", "timezone"} <= {*header_names(file)}
     return Kind("profile") if is_profile else None
+
+
+def writes_utc(file: SourceFile) -> bool:
+    """Whether the first times of a file are spelled as those in UTC are."""
+    return bool(re.search(rb"\d\d/\d\d/\d\d|\d:\d\d(\.\d+)?Z", first_bytes(file)))

@@ -109,6 +109,8 @@ def test_sources_are_ranked_and_not_added(source, tmp_path):
     }  # fmt: skip
     assert report.outranked_minutes == {"steps of Koby’s iPhone": 2, "steps of Steps & Sleep": 1}
     assert any("steps of Koby’s iPhone: 2 minutes set aside" in sentence for sentence in report.sentences())
+    with pytest.raises(UserError, match="--prefer: format fitbit"):
+        make_reader("fitbit", ReaderOptions(prefer=("Oura",)))
     (window,), _ = ingest(source, tmp_path, prefer=("steps &", "IPHONE"))
     assert values(window, "steps") == {**dict.fromkeys(range(600, 610), 10), 600: 7, 620: 7}
 

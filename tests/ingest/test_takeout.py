@@ -165,6 +165,14 @@ def test_local_times_without_a_zone_are_not_guessed(source, tmp_path):
     assert [(event.start, event.end) for event in window.events] == [(60, 70)] and values(window, "steps") == {545: 12}
 
 
+def test_times_of_the_wearers_clock_alone_are_its_days(source, tmp_path):
+    """As archives hold them: JSON of Takeout's shape, with times in ISO 8601."""
+    beats = [{"dateTime": "2023-01-10 23:59:05", "value": {"bpm": 60, "confidence": 1}}]
+    write(source, "heart_rate.json", beats)
+    (window,), report = ingest(source, tmp_path)
+    assert values(window, "heart_rate") == {1439: 60} and report.people_on_wall_clock == 1
+
+
 def test_documents_of_the_web_api_are_days_of_the_wearers_clock(tmp_path):
     folder = tmp_path / "archive" / "P1"
     folder.mkdir(parents=True)
