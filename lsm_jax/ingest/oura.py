@@ -12,19 +12,32 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from lsm_jax.ingest.clock import FLOATING
 from lsm_jax.ingest.detect import Evidence
 from lsm_jax.ingest.files import MIB, SourceFile, UnreadableFile, first_bytes, read_bytes
-from lsm_jax.ingest.parse import FIRST_SECOND, IMPOSSIBLE_DATE, LAST_SECOND, UNREADABLE
+from lsm_jax.ingest.parse import (
+    FIRST_SECOND,
+    IMPOSSIBLE_DATE,
+    ISO_FORMATS,
+    LAST_SECOND,
+    UNREADABLE,
+    add_reason,
+    is_empty,
+    numbers,
+    quarantine_rows,
+    read_times,
+)
 from lsm_jax.ingest.personal import PersonalReader, Recording
 from lsm_jax.ingest.reader import RecordEvent
 from lsm_jax.ingest.report import IngestReport
-from lsm_jax.ingest.rows import LINE, Layout, read_header, read_rows
+from lsm_jax.ingest.rows import LINE, read_header, read_rows
 from lsm_jax.ingest.sleep import SLEEP_CHANNELS, Spell, Stage
 
 MAX_JSON_BYTES = 512 * MIB
 _PHASES: dict[str, Stage] = {"1": "deep", "2": "light", "3": "rem", "4": "awake"}
 _INTENSITIES = {"1": 0.0, "2": 0.0, "3": 1.0, "4": 2.0, "5": 3.0}  # rest, inactive, low, medium, high; 0 is not worn
 _CLASS_SECONDS = 300
+_STREAM_MINUTES = 5.0  # the longest time between values of a stream
 _SEPARATORS = re.compile(r"[\s,]*")  # of the items of a list
 _NOT_WORN_MET = 0.1
 
@@ -32,20 +45,26 @@ Document = Mapping[str, Any]
 
 
 class Kind(NamedTuple):
-    """A kind of document: the fields that it is known by, its channels, and what adds it to a recording."""
+    """A kind of document: the fields that it is known by, its channels, and what adds it to a recording.
+
+    `stream` is the field of a kind that comes in hundred thousands, with one value at one time; it is of the first
+    channel.
+    """
 
     fields: frozenset[str]
     channels: tuple[str, ...]
     add: Callable[[Document, Recording, IngestReport], None]
+    stream: str = ""
 
 
 def _heart_rate(document: Document, recording: Recording, _: IngestReport) -> None:
     second = _second(document["timestamp"])
-    recording.add("heart_rate", [second], [_number(document["bpm"])], sensor="stream", period_minutes=5.0)
+    recording.add("heart_rate", [second], [_number(document["bpm"])], sensor="stream", period_minutes=_STREAM_MINUTES)
 
 
 def _temperature(document: Document, recording: Recording, _: IngestReport) -> None:
-    recording.add("skin_temperature", [_second(document["timestamp"])], [_number(document["skin_temp"])])
+    second, value = _second(document["timestamp"]), _number(document["skin_temp"])
+    recording.add("skin_temperature", [second], [value], sensor="stream", period_minutes=_STREAM_MINUTES)
 
 
 def _sleep(document: Document, recording: Recording, _: IngestReport) -> None:
@@ -96,8 +115,8 @@ def _add_event(kind: str, name: str, document: Document, recording: Recording) -
 
 
 KINDS = (
-    Kind(frozenset({"timestamp", "bpm", "source"}), ("heart_rate",), _heart_rate),
-    Kind(frozenset({"timestamp", "skin_temp"}), ("skin_temperature",), _temperature),
+    Kind(frozenset({"timestamp", "bpm", "source"}), ("heart_rate",), _heart_rate, "bpm"),
+    Kind(frozenset({"timestamp", "skin_temp"}), ("skin_temperature",), _temperature, "skin_temp"),
     Kind(frozenset({"bedtime_start", "sleep_phase_5_min"}), ("heart_rate", "rmssd", *SLEEP_CHANNELS), _sleep),
     Kind(frozenset({"class_5_min", "met"}), ("met", "activity_intensity"), _daily_activity),
     Kind(frozenset({"activity", "start_datetime", "end_datetime"}), (), _workout),
@@ -155,7 +174,7 @@ def _kinds_of(file: SourceFile) -> tuple[Kind, ...]:
     name = file.name.lower()
     if name.endswith(".csv"):
         try:
-            columns = {*read_header(file, Layout(separator=";")).names}
+            columns = {*read_header(file).names}
         except UnreadableFile:
             return ()
         return tuple(kind for kind in KINDS if kind.fields <= columns)
@@ -182,7 +201,12 @@ class OuraReader(PersonalReader):
         return [channel for kind in _kinds_of(file) for channel in kind.channels]
 
     def add_file(self, file: SourceFile, recording: Recording, report: IngestReport) -> None:
-        documents = _json_documents(file, report) if file.name.lower().endswith(".json") else _rows(file, report)
+        is_table = not file.name.lower().endswith(".json")
+        streams = [kind for kind in _kinds_of(file) if kind.stream] if is_table else []
+        if streams:
+            self._add_stream(file, streams[0], recording, report)
+            return
+        documents = _json_documents(file, report) if not is_table else _rows(file, report)
         for line, document in documents:
             kind = next((kind for kind in KINDS if kind.fields <= document.keys()), None)
             if kind is None:
@@ -195,12 +219,27 @@ class OuraReader(PersonalReader):
                 known = str(error) in (UNREADABLE, IMPOSSIBLE_DATE)
                 report.quarantine(str(error) if known else "document is not readable", file.label, [line])
 
+    def _add_stream(self, file: SourceFile, kind: Kind, recording: Recording, report: IngestReport) -> None:
+        """The rows of a table of one kind, all at once."""
+        for block in read_rows(file, ("timestamp", kind.stream), report):
+            second, reasons, clock = read_times(block["timestamp"], ISO_FORMATS, self._options.time_zone or "")
+            reasons = add_reason(reasons, (clock == FLOATING).fill_null(False), UNREADABLE)
+            value = numbers(block[kind.stream])
+            reasons = add_reason(reasons, value.is_null() & ~is_empty(block[kind.stream]), "value is not a number")
+            good = quarantine_rows(block[LINE], reasons, file.label, report)
+            values = value.fill_null(math.nan).filter(good).to_list()
+            recording.add(
+                kind.channels[0],
+                second.filter(good).to_list(),
+                values,
+                sensor="stream",
+                period_minutes=_STREAM_MINUTES,
+            )
+
 
 def _rows(file: SourceFile, report: IngestReport) -> Iterator[tuple[int, Document]]:
     """The rows of a CSV file, with JSON cells as what they say."""
-    layout = Layout(separator=";")
-    names = read_header(file, layout).names
-    for block in read_rows(file, names, report, layout):
+    for block in read_rows(file, read_header(file).names, report):
         for row in block.iter_rows(named=True):
             line = row.pop(LINE)
             try:
