@@ -38,7 +38,7 @@ RULES: tuple[tuple[str, str], ...] = (
     (r"cross_channel_proj", "rows cells embed"),
     (r"channel_mix", "rows rows embed"),
     (r"kernel", "embed -> width"),  # every other matrix
-    (r"(mask_token|center)", "*"),
+    (r"(mask_token|center|query)", "*"),
     (r"(bias|scale|log_scale)", "*"),
 )
 

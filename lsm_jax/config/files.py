@@ -25,6 +25,13 @@ from ml_collections import ConfigDict
 from lsm_jax.config.schema import Config, key_help
 from lsm_jax.errors import UserError, nearest
 
+# Keys of earlier versions, as run folders still have them, and what they are called now.
+_RENAMED = {
+    "language.encoder_from": "model.encoder_from",
+    "language.freeze_encoder": "model.freeze_encoder",
+    "train.max_nonfinite_steps": "train.max_bad_steps",
+}
+
 
 def defaults() -> ConfigDict:
     """All defaults, for a configuration file to change. Keys cannot be added."""
@@ -125,7 +132,7 @@ def from_json(text: str, origin: str) -> Config:
         raise UserError(f"{origin}: not a configuration ({error}).") from None
     if not isinstance(nested, dict):
         raise UserError(f"{origin}: not a configuration, but a JSON {type(nested).__name__}.")
-    return resolve(nested, origin)
+    return resolve(_with_present_names(nested), origin)
 
 
 @functools.cache
@@ -136,6 +143,15 @@ def _adapter() -> pydantic.TypeAdapter[Config]:
 def _nested(values: ConfigDict | Mapping[str, Any]) -> dict[str, Any]:
     plain = values.to_dict() if isinstance(values, ConfigDict) else values
     return {name: dict(part) if isinstance(part, Mapping) else part for name, part in plain.items()}
+
+
+def _with_present_names(nested: dict[str, Any]) -> dict[str, Any]:
+    """Nested values of an earlier version, with the names that their keys have now."""
+    for before, now in _RENAMED.items():
+        (old, old_key), (new, new_key) = before.split("."), now.split(".")
+        if isinstance(nested.get(old), dict) and old_key in nested[old]:
+            nested.setdefault(new, {})[new_key] = nested[old].pop(old_key)
+    return nested
 
 
 def _check_known(name: str, origin: str) -> None:

@@ -113,6 +113,8 @@ class ModelConfig(Strict):
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = key(
         "auto", "type of the computation; auto: bfloat16 on accelerators, float32 on CPUs"
     )
+    encoder_from: str = key("", "folder of a run whose encoder this run starts from (SensorLM, supervised)")
+    freeze_encoder: bool = key(False, "leave that encoder as it is")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,8 +139,6 @@ class LanguageConfig(Strict):
     init_logit_bias: float = key(-10.0, "initial bias of SigLIP")
     contrastive_weight: float = key(1.0, "weight of CoCa's contrastive loss")
     caption_weight: float = key(2.0, "weight of CoCa's captioning loss")
-    encoder_from: str = key("", "folder of an LSM-2 run whose encoder this run starts from")
-    freeze_encoder: bool = key(False, "leave the encoder as it is")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -147,10 +147,21 @@ class ObjectiveConfig(Strict):
 
     name: str = key(
         "masked_reconstruction",
-        "masked_reconstruction (LSM-2), imputed_reconstruction (LSM-1); simclr; clip, siglip, cap, coca (SensorLM)",
+        "masked_reconstruction (LSM-2), imputed_reconstruction (LSM-1); simclr; clip, siglip, cap, coca (SensorLM); "
+        "supervised (fine-tuning)",
     )
     temperature: float = key(0.1, "temperature of simclr")
     jitter: float = key(0.1, "sd of the noise that simclr adds to z-scored cells")
+
+
+@dataclasses.dataclass(frozen=True)
+class SupervisedConfig(Strict):
+    """What fine-tuning predicts."""
+
+    task: str = key("", "a label of the data, or event_KIND: the name of each event of a kind, such as event_activity")
+    classes: tuple[str, ...] = key((), "names of the classes; empty: from the data cards, none for a number")
+    mean: float = key(0.0, "mean of a number over people; with sd=0: from the data cards")
+    sd: float = key(0.0, "standard deviation of a number over people; 0: from the data cards")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -237,6 +248,7 @@ class Config(Strict):
     model: ModelConfig = section(ModelConfig)
     language: LanguageConfig = section(LanguageConfig)
     objective: ObjectiveConfig = section(ObjectiveConfig)
+    supervised: SupervisedConfig = section(SupervisedConfig)
     optimizer: OptimizerConfig = section(OptimizerConfig)
     train: TrainConfig = section(TrainConfig)
     checkpoint: CheckpointConfig = section(CheckpointConfig)

@@ -28,6 +28,7 @@ from lsm_jax.data.order import DataOrder
 from lsm_jax.data.row_balance import RowBalancer
 from lsm_jax.data.spec import DataSpec, mixture_weights
 from lsm_jax.data.store import Dataset, WindowSource
+from lsm_jax.data.targets import Targets
 from lsm_jax.data.text import CaptionTokens
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.windows import MINUTES_PER_DAY, Window, crop
@@ -54,6 +55,7 @@ class Loader:
       batch_size: rows of the global batch; `process_count` must divide it.
       position: number of global batches taken before, as returned by `loader.position`.
       captions: adds `text` to the batches, with new wording each epoch.
+      targets: adds `spans` and `targets` to the batches.
       balance: assigns windows to rows; None keeps the data order.
 
     Raises:
@@ -73,6 +75,7 @@ class Loader:
         process_count: int = 1,
         captions: CaptionTokens | None = None,
         balance: RowBalancer | None = None,
+        targets: Targets | None = None,
     ) -> None:
         if config.threads < 1 or config.prefetch < 1:
             raise UserError(f"data.threads={config.threads} and data.prefetch={config.prefetch} must be at least 1.")
@@ -97,6 +100,7 @@ class Loader:
             batch_size=batch_size,
             host_rows=slice(process_index * share, (process_index + 1) * share),
             captions=captions,
+            targets=targets,
             balance=balance or RowBalancer.for_batch(1, 1, 1),
         )
         self._workers, self._prefetch = int(config.workers), int(config.prefetch)
@@ -300,6 +304,7 @@ class _BatchReader(grain.transforms.Map):
     batch_size: int
     host_rows: slice
     captions: CaptionTokens | None
+    targets: Targets | None
     balance: RowBalancer
 
     def map(self, number: int) -> tuple[Batch, tuple[Note, ...]]:
@@ -307,12 +312,15 @@ class _BatchReader(grain.transforms.Map):
         batch = empty_batch(len(samples), self.spec, window_id)
         for row, sample in enumerate(samples):
             sample.info.decode_into(batch, row, sample.interval)
-        if self.captions:
+        if self.captions or self.targets:
             windows = [
                 mask_outside(sample.info.window, *sample.interval) if sample.interval else sample.info.window
                 for sample in samples
             ]
-            batch["text"] = self.captions(windows, [sample.epoch for sample in samples])
+            if self.captions:
+                batch["text"] = self.captions(windows, [sample.epoch for sample in samples])
+            if self.targets:
+                batch |= self.targets(windows)
         return batch, self.faults.drain()
 
     def _balanced(self, number: int) -> tuple[list[_Sample], Int[np.ndarray, " b"]]:

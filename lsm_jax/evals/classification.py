@@ -15,6 +15,7 @@ from sklearn.preprocessing import StandardScaler
 
 from lsm_jax.captions.grammar import event_name
 from lsm_jax.data.store import Dataset
+from lsm_jax.data.targets import MARK
 from lsm_jax.evals.days import Days, read_days
 from lsm_jax.evals.result import Row
 from lsm_jax.evals.statistics import auroc, bootstrap, score_and_interval
@@ -22,7 +23,6 @@ from lsm_jax.evals.suite import Suite
 from lsm_jax.train.run import Run
 
 _INVERSE_REGULARISATION = (0.001, 0.01, 0.1, 1.0)  # scikit-learn's C, for features of unit variance
-MARK = "tag"  # a button press marks a moment of a session and is no activity
 
 
 def logged_classes(dataset: Dataset) -> list[str]:

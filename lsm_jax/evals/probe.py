@@ -17,7 +17,7 @@ from lsm_jax.data.loader import Batch, WindowInfo
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.data.store import SPLITS, Dataset
 from lsm_jax.errors import UserError, nearest
-from lsm_jax.evals.probe_features import ENGINEERED, PROFILE, by_example, span_features
+from lsm_jax.evals.probe_features import ENGINEERED, PROFILE, by_example, head_outputs, span_features
 from lsm_jax.evals.probe_fit import (
     Fold,
     Scores,
@@ -37,11 +37,13 @@ from lsm_jax.evals.statistics import index_of, score_and_interval
 from lsm_jax.evals.suite import Suite, corrupt_records, unique_names
 from lsm_jax.objectives.base import NetworkObjective
 from lsm_jax.objectives.pooling import check_pooling
+from lsm_jax.objectives.supervised import Supervised
 from lsm_jax.train.run import Run
 
 OURS, RANDOM, REFERENCE = "pretrained", "random_encoder", "class_blind"
 METHODS = (OURS, RANDOM, "engineered_linear", "engineered_trees", "pca")
 NETWORKS = ("pretrained_attentive", "fine_tuned", "scratch")  # slow: only where they are asked for
+OWN_HEAD = "own_head"  # of a supervised run, on the task that it has learnt
 _PROBES: Mapping[str, tuple[Callable[..., Scores], str]] = {
     OURS: (linear_probe, OURS),
     RANDOM: (linear_probe, RANDOM),
@@ -64,7 +66,7 @@ class Probe(Suite):
     """Probes of every label and event of the datasets.
 
     Attributes:
-      methods: of `METHODS` and `NETWORKS`; `class_blind` is always there.
+      methods: of `METHODS` and `NETWORKS`; `class_blind` is always there, and `OWN_HEAD` for a supervised run.
       folds: 0: learn from the training split, tune on the validation split, score the split. Otherwise so many
         person-grouped folds over all people, each scored once; the encoder may have seen their recordings, never their
         labels.
@@ -74,10 +76,10 @@ class Probe(Suite):
 
     name: ClassVar[str] = "probe"
     objectives: ClassVar[tuple[str, ...]] = (
-        "masked_reconstruction", "imputed_reconstruction", "simclr", "clip", "siglip", "cap", "coca",
+        "masked_reconstruction", "imputed_reconstruction", "simclr", "supervised", "clip", "siglip", "cap", "coca",
     )  # fmt: skip
 
-    known_methods: ClassVar[tuple[str, ...]] = (*METHODS, *NETWORKS)
+    known_methods: ClassVar[tuple[str, ...]] = (*METHODS, *NETWORKS, OWN_HEAD)
 
     methods: tuple[str, ...] = METHODS
     folds: int = 0
@@ -87,6 +89,8 @@ class Probe(Suite):
     def run(self, run: Run, datasets: Sequence[Dataset]) -> EvalResult:
         """See `Suite.run`. A task or dataset that cannot be scored is a note; UserError where none can be."""
         objective = self._checked(run)
+        if self._adds_own_head(objective):
+            return dataclasses.replace(self, methods=(*self.methods, OWN_HEAD)).run(run, datasets)
         untrained = jax.jit(objective.init)(jax.random.key(self.seed))
         encoders = {OURS: run.params, RANDOM: untrained}
         encoders = {name: params for name, params in encoders.items() if name in self.methods}
@@ -125,6 +129,25 @@ class Probe(Suite):
         if not isinstance(run.objective, NetworkObjective):
             raise UserError(f"a run of objective {run.config.objective.name!r} has no token embeddings to probe.")
         return run.objective
+
+    def _adds_own_head(self, objective: NetworkObjective) -> bool:
+        """Whether the head of a supervised run is to be scored and is not among the methods yet.
+
+        It has learnt the labels of all training people, so it is not scored on folds of everyone.
+
+        Raises:
+          UserError: it is asked for where there is none, or on folds.
+        """
+        if OWN_HEAD not in self.methods:
+            return isinstance(objective, Supervised) and OWN_HEAD in self.known_methods and not self.folds
+        if not isinstance(objective, Supervised):
+            raise UserError(f"--methods {OWN_HEAD}: the run has no head; train one with configs/finetune.py.")
+        if self.folds:
+            raise UserError(
+                f"--methods {OWN_HEAD} with --folds {self.folds}: the head would be scored on people whose labels it "
+                "has learnt. Leave out --folds."
+            )
+        return False
 
     def _batches(self, spec: DataSpec, dataset: Dataset) -> Iterator[tuple[Batch, list[WindowInfo]]]:
         """The windows of all splits, in the order in which tasks count them."""
@@ -187,7 +210,11 @@ class Probe(Suite):
             of_spans = span_features(batches, spans, objective, encoders, self.pooling, spec, hidden)
             places = np.split(place.reshape(-1), np.cumsum([len(task.spans) for task in same])[:-1])
             for task, own in zip(same, places, strict=True):
-                yield task, {name: by_example(x[own], task.example, len(task)) for name, x in of_spans.items()}
+                features = {name: by_example(x[own], task.example, len(task)) for name, x in of_spans.items()}
+                if OWN_HEAD in self.methods and isinstance(objective, Supervised) and task.name == objective.task:
+                    outputs = head_outputs(self._batches(spec, dataset), task, objective, encoders[OURS])
+                    features[OWN_HEAD] = by_example(outputs, task.example, len(task))
+                yield task, features
 
     def _score(self, task: Task, features: Features, networks: Networks) -> tuple[dict[str, list[Row]], list[str]]:
         """Rows of `results`, `comparisons` and `details`, and sentences about what is left out."""
@@ -210,6 +237,7 @@ class Probe(Suite):
                 for fold in folds
             ]
             for name in self.methods
+            if name != OWN_HEAD or name in features
         }
         scores[REFERENCE] = class_blind(task, folds)
         measures = {name: measured(of_folds) for name, of_folds in scores.items()}
@@ -304,6 +332,8 @@ class Probe(Suite):
 
 def _scores(method: str, features: Features, task: Task, fold: Fold, **settings: bool) -> Scores:
     """The scores of the test people by a probe of a method."""
+    if method == OWN_HEAD:
+        return features[OWN_HEAD][fold.test]
     probe, on = _PROBES[method]
     return probe(features[on], task, fold, **settings)
 

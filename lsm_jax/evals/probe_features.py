@@ -14,9 +14,12 @@ from lsm_jax.data.loader import Batch, WindowInfo
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import RunError
 from lsm_jax.evals.days import QUANTILES
+from lsm_jax.evals.probe_tasks import Task
 from lsm_jax.objectives.base import NetworkObjective
 from lsm_jax.objectives.pooling import TokenEmbeddings, pool
+from lsm_jax.objectives.supervised import Supervised
 from lsm_jax.tokens.grid import TokenGrid
+from lsm_jax.tokens.row_lengths import bucket_length
 
 ENGINEERED, PROFILE = "engineered", "profile"
 _BINS = 24  # of a profile: hours of a day
@@ -74,6 +77,30 @@ def span_features(
                 own = TokenEmbeddings(*(part[row][encoded.real[row]] for part in encoded))
                 parts[name].append(pool_spans(own, starts, ends, objective.tokens, pooling))
     return {name: np.concatenate(each).astype(np.float32) for name, each in parts.items()}
+
+
+def head_outputs(batches: Batches, task: Task, objective: Supervised, params: Any) -> Float[np.ndarray, "m k"]:
+    """What the head of a supervised run says of each span of its task: probabilities of its classes, or a number.
+
+    Args:
+      batches: all windows, in the order in which spans count them.
+    """
+    outputs, first = np.zeros((len(task.spans), len(task.classes) or 1)), 0
+    columns = [objective.classes.index(name) if name in objective.classes else -1 for name in task.classes] or [0]
+    for batch, infos in batches:
+        rows = [np.flatnonzero(task.spans[:, 0] == number) for number in range(first, first + len(infos))]
+        first += len(infos)
+        most = max(map(len, rows), default=0)
+        if not most:
+            continue
+        spans = np.zeros((len(batch["observed"]), bucket_length(most), 2), np.int32)
+        for row, own in enumerate(rows):
+            spans[row, : len(own)] = task.spans[own, 1:]
+        found = np.asarray(objective.predict(params, jax.tree.map(jnp.asarray, {**batch, "spans": spans})))
+        found = np.pad(found, ((0, 0), (0, 0), (0, 1)))  # a class that the head does not know has probability 0
+        for row, own in enumerate(rows):
+            outputs[own] = found[row, : len(own)][:, columns]
+    return outputs
 
 
 def embedded(objective: NetworkObjective, params: Any, batch: Batch) -> TokenEmbeddings:

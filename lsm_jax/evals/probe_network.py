@@ -20,6 +20,7 @@ from jaxtyping import Array, Float, Int
 from lsm_jax.evals.probe_features import by_example
 from lsm_jax.evals.probe_fit import Fold, Part, Scores, loss_of
 from lsm_jax.evals.probe_tasks import Task
+from lsm_jax.nn.supervised import span_outputs
 from lsm_jax.objectives.base import Batch, NetworkObjective
 
 _WINDOWS, _SPANS = 16, 32  # of a step
@@ -141,12 +142,9 @@ class NetworkProbe:
         grid, head = self.objective.tokens, learnt["head"]
         tokens = self.objective.encode_tokens(length, learnt.get("encoder", self.init), batch)
         vectors = jnp.where(tokens.real[:, :, None], tokens.vectors, 0)
-        vectors = (vectors - vectors.mean(axis=-1, keepdims=True)) / (vectors.std(axis=-1, keepdims=True) + 1e-6)
         minute = (tokens.token // grid.groups * grid.patch_minutes)[:, None]
         inside = (minute < spans[:, :, 1:]) & (minute + grid.patch_minutes > spans[:, :, :1]) & tokens.real[:, None]
-        attention = jnp.where(inside, (vectors @ head["query"])[:, None], -1e9)
-        pooled = jax.nn.softmax(attention, axis=-1) @ vectors
-        return pooled @ head["kernel"] + head["bias"]
+        return span_outputs(head["query"], head["kernel"], head["bias"], vectors, inside)
 
 
 def _chunks(task: Task, rows: Part) -> Iterator[tuple[Int[np.ndarray, " w"], list[Part]]]:

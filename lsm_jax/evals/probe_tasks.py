@@ -21,11 +21,10 @@ from jaxtyping import Bool, Float, Int
 
 from lsm_jax.captions.grammar import event_name
 from lsm_jax.captions.semantic import EVENT_SUPPORT
-from lsm_jax.evals.classification import MARK
+from lsm_jax.data.targets import MARK, class_name, named_events
 from lsm_jax.windows import Event, Window
 
 STAGE_MINUTES, DETECT_MINUTES = 10, 30
-MIN_EVENT_MINUTES = 30  # a shorter event, such as a mood, is widened about its middle
 MAX_EXAMPLES = 6000  # of a task; more are thinned evenly
 MAX_CLASSES = 30
 ASLEEP = "asleep"  # the stage that holds all of a sleep, in logs that name others within it
@@ -144,8 +143,8 @@ def _label_task(name: str, windows: Sequence[LoggedWindow]) -> Task | str:
         return f"{name}: no window with the label has a recorded value."
     classes: tuple[str, ...] = ()
     if any(isinstance(value, str) for value in values) or len(values) <= 2:
-        classes = tuple(sorted(map(_class_name, values)))
-        rows = [(*span, _class_name(value)) for *span, value in rows]  # type: ignore[misc]
+        classes = tuple(sorted(map(class_name, values)))
+        rows = [(*span, class_name(value)) for *span, value in rows]  # type: ignore[misc]
     if len(classes) == 1:
         return f"{name}: every example is {classes[0]!r}, so there is nothing to tell apart."
     if len(classes) > MAX_CLASSES:
@@ -174,13 +173,8 @@ def _event_tasks(kind: str, windows: Sequence[LoggedWindow]) -> Iterator[Task]:
 
 def _events(kind: str, windows: Sequence[LoggedWindow], hidden: Hidden) -> Iterator[Row]:
     for number, window in enumerate(windows):
-        recorded = window.recorded[hidden]
-        for event in window.events:
-            missing = max(MIN_EVENT_MINUTES - (event.end - event.start), 0)
-            start = max(int(event.start - missing / 2), 0)
-            end = min(int(event.end + missing / 2), len(recorded))
-            if event.kind == kind and start < end and recorded[start:end].mean() >= EVENT_SUPPORT:
-                yield number, start, end, event.name
+        for start, end, name in named_events(kind, window.events, window.recorded[hidden]):
+            yield number, start, end, name
 
 
 def _stages(kind: str, windows: Sequence[LoggedWindow], hidden: Hidden) -> Iterator[Row]:
@@ -278,7 +272,3 @@ def _thinned(task: Task) -> Task:
     kept = np.zeros(len(task), bool)
     kept[np.linspace(0, len(task) - 1, min(len(task), MAX_EXAMPLES)).round().astype(int)] = True
     return task.only(kept)
-
-
-def _class_name(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:g}"

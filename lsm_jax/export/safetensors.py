@@ -111,7 +111,8 @@ def _outputs(run: Run, windows: CheckWindows) -> dict[str, Callable[[Run], Any]]
 def portable(config: Config) -> Config:
     """The configuration without paths of this machine: of a dataset or run only the name is left."""
     changes: dict[str, Any] = {"data.paths": [Path(path).name for path in config.data.paths]}
-    changes |= {f"language.{key}": Path(getattr(config.language, key)).name for key in ("tokenizer", "encoder_from")}
+    changes |= {"language.tokenizer": Path(config.language.tokenizer).name}
+    changes |= {"model.encoder_from": Path(config.model.encoder_from).name}
     return with_changes(config, changes)
 
 

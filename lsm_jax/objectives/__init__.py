@@ -12,6 +12,7 @@ from lsm_jax.objectives.imputed import ImputedReconstruction
 from lsm_jax.objectives.masked import MaskedReconstruction
 from lsm_jax.objectives.sensor_language import VARIANTS, SensorLanguage
 from lsm_jax.objectives.simclr import SimCLR
+from lsm_jax.objectives.supervised import Supervised
 
 __all__ = ["OBJECTIVES", "MaskedObjective", "Objective", "build", "masked", "sensor_language"]
 
@@ -19,6 +20,7 @@ OBJECTIVES: Mapping[str, Callable[[Config, DataSpec], Objective]] = {
     "masked_reconstruction": MaskedReconstruction,
     "imputed_reconstruction": ImputedReconstruction,
     "simclr": SimCLR,
+    "supervised": Supervised,
     **dict.fromkeys(VARIANTS, SensorLanguage),
 }
 

@@ -66,7 +66,7 @@ class SensorLanguage(NetworkObjective):
         self.rows = dataclasses.replace(config.rows, encoder_length=length)
         self.model = with_compute_dtype(config.model)
         self.compares_windows, self.captions = self.variant in CONTRASTIVE, self.variant in CAPTIONING
-        self.frozen = ("encoder",) if self.language.freeze_encoder else ()
+        self.frozen = ("encoder",) if self.model.freeze_encoder else ()
         self.implementations = implementations(self.model, self.model.attention, "text" if self.captions else "none")
         self._encoder_shapes = self.trace_network()["encoder"]
 

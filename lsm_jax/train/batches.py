@@ -15,6 +15,7 @@ from lsm_jax.data.loader import Loader
 from lsm_jax.data.row_balance import RowBalancer
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.data.store import Dataset
+from lsm_jax.data.targets import Targets
 from lsm_jax.data.text import CaptionTokens
 from lsm_jax.train.mesh import loader_share, to_devices
 from lsm_jax.train.schedule import TrainSchedule
@@ -42,7 +43,7 @@ class DeviceBatches:
         index, count = loader_share(self._mesh, self._size)
         load = functools.partial(
             Loader, config.data, datasets, spec, seed=config.seed, batch_size=self._size,
-            process_index=index, process_count=count,
+            process_index=index, process_count=count, targets=Targets.from_config(config),
         )  # fmt: skip
         self._training = load("train", position=position, captions=captions, balance=RowBalancer.from_config(config))
         # Validation takes whole days, those with held-out activities too, and never accumulates.

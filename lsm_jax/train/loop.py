@@ -21,6 +21,7 @@ from lsm_jax import objectives
 from lsm_jax.config import Config
 from lsm_jax.data.spec import DataSpec, data_spec, datasets_with_weight, open_datasets
 from lsm_jax.data.store import Dataset
+from lsm_jax.data.targets import with_targets
 from lsm_jax.data.text import CaptionTokens, check_held_out_activities
 from lsm_jax.errors import Preempted, RunError, UserError
 from lsm_jax.events import EVENTS, EventLog, Report, event_file
@@ -99,7 +100,7 @@ def train(
         watchdog.phase = lambda: clock.bucket
         setup = set_up(config, folder)
         if jax.process_index() == 0:
-            write_config(folder, config, setup.spec, setup.captions)
+            write_config(folder, setup.config, setup.spec, setup.captions)
             write_data(folder, setup.datasets)
             write_trained_on(folder, datasets_with_weight(config.data, setup.datasets))
         with contextlib.ExitStack() as stack:
@@ -126,11 +127,12 @@ class Setup:
 
 def set_up(config: Config, workdir: Path) -> Setup:
     """Opens the data and builds the program; UserError as `train`."""
-    check_same(workdir, config)
     datasets = open_datasets(config.data)
+    config = with_targets(config, datasets)
+    check_same(workdir, config)
     check_same_datasets(datasets)
     spec = data_spec(config.data, datasets)
-    if config.language.encoder_from:
+    if config.model.encoder_from:
         spec = keep_normalisation(spec, workdir, config)
     check_same_data(workdir, config, spec, datasets)
     objective = objectives.build(config, spec)
@@ -362,7 +364,7 @@ def init_or_restore(setup: Setup, restored: CheckpointState | None, clock: Clock
         return restored.state, restored.position
     with clock.measure("compile"):
         state = setup.program.init()
-    origin = setup.config.language.encoder_from
+    origin = setup.config.model.encoder_from
     if origin:
         state = with_encoder_of(state, origin)
     report("started", "starts" + (f" from the encoder of {origin}" if origin else " from random parameters"), step=0)

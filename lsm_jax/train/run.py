@@ -113,14 +113,14 @@ def _find_step(folder: Path, step: int | None) -> int:
 def keep_normalisation(spec: DataSpec, workdir: Path, config: Config) -> DataSpec:
     """The spec with the moments that the pre-trained encoder saw, for the channels it was trained on.
 
-    They are read from `workdir` if it holds a run already, otherwise from `language.encoder_from`, which may be gone
+    They are read from `workdir` if it holds a run already, otherwise from `model.encoder_from`, which may be gone
     when the run resumes.
     """
     own = workdir / SPEC
     if own.is_file():
         origin = DataSpec.load(own)
     else:
-        encoder = config.language.encoder_from
+        encoder = config.model.encoder_from
         origin = DataSpec.load((fetched_run(encoder) if is_url(encoder) else Path(encoder)) / SPEC)
     column_of = {name: column for column, name in enumerate(origin.channels)}
     shared = [name in column_of for name in spec.channels]
@@ -142,7 +142,7 @@ def with_encoder_of(state: State, workdir: str) -> State:
         shapes = [str(tree[path].shape) if path in tree else "nothing" for tree in (ours, theirs)]
         if shapes[0] != shapes[1]:
             raise UserError(
-                f"language.encoder_from={workdir!r}: its encoder has {shapes[1]} at {path}, this model {shapes[0]}. "
+                f"model.encoder_from={workdir!r}: its encoder has {shapes[1]} at {path}, this model {shapes[0]}. "
                 "Choose the same model.size of encoder, model.patch_input, model.positions and tokens as that run."
             )
     encoder = jax.tree.map(

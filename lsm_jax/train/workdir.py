@@ -46,10 +46,11 @@ REASONS = {
     "tokens.": "the saved parameters are for these tokens",
     "masking.": "the masks of the remaining steps follow it",
     "rows.": "which tokens share a row, are left out or are sampled follows it",
+    "model.encoder_from": "the run has begun from that encoder, which is not read again",
     "model.": "the saved parameters are those of this network",
-    "language.encoder_from": "the run has begun from that encoder, which is not read again",
     "language.": "captions, or the parameters of the text model, follow it",
     "objective.": "it is what the run minimises",
+    "supervised.": "it is what the run learns to predict",
     "optimizer.": "the saved state of the optimizer and the learning rate follow it",
     "train.batch_size": "the data position counts batches of this size",
     "train.grad_accum_steps": "with several windows to a row, the windows of a row and their masks follow it",
@@ -100,7 +101,7 @@ def check_same(workdir: Path, config: Config) -> None:
     if earlier.rows.windows_per_row == config.rows.windows_per_row == 1:
         may_change += ("train.grad_accum_steps",)  # micro-batches give the gradient of the whole batch
     for paths in (before, now):
-        paths["language.encoder_from"] = str(paths["language.encoder_from"]).rstrip("/")
+        paths["model.encoder_from"] = str(paths["model.encoder_from"]).rstrip("/")
     different = [key for key in now if before[key] != now[key] and not key.startswith(may_change)]
     if different:
         listed = "; ".join(f"{key} was {before[key]!r}, is {now[key]!r} ({_reason(key)})" for key in different)

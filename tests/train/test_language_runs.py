@@ -54,7 +54,7 @@ def program_of(config):
 
 
 def test_a_frozen_encoder_is_lsm2s_and_stays_so(folder, tmp_path):
-    config = configured(folder, **{"language.encoder_from": str(folder / "lsm2"), "language.freeze_encoder": True})
+    config = configured(folder, **{"model.encoder_from": str(folder / "lsm2"), "model.freeze_encoder": True})
     train(config, tmp_path / "run")
     before, after = load_run(folder / "lsm2"), load_run(tmp_path / "run")
     jax.tree.map(np.testing.assert_array_equal, after.params["encoder"], before.params["encoder"])
@@ -101,9 +101,7 @@ def test_an_encoder_of_other_shapes_is_refused_by_name(folder):
 
 def test_values_are_normalised_as_the_encoder_knew_them(folder, tmp_path):
     half_hour_dataset(tmp_path / "data")
-    config = configured(
-        folder, **{"language.encoder_from": str(folder / "lsm2"), "data.paths": (str(tmp_path / "data"),)}
-    )
+    config = configured(folder, **{"model.encoder_from": str(folder / "lsm2"), "data.paths": (str(tmp_path / "data"),)})
     own, pretrained = data_spec(config.data, open_datasets(config.data)), load_run(folder / "lsm2").spec
     taken = keep_normalisation(own, tmp_path, config)
     assert taken.channels == own.channels == pretrained.channels

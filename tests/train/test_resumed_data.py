@@ -141,7 +141,7 @@ def test_a_run_without_fingerprints_needs_its_earlier_paths_once(begun, tmp_path
         ({"model.size": "tiny"}, r"is 'tiny' \(the saved parameters are those of this network\)"),
         ({"train.grad_accum_steps": 4}, r"is 4 \(with several windows to a row, the windows of a row and their masks"),
         ({"seed": 1, "masking.share_of": "grid"}, r"seed was 0, is 1 \(it seeds .*; masking.share_of was"),
-        ({"language.encoder_from": "runs/a"}, "which is not read again"),
+        ({"model.encoder_from": "runs/a"}, "which is not read again"),
     ],
 )
 def test_what_may_not_change_is_refused_with_its_reason(begun, tmp_path, changes, sentence) -> None:

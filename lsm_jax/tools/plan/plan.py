@@ -20,6 +20,7 @@ from lsm_jax.config import Config, DataConfig, with_changes
 from lsm_jax.data.random_batches import random_batches_with_gaps
 from lsm_jax.data.row_balance import RowBalancer
 from lsm_jax.data.spec import DataSpec, data_spec, datasets_with_weight, open_datasets
+from lsm_jax.data.targets import Targets
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.nn.attention import block_sparsity
 from lsm_jax.nn.flops import AttentionShape
@@ -118,6 +119,8 @@ def synthetic_batch(config: Config, spec: DataSpec, windows: int) -> dict[str, n
     )
     if config.language.levels:
         batch = batch | {"text": np.ones((windows, config.language.text_length), np.int32)}
+    if targets := Targets.from_config(config):
+        batch = batch | targets.empty(windows)
     return batch
 
 
