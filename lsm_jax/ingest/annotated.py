@@ -60,10 +60,12 @@ class AnnotatedReader:
         if not more.clock.is_known and more.is_wall_clock and not record.is_wall_clock:
             report.note(MIXED_CLOCKS)
         record = _on_clock(record, more.clock)
+        labels = dict(record.labels)
+        report.add_labels(labels, more.labels)
         return dataclasses.replace(
             record,
             events=(*record.events, *more.events),
-            labels={**record.labels, **more.labels},
+            labels=labels,
             day_labels=(*record.day_labels, *more.day_labels),
         )
 

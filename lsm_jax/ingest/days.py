@@ -21,7 +21,7 @@ from jaxtyping import Bool, Float, Int
 from lsm_jax.channels import channel as registered
 from lsm_jax.ingest.clock import Clock
 from lsm_jax.ingest.person import identity
-from lsm_jax.ingest.reader import Labels, PersonRecord, RecordEvent, Series
+from lsm_jax.ingest.reader import PersonRecord, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.windows import MINUTES_PER_DAY, Event, Window, checked_window, hash_participant
 
@@ -257,7 +257,7 @@ def day_windows(record: PersonRecord, channels: Sequence[str], salt: str, report
         if series.channel in merged
     ]
     days = np.unique(np.concatenate([np.empty(0, np.int64), *days_of_each]))
-    events, day_labels = _wall_events(record), _labels_by_day(record)
+    events, day_labels = _wall_events(record), _labels_by_day(record, report)
     participant = hash_participant(record.identity or identity(record.person), salt)
     written = 0
     for day in days.tolist():
@@ -332,13 +332,13 @@ def _wall_events(record: PersonRecord) -> list[RecordEvent]:
     ]
 
 
-def _labels_by_day(record: PersonRecord) -> dict[int, Labels]:
+def _labels_by_day(record: PersonRecord, report: IngestReport) -> dict[int, dict[str, float | str]]:
     """The labels of each local day; a later one of the same name replaces an earlier one."""
     minutes = np.array([minute for minute, _ in record.day_labels], np.int64)
     days = (record.clock.wall_minutes(minutes) // MINUTES_PER_DAY).tolist()
-    found: dict[int, Labels] = {}
+    found: dict[int, dict[str, float | str]] = {}
     for day, (_, labels) in zip(days, record.day_labels, strict=True):
-        found[day] = {**found.get(day, {}), **labels}
+        report.add_labels(found.setdefault(day, {}), labels)
     return found
 
 

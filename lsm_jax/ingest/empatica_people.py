@@ -241,7 +241,7 @@ def read_study_tables(
             else:
                 found = _stress_ratings(row)
             if found:
-                labels[cells[0]].update(found)
+                report.add_labels(labels[cells[0]], found)
                 report.rows_kept += 1
             else:
                 report.quarantine("no stress rating from 0 to 10", file.label, [number])

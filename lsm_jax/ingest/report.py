@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ import pydantic
 from lsm_jax.errors import RunError
 
 SAMPLES_PER_REASON = 20
+MAX_PRINTED = 20  # of each list on the terminal
 MAX_SENTENCES = 500  # of each list: a folder of a million stray files must not fill the report
 
 
@@ -50,6 +51,7 @@ class IngestReport(pydantic.BaseModel):
     # Every `Counter` is by channel, unless it says otherwise.
     duplicates: Counter[str] = Counter()  # samples dropped because the same minute already had that value
     conflicts: Counter[str] = Counter()  # instants for which one sensor gave several different values
+    label_conflicts: Counter[str] = Counter()  # by label: values that a later one of the same person or day replaced
     overlaps: Counter[str] = Counter()  # minutes that several sensors recorded
     outranked_minutes: Counter[str] = Counter()  # by "CHANNEL of SOURCE": minutes for which a better source was taken
     invalid: Counter[str] = Counter()  # values the device itself marked as not valid
@@ -91,6 +93,13 @@ class IngestReport(pydantic.BaseModel):
     def replace(self, replacement: str, file: str, lines: Iterable[int]) -> None:
         """Counts cells of text that stand for a number; `replacement` says for which."""
         _add(self.replaced_cells, replacement, file, list(lines))
+
+    def add_labels(self, labels: dict[str, float | str], more: Mapping[str, float | str]) -> None:
+        """Adds labels to those of a person or a day. The later of two values is used; contradictions are counted."""
+        for name, value in more.items():
+            if labels.get(name, value) != value:
+                self.label_conflicts[name] += 1
+            labels[name] = value
 
     def lack(self, what: str, file: str) -> None:
         """Counts a file of which a part cannot be read."""
@@ -202,8 +211,23 @@ class IngestReport(pydantic.BaseModel):
             yield f"  {entry.rows:,} files: {what} ({', '.join(entry.samples[:3])})"
         for source, minutes in self.outranked_minutes.items():
             yield f"  {source}: {minutes:,} minutes set aside, since a better source has them (see --prefer)"
-        for sentence in (*self.files_set_aside, *self.notes):
-            yield f"  {sentence}"
+        for what, counts in (
+            ("samples repeat another in every column that is read and were dropped", self.duplicates),
+            ("instants have several values of one sensor, averaged or added (see aggregate)", self.conflicts),
+            ("values of a label contradict a later one of the same person or day, which is used", self.label_conflicts),
+            ("minutes of a count were covered for less than half and are unobserved", self.partial_minutes),
+        ):
+            if total := counts.total():
+                channels = ", ".join(f"{name} {count:,}" for name, count in counts.items() if count)
+                yield f"  {total:,} {what} ({channels})"
+        if self.disordered:
+            yield f"  {self.disordered:,} samples were out of order and were sorted"
+        if self.repeated_hour_minutes:
+            yield f"  {self.repeated_hour_minutes:,} minutes of an hour that the clock showed twice were dropped"
+        for sentences in (self.files_set_aside, self.notes):
+            yield from (f"  {sentence}" for sentence in sentences[:MAX_PRINTED])
+            if len(sentences) > MAX_PRINTED:
+                yield f"  {len(sentences) - MAX_PRINTED:,} more of these stand in ingest_report.json"
         if self.files_ignored:
             yield f"  {len(self.files_ignored)} files are not of this format; {others}"
 

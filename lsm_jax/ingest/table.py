@@ -32,6 +32,7 @@ from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, Series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import LINE, PERSON, Layout, RowsByPerson, Slice, load_slices, read_header, read_rows
 from lsm_jax.ingest.section_rules import EventRule, FileRule, LabelRule, Rule, TableRule
+from lsm_jax.ingest.unused_keys import unused_keys
 
 AnyRule = TypeVar("AnyRule", bound=FileRule)
 MIXED_CLOCKS = (
@@ -116,6 +117,8 @@ class TableReader:
         """
         if self._options.scratch is None:
             raise UserError("the table reader needs a scratch folder (ReaderOptions.scratch).")
+        for sentence in unused_keys(self._mapping):
+            report.note(sentence)
         roster = Roster(self.people_rule)
         roster.add(recorded, "recordings", "the recordings")
         own: dict[str, list[tuple[int, SourceFile]]] = {}
@@ -200,11 +203,15 @@ class TableReader:
             report.note(MIXED_CLOCKS)
         samples, events, labels = (on_clock(each, clock) for each in (samples, events, labels))
         found = [(second, about) for second, (_, about, _) in zip(labels["second"], key.labels, strict=True)]
+        about_person: dict[str, float | str] = {}
+        for second, about in found:
+            if second is None:
+                report.add_labels(about_person, about)
         return PersonRecord(
             key.person,
             self._series(samples, report) if len(samples) else (),
             joined_events(events),
-            {name: value for second, about in found if second is None for name, value in about.items()},
+            about_person,
             clock.time_zone,
             clock.offsets,
             is_wall,

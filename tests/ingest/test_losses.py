@@ -104,6 +104,70 @@ def test_a_misspelt_column_costs_its_channel_in_that_file_and_the_nearest_is_nam
     assert report.rows_unaccounted == 0
 
 
+DECIDED = """
+[[tables]]
+files = "*.csv"
+person = { column = "who" }
+time = { column = "when" }
+period_minutes = 1
+end = "until"
+channels = { heart_rate = { column = "pulse" } }
+[[events]]
+files = "*.events"
+person = { column = "who" }
+time = { column = "when", unit = "minutes", zero = "2024-05-01 00:00", formats = ["%H:%M"] }
+kind = "meal"
+minutes = 5
+duration = "length"
+[[labels]]
+files = "*.people"
+person = { column = "who" }
+columns = { age = "age", sex = "sex" }
+[[labels]]
+files = "*.days"
+person = { column = "who" }
+time = { column = "when" }
+columns = { mood = "mood" }
+"""
+
+
+def test_what_is_decided_is_said_with_counts(tmp_path):
+    minute = "ann,2024-05-01 00:0{0},2024-05-01 00:0{1},{2}\n"
+    files = {
+        "a.csv": "who,when,until,pulse\n"
+        + "".join(minute.format(i, i + 1, 60 + j) for i, j in ((2, 0), (1, 0), (1, 0), (1, 2))),
+        "a.events": "who,when,length\nann,60,30\n",
+        "a.people": "who,age,sex\nann,30,F\nann,31,F\nben,40,M\n",
+        "a.days": "who,when,mood\nann,2024-05-01 09:00,3\nann,2024-05-01 21:00,4\n",
+        "b.txt": "a diary",
+    }
+    windows, report = ingest(tmp_path, DECIDED, files)
+    assert (
+        windows["ann"][0].labels == {"age": 31, "sex": "F", "mood": 4}
+        and column(windows["ann"][0], "heart_rate")[1] == 61
+    )
+    said = {sentence.strip() for sentence in report.sentences()}
+    assert said >= {
+        "1 samples repeat another in every column that is read and were dropped (heart_rate 1)",
+        "1 instants have several values of one sensor, averaged or added (see aggregate) (heart_rate 1)",
+        "2 values of a label contradict a later one of the same person or day, which is used (age 1, mood 1)",
+        "1 samples were out of order and were sorted",
+        "1 people have labels or events but no recording; they are left out.",
+        "1 files are not of this format; ingest_report.json names them",
+        "tables[0].period_minutes of the mapping has no effect: the column of end says how long a row lasts",
+        "events[0].minutes of the mapping has no effect: the column of duration says how long an event lasts",
+        "events[0].time.formats of the mapping has no effect: a number of units has no format",
+    }
+
+
+def test_many_files_set_aside_do_not_fill_the_terminal():
+    report = IngestReport()
+    for number in range(50):
+        report.set_aside(f"{number}.csv", "empty")
+    said = list(report.sentences())
+    assert len(said) == 23 and said[-1] == "  30 more of these stand in ingest_report.json"
+
+
 @contextlib.contextmanager
 def small_files(limit):
     """Lets this process write no file above some bytes: a full disk that every machine has."""
