@@ -201,21 +201,6 @@ def test_what_comes_before_the_damage_is_kept(tmp_path, damage, reason):
     assert re.search(reason, cut)
 
 
-def test_random_bytes_never_stop_the_reading(tmp_path):
-    random = np.random.default_rng(0)
-    whole = np.frombuffer(fit_file(*(heart(minute, 60) for minute in range(20))), np.uint8)
-    files = {"good/a.fit": whole.tobytes()}
-    for number in range(200):
-        content = whole.copy()
-        place = random.integers(0, len(content), 5)
-        content[place] = random.integers(0, 256, 5)
-        files[f"bad/{number}.fit"] = content.tobytes()
-    found = read_source("fit", tmp_path, files)
-    assert found.only("good").observed("heart_rate").sum() == 20
-    report = found.report
-    assert report.rows_read == report.rows_kept + report.rows_ignored + report.rows_quarantined
-
-
 def test_fit_is_recognised_and_the_missing_library_is_named(tmp_path, monkeypatch):
     (tmp_path / "a.FIT").write_bytes(fit_file())
     assert detect_format(tmp_path)[0] == "fit"
