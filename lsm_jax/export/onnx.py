@@ -268,20 +268,24 @@ class _Encoder:
         """See `objectives.pooling`."""
         graph, groups, width = self.graph, self.grid.groups, self.width
         is_token = graph("Cast", here, to=1)
-        total = lambda tensor, axis: graph("ReduceSum", tensor, np.array([axis]), keepdims=1)  # noqa: E731
+        total = lambda tensor: graph("ReduceSum", tensor, np.array([1]), keepdims=1)  # noqa: E731
 
         def mean(sums: str, counts: str) -> str:
             return graph("Div", sums, graph("Max", counts, np.ones(1, np.float32)))
 
-        count = total(is_token, 1)
-        whole = mean(total(encoded, 1), count)
-        deviations = graph("Where", here, graph("Sub", encoded, whole), np.zeros(1, np.float32))
-        sd = graph("Sqrt", mean(total(graph("Mul", deviations, deviations), 1), count))
+        def mean_and_sd(vectors: str, is_token: str) -> tuple[str, str]:
+            count = total(is_token)
+            centre = mean(total(vectors), count)
+            deviations = graph("Mul", graph("Sub", vectors, centre), is_token)
+            sd = graph("Sqrt", mean(total(graph("Mul", deviations, deviations)), count))
+            return centre, graph("Concat", centre, sd, axis=-1)
+
         by_place = graph.reshape(encoded, 0, -1, groups, width), graph.reshape(is_token, 0, -1, groups, 1)
-        channel = mean(*(total(each, 1) for each in by_place))
-        hours = mean(*(self._by_hour(graph("ReduceSum", each, np.array([2]), keepdims=0)) for each in by_place))
-        both = graph("Concat", whole, sd, axis=-1)
-        pooled = {"mean": whole, "mean_sd": both, "channel": channel, "hour": hours}
+        pooled = dict(zip(("mean", "mean_sd"), mean_and_sd(encoded, is_token), strict=True))
+        pooled |= zip(("channel", "channel_mean_sd"), mean_and_sd(*by_place), strict=True)
+        pooled["hour"] = mean(
+            *(self._by_hour(graph("ReduceSum", each, np.array([2]), keepdims=0)) for each in by_place)
+        )
         return {name: graph("Flatten", each, axis=1) for name, each in pooled.items()}
 
     def _by_hour(self, by_patch: str) -> str:
