@@ -68,7 +68,7 @@ def write_large(path, mebibytes):
         ("WalkingSpeed", "km/hr", PHONE, 60, 900, 60),
         ("OxygenSaturation", "%", WATCH, 30, 1800, 15),
     )
-    fixed = {"km": 0.02, "%": 0.96, "kcal": 1.25}
+    fixed = {"km": 0.02, "%": 0.96, "kcal": 1.25, "RespiratoryRate": 14}
     days = round(mebibytes / 1.02)
     with path.open("w", encoding="utf-8") as file:
         file.write(HEAD)
@@ -81,8 +81,9 @@ def write_large(path, mebibytes):
                     begin = f"{hour:02d}:{minute:02d}:{second:02d}"
                     minute, second = divmod(rest + length, 60)
                     end = f"{hour + minute // 60:02d}:{minute % 60:02d}:{second:02d}"
+                    value = fixed.get(kind, fixed.get(unit, 60 + minute % 60))
                     if hour + minute // 60 < 24:
-                        file.write(record(kind, fixed.get(unit, 14 + minute), begin, end, unit, source, day=day))
+                        file.write(record(kind, value, begin, end, unit, source, day=day))
         file.write(TAIL)
 
 
