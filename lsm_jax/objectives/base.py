@@ -10,14 +10,18 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lsm_jax.config import ModelConfig
 from lsm_jax.nn.flops import AttentionShape
-from lsm_jax.objectives.pooling import TokenEmbeddings
+from lsm_jax.objectives.inference import by_window, on_packed_rows, tokens_by_window
+from lsm_jax.objectives.pooling import TokenEmbeddings, check_pooling, pool
 from lsm_jax.tokens.grid import TokenGrid
+from lsm_jax.tokens.masking import window_keys
 from lsm_jax.tokens.row_lengths import bucket_length
+from lsm_jax.tokens.rows import Rows, pack
 
 Params = Mapping[str, Any]
 Batch = Mapping[str, Array]
@@ -35,9 +39,9 @@ class EncoderAblation(NamedTuple):
       removed: with none.
     """
 
-    model: Float[Array, "b t c"]
-    swapped: Float[Array, "b t c"]
-    removed: Float[Array, "b t c"]
+    model: Float[np.ndarray, "b t c"]
+    swapped: Float[np.ndarray, "b t c"]
+    removed: Float[np.ndarray, "b t c"]
 
 
 class Objective:
@@ -67,7 +71,7 @@ class Objective:
         del params, batch
         return {}
 
-    def embed(self, params: Params, batch: Batch, pooling: str = "") -> Float[Array, "b d"]:
+    def embed(self, params: Params, batch: Batch, pooling: str = "") -> Float[np.ndarray, "b d"]:
         """One vector per window.
 
         Args:
@@ -97,7 +101,7 @@ class MaskedObjective(Objective):
         """The most visible tokens of a window that the encoder reads to reconstruct it."""
         raise NotImplementedError
 
-    def reconstruct(self, params: Params, batch: Batch, hidden: Bool[Array, "b n"]) -> Float[Array, "b t c"]:
+    def reconstruct(self, params: Params, batch: Batch, hidden: Bool[Array, "b n"]) -> Float[np.ndarray, "b t c"]:
         """Predictions (z-scored) at every cell of `hidden` tokens, the input elsewhere."""
         raise NotImplementedError
 
@@ -143,21 +147,38 @@ class NetworkObjective(Objective):
         """The network with these parameters."""
         return nnx.merge(self._graph, nnx.State(params))
 
+    def encode_rows(self, params: Params, batch: Batch, rows: Rows) -> Float[Array, "r s d"]:
+        """The encoder's output for the tokens of rows over the windows of a batch. Pure: it can be traced."""
+        return self.restored(params).encoder(self.tokens.tokenize(batch), rows).astype(jnp.float32)
+
     def encode_tokens(self, length: int, params: Params, batch: Batch) -> TokenEmbeddings:
-        """The encoder's output for the observed tokens, at most `length` of each window. Pure: it can be traced."""
-        raise NotImplementedError
+        """The encoder's output for the observed tokens, at most `length` of each window, one window to a row.
+
+        Pure: it can be traced. `embed_tokens` packs several windows to a row.
+        """
+        observed = self.tokens.tokens_observed(self.tokens.cells(jnp.asarray(batch["observed"])))
+        rows = pack(window_keys(jax.random.key(0), batch["window_id"]), observed, 1, length)
+        return TokenEmbeddings(self.encode_rows(params, batch, rows), rows.token_index, rows.segment > 0)
+
+    def embed(self, params: Params, batch: Batch, pooling: str = "") -> Float[np.ndarray, "b d"]:
+        """`embed_tokens` pooled (`pooling.POOLINGS`, default mean); zeros where there is no token."""
+        check_pooling(pooling or "mean")
+        selected = self.read_tokens(batch)
+        calls = on_packed_rows(self._pool_rows, (pooling or "mean",), params, sensor_part(batch), [selected])
+        return by_window(calls, len(selected))
 
     def embed_tokens(self, params: Params, batch: Batch) -> TokenEmbeddings:
-        """The encoder's output for every observed token. Row lengths follow the batch, so this cannot be traced."""
-        return self._embed_tokens(self.embed_length(batch), params, sensor_part(batch))
+        """The encoder's output for every observed token. Rows follow the batch, so this cannot be traced."""
+        selected = self.read_tokens(batch)
+        return tokens_by_window(on_packed_rows(self.encode_rows, (), params, sensor_part(batch), [selected]), selected)
+
+    def read_tokens(self, batch: Batch) -> Bool[np.ndarray, "b n"]:
+        """The tokens that the encoder reads to embed each window, on the host."""
+        return self.tokens.tokens_observed(self.tokens.cells(np.asarray(batch["observed"])))
 
     def embed_length(self, batch: Batch) -> int:
         """A length for `encode_tokens` that holds every observed token of each window. Cannot be traced."""
         return self.length_for(self.observed(batch))
-
-    @functools.partial(jax.jit, static_argnums=(0, 1))
-    def _embed_tokens(self, length: int, params: Params, batch: Batch) -> TokenEmbeddings:
-        return self.encode_tokens(length, params, batch)
 
     def observed(self, batch: Batch) -> Bool[Array, "b n"]:
         """The observed tokens of a batch."""
@@ -167,10 +188,14 @@ class NetworkObjective(Objective):
         """A row length that holds the selected tokens of each window. Each length is compiled, so there are few."""
         return min(bucket_length(int(selected.sum(axis=1).max())), self.tokens.size)
 
+    def _pool_rows(self, pooling: str, params: Params, batch: Batch, rows: Rows) -> Float[Array, "w f"]:
+        encoded = TokenEmbeddings(self.encode_rows(params, batch, rows), rows.token_index, rows.segment > 0)
+        return pool(encoded, self.tokens, pooling, windows=rows.row_tokens // self.tokens.size)
 
-def sensor_part(batch: Batch) -> dict[str, Array]:
-    """The entries of a batch that the encoder needs."""
-    return {name: jnp.asarray(batch[name]) for name in ("values", "observed", "window_id")}
+
+def sensor_part(batch: Batch) -> dict[str, np.ndarray]:
+    """The entries of a batch that the encoder needs, on the host."""
+    return {name: np.asarray(batch[name]) for name in ("values", "observed", "window_id")}
 
 
 def with_compute_dtype(model: ModelConfig) -> ModelConfig:

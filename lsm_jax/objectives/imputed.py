@@ -20,6 +20,7 @@ from lsm_jax.objectives.base import Batch, EncoderAblation, Metrics, Params
 from lsm_jax.objectives.masked import MaskedReconstruction
 from lsm_jax.objectives.pooling import TokenEmbeddings
 from lsm_jax.tokens.imputation import impute
+from lsm_jax.tokens.rows import Rows
 
 _impute = jax.jit(impute)
 
@@ -46,13 +47,13 @@ class ImputedReconstruction(MaskedReconstruction):
         """See `MaskedReconstruction.hidden`."""
         return super().hidden(impute(batch), rng)
 
-    def reconstruct(self, params: Params, batch: Batch, hidden: Bool[Array, "b n"]) -> Float[Array, "b t c"]:
+    def reconstruct(self, params: Params, batch: Batch, hidden: Bool[Array, "b n"]) -> Float[np.ndarray, "b t c"]:
         """Predictions (z-scored) at every cell of `hidden` tokens, the input elsewhere, 0 where nothing was recorded.
 
         Cells of hidden tokens are removed before gaps are filled, so that no line is drawn to a hidden value.
         """
         imputed, scored = self._imputed(batch, hidden)
-        return jnp.where(scored, super().reconstruct(params, imputed, hidden), 0)
+        return np.where(scored, super().reconstruct(params, imputed, hidden), 0)
 
     def ablate_encoder(
         self, params: Params, batch: Batch, hidden: Bool[Array, "b n"], other: Int[Array, " b"]
@@ -60,7 +61,7 @@ class ImputedReconstruction(MaskedReconstruction):
         """See `MaskedObjective.ablate_encoder` and `reconstruct`."""
         imputed, scored = self._imputed(batch, hidden)
         predictions = super().ablate_encoder(params, imputed, hidden, other)
-        return EncoderAblation(*(jnp.where(scored, predicted, 0) for predicted in predictions))
+        return EncoderAblation(*(np.where(scored, predicted, 0) for predicted in predictions))
 
     def _imputed(self, batch: Batch, hidden: Bool[Array, "b n"]) -> tuple[Batch, Bool[Array, "b t c"]]:
         """The batch with hidden and missing cells filled, and the cells that are hidden or recorded."""
@@ -68,9 +69,18 @@ class ImputedReconstruction(MaskedReconstruction):
         hidden_cells, observed = self.tokens.windows(cells), jnp.asarray(batch["observed"])
         return _impute({**batch, "observed": observed & ~hidden_cells}), observed | hidden_cells
 
+    def encode_rows(self, params: Params, batch: Batch, rows: Rows) -> Float[Array, "r s d"]:
+        """See `NetworkObjective.encode_rows`."""
+        return super().encode_rows(params, impute(batch), rows)
+
     def encode_tokens(self, length: int, params: Params, batch: Batch) -> TokenEmbeddings:
         """The encoder's output for all tokens of windows with a recorded cell. Pure: it can be traced."""
         return super().encode_tokens(length, params, impute(batch))
+
+    def read_tokens(self, batch: Batch) -> Bool[np.ndarray, "b n"]:
+        """All tokens of windows with a recorded cell."""
+        recorded = np.any(batch["observed"], axis=(1, 2), keepdims=True)[:, :, 0]
+        return np.repeat(recorded, self.tokens.size, axis=1)
 
     def embed_length(self, batch: Batch) -> int:
         """See `NetworkObjective.embed_length`."""

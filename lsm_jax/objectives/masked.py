@@ -7,10 +7,11 @@ loss is taken per observed cell of artificially hidden tokens.
 from __future__ import annotations
 
 import dataclasses
-import functools
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
@@ -32,12 +33,13 @@ from lsm_jax.objectives.base import (
     sensor_part,
     with_compute_dtype,
 )
-from lsm_jax.objectives.pooling import TokenEmbeddings, pool
+from lsm_jax.objectives.inference import by_window, on_packed_rows, tokens_by_window
 from lsm_jax.tokens.grid import TokenCells, TokenGrid
+from lsm_jax.tokens.inference_rows import MAX_WINDOWS
 from lsm_jax.tokens.masking import MaskedBatch, mask_and_pack, pack_decoder, training_masks, window_keys
 from lsm_jax.tokens.policies import PolicyMixture
 from lsm_jax.tokens.row_lengths import resolved_rows
-from lsm_jax.tokens.rows import Rows, dense, pack
+from lsm_jax.tokens.rows import Rows, pack
 
 
 class MaskedReconstruction(NetworkObjective, MaskedObjective):
@@ -102,33 +104,22 @@ class MaskedReconstruction(NetworkObjective, MaskedObjective):
         """The most visible tokens of a window that the encoder reads to reconstruct it."""
         return self.rows.eval_max_tokens or self.tokens.size
 
-    def reconstruct(self, params: Params, batch: Batch, hidden: Bool[Array, "b n"]) -> Float[Array, "b t c"]:
+    def reconstruct(self, params: Params, batch: Batch, hidden: Bool[Array, "b n"]) -> Float[np.ndarray, "b t c"]:
         """Predictions (z-scored) at every cell of `hidden` tokens, the input elsewhere.
 
         The encoder reads the observed tokens that are not hidden: all of them, or `rows.eval_max_tokens` random ones
-        (the same ones every time). Row lengths follow the batch, so this cannot be traced.
+        (the same ones every time). Rows follow the batch, so this cannot be traced.
         """
-        hidden = jnp.asarray(hidden)
-        return self._reconstruct(self._lengths(batch, hidden), params, sensor_part(batch), hidden)
+        (predicted,) = self._decoded(params, batch, np.asarray(hidden), [np.arange(len(hidden))])
+        return predicted
 
     def ablate_encoder(
         self, params: Params, batch: Batch, hidden: Bool[Array, "b n"], other: Int[Array, " b"]
     ) -> EncoderAblation:
         """See `MaskedObjective.ablate_encoder`. Another window's tokens keep their own positions."""
-        hidden = jnp.asarray(hidden)
-        return self._ablate_encoder(self._lengths(batch, hidden), params, sensor_part(batch), hidden, other)
-
-    def embed(self, params: Params, batch: Batch, pooling: str = "") -> Float[Array, "b d"]:
-        """`embed_tokens` pooled (`pooling.POOLINGS`, default mean); zeros where there is no token."""
-        return self._embed(self.embed_length(batch), pooling or "mean", params, sensor_part(batch))
-
-    def encode_tokens(self, length: int, params: Params, batch: Batch) -> TokenEmbeddings:
-        """The encoder's output for the observed tokens, at most `length` of each window. Pure: it can be traced."""
-        cells = self.tokens.tokenize(batch)
-        tokens_observed = self.tokens.tokens_observed(cells.observed)
-        rows = pack(window_keys(jax.random.key(0), batch["window_id"]), tokens_observed, 1, length)
-        encoded = self.restored(params).encoder(cells, rows).astype(jnp.float32)
-        return TokenEmbeddings(encoded, rows.token_index, rows.segment > 0)
+        own = np.arange(len(hidden))
+        sources = [own, np.asarray(other), np.full_like(own, -1)]
+        return EncoderAblation(*self._decoded(params, batch, np.asarray(hidden), sources))
 
     def _attention(self) -> str:
         """The attention implementations of encoder and decoder."""
@@ -172,61 +163,34 @@ class MaskedReconstruction(NetworkObjective, MaskedObjective):
             "useful_flops": useful_flops(self._attention_shapes(masked), self._shapes, self.tokens),
         }
 
-    def _lengths(self, batch: Batch, hidden: Bool[Array, "b n"]) -> tuple[int, int]:
-        """Row lengths of visible and of hidden tokens."""
-        visible = self.observed(batch) & ~hidden
-        return min(self.length_for(visible), self.max_context_tokens), self.length_for(hidden)
+    def _decoded(
+        self, params: Params, batch: Batch, hidden: Bool[np.ndarray, "b n"], sources: Sequence[Int[np.ndarray, " b"]]
+    ) -> list[Float[np.ndarray, "b t c"]]:
+        """Reconstructions, for each of `sources` with the encoder's output of these windows; -1 is none."""
+        arrays = sensor_part(batch)
+        visible = self.read_tokens(batch) & ~hidden
+        read = visible
+        if visible.sum(axis=1).max(initial=0) > self.max_context_tokens:
+            keys = window_keys(jax.random.key(0), jnp.asarray(arrays["window_id"]))
+            read = np.asarray(pack(keys, jnp.asarray(visible), 1, self.max_context_tokens).contains(len(visible)))
+        encoded = tokens_by_window(on_packed_rows(self.encode_rows, (), params, arrays, [read]), read).vectors
+        parts = {**arrays, "visible": visible, "hidden": hidden}
+        # A decoder over every position has rows of whole windows.
+        most = 1 if self.model.decoder == "all" else MAX_WINDOWS
+        reconstructions = []
+        for source in sources:
+            selected = [read[source] & (source >= 0)[:, None], hidden]
+            calls = on_packed_rows(self._decode_rows, (), params, parts, selected, most, carried=encoded[source])
+            reconstructions.append(by_window(calls, len(hidden)))
+        return reconstructions
 
-    @functools.partial(jax.jit, static_argnums=(0, 1))
-    def _reconstruct(
-        self, lengths: tuple[int, int], params: Params, batch: Batch, hidden: Bool[Array, "b n"]
-    ) -> Float[Array, "b t c"]:
-        cells, masked = self._evaluation_rows(lengths, batch, hidden)
-        return self._windows(self.restored(params)(cells, masked), cells, masked, hidden)
-
-    @functools.partial(jax.jit, static_argnums=(0, 1))
-    def _ablate_encoder(
-        self,
-        lengths: tuple[int, int],
-        params: Params,
-        batch: Batch,
-        hidden: Bool[Array, "b n"],
-        other: Int[Array, " b"],
-    ) -> EncoderAblation:
-        cells, masked = self._evaluation_rows(lengths, batch, hidden)
-        network, own = self.restored(params), masked.encoder_rows
-        encoded = network.encoder(cells, own)
-
-        def decoded(output: tuple[Float[Array, "r s d"], Rows]) -> Float[Array, "b t c"]:
-            encoded, rows = output
-            decoder_rows = pack_decoder(rows, masked.target_rows, len(hidden), self.model.decoder)
-            replaced = masked._replace(encoder_rows=rows, decoder_rows=decoder_rows)
-            return self._windows(network.decoder(encoded, cells, replaced), cells, masked, hidden)
-
-        swapped = jax.tree.map(lambda array: array[other], (encoded, own))
-        removed = encoded, dataclasses.replace(own, segment=jnp.zeros_like(own.segment))
-        outputs = jax.tree.map(lambda *parts: jnp.stack(parts), (encoded, own), swapped, removed)
-        return EncoderAblation(*jax.lax.map(decoded, outputs))  # the decoder is compiled once
-
-    def _evaluation_rows(
-        self, lengths: tuple[int, int], batch: Batch, hidden: Bool[Array, "b n"]
-    ) -> tuple[TokenCells, MaskedBatch]:
-        """One window to a row: its visible tokens, and its hidden tokens as targets."""
-        cells = self.tokens.tokenize(batch)
-        keys = window_keys(jax.random.key(0), batch["window_id"])
-        visible = self.tokens.tokens_observed(cells.observed) & ~hidden
-        encoder_rows, targets = pack(keys, visible, 1, lengths[0]), pack(keys, hidden, 1, lengths[1])
+    def _decode_rows(
+        self, params: Params, batch: Batch, encoder_rows: Rows, targets: Rows, encoded: Float[Array, "r s d"]
+    ) -> Float[Array, "w t c"]:
+        """Predicted cells at hidden tokens, the input elsewhere, from the encoder's output for `encoder_rows`."""
+        cells, hidden = self.tokens.tokenize(batch), batch["hidden"]
         decoder_rows = pack_decoder(encoder_rows, targets, len(hidden), self.model.decoder)
-        return cells, MaskedBatch(visible, encoder_rows, decoder_rows, targets, hidden.astype(jnp.float32))
-
-    def _windows(
-        self, predicted: Float[Array, "r q k"], cells: TokenCells, masked: MaskedBatch, hidden: Bool[Array, "b n"]
-    ) -> Float[Array, "b t c"]:
-        """Predicted cells at hidden tokens, the input elsewhere."""
-        padded = jnp.pad(predicted, ((0, 0), (0, 1), (0, 0)))
-        by_token = jnp.take_along_axis(padded, masked.target_rows.slots_of(dense(hidden))[:, :, None], axis=1)
+        masked = MaskedBatch(batch["visible"], encoder_rows, decoder_rows, targets, hidden.astype(jnp.float32))
+        predicted = self.restored(params).decoder(encoded.astype(self.model.dtype), cells, masked)
+        by_token = targets.scatter(predicted).reshape(*hidden.shape, -1)
         return self.tokens.windows(jnp.where(hidden[:, :, None], by_token, cells.values))
-
-    @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-    def _embed(self, length: int, pooling: str, params: Params, batch: Batch) -> Float[Array, "b d"]:
-        return pool(self.encode_tokens(length, params, batch), self.tokens, pooling)

@@ -33,17 +33,22 @@ class TokenEmbeddings(NamedTuple):
     real: Bool[Any, "b s"]
 
 
-def pool(tokens: TokenEmbeddings, grid: TokenGrid, pooling: str, empty: float = 0.0) -> Float[Any, "b f"]:
+def pool(
+    tokens: TokenEmbeddings, grid: TokenGrid, pooling: str, empty: float = 0.0, windows: int = 1
+) -> Float[Any, "w f"]:
     """One vector per window.
 
     Args:
+      tokens: of windows, or of rows of several.
       pooling: a name of `POOLINGS`.
       empty: what a part without a token (a channel, an hour, a whole window) gets.
+      windows: of a row; `token` then counts through the grids of all of them.
     """
     check_pooling(pooling)
     xp = tokens.vectors.__array_namespace__()
-    part, parts = _parts(tokens.token, grid, pooling)
-    member = tokens.real[:, None] & (part[:, None] == xp.arange(parts)[:, None])
+    part, parts = _parts(tokens.token % grid.size, grid, pooling)
+    part = tokens.token // grid.size * parts + part
+    member = tokens.real[:, None] & (part[:, None] == xp.arange(windows * parts)[:, None])
     count = member.sum(axis=2)[:, :, None]
     vectors = xp.where(tokens.real[:, :, None], tokens.vectors, 0)
     member = member.astype(vectors.dtype)
@@ -52,7 +57,7 @@ def pool(tokens: TokenEmbeddings, grid: TokenGrid, pooling: str, empty: float = 
         deviations = vectors - xp.swapaxes(member, 1, 2) @ pooled  # from the mean of a token's own part
         sd = xp.sqrt(member @ deviations**2 / xp.maximum(count, 1))
         pooled = xp.concatenate([pooled, sd], axis=2)
-    return xp.where(count > 0, pooled, empty).reshape(vectors.shape[0], -1).astype(vectors.dtype)
+    return xp.where(count > 0, pooled, empty).reshape(windows * vectors.shape[0], -1).astype(vectors.dtype)
 
 
 def check_pooling(pooling: str) -> None:

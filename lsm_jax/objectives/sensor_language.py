@@ -12,6 +12,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
@@ -35,7 +36,7 @@ from lsm_jax.objectives.base import (
     sensor_part,
     with_compute_dtype,
 )
-from lsm_jax.objectives.pooling import TokenEmbeddings, pool
+from lsm_jax.objectives.inference import by_window, on_packed_rows
 from lsm_jax.tokens.grid import TokenGrid
 from lsm_jax.tokens.masking import check_rows, window_keys
 from lsm_jax.tokens.row_lengths import row_length
@@ -103,7 +104,7 @@ class SensorLanguage(NetworkObjective):
         """The encoder, pools, the text tower and the caption decoder."""
         return self._attention_shapes(self._pack(batch, self.observed(batch), rng), batch["text"])
 
-    def embed(self, params: Params, batch: Batch, pooling: str = "") -> Float[Array, "b e"]:
+    def embed(self, params: Params, batch: Batch, pooling: str = "") -> Float[np.ndarray, "b e"]:
         """Embeddings of windows, from all their observed tokens.
 
         Args:
@@ -111,16 +112,11 @@ class SensorLanguage(NetworkObjective):
             the encoder's output is pooled (`pooling.POOLINGS`, default mean).
         """
         pooling = pooling or (TEXT_SPACE if self.compares_windows else "mean")
-        length = self.length_for(self.observed(batch))
         if pooling != TEXT_SPACE:
-            return self._pool(length, pooling, params, sensor_part(batch))
+            return super().embed(params, batch, pooling)
         self._check_supports(CONTRASTIVE, "compares windows with texts")
-        return self._embed_sensor(length, params, sensor_part(batch))
-
-    def encode_tokens(self, length: int, params: Params, batch: Batch) -> TokenEmbeddings:
-        """The encoder's output for the observed tokens, at most `length` of each window. Pure: it can be traced."""
-        _, encoded, rows = self.encode_observed(length, params, batch)
-        return TokenEmbeddings(encoded.astype(jnp.float32), rows.token_index, rows.segment > 0)
+        selected = self.read_tokens(batch)
+        return by_window(on_packed_rows(self._embed_rows, (), params, sensor_part(batch), [selected]), len(selected))
 
     def embed_text(self, params: Params, ids: Int[Array, "t l"]) -> Float[Array, "t e"]:
         """L2-normalised embeddings of texts, in the space shared with windows."""
@@ -158,14 +154,9 @@ class SensorLanguage(NetworkObjective):
             able = ", ".join(variants)
             raise UserError(f"no part of a run of objective {self.variant!r} {ability}; use one of {able}.")
 
-    @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-    def _pool(self, length: int, pooling: str, params: Params, batch: Batch) -> Float[Array, "b f"]:
-        return pool(self.encode_tokens(length, params, batch), self.tokens, pooling)
-
-    @functools.partial(jax.jit, static_argnums=(0, 1))
-    def _embed_sensor(self, length: int, params: Params, batch: Batch) -> Float[Array, "b e"]:
-        network, encoded, rows = self.encode_observed(length, params, batch)
-        return network.sensor_embedding(encoded, rows, len(encoded))
+    def _embed_rows(self, params: Params, batch: Batch, rows: Rows) -> Float[Array, "w e"]:
+        network = self.restored(params)
+        return network.sensor_embedding(network.encode(self.tokens.tokenize(batch), rows), rows, len(batch["observed"]))
 
     @functools.partial(jax.jit, static_argnums=0)
     def _embed_text(self, params: Params, ids: Int[Array, "t l"]) -> Float[Array, "t e"]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
@@ -95,7 +96,7 @@ class SimCLR(MaskedReconstruction):
         views = [self._view(jax.random.fold_in(rng, number), observed, batch) for number in _VIEW_KEYS]
         return self._encoder_shapes([rows for _, rows in views])
 
-    def reconstruct(self, params: Params, batch: Batch, hidden: Bool[Array, "b n"]) -> Float[Array, "b t c"]:
+    def reconstruct(self, params: Params, batch: Batch, hidden: Bool[Array, "b n"]) -> Float[np.ndarray, "b t c"]:
         """Raises UserError: there is no decoder."""
         del params, batch, hidden
         raise _no_decoder()
