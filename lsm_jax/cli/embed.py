@@ -1,4 +1,4 @@
-"""`lsm embed`: embeddings of days and people, as Parquet."""
+"""`lsm embed`: embeddings of days, people, hours and tokens, as Parquet."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from lsm_jax.errors import UserError
 
 # Of objectives.pooling, whose import would slow help down; `text` is for sensor-text runs.
 POOLINGS = ("mean", "mean_sd", "channel", "channel_mean_sd", "hour", "text")
+LEVELS = ("day", "person", "hour", "token")  # of export.levels, likewise
 HELP = "turn days and people into embeddings, as Parquet"
 EXAMPLE = "lsm embed --workdir runs/lsm2 --data data/fitabase --out embeddings.parquet"
 
@@ -23,16 +24,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=output,
         required=True,
         metavar="FILE.parquet",
-        help="a row per day; FILE.people.parquet per person",
+        help="a row per day, hour or token; with days FILE.people.parquet, a row per person",
     )
     parser.add_argument("--step", type=int, metavar="N", help="the checkpoint of this step; the newest where left out")
+    parser.add_argument(
+        "--level", choices=LEVELS, default="day", help="what has an embedding: day (with people), person, hour or token"
+    )
     parser.add_argument(
         "--pooling",
         choices=POOLINGS,
         default="",
         help="how tokens become a day (mean; text for a sensor-text run that compares days with texts)",
     )
-    parser.add_argument("--batch-size", type=int, default=32, metavar="B", help="windows per model call (32)")
+    parser.add_argument("--batch-size", type=int, default=256, metavar="B", help="windows packed together (256)")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -44,17 +48,23 @@ def run(args: argparse.Namespace) -> int:
     from lsm_jax.cli.progress import progress_bar
     from lsm_jax.data.store import SPLITS, open_dataset
     from lsm_jax.export.embed import write_embeddings
+    from lsm_jax.export.levels import check_level
     from lsm_jax.train.loop import use_compile_cache
+    from lsm_jax.train.mesh import cores, use_cores
     from lsm_jax.train.run import load_run
 
+    check_level(args.level, args.pooling)
+    use_cores(cores())
     splits = (args.split,) if args.split else SPLITS
     use_compile_cache()
     loaded, dataset = load_run(args.workdir, args.step), open_dataset(args.data)
     with progress_bar(f"embedding {dataset.name}: windows") as progress:
         written = write_embeddings(
             loaded, dataset, args.out, splits=splits, batch_size=args.batch_size, pooling=args.pooling,
-            progress=progress,
+            level=args.level, progress=progress,
         )  # fmt: skip
-    print(f"{written.days_file}: {written.days} days, {written.width} numbers each ({written.empty_days} had no token)")
-    print(f"{written.people_file}: {written.people} people")
+    plural = {"day": "days", "person": "people", "hour": "hours", "token": "tokens"}[args.level]
+    print(f"{written.file}: {written.rows} {plural}, {written.width} numbers each ({written.empty} had no token)")
+    if written.people_file:
+        print(f"{written.people_file}: {written.people} people")
     return 0

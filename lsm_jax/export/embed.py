@@ -1,4 +1,4 @@
-"""Embeddings of days and of people, streamed to Parquet.
+"""Embeddings of days, people, hours and tokens, streamed to Parquet.
 
 The embedding of a day is the encoder's output pooled over observed tokens; LSM-2 takes the mean (arXiv 2506.05321). A
 contrastive sensor-text model embeds days in the space that they share with texts (arXiv 2506.09108).
@@ -9,41 +9,48 @@ days.
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import polars as pl
 import pyarrow.parquet
 from jaxtyping import Float
 
-from lsm_jax.data.loader import WindowInfo, evaluation_batches
+from lsm_jax.data.loader import Batch, WindowInfo, evaluation_batches
 from lsm_jax.data.store import SPLITS, Dataset
-from lsm_jax.errors import RunError, UserError
+from lsm_jax.errors import UserError
+from lsm_jax.export.levels import LevelEmbeddings, check_level, embed_level
 from lsm_jax.objectives.pooling import check_pooling
 from lsm_jax.objectives.sensor_language import TEXT_SPACE
 from lsm_jax.train.run import Run
 
+# Columns of parts of a window, which have no observed share.
+_PARTS: Mapping[str, Mapping[str, Any]] = {
+    "hour": {"minutes": pl.Int32},
+    "token": {"minutes": pl.Int32, "channels": pl.List(pl.String)},
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class EmbeddingFiles:
-    """The two files and what they hold.
+    """The files that were written.
 
     Attributes:
-      days, people: rows of the files.
-      empty_days: days without an observed token; their embedding is null.
+      rows: of `file`.
+      empty: rows without an observed token; their embedding is null.
       width: numbers in an embedding.
+      people_file: beside days, with `people` rows.
     """
 
-    days_file: Path
-    people_file: Path
-    days: int
-    people: int
-    empty_days: int
+    file: Path
+    rows: int
+    empty: int
     width: int
+    people_file: Path | None = None
+    people: int = 0
 
 
 def write_embeddings(
@@ -52,8 +59,9 @@ def write_embeddings(
     out: Path,
     *,
     splits: Sequence[str] = SPLITS,
-    batch_size: int = 32,
+    batch_size: int = 256,
     pooling: str = "",
+    level: str = "day",
     progress: Callable[[int, int], None] | None = None,
 ) -> EmbeddingFiles:
     """Embeds every window of a dataset's `splits`. Memory holds one batch, and a sum per person.
@@ -63,6 +71,9 @@ def write_embeddings(
     `OUT.people.parquet`, a row per person: `participant`, `split`, `days` with an embedding, labels, `embedding`.
 
     Args:
+      batch_size: windows that are read and packed into rows together.
+      level: `day`; `person`: `out` has a row per person; `hour` or `token`: a row for each that was recorded, with its
+        own `start`, its `minutes` and, of a token, its `channels`.
       pooling: how tokens become a day (`objectives.pooling.POOLINGS`, or `text` for a sensor-text run); empty: the
         objective's default.
 
@@ -70,6 +81,7 @@ def write_embeddings(
       UserError: the dataset shares no channel with the run, or the objective has no such pooling.
       RunError: an embedding is not finite.
     """
+    check_level(level, pooling)
     if pooling and not (pooling == TEXT_SPACE and run.objective.compares_windows and run.tokenizer):
         check_pooling(pooling)
     if not {*dataset.channels} & {*run.spec.channels}:
@@ -80,25 +92,33 @@ def write_embeddings(
     labels = _label_types(dataset.card)
     schema: dict[str, Any] = {
         "participant": pl.String, "split": pl.String, "start": pl.Datetime("ms", "UTC"),
-        "utc_offset_minutes": pl.Int32, "observed_share": pl.Float32, **labels, "embedding": pl.List(pl.Float32),
+        "utc_offset_minutes": pl.Int32, **_PARTS.get(level, {"observed_share": pl.Float32}), **labels,
+        "embedding": pl.List(pl.Float32),
     }  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
     partial = out.with_name(out.name + ".partial")
     sums: dict[str, Float[np.ndarray, " d"]] = {}
     width = 0
     with pyarrow.parquet.ParquetWriter(partial, pl.DataFrame(schema=schema).to_arrow().schema) as writer:
-        for rows in _embed_days(run, dataset, splits, batch_size, pooling, labels, progress):
+        for rows in _embed_batches(run, dataset, splits, batch_size, pooling, level, labels, progress):
             writer.write_table(pl.DataFrame(rows, schema).to_arrow())
             for row in rows:
                 if row["embedding"] is not None:
                     width = len(row["embedding"])
-                    sums[row["participant"]] = sums.get(row["participant"], 0) + row["embedding"].astype(np.float64)
-    people = _people(pl.scan_parquet(partial), [*labels], sums)
+                    if level in ("day", "person"):
+                        person = row["participant"]
+                        sums[person] = sums.get(person, 0) + row["embedding"].astype(np.float64)
+    people_file = None
+    if level in ("day", "person"):
+        people = _people(pl.scan_parquet(partial), [*labels], sums)
+        people_file = out.with_name(f"{out.stem}.people.parquet") if level == "day" else partial
+        people.write_parquet(people_file)
     partial.replace(out)
-    people_file = out.with_name(f"{out.stem}.people.parquet")
-    people.write_parquet(people_file)
-    days = pl.scan_parquet(out).select(pl.len(), empty=pl.col("embedding").null_count()).collect()
-    return EmbeddingFiles(out, people_file, days["len"].item(), len(people), days["empty"].item(), width)
+    written = pl.scan_parquet(out).select(pl.len(), empty=pl.col("embedding").null_count()).collect()
+    rows, empty = written.row(0)
+    if level != "day":
+        return EmbeddingFiles(out, rows, empty, width)
+    return EmbeddingFiles(out, rows, empty, width, people_file, len(people))
 
 
 def _people(days: pl.LazyFrame, labels: Sequence[str], sums: Mapping[str, Float[np.ndarray, " d"]]) -> pl.DataFrame:
@@ -126,12 +146,13 @@ def _label_types(card: Mapping[str, Any]) -> dict[str, type[pl.DataType]]:
     }
 
 
-def _embed_days(
+def _embed_batches(
     run: Run,
     dataset: Dataset,
     splits: Sequence[str],
     batch_size: int,
     pooling: str,
+    level: str,
     labels: Mapping[str, type[pl.DataType]],
     progress: Callable[[int, int], None] | None,
 ) -> Iterator[list[dict[str, Any]]]:
@@ -139,11 +160,8 @@ def _embed_days(
     total, done = sum(len(dataset.source(split)) for split in splits), 0
     for split in splits:
         for batch, infos in evaluation_batches(dataset.source(split), run.spec, batch_size):
-            output = run.objective.embed(run.params, jax.tree.map(jnp.asarray, batch), pooling)
-            embeddings = np.asarray(output, np.float32)[: len(infos)]
-            if not np.isfinite(embeddings).all():
-                raise RunError(f"the model of step {run.step} gives embeddings that are not finite.")
-            yield [_row(split, *each, labels) for each in zip(infos, batch["observed"], embeddings, strict=False)]
+            found = embed_level(run, batch, len(infos), level, pooling)
+            yield [_row(split, infos, batch, found, row, labels) for row in range(len(found.window))]
             done += len(infos)
             if progress:
                 progress(done, max(total, done))
@@ -151,19 +169,21 @@ def _embed_days(
 
 def _row(
     split: str,
-    info: WindowInfo,
-    observed: np.ndarray,
-    embedding: Float[np.ndarray, " d"],
+    infos: Sequence[WindowInfo],
+    batch: Batch,
+    found: LevelEmbeddings,
+    row: int,
     labels: Mapping[str, type[pl.DataType]],
 ) -> dict[str, Any]:
-    window = info.window
+    info, window = infos[found.window[row]], infos[found.window[row]].window
+    part = {"minutes": found.minutes, "channels": found.channels[row]} if found.channels else {"minutes": found.minutes}
     values = {name: window.labels.get(name.removeprefix("label_")) for name in labels}
     return {
         "participant": info.participant,
         "split": split,
-        "start": window.start,
+        "start": window.start + dt.timedelta(minutes=int(found.minute[row])),
         "utc_offset_minutes": window.utc_offset_minutes,
-        "observed_share": float(observed.mean()),
+        **({"observed_share": float(batch["observed"][found.window[row]].mean())} if found.whole else part),
         **{name: str(v) if v is not None and labels[name] == pl.String else v for name, v in values.items()},
-        "embedding": embedding if embedding.any() else None,  # all zero: no token was observed
+        "embedding": None if np.isnan(found.vectors[row]).any() else found.vectors[row],
     }

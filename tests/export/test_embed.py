@@ -29,11 +29,11 @@ def written(run, dataset, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def days(written):
-    return pl.read_parquet(written.days_file)
+    return pl.read_parquet(written.file)
 
 
 def test_a_row_per_day(written, days, dataset):
-    assert len(days) == written.days == sum(len(dataset.source(split)) for split in SPLITS) == 18
+    assert len(days) == written.rows == sum(len(dataset.source(split)) for split in SPLITS) == 18
     assert days.columns == [
         "participant", "split", "start", "utc_offset_minutes", "observed_share", "label_age", "label_sex", "embedding",
     ]  # fmt: skip
@@ -47,15 +47,15 @@ def test_a_row_per_day(written, days, dataset):
 def test_one_split_alone(run, dataset, days, tmp_path):
     alone = write_embeddings(run, dataset, tmp_path / "test.parquet", splits=("test",), batch_size=4)
     expected = days.filter(pl.col("split") == "test")
-    found = pl.read_parquet(alone.days_file)
-    assert len(found) == alone.days == len(expected) > 0
+    found = pl.read_parquet(alone.file)
+    assert len(found) == alone.rows == len(expected) > 0
     assert found.drop("embedding").equals(expected.drop("embedding"))
     assert {*pl.read_parquet(alone.people_file)["split"]} == {"test"}
 
 
 def test_a_day_without_a_token_has_no_embedding(written, days):
     empty = days.filter(pl.col("observed_share") == 0)
-    assert len(empty) == written.empty_days == 6
+    assert len(empty) == written.empty == 6
     assert empty["embedding"].null_count() == 6
     assert days.filter(pl.col("observed_share") > 0)["embedding"].null_count() == 0
 
