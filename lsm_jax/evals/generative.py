@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import ClassVar
 
 import numpy as np
@@ -36,6 +37,7 @@ from lsm_jax.train.run import Run
 MODEL_METHODS: tuple[str, ...] = ("model", "model_swapped_encoder", "context_only")
 METHODS: tuple[str, ...] = (*MODEL_METHODS, *BASELINES)
 _MEASURES = ("mse", "mae", "mse_natural", "mae_natural")
+_PAIRS = 4  # pairs of a window and a task for each window of `batch_size`: together they fill rows
 _COHORT_WINDOWS = 3000  # a mean by time of day hardly changes with more
 
 
@@ -43,7 +45,7 @@ _COHORT_WINDOWS = 3000  # a mean by time of day hardly changes with more
 class Generative(Suite):
     """Scores a run and the baselines on every recorded cell that each task hides.
 
-    `max_windows` takes people whole; long windows come in batches smaller than `batch_size`.
+    `max_windows` takes people whole.
 
     Attributes:
       tasks: what is hidden.
@@ -78,8 +80,7 @@ class Generative(Suite):
                     self.tasks,
                     objective.tokens,
                     self.seed,
-                    self.batch_size,
-                    objective.max_context_tokens,
+                    self.batch_size * _PAIRS,
                     self.mask_channels,
                 ):
                     _score_pairs(sums, run, windows, pairs, fits, cohort)
@@ -138,15 +139,15 @@ def _score_pairs(sums: ErrorSums, run: Run, windows: WindowStack, pairs: Pairs, 
     """Adds one batch of (window, task) pairs to the sums."""
     objective = masked(run.objective)
     visible, cells = scored_cells(windows, pairs, objective.tokens)
-    # The model's predictions return at once; the baselines are computed while the device works.
     batch, hidden = model_batch(windows, pairs, visible)
-    reconstructed = objective.ablate_encoder(run.params, batch, hidden, other_days(pairs))
-    values, bins = windows.values[pairs.window], windows.bins[pairs.window]
-    people = fits[pairs.window]
-    predictions = dict(predict_fills(values, visible, cells, people.at_minutes(bins), cohort.profile[bins]))
-    predictions |= predict_fitted(values, visible, bins, cells, cohort, people)
-    for method, predicted in zip(MODEL_METHODS, reconstructed, strict=True):
-        predictions[method] = np.asarray(predicted)[tuple(cells)]
+    with ThreadPoolExecutor(1) as thread:  # the baselines are computed while the devices work
+        reconstructed = thread.submit(objective.ablate_encoder, run.params, batch, hidden, other_days(pairs))
+        values, bins = windows.values[pairs.window], windows.bins[pairs.window]
+        people = fits[pairs.window]
+        predictions = dict(predict_fills(values, visible, cells, people.at_minutes(bins), cohort.profile[bins]))
+        predictions |= predict_fitted(values, visible, bins, cells, cohort, people)
+        for method, predicted in zip(MODEL_METHODS, reconstructed.result(), strict=True):
+            predictions[method] = predicted[tuple(cells)]
     sums.add(values[tuple(cells)], predictions, cells, pairs.task, windows.person[pairs.window])
 
 

@@ -58,11 +58,16 @@ class Neighbours:
 
     def filled(self, days: Float[np.ndarray, "b f"]) -> Float[np.ndarray, "b f"]:
         """Days with the mean of the nearest days that have a value where they lack one; 0 where no day near has one."""
-        nearest = self._days[self._index.kneighbors(days, return_distance=False)]
-        usable = ~np.isnan(nearest)
-        usable &= np.cumsum(usable, axis=1) <= _NEIGHBOURS
-        mean = np.where(usable, nearest, 0).sum(axis=1) / np.maximum(usable.sum(axis=1), 1)
-        return np.where(np.isnan(days), mean, days)
+        ranked = self._index.kneighbors(days, return_distance=False)
+        total, count = np.zeros(days.shape), np.zeros(days.shape, int)
+        for neighbour in ranked.T:
+            values = self._days[neighbour]
+            used = ~np.isnan(values) & (count < _NEIGHBOURS)
+            total[used] += values[used]
+            count += used
+            if (count >= _NEIGHBOURS).all():
+                break
+        return np.where(np.isnan(days), total / np.maximum(count, 1), days)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -307,8 +312,23 @@ def _chained_regressions(
     if imputer is None:
         return np.zeros(len(cells.step))
     window, step, of_cell = _Minutes.of(cells, visible.shape[1])
-    filled = imputer.transform(_minute_rows(residual, visible, window, step, visible[window, step]))
+    filled = _transformed(imputer, _minute_rows(residual, visible, window, step, visible[window, step]))
     return filled[of_cell, cells.channel]
+
+
+def _transformed(imputer: IterativeImputer, rows: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "n f"]:
+    """`imputer.transform(rows)`, a matrix product for each regression; scikit-learn copies the rows every time."""
+    missing = np.isnan(rows)
+    # By feature, so that a regression reads and writes whole rows of memory.
+    filled = np.ascontiguousarray(imputer.initial_imputer_.transform(rows).T)
+    for feature, others, regression in imputer.imputation_sequence_:
+        weights = np.zeros(len(filled))
+        weights[others] = regression.coef_
+        predicted = np.clip(
+            weights @ filled + regression.intercept_, imputer._min_value[feature], imputer._max_value[feature]
+        )
+        filled[feature] = np.where(missing[:, feature], predicted, filled[feature])
+    return filled.T
 
 
 def _minute_rows(

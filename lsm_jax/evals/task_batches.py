@@ -5,11 +5,9 @@ from __future__ import annotations
 import dataclasses
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Bool, Float, Int
 
 from lsm_jax.channels import REGISTRY
 from lsm_jax.data.loader import evaluation_batches
@@ -18,14 +16,11 @@ from lsm_jax.data.store import WindowSource
 from lsm_jax.errors import UserError
 from lsm_jax.evals.baselines import CellIndex, time_bins
 from lsm_jax.tokens.grid import TokenGrid
-from lsm_jax.tokens.row_lengths import bucket_length
 from lsm_jax.tokens.tasks import MARKS, Context, Task, hidden_tokens
 from lsm_jax.windows import Window
 
 _WORKOUT_SESSIONS = (("session", "aerobic"), ("session", "anaerobic"))
 _HIGH_HEART_RATE = 160  # bpm, OpenMHC's intensity failure
-_FEW_PAIRS = 24  # fewer are not worth compiling a program for
-_MAX_SCORES = 2**24  # attention scores of one head; 64 MiB in float32, times heads and what a layer keeps of them
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,13 +61,11 @@ class Pairs:
     Attributes:
       window, task: indices into the stack and the tasks.
       hidden: recorded tokens that the task hides, patches by channel groups.
-      rows: size that the model's batch is padded to, so that batches of similar pairs share a compiled program.
     """
 
     window: Int[np.ndarray, " b"]
     task: Int[np.ndarray, " b"]
     hidden: Bool[np.ndarray, "b p g"]
-    rows: int
 
 
 def by_person(source: WindowSource, limit: int | None = None) -> list[int]:
@@ -149,16 +142,13 @@ def task_pairs(
     grid: TokenGrid,
     seed: int,
     batch_size: int,
-    max_context_tokens: int,
     mask_channels: int = 0,
 ) -> Iterator[Pairs]:
     """All pairs of a window and a task that suits it, in batches of at most `batch_size`.
 
-    A batch holds pairs with similar numbers of visible and of hidden tokens, whatever their task: its row lengths
-    follow its fullest pair and every length is compiled anew, so mixed batches would cost computation and compilation.
+    A batch holds pairs with similar shares of hidden tokens, whatever their task, which pack into rows of few shapes.
 
     Args:
-      max_context_tokens: the most visible tokens of a window that the model reads.
       mask_channels: channels that are hidden together, so that models with other tokens get the same cells; 0: those of
         the model's tokens.
 
@@ -176,7 +166,7 @@ def task_pairs(
         each.cells(windows.observed).any(axis=-1).reshape(-1, each.patches, each.groups) for each in (grid, mask_grid)
     )
     contexts = _contexts(windows, mask_grid)
-    by_size: dict[tuple[int, int], list[tuple[int, int, np.ndarray]]] = {}
+    pairs: list[tuple[float, int, int, np.ndarray]] = []
     for number, task in enumerate(tasks):
         for row, tokens in enumerate(recorded):
             rng = window_rng(seed, task, windows, row)
@@ -185,16 +175,11 @@ def task_pairs(
                 hidden = (
                     together.repeat(mask_grid.patch_channels // grid.patch_channels, axis=1)[:, : grid.groups] & tokens
                 )
-                context, targets = (
-                    min(bucket_length(int(mask.sum())), grid.size) for mask in (tokens & ~hidden, hidden)
-                )
-                by_size.setdefault((min(context, max_context_tokens), targets), []).append((row, number, hidden))
-    for (context, targets), pairs in sorted(_merge_rare(by_size).items()):
-        # Plain attention keeps the scores of all queries and keys: long rows come in smaller batches.
-        rows = max(1, min(batch_size, _MAX_SCORES // (context * max(context, targets))))
-        for first in range(0, len(pairs), rows):
-            window, number_of, masks = zip(*pairs[first : first + rows], strict=True)
-            yield Pairs(np.array(window), np.array(number_of), np.stack(masks), rows)
+                pairs.append((hidden.sum() / max(tokens.sum(), 1), number, row, hidden))
+    pairs.sort(key=lambda pair: pair[:3])
+    for first in range(0, len(pairs), batch_size):
+        _, task_of, window, masks = zip(*pairs[first : first + batch_size], strict=True)
+        yield Pairs(np.array(window), np.array(task_of), np.stack(masks))
 
 
 def _contexts(windows: WindowStack, grid: TokenGrid) -> list[Context]:
@@ -205,17 +190,6 @@ def _contexts(windows: WindowStack, grid: TokenGrid) -> list[Context]:
         for first in range(0, len(grid.channels), grid.patch_channels)
     ]
     return [Context(dict(zip(MARKS, patches.T, strict=True)), sensors) for patches in marked]
-
-
-def _merge_rare(by_size: dict[tuple[int, int], list[Any]]) -> dict[tuple[int, int], list[Any]]:
-    """Moves the pairs of a rare size to the next larger size there is, which saves compiling a program for them."""
-    merged: dict[tuple[int, int], list[Any]] = {}
-    for size in sorted(by_size):
-        pairs = [*merged.pop(size, []), *by_size[size]]
-        larger = [other for other in by_size if other > size and other[1] >= size[1]]
-        target = min(larger, key=lambda other: other[0] * max(other)) if larger and len(pairs) < _FEW_PAIRS else size
-        merged[target] = [*merged.get(target, []), *pairs]
-    return merged
 
 
 def window_rng(seed: int, task: Task, windows: WindowStack, row: int) -> np.random.Generator:
@@ -234,8 +208,8 @@ def scored_cells(windows: WindowStack, pairs: Pairs, grid: TokenGrid) -> tuple[B
 
 def model_batch(
     windows: WindowStack, pairs: Pairs, visible: Bool[np.ndarray, "b t c"]
-) -> tuple[dict[str, Array], Bool[Array, "s n"]]:
-    """The batch and the hidden tokens for an objective's `reconstruct`, padded to `pairs.rows` rows.
+) -> tuple[dict[str, np.ndarray], Bool[np.ndarray, "b n"]]:
+    """The batch and the hidden tokens for an objective's `reconstruct`.
 
     Hidden cells are zero in the batch, so that no mistake in a model can reveal them.
     """
@@ -247,24 +221,19 @@ def model_batch(
         "weekday": windows.weekday[rows],
         "window_id": (windows.identity[rows] % 2**31).astype(np.int32),
     }
-    padded = {key: jnp.asarray(_padded(array, pairs.rows)) for key, array in batch.items()}
-    return padded, jnp.asarray(_padded(pairs.hidden.reshape(len(rows), -1), pairs.rows))
+    return batch, pairs.hidden.reshape(len(rows), -1)
 
 
-def other_days(pairs: Pairs) -> Int[Array, " s"]:
-    """For each row of `model_batch` a row of another window; an empty row, if there is one, where the batch has none.
+def other_days(pairs: Pairs) -> Int[np.ndarray, " b"]:
+    """For each row of `model_batch` a row of another window; -1 where the batch has none.
 
     A batch may have a window several times, with different tasks: the row half a batch on is taken, or the next after
     it of another window.
     """
     count = len(pairs.window)
-    rows = np.arange(pairs.rows)
+    rows = np.full(count, -1)
     for row in range(count):
         candidates = (row + max(count // 2, 1) + np.arange(count)) % count
         others = candidates[pairs.window[candidates] != pairs.window[row]]
-        rows[row] = others[0] if len(others) else pairs.rows - 1
-    return jnp.asarray(rows)
-
-
-def _padded(array: np.ndarray, size: int) -> np.ndarray:
-    return np.concatenate([array, np.zeros((size - len(array), *array.shape[1:]), array.dtype)])
+        rows[row] = others[0] if len(others) else -1
+    return rows

@@ -25,6 +25,7 @@ from lsm_jax.tokens.rows import Rows, pack
 
 Params = Mapping[str, Any]
 Batch = Mapping[str, Array]
+AnyBatch = Mapping[str, Any]  # of JAX or NumPy arrays
 Metrics = dict[str, Float[Array, ""]]
 
 
@@ -71,7 +72,7 @@ class Objective:
         del params, batch
         return {}
 
-    def embed(self, params: Params, batch: Batch, pooling: str = "") -> Float[np.ndarray, "b d"]:
+    def embed(self, params: Params, batch: AnyBatch, pooling: str = "") -> Float[np.ndarray, "b d"]:
         """One vector per window.
 
         Args:
@@ -96,26 +97,21 @@ class MaskedObjective(Objective):
     tokens: TokenGrid
     reconstructs: bool = True
 
-    @property
-    def max_context_tokens(self) -> int:
-        """The most visible tokens of a window that the encoder reads to reconstruct it."""
-        raise NotImplementedError
-
-    def reconstruct(self, params: Params, batch: Batch, hidden: Bool[Array, "b n"]) -> Float[np.ndarray, "b t c"]:
+    def reconstruct(self, params: Params, batch: AnyBatch, hidden: Bool[Any, "b n"]) -> Float[np.ndarray, "b t c"]:
         """Predictions (z-scored) at every cell of `hidden` tokens, the input elsewhere."""
         raise NotImplementedError
 
     def ablate_encoder(
-        self, params: Params, batch: Batch, hidden: Bool[Array, "b n"], other: Int[Array, " b"]
+        self, params: Params, batch: AnyBatch, hidden: Bool[Any, "b n"], other: Int[np.ndarray, " b"]
     ) -> EncoderAblation:
         """`reconstruct` with the encoder's output as it is, of another window, and removed.
 
         Args:
-          other: for each window, the window of the batch whose encoder output replaces its own.
+          other: for each window, the window of the batch whose encoder output replaces its own; -1 is none.
         """
         raise NotImplementedError
 
-    def embed_tokens(self, params: Params, batch: Batch) -> TokenEmbeddings:
+    def embed_tokens(self, params: Params, batch: AnyBatch) -> TokenEmbeddings:
         """The encoder's output for every observed token of each window."""
         raise NotImplementedError
 
@@ -160,27 +156,27 @@ class NetworkObjective(Objective):
         rows = pack(window_keys(jax.random.key(0), batch["window_id"]), observed, 1, length)
         return TokenEmbeddings(self.encode_rows(params, batch, rows), rows.token_index, rows.segment > 0)
 
-    def embed(self, params: Params, batch: Batch, pooling: str = "") -> Float[np.ndarray, "b d"]:
+    def embed(self, params: Params, batch: AnyBatch, pooling: str = "") -> Float[np.ndarray, "b d"]:
         """`embed_tokens` pooled (`pooling.POOLINGS`, default mean); zeros where there is no token."""
         check_pooling(pooling or "mean")
         selected = self.read_tokens(batch)
         calls = on_packed_rows(self._pool_rows, (pooling or "mean",), params, sensor_part(batch), [selected])
         return by_window(calls, len(selected))
 
-    def embed_tokens(self, params: Params, batch: Batch) -> TokenEmbeddings:
+    def embed_tokens(self, params: Params, batch: AnyBatch) -> TokenEmbeddings:
         """The encoder's output for every observed token. Rows follow the batch, so this cannot be traced."""
         selected = self.read_tokens(batch)
         return tokens_by_window(on_packed_rows(self.encode_rows, (), params, sensor_part(batch), [selected]), selected)
 
-    def read_tokens(self, batch: Batch) -> Bool[np.ndarray, "b n"]:
+    def read_tokens(self, batch: AnyBatch) -> Bool[np.ndarray, "b n"]:
         """The tokens that the encoder reads to embed each window, on the host."""
         return self.tokens.tokens_observed(self.tokens.cells(np.asarray(batch["observed"])))
 
-    def embed_length(self, batch: Batch) -> int:
+    def embed_length(self, batch: AnyBatch) -> int:
         """A length for `encode_tokens` that holds every observed token of each window. Cannot be traced."""
         return self.length_for(self.observed(batch))
 
-    def observed(self, batch: Batch) -> Bool[Array, "b n"]:
+    def observed(self, batch: AnyBatch) -> Bool[Array, "b n"]:
         """The observed tokens of a batch."""
         return self.tokens.tokens_observed(self.tokens.cells(jnp.asarray(batch["observed"])))
 
@@ -193,7 +189,7 @@ class NetworkObjective(Objective):
         return pool(encoded, self.tokens, pooling, windows=rows.row_tokens // self.tokens.size)
 
 
-def sensor_part(batch: Batch) -> dict[str, np.ndarray]:
+def sensor_part(batch: AnyBatch) -> dict[str, np.ndarray]:
     """The entries of a batch that the encoder needs, on the host."""
     return {name: np.asarray(batch[name]) for name in ("values", "observed", "window_id")}
 

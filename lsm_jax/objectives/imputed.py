@@ -7,6 +7,7 @@ like recorded ones, as published. Evaluation scores recorded cells only.
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,7 +17,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from lsm_jax.config import Config
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.nn.flops import AttentionShape
-from lsm_jax.objectives.base import Batch, EncoderAblation, Metrics, Params
+from lsm_jax.objectives.base import AnyBatch, Batch, EncoderAblation, Metrics, Params
 from lsm_jax.objectives.masked import MaskedReconstruction
 from lsm_jax.objectives.pooling import TokenEmbeddings
 from lsm_jax.tokens.imputation import impute
@@ -47,7 +48,7 @@ class ImputedReconstruction(MaskedReconstruction):
         """See `MaskedReconstruction.hidden`."""
         return super().hidden(impute(batch), rng)
 
-    def reconstruct(self, params: Params, batch: Batch, hidden: Bool[Array, "b n"]) -> Float[np.ndarray, "b t c"]:
+    def reconstruct(self, params: Params, batch: AnyBatch, hidden: Bool[Any, "b n"]) -> Float[np.ndarray, "b t c"]:
         """Predictions (z-scored) at every cell of `hidden` tokens, the input elsewhere, 0 where nothing was recorded.
 
         Cells of hidden tokens are removed before gaps are filled, so that no line is drawn to a hidden value.
@@ -56,14 +57,14 @@ class ImputedReconstruction(MaskedReconstruction):
         return np.where(scored, super().reconstruct(params, imputed, hidden), 0)
 
     def ablate_encoder(
-        self, params: Params, batch: Batch, hidden: Bool[Array, "b n"], other: Int[Array, " b"]
+        self, params: Params, batch: AnyBatch, hidden: Bool[Any, "b n"], other: Int[np.ndarray, " b"]
     ) -> EncoderAblation:
         """See `MaskedObjective.ablate_encoder` and `reconstruct`."""
         imputed, scored = self._imputed(batch, hidden)
         predictions = super().ablate_encoder(params, imputed, hidden, other)
         return EncoderAblation(*(np.where(scored, predicted, 0) for predicted in predictions))
 
-    def _imputed(self, batch: Batch, hidden: Bool[Array, "b n"]) -> tuple[Batch, Bool[Array, "b t c"]]:
+    def _imputed(self, batch: AnyBatch, hidden: Bool[Any, "b n"]) -> tuple[Batch, Bool[Array, "b t c"]]:
         """The batch with hidden and missing cells filled, and the cells that are hidden or recorded."""
         cells = jnp.repeat(jnp.asarray(hidden)[:, :, None], self.tokens.cells_per_token, axis=2)
         hidden_cells, observed = self.tokens.windows(cells), jnp.asarray(batch["observed"])
@@ -77,11 +78,11 @@ class ImputedReconstruction(MaskedReconstruction):
         """The encoder's output for all tokens of windows with a recorded cell. Pure: it can be traced."""
         return super().encode_tokens(length, params, impute(batch))
 
-    def read_tokens(self, batch: Batch) -> Bool[np.ndarray, "b n"]:
+    def read_tokens(self, batch: AnyBatch) -> Bool[np.ndarray, "b n"]:
         """All tokens of windows with a recorded cell."""
         recorded = np.any(batch["observed"], axis=(1, 2), keepdims=True)[:, :, 0]
         return np.repeat(recorded, self.tokens.size, axis=1)
 
-    def embed_length(self, batch: Batch) -> int:
+    def embed_length(self, batch: AnyBatch) -> int:
         """See `NetworkObjective.embed_length`."""
         return super().embed_length(_impute(dict(batch)))

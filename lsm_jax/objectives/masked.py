@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +24,7 @@ from lsm_jax.nn.masked_autoencoder import MaskedAutoencoder
 from lsm_jax.nn.representation import representation_health
 from lsm_jax.nn.sizes import model_size
 from lsm_jax.objectives.base import (
+    AnyBatch,
     Batch,
     EncoderAblation,
     MaskedObjective,
@@ -99,12 +101,7 @@ class MaskedReconstruction(NetworkObjective, MaskedObjective):
         """The artificial masks of `loss` with this `rng`."""
         return training_masks(rng, self.observed(batch), batch["window_id"], self.tokens, self.mixture)
 
-    @property
-    def max_context_tokens(self) -> int:
-        """The most visible tokens of a window that the encoder reads to reconstruct it."""
-        return self.rows.eval_max_tokens or self.tokens.size
-
-    def reconstruct(self, params: Params, batch: Batch, hidden: Bool[Array, "b n"]) -> Float[np.ndarray, "b t c"]:
+    def reconstruct(self, params: Params, batch: AnyBatch, hidden: Bool[Any, "b n"]) -> Float[np.ndarray, "b t c"]:
         """Predictions (z-scored) at every cell of `hidden` tokens, the input elsewhere.
 
         The encoder reads the observed tokens that are not hidden: all of them, or `rows.eval_max_tokens` random ones
@@ -114,7 +111,7 @@ class MaskedReconstruction(NetworkObjective, MaskedObjective):
         return predicted
 
     def ablate_encoder(
-        self, params: Params, batch: Batch, hidden: Bool[Array, "b n"], other: Int[Array, " b"]
+        self, params: Params, batch: AnyBatch, hidden: Bool[Any, "b n"], other: Int[np.ndarray, " b"]
     ) -> EncoderAblation:
         """See `MaskedObjective.ablate_encoder`. Another window's tokens keep their own positions."""
         own = np.arange(len(hidden))
@@ -164,23 +161,24 @@ class MaskedReconstruction(NetworkObjective, MaskedObjective):
         }
 
     def _decoded(
-        self, params: Params, batch: Batch, hidden: Bool[np.ndarray, "b n"], sources: Sequence[Int[np.ndarray, " b"]]
+        self, params: Params, batch: AnyBatch, hidden: Bool[Any, "b n"], sources: Sequence[Int[np.ndarray, " b"]]
     ) -> list[Float[np.ndarray, "b t c"]]:
         """Reconstructions, for each of `sources` with the encoder's output of these windows; -1 is none."""
         arrays = sensor_part(batch)
         visible = self.read_tokens(batch) & ~hidden
         read = visible
-        if visible.sum(axis=1).max(initial=0) > self.max_context_tokens:
+        most = self.rows.eval_max_tokens or self.tokens.size
+        if visible.sum(axis=1).max(initial=0) > most:
             keys = window_keys(jax.random.key(0), jnp.asarray(arrays["window_id"]))
-            read = np.asarray(pack(keys, jnp.asarray(visible), 1, self.max_context_tokens).contains(len(visible)))
+            read = np.asarray(pack(keys, jnp.asarray(visible), 1, most).contains(len(visible)))
         encoded = tokens_by_window(on_packed_rows(self.encode_rows, (), params, arrays, [read]), read).vectors
         parts = {**arrays, "visible": visible, "hidden": hidden}
         # A decoder over every position has rows of whole windows.
-        most = 1 if self.model.decoder == "all" else MAX_WINDOWS
+        windows = 1 if self.model.decoder == "all" else MAX_WINDOWS
         reconstructions = []
         for source in sources:
             selected = [read[source] & (source >= 0)[:, None], hidden]
-            calls = on_packed_rows(self._decode_rows, (), params, parts, selected, most, carried=encoded[source])
+            calls = on_packed_rows(self._decode_rows, (), params, parts, selected, windows, carried=encoded[source])
             reconstructions.append(by_window(calls, len(hidden)))
         return reconstructions
 

@@ -28,6 +28,7 @@ from lsm_jax.nn.sizes import language_size
 from lsm_jax.nn.text import has_caption
 from lsm_jax.objectives import contrastive
 from lsm_jax.objectives.base import (
+    AnyBatch,
     Batch,
     Metrics,
     NetworkObjective,
@@ -104,7 +105,7 @@ class SensorLanguage(NetworkObjective):
         """The encoder, pools, the text tower and the caption decoder."""
         return self._attention_shapes(self._pack(batch, self.observed(batch), rng), batch["text"])
 
-    def embed(self, params: Params, batch: Batch, pooling: str = "") -> Float[np.ndarray, "b e"]:
+    def embed(self, params: Params, batch: AnyBatch, pooling: str = "") -> Float[np.ndarray, "b e"]:
         """Embeddings of windows, from all their observed tokens.
 
         Args:

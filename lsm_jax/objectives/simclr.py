@@ -9,6 +9,8 @@ It is the contrastive baseline of the papers' encoders: it embeds windows, and c
 
 from __future__ import annotations
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -22,7 +24,7 @@ from lsm_jax.nn.attention import resolve_implementation
 from lsm_jax.nn.flops import AttentionShape, useful_flops
 from lsm_jax.nn.simclr import ContrastiveEncoder
 from lsm_jax.objectives import contrastive
-from lsm_jax.objectives.base import Batch, EncoderAblation, Metrics, Params, implementations
+from lsm_jax.objectives.base import AnyBatch, Batch, EncoderAblation, Metrics, Params, implementations
 from lsm_jax.objectives.masked import MaskedReconstruction
 from lsm_jax.tokens.masking import check_rows, training_masks, window_keys
 from lsm_jax.tokens.rows import Rows, pack
@@ -96,13 +98,13 @@ class SimCLR(MaskedReconstruction):
         views = [self._view(jax.random.fold_in(rng, number), observed, batch) for number in _VIEW_KEYS]
         return self._encoder_shapes([rows for _, rows in views])
 
-    def reconstruct(self, params: Params, batch: Batch, hidden: Bool[Array, "b n"]) -> Float[np.ndarray, "b t c"]:
+    def reconstruct(self, params: Params, batch: AnyBatch, hidden: Bool[Any, "b n"]) -> Float[np.ndarray, "b t c"]:
         """Raises UserError: there is no decoder."""
         del params, batch, hidden
         raise _no_decoder()
 
     def ablate_encoder(
-        self, params: Params, batch: Batch, hidden: Bool[Array, "b n"], other: Int[Array, " b"]
+        self, params: Params, batch: AnyBatch, hidden: Bool[Any, "b n"], other: Int[np.ndarray, " b"]
     ) -> EncoderAblation:
         """Raises UserError: there is no decoder."""
         del params, batch, hidden, other

@@ -126,10 +126,10 @@ def _draw_channel(
 
 def _reconstruct(run: Run, window: WindowStack, seed: int, batch_size: int) -> Iterator[Reconstruction]:
     objective = masked(run.objective)
-    for pairs in task_pairs(window, TASKS, objective.tokens, seed, batch_size, objective.max_context_tokens):
+    for pairs in task_pairs(window, TASKS, objective.tokens, seed, batch_size):
         visible, cells = scored_cells(window, pairs, objective.tokens)
         batch, hidden = model_batch(window, pairs, visible)
-        model = np.asarray(objective.reconstruct(run.params, batch, hidden))[tuple(cells)]
+        model = objective.reconstruct(run.params, batch, hidden)[tuple(cells)]
         values = window.values[pairs.window]
         linear = predict_fills(values, visible, cells, np.zeros_like(values), np.zeros_like(values))["linear"]
         for row, number in enumerate(pairs.task):

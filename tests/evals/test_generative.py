@@ -36,8 +36,6 @@ def real_run(dataset):
 class Constant(MaskedObjective):
     """An objective that answers everything with one number."""
 
-    max_context_tokens = 200
-
     def __init__(self, tokens, answer):
         self.tokens, self.answer = tokens, answer
 
@@ -154,7 +152,7 @@ def test_predictions_below_zero_are_clipped_in_natural_units(real_run, dataset):
 def test_the_model_never_sees_hidden_cells(real_run, dataset):
     grid, number = real_run.objective.tokens, dict.fromkeys(dataset.source("test").participants, 0)
     windows = next(iter(person_stacks(dataset.source("test"), real_run.spec, number, None)))
-    for pairs in task_pairs(windows, TASKS, grid, 0, 4, grid.size):
+    for pairs in task_pairs(windows, TASKS, grid, 0, 4):
         visible, cells = scored_cells(windows, pairs, grid)
         batch, hidden = model_batch(windows, pairs, visible)
         assert (batch["values"][tuple(cells)] == 0).all()
@@ -163,7 +161,7 @@ def test_the_model_never_sees_hidden_cells(real_run, dataset):
         for position, row_of_window in enumerate(pairs.window):
             here = cells.window == position
             poisoned.values[row_of_window, cells.step[here], cells.channel[here]] = np.nan
-            alone = dataclasses.replace(pairs, window=pairs.window[[position]], hidden=pairs.hidden[[position]], rows=1)
+            alone = dataclasses.replace(pairs, window=pairs.window[[position]], hidden=pairs.hidden[[position]])
             again, _ = model_batch(poisoned, alone, visible[[position]])
             assert (again["values"][0] == batch["values"][position]).all()
             poisoned.values[row_of_window] = windows.values[row_of_window]
@@ -172,14 +170,14 @@ def test_the_model_never_sees_hidden_cells(real_run, dataset):
 def test_an_encoder_is_swapped_with_another_window_of_the_batch(dataset, real_run):
     grid, number = real_run.objective.tokens, dict.fromkeys(dataset.source("test").participants, 0)
     windows = next(iter(person_stacks(dataset.source("test"), real_run.spec, number, None)))
-    for pairs in task_pairs(windows, TASKS, grid, 0, 8, grid.size):
+    for pairs in task_pairs(windows, TASKS, grid, 0, 8):
         other = np.asarray(other_days(pairs))
-        assert other.shape == (pairs.rows,)
+        assert other.shape == pairs.window.shape
         for row_of_window, of_other in zip(pairs.window, other, strict=False):
             if len({*pairs.window}) > 1:
                 assert pairs.window[of_other] != row_of_window
-    alone = dataclasses.replace(pairs, window=pairs.window[:1], rows=4)
-    assert np.asarray(other_days(alone))[0] == 3  # an empty row
+    alone = dataclasses.replace(pairs, window=pairs.window[:1])
+    assert other_days(alone)[0] == -1  # none
 
 
 def test_the_encoders_contribution_is_against_the_swapped_one(results):

@@ -17,8 +17,6 @@ from lsm_jax.report.style import LIGHT
 class Constant(MaskedObjective):
     """An objective that reconstructs everything as one number."""
 
-    max_context_tokens = 200
-
     def __init__(self, tokens, answer):
         self.tokens, self.answer = tokens, answer
 
