@@ -11,23 +11,35 @@ from lsm_jax.cli.places import data_folder, output
 from lsm_jax.errors import UserError
 from lsm_jax.tools.bench.settings import BENCHES, options, parse_option
 
-HELP = "measure attention, the input or the training step against baselines, in turns in one run"
+HELP = "measure attention, the input, the training step or inference against baselines, in turns in one run"
 EXAMPLE = "lsm bench step --variant base --decoder all --missing 0,0.5 --dtype float32,bfloat16"
 ACCEPTS_OVERRIDES = True
 
-# Options that are no fields of the settings, by the one benchmark that has them.
+_CONFIG: dict[str, dict[str, Any]] = {
+    "config": {"help": "configuration (configs/lsm2.py); --config.section.key=value changes a key"},
+    "variant": {"help": "its variant (step base, inference open)"},
+}
+# Options that are no fields of the settings, by the benchmarks that have them.
 _FURTHER_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "input": {"data": {"type": data_folder, "help": "a dataset; 400 synthetic days if left out"}},
     "step": {
-        "config": {"help": "configuration (configs/lsm2.py); --config.section.key=value changes a key"},
-        "variant": {"help": "its variant (base)"},
+        **_CONFIG,
         "decoder": {"choices": ("all", "cross", "observed"), "help": "model.decoder; the variant's if left out"},
     },
+    "inference": _CONFIG,
 }
 _COLUMNS = {
     "attention": ("name", "direction", "tokens", "visible", "dtype", "seconds", "gflops"),
     "input": ("name", "workers", "windows_per_second", "windows_per_cpu_second", "bytes_per_second"),
     "step": ("name", "missing", "dtype", "windows_per_second", "gflops", "share_of_matrix_product", "peak_bytes"),
+    "inference": (
+        "name",
+        "missing",
+        "windows_per_second",
+        "windows_per_cpu_second",
+        "gflops",
+        "share_of_matrix_product",
+    ),
 }
 
 
@@ -48,13 +60,13 @@ def run(args: argparse.Namespace) -> int:
         for name in names:
             if getattr(args, name) is not None and args.kind not in kinds:
                 raise UserError(f"{_flag(name)} is for `lsm bench {' or '.join(kinds)}`, not {args.kind}.")
-    if args.overrides and args.kind != "step":
-        raise UserError(f"{args.overrides[0]}: only `lsm bench step` reads a configuration.")
+    if args.overrides and args.kind not in ("step", "inference"):
+        raise UserError(f"{args.overrides[0]}: only `lsm bench step` and `lsm bench inference` read a configuration.")
     from lsm_jax.cli.tables import print_table
 
     given = {name: getattr(args, name) for name in options(args.kind) if getattr(args, name) is not None}
     out = args.out / f"{args.kind}.json"
-    measure = {"attention": _attention, "input": _input, "step": _step}[args.kind]
+    measure = {"attention": _attention, "input": _input, "step": _step, "inference": _inference}[args.kind]
     results = measure(args, BENCHES[args.kind](**given), out)
     columns = _COLUMNS[args.kind]
     rows = [
@@ -88,6 +100,18 @@ def _step(args: argparse.Namespace, settings: Any, out: Path) -> list[dict[str, 
     config = load_config(location, [*args.overrides, *decoder])
     use_cores(cores_for(settings.batch_size))
     with progress_bar("step: runs") as progress:
+        return measure(config, settings, out, progress)
+
+
+def _inference(args: argparse.Namespace, settings: Any, out: Path) -> list[dict[str, Any]]:
+    from lsm_jax.cli.progress import progress_bar
+    from lsm_jax.config import load_config
+    from lsm_jax.tools.bench.inference import measure
+    from lsm_jax.train.mesh import cores, use_cores
+
+    config = load_config(f"{args.config or 'configs/lsm2.py'}:{args.variant or 'open'}", args.overrides)
+    use_cores(cores())
+    with progress_bar("inference: runs") as progress:
         return measure(config, settings, out, progress)
 
 

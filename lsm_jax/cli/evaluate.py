@@ -74,9 +74,11 @@ def run(args: argparse.Namespace) -> int:
     from lsm_jax.report.charts import error_over_minutes
     from lsm_jax.report.reconstructions import PNG, write_reconstructions
     from lsm_jax.train.loop import use_compile_cache
+    from lsm_jax.train.mesh import cores, use_cores
     from lsm_jax.train.run import load_run, whole_steps
 
     use_compile_cache()
+    use_cores(cores())
     started, out = time.perf_counter(), args.out or args.workdir / "eval"
     shared = {"split": args.split, "max_windows": args.max_windows, "batch_size": args.batch_size, "seed": args.seed}
     probes = {"folds": args.folds, **({"pooling": args.pooling} if args.pooling else {})}

@@ -46,8 +46,9 @@ def pool(
     """
     check_pooling(pooling)
     xp = tokens.vectors.__array_namespace__()
-    part, parts = _parts(tokens.token % grid.size, grid, pooling)
-    part = tokens.token // grid.size * parts + part
+    part, parts = _parts(tokens.token % grid.size if windows > 1 else tokens.token, grid, pooling)
+    if windows > 1:
+        part = tokens.token // grid.size * parts + part
     member = tokens.real[:, None] & (part[:, None] == xp.arange(windows * parts)[:, None])
     count = member.sum(axis=2)[:, :, None]
     vectors = xp.where(tokens.real[:, :, None], tokens.vectors, 0)

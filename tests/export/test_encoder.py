@@ -9,6 +9,7 @@ import numpy as np
 import polars as pl
 import pytest
 from language_run import language_dataset, language_run
+from safetensors.numpy import save_file
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tiny_run import CHANNELS, MINUTES, save_run, tiny_dataset, tiny_run
@@ -17,7 +18,8 @@ import lsm_jax
 from lsm_jax.errors import UserError
 from lsm_jax.export.embed import write_embeddings
 from lsm_jax.export.encoder import Encoder
-from lsm_jax.export.safetensors import export_safetensors
+from lsm_jax.sharding import named_parameters
+from lsm_jax.train.workdir import write_config
 
 
 @pytest.fixture(scope="module")
@@ -185,11 +187,16 @@ def test_a_transformer_for_pipelines(encoder, days, embedded):
 
 
 def test_an_export_is_loaded_likewise(encoder, days, embedded, tmp_path):
-    export_safetensors(encoder.run, tmp_path, tmp_path / "export", lambda card: card["objective"])
-    again = lsm_jax.load(tmp_path / "export")
+    run = encoder.run
+    save_file(
+        {name: np.asarray(leaf) for name, leaf in named_parameters(run.params)}, tmp_path / "model.safetensors",
+        metadata={"step": "7"},
+    )  # fmt: skip
+    write_config(tmp_path, run.config, run.spec)
+    again = lsm_jax.load(tmp_path)
     np.testing.assert_array_equal(again.embed(days).vectors, embedded.vectors)
     with pytest.raises(UserError, match="one step only"):
-        lsm_jax.load(tmp_path / "export", step=3)
+        lsm_jax.load(tmp_path, step=3)
 
 
 def test_texts_and_days_share_a_space(tmp_path):

@@ -83,6 +83,23 @@ def test_step(tmp_path: Path) -> None:
     assert results["ours", 0.5]["left_out_share"] == 0
 
 
+def test_inference(tmp_path: Path) -> None:
+    report = bench(
+        tmp_path, "inference", "--config", str(CONFIGS), "--missing", "0.5", "--windows", "6", "--batch-size", "4",
+        "--config.model.size=1x16x2x32+1x16x2x32", "--config.data.window_minutes=60",
+        "--config.data.channels=heart_rate,steps,rmssd",
+    )  # fmt: skip
+    packed, alone = report["results"]
+    assert (packed["name"], alone["name"]) == ("packed", "one window to a row")
+    assert {*packed["times_faster_than"]} == {"one window to a row"}
+    for result in (packed, alone):
+        assert result["windows_per_second"] == pytest.approx(6 / result["spread"]["median"])
+        rate = report["matrix_product_gflops"]["float32"]
+        assert result["share_of_matrix_product"] == pytest.approx(result["gflops"] / rate)
+    # A layer's linear maps and attention of about half of 18 tokens a window, and the patch embedding.
+    assert 1e-6 < packed["gflops"] * packed["spread"]["median"] / 6 < 1e-3
+
+
 def test_input(tmp_path: Path) -> None:
     tiny_dataset(tmp_path / "data")
     options = "--data", str(tmp_path / "data"), "--workers", "0", "--batch-size", "4", "--batches", "3"
@@ -101,9 +118,9 @@ def test_input(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["attention", "--missing", "0.5"], "--missing is for `lsm bench step`, not attention."),
+        (["attention", "--missing", "0.5"], "--missing is for `lsm bench step or inference`, not attention."),
         (["input", "--dtype", "float32"], "--dtype is for `lsm bench attention or step`, not input."),
-        (["attention", "--config.seed=1"], "only `lsm bench step` reads a configuration"),
+        (["attention", "--config.seed=1"], "only `lsm bench step` and `lsm bench inference` read a configuration"),
         (["attention", "--only", "referense"], "'reference'"),
         (["step", "--variant", "bose", "--config", str(CONFIGS)], "'base'"),
         (["step", "--only", "pytorch", "--config", str(CONFIGS)], "'torch'"),

@@ -63,7 +63,21 @@ class StepBench(BenchSettings):
     batches: int = 4  # different ones, used in turn; no option
 
 
-BENCHES: dict[str, type[BenchSettings]] = {"attention": AttentionBench, "input": InputBench, "step": StepBench}
+@dataclasses.dataclass(frozen=True)
+class InferenceBench(BenchSettings):
+    """Embedding."""
+
+    missing: tuple[Share, ...] = option((0.5,), "shares of cells; baselines at the last")
+    windows: Annotated[int, Ge(1)] = option(64, "windows that are embedded in a round")
+    batch_size: Annotated[int, Ge(1)] = option(32, "windows of a batch")
+
+
+BENCHES: dict[str, type[BenchSettings]] = {
+    "attention": AttentionBench,
+    "input": InputBench,
+    "step": StepBench,
+    "inference": InferenceBench,
+}
 
 
 def options(kind: str) -> dict[str, dataclasses.Field[Any]]:

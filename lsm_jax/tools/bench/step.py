@@ -92,7 +92,7 @@ def measure(
                 entries["dense", dtype, missing] = _jax_entry(f"dense {label}", dense, spec, batches)
             if "torch" in names:
                 entries["torch", dtype, missing] = _torch_entry(f"torch {label}", prepared, objective, batches)
-    products = {dtype: _matrix_product(dtype) for dtype in settings.dtype}
+    products = {dtype: matrix_product(dtype) for dtype in settings.dtype}
     contenders = [entry.contender for entry in entries.values()] + [product for product, _ in products.values()]
     timings = harness.race(contenders, settings.repeats, settings.budget, progress, untimed=1)
     gflops = {dtype: flops / timings[product.name].median / 1e9 for dtype, (product, flops) in products.items()}
@@ -224,7 +224,7 @@ def torch_arrays(objective: MaskedReconstruction, batch: Batch, hidden: Bool[Arr
     return {name: np.array(array) for name, array in arrays.items()}
 
 
-def _matrix_product(dtype: str) -> tuple[harness.Contender, float]:
+def matrix_product(dtype: str) -> tuple[harness.Contender, float]:
     """Large matrix products in the same race, and the FLOPs of a round of them."""
     side = 2048 if jax.default_backend() == "cpu" else 8192
     matrix = jnp.ones((side, side), dtype)
@@ -251,5 +251,5 @@ def _work(timing: harness.Timings, windows: int, product_gflops: float) -> dict[
         "tokens_targets": mean["tokens_targets"],
         "left_out_share": left_out / max(mean["tokens_observed"], 1.0 / windows),
         "gflops": gflops,
-        "share_of_matrix_product": gflops / product_gflops,
+        "share_ofmatrix_product": gflops / product_gflops,
     }
