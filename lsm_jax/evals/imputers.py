@@ -312,21 +312,19 @@ def _chained_regressions(
     if imputer is None:
         return np.zeros(len(cells.step))
     window, step, of_cell = _Minutes.of(cells, visible.shape[1])
-    filled = _transformed(imputer, _minute_rows(residual, visible, window, step, visible[window, step]))
+    filled = apply_regressions(imputer, _minute_rows(residual, visible, window, step, visible[window, step]))
     return filled[of_cell, cells.channel]
 
 
-def _transformed(imputer: IterativeImputer, rows: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "n f"]:
-    """`imputer.transform(rows)`, a matrix product for each regression; scikit-learn copies the rows every time."""
+def apply_regressions(imputer: IterativeImputer, rows: Float[np.ndarray, "n f"]) -> Float[np.ndarray, "n f"]:
+    """`imputer.transform(rows)`, as a matrix product for each regression; scikit-learn copies the rows every time."""
     missing = np.isnan(rows)
     # By feature, so that a regression reads and writes whole rows of memory.
     filled = np.ascontiguousarray(imputer.initial_imputer_.transform(rows).T)
     for feature, others, regression in imputer.imputation_sequence_:
         weights = np.zeros(len(filled))
         weights[others] = regression.coef_
-        predicted = np.clip(
-            weights @ filled + regression.intercept_, imputer._min_value[feature], imputer._max_value[feature]
-        )
+        predicted = weights @ filled + regression.intercept_
         filled[feature] = np.where(missing[:, feature], predicted, filled[feature])
     return filled.T
 

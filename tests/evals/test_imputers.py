@@ -1,12 +1,24 @@
 import dataclasses
+import warnings
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.experimental import enable_iterative_imputer  # noqa: F401  # it makes IterativeImputer importable
+from sklearn.impute import IterativeImputer
 
 from lsm_jax.evals.baselines import CellIndex
-from lsm_jax.evals.imputers import FITTED, _covariance, conditional_mean, fit_cohort, fit_people, predict_fitted
+from lsm_jax.evals.imputers import (
+    FITTED,
+    _covariance,
+    apply_regressions,
+    conditional_mean,
+    fit_cohort,
+    fit_people,
+    predict_fitted,
+)
 from lsm_jax.evals.task_batches import WindowStack
 
 MINUTES = 240
@@ -125,3 +137,16 @@ def test_pairs_of_different_minutes_that_contradict_each_other_give_a_positive_d
     covariance = _covariance(products, np.full((3, 3), 1000.0), np.eye(3), 1.0)
     assert np.linalg.eigvalsh(covariance)[0] > 0
     assert np.linalg.eigvalsh(products)[0] < 0
+
+
+def test_regressions_are_applied_as_scikit_learn_does():
+    rng = np.random.default_rng(0)
+    rows = rng.normal(size=(300, 2)) @ rng.normal(size=(2, 6)) + 0.1 * rng.normal(size=(300, 6))
+    rows[rng.random(rows.shape) < [0.4, 0.4, 0.4, 0, 0, 0]] = np.nan
+    imputer = IterativeImputer(max_iter=2, skip_complete=True, keep_empty_features=True, random_state=0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        imputer.fit(rows)
+    rows[:3, 4] = np.nan  # complete when it was fitted
+    rows[0] = np.nan
+    np.testing.assert_allclose(apply_regressions(imputer, rows), imputer.transform(rows), rtol=1e-9)
