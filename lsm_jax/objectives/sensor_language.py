@@ -39,6 +39,7 @@ from lsm_jax.objectives.base import (
 )
 from lsm_jax.objectives.inference import by_window, on_packed_rows
 from lsm_jax.tokens.grid import TokenGrid
+from lsm_jax.tokens.inference_rows import MAX_WINDOWS
 from lsm_jax.tokens.masking import check_rows, window_keys
 from lsm_jax.tokens.row_lengths import row_length
 from lsm_jax.tokens.rows import Rows, pack
@@ -125,8 +126,8 @@ class SensorLanguage(NetworkObjective):
         return self._embed_text(params, jnp.asarray(ids))
 
     def generate(
-        self, params: Params, batch: Batch, vocabulary: int, decoding: Decoding | None = None, seed: int = 0
-    ) -> Int[Array, "b l"]:
+        self, params: Params, batch: AnyBatch, vocabulary: int, decoding: Decoding | None = None, seed: int = 0
+    ) -> Int[np.ndarray, "b l"]:
         """Captions of windows as tokens, greedy by default (`nn.generation`).
 
         Args:
@@ -134,17 +135,11 @@ class SensorLanguage(NetworkObjective):
           seed: of sampling.
         """
         self._check_supports(CAPTIONING, "writes captions")
-        static = self.length_for(self.observed(batch)), vocabulary, decoding or Decoding()
-        return self._generate(*static, params, sensor_part(batch), jax.random.key(seed))
-
-    def encode_observed(
-        self, length: int, params: Params, batch: Batch
-    ) -> tuple[SensorLanguageModel, Float[Array, "b s d"], Rows]:
-        """The network, and the encoder's output for all observed tokens, one window to a row."""
-        cells, network = self.tokens.tokenize(batch), self.restored(params)
-        observed = self.tokens.tokens_observed(cells.observed)
-        rows = pack(window_keys(jax.random.key(0), batch["window_id"]), observed, 1, length)
-        return network, network.encode(cells, rows), rows
+        static, selected = (vocabulary, decoding or Decoding(), seed), self.read_tokens(batch)
+        # Without queries that pool them, a caption is written from the tokens of a row, which may be one window's only.
+        most = MAX_WINDOWS if self.language.caption_queries else 1
+        calls = on_packed_rows(self._caption_rows, static, params, sensor_part(batch), [selected], most)
+        return by_window(calls, len(selected))
 
     def _pack(self, batch: Batch, observed: Bool[Array, "b n"], rng: PRNGKeyArray) -> Rows:
         keys = window_keys(rng, batch["window_id"])[:: self.rows.windows_per_row]
@@ -164,12 +159,15 @@ class SensorLanguage(NetworkObjective):
         network = self.restored(params)
         return network.text_embedding(network.text(ids), ids)
 
-    @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
-    def _generate(
-        self, length: int, vocabulary: int, decoding: Decoding, params: Params, batch: Batch, key: PRNGKeyArray
-    ) -> Int[Array, "b l"]:
-        network, encoded, rows = self.encode_observed(length, params, batch)
-        return write_captions(network, network.memory(encoded, rows, len(encoded)), vocabulary, decoding, key)
+    def _caption_rows(
+        self, vocabulary: int, decoding: Decoding, seed: int, params: Params, batch: Batch, rows: Rows
+    ) -> Int[Array, "w l"]:
+        network = self.restored(params)
+        encoded = network.encode(self.tokens.tokenize(batch), rows)
+        memory = network.memory(encoded, rows, len(batch["observed"]))
+        # Rows that are computed apart sample differently.
+        key = jax.random.fold_in(jax.random.key(seed), batch["window_id"][0])
+        return write_captions(network, memory, vocabulary, decoding, key)
 
     def _contrastive(
         self, network: SensorLanguageModel, pair: contrastive.Embeddings, ids: Int[Array, "b l"]

@@ -57,9 +57,10 @@ def batch(seed=0, windows=WINDOWS):
 
 def restored(objective, params, data):
     """The model, its encoder's tokens and their rows, as `loss` has them."""
-    return objective.encode_observed(
-        objective.tokens.size, params, {name: jnp.asarray(part) for name, part in data.items()}
-    )
+    cells, network = objective.tokens.tokenize(data), objective.restored(params)
+    observed = objective.tokens.tokens_observed(cells.observed)
+    rows = rows_of.pack(jax.random.split(jax.random.key(0), len(observed)), observed, 1, objective.tokens.size)
+    return network, network.encode(cells, rows), rows
 
 
 @pytest.mark.parametrize("queries", [3, 0])
