@@ -18,7 +18,7 @@ from lsm_jax.tokens.rows import Rows
 
 _ROW_LENGTH = 5120  # slots: short windows fill them well, and attention costs the square of a window's own tokens only
 MAX_WINDOWS = 32  # of a row
-_WINDOWS = (1, 2, 4, 8, 16, MAX_WINDOWS)  # places of a row; a program is compiled for each of them
+_WINDOWS = (1, 4, 12, MAX_WINDOWS)  # places of a row; a program is compiled for each of them
 _RATIO = 4  # windows whose ratio of kinds of tokens is within this factor share rows of one shape
 
 
