@@ -30,7 +30,6 @@ from lsm_jax.objectives.base import (
     sensor_part,
     with_compute_dtype,
 )
-from lsm_jax.objectives.pooling import TokenEmbeddings, pool
 from lsm_jax.tokens.grid import TokenGrid
 from lsm_jax.tokens.masking import check_rows, window_keys
 from lsm_jax.tokens.row_lengths import row_length
@@ -102,18 +101,6 @@ class Supervised(NetworkObjective):
         """Probabilities of the classes, or the number, of each of `batch["spans"]`, from all observed tokens."""
         return self._predict(self.embed_length(batch), params, sensor_part(batch), jnp.asarray(batch["spans"]))
 
-    def embed(self, params: Params, batch: Batch, pooling: str = "") -> Float[Array, "b f"]:
-        """See `Objective.embed`; the mean over tokens if no pooling is named."""
-        return self._embed(self.embed_length(batch), pooling or "mean", params, sensor_part(batch))
-
-    def encode_tokens(self, length: int, params: Params, batch: Batch) -> TokenEmbeddings:
-        """The encoder's output for the observed tokens, at most `length` of each window. Pure: it can be traced."""
-        cells = self.tokens.tokenize(batch)
-        observed = self.tokens.tokens_observed(cells.observed)
-        rows = pack(window_keys(jax.random.key(0), batch["window_id"]), observed, 1, length)
-        encoded = self.restored(params).encoder(cells, rows).astype(jnp.float32)
-        return TokenEmbeddings(encoded, rows.token_index, rows.segment > 0)
-
     def attention_shapes(self, batch: Batch, rng: PRNGKeyArray) -> list[AttentionShape]:
         """The encoder."""
         return self._shapes_of(self._pack(batch, self.observed(batch), rng))
@@ -144,7 +131,3 @@ class Supervised(NetworkObjective):
         if self.classes:
             return jax.nn.softmax(outputs)
         return outputs * self.supervised.sd + self.supervised.mean
-
-    @functools.partial(jax.jit, static_argnums=(0, 1, 2))
-    def _embed(self, length: int, pooling: str, params: Params, batch: Batch) -> Float[Array, "b f"]:
-        return pool(self.encode_tokens(length, params, batch), self.tokens, pooling)
