@@ -16,6 +16,7 @@ import short_training
 from forked_lsm import Start, forked_lsm
 from short_training import arguments
 
+from lsm_jax.events import read_events
 from lsm_jax.sharding import named_parameters
 from lsm_jax.train.checkpoints import saved_steps
 from lsm_jax.train.metrics import read_metrics
@@ -23,6 +24,11 @@ from lsm_jax.train.workdir import CHECKPOINTS
 
 STEPS = 90
 TIMING = {"time", "windows_per_second", "mfu", "input_wait", "goodput"}
+EVALUATED = 9
+KILLED = (
+    "start", "save", "record", "save", "evaluation", "restore", "save", "resume", "save", "evaluation",
+)  # fmt: skip
+DELAYS = {"start": 6.0, "restore": 1.5, "evaluation": 0.005}  # seconds after such a moment, at most
 CHANGES = {
     "": (),
     "coca": ("optimizer.name=muon",),
@@ -37,7 +43,7 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
 
 def training(dataset: Path, variant: str, workdir: Path) -> list[str]:
     """The arguments of `lsm`: many saves, and evaluations between them."""
-    changes = [f"train.duration={STEPS} steps", "checkpoint.every=3 steps", "evaluate.every=9 steps"]
+    changes = [f"train.duration={STEPS} steps", "checkpoint.every=3 steps", f"evaluate.every={EVALUATED} steps"]
     changes += ["checkpoint.keep=2", *CHANGES[variant]]
     command = ["train", f"--config={short_training.__file__}:{variant}", f"--workdir={workdir}"]
     return command + arguments(dataset, *changes, variant=variant)
@@ -60,13 +66,28 @@ def unfinished(workdir: Path) -> set[str]:
     return {folder.name for folder in (workdir / CHECKPOINTS).glob("*tmp*")}
 
 
+def progress(workdir: Path, moment: str) -> int:
+    """How often a moment has come in all starts: a record, the last start found dead, the beginning of training."""
+    if moment == "record":
+        return len(read_metrics(workdir))
+    come = {"took_over"} if moment == "restore" else {"started", "resumed"}
+    return sum(each["event"] in come for each in read_events(workdir))
+
+
+def is_evaluating(workdir: Path) -> bool:
+    """Whether the newest record is that of a step after which the run evaluates, which it writes first."""
+    newest = read_metrics(workdir)[-1:]
+    return any("loss" in record and record["step"] % EVALUATED == 0 for record in newest)
+
+
 def wait_for(process: BaseProcess, workdir: Path, moment: str, saves: int) -> None:
-    """Waits for a process's first record, or for the beginning of this many saves; not at all for its start."""
-    before, left, begun = len(read_metrics(workdir)), unfinished(workdir), 0
+    """Waits for a moment of a process: not at all for its start, and for the beginning of this many saves."""
+    before, left, begun = progress(workdir, moment), unfinished(workdir), 0
     while moment != "start" and process.is_alive():
         now = unfinished(workdir)
         begun += bool(now - left)
-        if begun >= saves if moment == "save" else len(read_metrics(workdir)) > before:
+        come = begun >= saves if moment == "save" else progress(workdir, moment) > before
+        if come and (moment != "evaluation" or is_evaluating(workdir)):
             return
         left = now  # a start removes what a kill has left, and may begin the same save again
         time.sleep(0.001)
@@ -80,10 +101,9 @@ def test_twenty_kills_change_no_bit(half_hours: Path, start: Start, tmp_path: Pa
     process.join()
     assert process.exitcode == 0
     command, saves_cut = training(half_hours, variant, broken), 0
-    # Ten for each objective: while it starts, compiles, trains, evaluates and saves.
-    for kill in range(10):
-        moment = ("start", "save", "record", "save", "save")[kill % 5]
-        delay = random.uniform(0, {"start": 6.0, "record": 0.1, "save": 0.1}[moment])
+    # Ten for each objective: while it starts, compiles, trains, saves, evaluates, restores and has just resumed.
+    for kill, moment in enumerate(KILLED):
+        delay = random.uniform(0, DELAYS.get(moment, 0.1))
         process = start(*command, compiled=tmp_path / "empty" if kill == 0 else compiled)
         wait_for(process, broken, moment, saves=1 + kill % 2)
         process.join(delay)
