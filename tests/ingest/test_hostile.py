@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lsm_jax.ingest.pipeline import People
-from lsm_jax.ingest.reader import ReaderOptions, make_reader
+from lsm_jax.ingest.reader import FORMATS, ReaderOptions, make_reader
 from lsm_jax.ingest.report import IngestReport
 from tests.ingest.hostile import CASES, write_people
 
@@ -89,3 +89,7 @@ def test_hostile_files_cost_only_themselves(tmp_path, name):
     assert [sentence for sentence in report.files_set_aside if "the reader failed" in sentence] == []
     assert report.rows_read == report.rows_kept + report.rows_ignored + report.rows_quarantined
     assert report.people > UNTOUCHED + case.mutated / 4, "mutations are too strong to tell"
+
+
+def test_every_format_is_in_the_suite():
+    assert {case.format for case in CASES.values()} == {*FORMATS}
