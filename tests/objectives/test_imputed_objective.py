@@ -161,6 +161,6 @@ def test_a_run_is_scored_embedded_and_exported(tmp_path):
     assert whole["model"]["windows"] == 2 * len(dataset.source("test"))
     np.testing.assert_allclose(whole["model"]["cells"], whole["linear"]["cells"])
     files = write_embeddings(run, dataset, tmp_path / "days.parquet")
-    assert (files.days, files.width) == (12, 16)
+    assert (files.rows, files.width) == (12, 16)
     export_run(run, tmp_path / "run", tmp_path / "export", "safetensors", lambda card: str(card["objective"]))
     assert (tmp_path / "export" / "README.md").read_text() == "imputed_reconstruction"

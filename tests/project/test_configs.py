@@ -12,6 +12,7 @@ import pytest
 from lsm_jax.channels import MINUTELY_26
 from lsm_jax.config import load_config
 from lsm_jax.data.spec import DataSpec
+from lsm_jax.data.targets import Targets
 from lsm_jax.objectives import build
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -38,7 +39,8 @@ def test_a_variants_docstring_says_data_machine_time_and_what_to_expect(file: Pa
 
 @pytest.mark.parametrize("location", locations(), ids=lambda location: Path(location).name)
 def test_a_shipped_configuration_loads_and_its_gradient_traces(location: str) -> None:
-    config = load_config(location)
+    task = ("supervised.task=age", "supervised.mean=40", "supervised.sd=10") if "finetune" in location else ()
+    config = load_config(location, task)
     channels = tuple(config.data.channels) or MINUTELY_26
     moments = np.zeros(len(channels), np.float32)
     objective = build(config, DataSpec(channels, moments, moments + 1, config.data.window_minutes, moments + 0.5))
@@ -52,6 +54,8 @@ def test_a_shipped_configuration_loads_and_its_gradient_traces(location: str) ->
     }  # fmt: skip
     if config.language.levels:
         batch["text"] = jax.ShapeDtypeStruct((windows, config.language.text_length), np.int32)
+    if targets := Targets.from_config(config):
+        batch |= {name: jax.ShapeDtypeStruct(part.shape, part.dtype) for name, part in targets.empty(windows).items()}
     params = jax.eval_shape(objective.init, jax.random.key(0))
     (loss, metrics), gradient = jax.eval_shape(
         jax.value_and_grad(objective.loss, has_aux=True), params, batch, jax.random.key(1)
