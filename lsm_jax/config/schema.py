@@ -199,6 +199,9 @@ class TrainConfig(Strict):
     )
     sdc_check_every: int = key(0, "steps between two that are computed twice, to find devices that err; 0: never")
     log_every: str = key("50 steps", "how often metrics are written")
+    trackers: tuple[str, ...] = key(
+        ("tensorboard",), "where metrics also go: tensorboard, trackio, wandb, mlflow (those that are installed)"
+    )
     profile_steps: tuple[int, ...] = key((), "first and last step to trace for TensorBoard")
     hang_timeout: float = key(
         1800.0, "seconds without a step before the run ends; 10 times as many to compile, evaluate or save; 0: never"

@@ -44,10 +44,12 @@ from lsm_jax.train.state import LOSS_WEIGHT, Program, State, averaged, is_sum, m
 from lsm_jax.train.step_check import CheckedSteps
 from lsm_jax.train.terminal import ProgressReporter
 from lsm_jax.train.timing import Clock, LifeSigns, TimedJit, Trace
+from lsm_jax.train.trackers import check_trackers, open_trackers
 from lsm_jax.train.watchdog import Watchdog
 from lsm_jax.train.workdir import (
     CHECKPOINTS,
     EVALUATIONS,
+    TENSORBOARD,
     check_same,
     check_same_data,
     keep_aside,
@@ -127,6 +129,7 @@ class Setup:
 
 def set_up(config: Config, workdir: Path) -> Setup:
     """Opens the data and builds the program; UserError as `train`."""
+    check_trackers(config.train.trackers)
     datasets = open_datasets(config.data)
     config = with_targets(config, datasets)
     check_same(workdir, config)
@@ -184,7 +187,11 @@ class Loop:
             TimedJit(program.step, clock), program, clock, config.train.sdc_check_every, self._report
         )
         self._validation_step = TimedJit(program.evaluate, clock)
-        log = MetricsLog(workdir, self._step if restored else -1, self._report) if process == 0 else None
+        log = None
+        if process == 0:
+            names, resumed_at = config.train.trackers, self._step if restored else -1
+            trackers = open_trackers(config, workdir, self._report)
+            log = MetricsLog(workdir, resumed_at, self._report, TENSORBOARD in names, trackers)
         self._recorder = MetricsRecorder(
             config, clock, schedule, log, self._reporter, self._report, int(self._state.skipped)
         )

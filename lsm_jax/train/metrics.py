@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,14 @@ from lsm_jax.train.schedule import TrainSchedule
 from lsm_jax.train.tensorboard import TensorBoard
 from lsm_jax.train.terminal import ProgressReporter
 from lsm_jax.train.timing import Clock
+from lsm_jax.train.trackers import Tracker
 from lsm_jax.train.workdir import METRICS, TENSORBOARD, replace_text
 
 _IMPOSSIBLE = 1e3  # standard deviations
 
 
 class MetricsLog:
-    """Writes `metrics.jsonl`, one line per record, and the same numbers as TensorBoard events. Lead host only.
+    """Writes `metrics.jsonl`, one line per record, and the same numbers to trackers. Lead host only.
 
     A record has `step`, and training metrics with `time` (docs/reference/runs.md), `validation_*` metrics, or
     `SUITE/NAME` results of evaluators.
@@ -35,10 +36,21 @@ class MetricsLog:
       resumed_at: step of the restored checkpoint, -1 for a new run. Later records are removed, because those steps run
         again: an interrupted run leaves the same records as an uninterrupted one.
       report: told of a file that cannot be written. The run goes on.
+      tensorboard: whether TensorBoard events are written.
+      trackers: other trackers, which are closed with the log.
     """
 
-    def __init__(self, workdir: Path, resumed_at: int, report: Report) -> None:
-        self._workdir, self._report = workdir, report
+    def __init__(
+        self,
+        workdir: Path,
+        resumed_at: int,
+        report: Report,
+        tensorboard: bool = True,
+        trackers: Sequence[Tracker] = (),
+    ) -> None:
+        self._workdir, self._report, self._trackers = workdir, report, trackers
+        self._has_tensorboard = tensorboard
+        self._tensorboard: TensorBoard | None = None
         self._kept: str | None = None  # what the file must hold before anything is appended
         self._unsaved, self._failing = bytearray(), False
         self._file: io.FileIO | None = None
@@ -48,7 +60,11 @@ class MetricsLog:
         """Appends a record. One that cannot be written is kept, and written with the next."""
         self._unsaved += _line({"step": step, **metrics}).encode()
         self._save()
-        self._tensorboard.write(step, _flat(metrics))
+        numbers = dict(_flat(metrics))
+        if self._tensorboard:
+            self._tensorboard.write(step, numbers.items())
+        for tracker in self._trackers:
+            tracker.write(step, numbers)
 
     def write_clock(self, clock: Clock) -> None:
         """Leaves a sign of life."""
@@ -57,21 +73,28 @@ class MetricsLog:
 
     def go_back(self, step: int) -> None:
         """Removes the records of later steps, which run again."""
-        self.close()
+        self._close_files()
         self._open(step)
 
     def close(self) -> None:
-        """Closes both files."""
+        """Closes the files and the trackers."""
+        self._close_files()
+        for tracker in self._trackers:
+            tracker.close()
+
+    def _close_files(self) -> None:
         self._save()
         if self._file:
             self._file.close()
-        self._tensorboard.close()
+        if self._tensorboard:
+            self._tensorboard.close()
 
     def _open(self, resumed_at: int) -> None:
         kept = [record for record in self._records() if record["step"] <= resumed_at]
         self._kept, self._unsaved, self._file = "".join(map(_line, kept)), bytearray(), None
         self._save()
-        self._tensorboard = TensorBoard(self._workdir / TENSORBOARD, resumed_at + 1, self._no_tensorboard)
+        if self._has_tensorboard:
+            self._tensorboard = TensorBoard(self._workdir / TENSORBOARD, resumed_at + 1, self._no_tensorboard)
 
     def _records(self) -> list[dict[str, Any]]:
         """All records of the run, those that could not be written included."""

@@ -31,8 +31,9 @@ TRAINED_ON = "trained_on.json"
 # nothing that it learns from. The learning rate follows `train.duration`. The data at `data.paths` and the file
 # `language.tokenizer` are compared themselves.
 MAY_CHANGE = (
-    "train.duration", "train.log_every", "train.profile_steps", "train.peak_flops", "train.max_bad_steps",
-    "train.on_bad_steps", "train.hang_timeout", "train.lost_timeout", "train.sdc_check_every", "checkpoint.",
+    "train.duration", "train.log_every", "train.trackers", "train.profile_steps", "train.peak_flops",
+    "train.max_bad_steps", "train.on_bad_steps", "train.hang_timeout", "train.lost_timeout",
+    "train.sdc_check_every", "checkpoint.",
     "evaluate.", "mesh.", "data.workers", "data.threads", "data.prefetch", "data.max_corrupt", "data.paths",
     "language.tokenizer", "model.remat", "model.attention", "rows.eval_max_tokens",
 )  # fmt: skip
