@@ -15,7 +15,7 @@ from lsm_jax.ingest.report import IngestReport
 LOST_ROWS = "of a file or a person that was set aside"
 # What the machine lacks is no fault of a file: the next file would meet it too.
 _OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
-_PACKAGE = Path(__file__).parents[1].name
+_PACKAGE = Path(__file__).parents[1]
 
 
 @contextlib.contextmanager
@@ -61,6 +61,6 @@ def is_of_the_machine(error: BaseException) -> bool:
 def failure(error: BaseException) -> str:
     """Kind and place of an error, without its message, which may hold values of a person."""
     frames = traceback.extract_tb(error.__traceback__)
-    own = next((frame for frame in reversed(frames) if _PACKAGE in Path(frame.filename).parts), None)
+    own = next((frame for frame in reversed(frames) if Path(frame.filename).is_relative_to(_PACKAGE)), None)
     place = f" at {Path(own.filename).name}:{own.lineno}" if own else ""
     return f"{type(error).__name__}{place}"
