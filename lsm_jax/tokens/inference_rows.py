@@ -13,12 +13,13 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from lsm_jax.tokens.row_lengths import bucket_length
 from lsm_jax.tokens.rows import Rows
 
 _ROW_LENGTH = 5120  # slots: short windows fill them well, and attention costs the square of a window's own tokens only
 MAX_WINDOWS = 32  # of a row
-_WINDOWS = (1, 4, 12, MAX_WINDOWS)  # places of a row; a program is compiled for each of them
+# Places and slots of a row. A program is compiled for each pair of them, which takes seconds, so there are few.
+_WINDOWS = (4, MAX_WINDOWS)
+_SHORT_ROW = 640
 _RATIO = 4  # windows whose ratio of kinds of tokens is within this factor share rows of one shape
 
 
@@ -96,13 +97,12 @@ def _by_ratio(tokens: Int[np.ndarray, "b k"]) -> list[Int[np.ndarray, " m"]]:
 
 
 def _lengths(tokens: Int[np.ndarray, "b k"], limit: int) -> tuple[int, ...]:
-    """Slots of a row for each kind: the fullest kind gets whole rows, the others in proportion, as buckets."""
+    """Slots of a row for each kind: the fullest kind gets whole rows, the others whole or short ones in proportion."""
     total, largest = tokens.sum(axis=0), tokens.max(axis=0)
     room = max(limit, _ROW_LENGTH)
     share = min(room / max(total.max(), 1), 1.0)
-    return tuple(
-        min(bucket_length(max(int(share * kind), int(most))), room) for kind, most in zip(total, largest, strict=True)
-    )
+    needed = (max(int(share * kind), int(most)) for kind, most in zip(total, largest, strict=True))
+    return tuple(_SHORT_ROW if slots <= _SHORT_ROW else room for slots in needed)
 
 
 def _first_fit(tokens: Int[np.ndarray, "b k"], lengths: Sequence[int], max_windows: int) -> list[list[int]]:
