@@ -32,7 +32,7 @@ from lsm_jax.ingest.parse import (
     quarantine_rows,
     starts_with_day_or_month,
 )
-from lsm_jax.ingest.personal import PersonalReader, Recording
+from lsm_jax.ingest.personal import Recording, RecordingReader
 from lsm_jax.ingest.reader import Series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import LINE, Layout, read_header, read_rows
@@ -91,7 +91,7 @@ def looks_like(files: Sequence[SourceFile]) -> Evidence | None:
     return Evidence("ActiGraph epochs as ActiLife exports them", found) if found else None
 
 
-class ActigraphReader(PersonalReader):
+class ActigraphReader(RecordingReader):
     """Reader of ActiLife's epoch files (see `reader.Reader`)."""
 
     title = "ActiGraph"

@@ -12,8 +12,7 @@ One export is one person. Its records are streamed (`apple_xml`), sorted by chan
 
 from __future__ import annotations
 
-import datetime as dt
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,9 +26,10 @@ from lsm_jax.ingest.apple_types import BASAL, CHANNELS, STAGES
 from lsm_jax.ingest.apple_xml import is_export, names_in
 from lsm_jax.ingest.days import minute_series
 from lsm_jax.ingest.detect import Evidence
-from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
-from lsm_jax.ingest.personal import PersonFiles, person_of, sort_files
-from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, Series
+from lsm_jax.ingest.faults import reading
+from lsm_jax.ingest.files import SourceFile, source_files
+from lsm_jax.ingest.personal import PersonalReader, PersonFiles, labels_about
+from lsm_jax.ingest.reader import PersonRecord, Series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import RowsByPerson, load_slices
 from lsm_jax.ingest.sleep import SLEEP_CHANNELS, STAGE_CHANNELS, STAGED, best_spells, sleep_events, sleep_series
@@ -49,11 +49,11 @@ def looks_like(files: Sequence[SourceFile]) -> Evidence | None:
     return Evidence("Apple Health export", found) if found else None
 
 
-class AppleReader:
+class AppleReader(PersonalReader):
     """Reader of Apple Health exports (see `reader.Reader`)."""
 
-    def __init__(self, options: ReaderOptions) -> None:
-        self._options = options
+    def reads(self, file: SourceFile) -> str:
+        return "" if is_export(file) else "not the export.xml of Apple Health"
 
     def channels(self, source: Path) -> tuple[str, ...]:
         """The channels of the records that occur, which a first pass looks for.
@@ -77,19 +77,6 @@ class AppleReader:
             raise UserError(f"{source}: the export of Apple Health holds no record that has a channel here.")
         return tuple(name for name in _CHANNELS if name in present)
 
-    def people(self, source: Path, report: IngestReport) -> Iterator[PersonFiles]:
-        exports = []
-        for file in source_files(source, report, self._options.limits):
-            if is_export(file):
-                exports.append(file)
-            else:
-                report.ignore(file.label, "not the export.xml of Apple Health")
-        named = [(person_of(file, source), file) for file in exports]
-        yield from sort_files(named, self._options.people, report)
-
-    def person(self, key: PersonFiles) -> str:
-        return key.person
-
     def read(self, _: Path, key: PersonFiles, report: IngestReport) -> PersonRecord | None:
         if self._options.scratch is None:
             raise UserError("the apple reader needs a scratch folder (ReaderOptions.scratch).")
@@ -97,24 +84,22 @@ class AppleReader:
         found = ExportRecords(self._options.prefer)
         for file in key.files:
             report.use(file.label, "an export of Apple Health")
-            try:
+            with reading(file.label, report):
                 read_records(file, found, samples, report)
-            except UnreadableFile as error:
-                report.set_aside(file.label, str(error))
         series = self._series(samples, found, report)
         for path in {each[0] for slices in samples.slices.values() for each in slices}:
             Path(path).unlink()
         spells = best_spells(found.ranked_spells())
         series += sleep_series(spells)
-        if not series:
-            report.note(f"{key.files[0].label}: no usable record; the person is left out.")
+        if not any(len(each.minute) for each in series):
+            report.people_without_data += 1
             return None
-        first = min(int(each.minute.min()) for each in series if len(each.minute))
+        sex = found.me.get("HKCharacteristicTypeIdentifierBiologicalSex", "").removeprefix("HKBiologicalSex")
         return PersonRecord(
             key.person,
             tuple(series),
             (*sleep_events(spells), *found.activities()),
-            _labels(found.me, first),
+            labels_about(found.me.get("HKCharacteristicTypeIdentifierDateOfBirth", ""), sex, series),
             time_zone=self._options.time_zone or "",
             offsets=found.offsets(),
             day_labels=tuple(found.day_labels),
@@ -144,21 +129,6 @@ class AppleReader:
         if basal := best.pop(BASAL, None):
             best["calories"] = _total(basal, best.get("active_calories"))
         return list(best.values())
-
-
-def _labels(me: Mapping[str, str], first_minute: int) -> dict[str, float | str]:
-    """Age on the first day, and sex. The birth date itself is not kept."""
-    labels: dict[str, float | str] = {}
-    try:
-        born = dt.date.fromisoformat(me.get("HKCharacteristicTypeIdentifierDateOfBirth", ""))
-        first = dt.datetime.fromtimestamp(60 * first_minute, dt.UTC).date()
-        labels["age"] = float(first.year - born.year - ((first.month, first.day) < (born.month, born.day)))
-    except ValueError:
-        pass
-    sex = me.get("HKCharacteristicTypeIdentifierBiologicalSex", "").removeprefix("HKBiologicalSex")
-    if sex in ("Female", "Male"):
-        labels["sex"] = sex[0]
-    return labels
 
 
 def _minutes(channel: str, rows: pl.DataFrame, report: IngestReport) -> Series:

@@ -1,4 +1,4 @@
-"""What a file that cannot be read costs: itself and no other, with every row counted."""
+"""What a file, or an entry of one, that cannot be read costs: itself and no other, with every row counted."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from lsm_jax.errors import Preempted, RunError, UserError
 from lsm_jax.ingest.files import UnreadableFile
 from lsm_jax.ingest.report import IngestReport
 
+UNREADABLE_ENTRY = "entry is not readable"
 LOST_ROWS = "of a file or a person that was set aside"
 # What the machine lacks is no fault of a file: the next file would meet it too.
 _OF_THE_MACHINE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EMFILE, errno.ENFILE, errno.ENOMEM}
@@ -46,6 +47,22 @@ def reading(label: str, report: IngestReport, *, whole: bool = False) -> Iterato
     if whole:
         report.rows_kept = kept
     report.quarantine(LOST_ROWS, label, rows=report.rows_unaccounted - unaccounted)
+
+
+class UnusableEntry(ValueError):
+    """An entry of a file that cannot be used. The message says why, in words that hold nothing of the entry."""
+
+
+@contextlib.contextmanager
+def entry(label: str, number: int, report: IngestReport) -> Iterator[None]:
+    """Counts an entry of a file, such as a JSON object, as kept; one that is not as its format says is set aside."""
+    try:
+        yield
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        # The words of other errors may hold values of a person.
+        report.quarantine(str(error) if isinstance(error, UnusableEntry) else UNREADABLE_ENTRY, label, [number])
+    else:
+        report.rows_kept += 1
 
 
 def is_panic(error: BaseException) -> bool:

@@ -27,7 +27,7 @@ from lsm_jax.ingest.fit_messages import (
 )
 from lsm_jax.ingest.fit_totals import TotalsLog
 from lsm_jax.ingest.parse import FIRST_SECOND, IMPOSSIBLE_DATE, LAST_SECOND
-from lsm_jax.ingest.personal import PersonalReader, Recording
+from lsm_jax.ingest.personal import Recording, RecordingReader
 from lsm_jax.ingest.reader import ReaderOptions, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.sleep import SLEEP_CHANNELS, Spell, Stage
@@ -62,7 +62,7 @@ def looks_like(files: Sequence[SourceFile]) -> Evidence | None:
     return Evidence("FIT files of a Garmin or another watch", found) if found else None
 
 
-class FitReader(PersonalReader):
+class FitReader(RecordingReader):
     """Reader of FIT files (see `reader.Reader`)."""
 
     title = "FIT"
@@ -113,7 +113,6 @@ class _FitFile:
 
     def __init__(self, file: SourceFile, recording: _FitRecording, report: IngestReport) -> None:
         self._file, self._recording, self._report = file, recording, report
-        self._totals = recording.totals
         self._clock, self._count, self._device = MessageClock(), 0, ""
         self._samples: dict[Sample, list[tuple[float, float]]] = {}  # all but the value -> [(second, value)]
         self._stages: list[tuple[float, Stage | None]] = []

@@ -8,13 +8,14 @@ from __future__ import annotations
 import datetime as dt
 import json
 import math
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from lsm_jax.ingest.clock import FLOATING
 from lsm_jax.ingest.detect import Evidence
-from lsm_jax.ingest.files import MIB, SourceFile, UnreadableFile, first_bytes, read_bytes
+from lsm_jax.ingest.faults import UnusableEntry, entry
+from lsm_jax.ingest.files import MIB, SourceFile, UnreadableFile, first_bytes
+from lsm_jax.ingest.json_files import read_json
 from lsm_jax.ingest.parse import (
     FIRST_SECOND,
     IMPOSSIBLE_DATE,
@@ -27,7 +28,7 @@ from lsm_jax.ingest.parse import (
     quarantine_rows,
     read_times,
 )
-from lsm_jax.ingest.personal import PersonalReader, Recording
+from lsm_jax.ingest.personal import Recording, RecordingReader
 from lsm_jax.ingest.reader import RecordEvent
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import LINE, read_header, read_rows
@@ -38,7 +39,6 @@ _PHASES: dict[str, Stage] = {"1": "deep", "2": "light", "3": "rem", "4": "awake"
 _INTENSITIES = {"1": 0.0, "2": 0.0, "3": 1.0, "4": 2.0, "5": 3.0}  # rest, inactive, low, medium, high; 0 is not worn
 _CLASS_SECONDS = 300
 _STREAM_MINUTES = 5.0  # the longest time between values of a stream
-_SEPARATORS = re.compile(r"[\s,]*")  # of the items of a list
 _NOT_WORN_MET = 0.1
 
 Document = Mapping[str, Any]
@@ -110,7 +110,7 @@ def _session(document: Document, recording: Recording, _: IngestReport) -> None:
 def _add_event(kind: str, name: str, document: Document, recording: Recording) -> None:
     start, end = (_local(document[field], recording) for field in ("start_datetime", "end_datetime"))
     if end < start:
-        raise ValueError("ends before it starts")
+        raise UnusableEntry("ends before it starts")
     recording.events.append(RecordEvent(kind, name.replace("_", " ").lower()[:64], start / 60, end / 60))
 
 
@@ -126,13 +126,13 @@ ALL_CHANNELS = tuple(dict.fromkeys(channel for kind in KINDS for channel in kind
 
 
 def _second(text: str) -> float:
-    """Seconds since the epoch of a time with an offset. ValueError for another."""
+    """Seconds since the epoch of a time with an offset; ValueError for other text."""
     time = dt.datetime.fromisoformat(text)
     if time.tzinfo is None:
-        raise ValueError(UNREADABLE)
+        raise UnusableEntry(UNREADABLE)
     second = time.timestamp()
     if not FIRST_SECOND <= second < LAST_SECOND:
-        raise ValueError(IMPOSSIBLE_DATE)
+        raise UnusableEntry(IMPOSSIBLE_DATE)
     return second
 
 
@@ -152,7 +152,7 @@ def _number(value: Any) -> float:
 def _interval(series: Document) -> float:
     seconds = float(series["interval"])
     if not 0 < seconds <= 3600:
-        raise ValueError("interval of a series is not from 0 to 3600 seconds")
+        raise UnusableEntry("interval of a series is not from 0 to 3600 seconds")
     return seconds
 
 
@@ -184,7 +184,7 @@ def _kinds_of(file: SourceFile) -> tuple[Kind, ...]:
     return ()
 
 
-class OuraReader(PersonalReader):
+class OuraReader(RecordingReader):
     """Reader of Oura exports (see `reader.Reader`)."""
 
     title = "Oura"
@@ -212,12 +212,8 @@ class OuraReader(PersonalReader):
             if kind is None:
                 report.rows_ignored += 1
                 continue
-            try:
+            with entry(file.label, line, report):
                 kind.add(document, recording, report)
-                report.rows_kept += 1
-            except (KeyError, TypeError, ValueError, OverflowError) as error:
-                known = str(error) in (UNREADABLE, IMPOSSIBLE_DATE)
-                report.quarantine(str(error) if known else "document is not readable", file.label, [line])
 
     def _add_stream(self, file: SourceFile, kind: Kind, recording: Recording, report: IngestReport) -> None:
         """The rows of a table of one kind, all at once."""
@@ -261,14 +257,9 @@ def _json_documents(file: SourceFile, report: IngestReport) -> Iterator[tuple[in
     Raises:
       UnreadableFile: damaged; the documents before the damage were yielded.
     """
-    text = read_bytes(file, MAX_JSON_BYTES).decode("utf-8-sig", "replace")
-    damage = ""
-    try:
-        documents = _objects(json.loads(text))
-    except (ValueError, RecursionError) as error:
-        documents, damage = _objects_before_damage(text), str(error)
+    content, damage = read_json(file, MAX_JSON_BYTES)
     count = 0
-    for count, document in enumerate(documents, 1):
+    for count, document in enumerate(_objects(content), 1):
         report.rows_read += 1
         yield count, document
     if damage:
@@ -288,14 +279,3 @@ def _objects(content: Any) -> Iterator[Document]:
                 yield item
             else:
                 waiting.extend(reversed(lists))
-
-
-def _objects_before_damage(text: str) -> Iterator[Document]:
-    """The whole objects of the first list of a file that is cut or damaged further on."""
-    decoder, place = json.JSONDecoder(), text.find("[") + 1
-    while place:
-        try:
-            item, place = decoder.raw_decode(text, _SEPARATORS.match(text, place).end())  # type: ignore[union-attr]
-        except (ValueError, RecursionError):
-            return
-        yield from _objects(item)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import dataclasses
+import datetime as dt
 import math
 import re
 from collections import defaultdict
@@ -93,6 +94,29 @@ def sort_files(
         yield PersonFiles(person, tuple(file for spelling in spellings for file in found[spelling]))
 
 
+def labels_about(born: str, sex: str, series: Iterable[Series]) -> dict[str, float | str]:
+    """Age on the first day, and sex, where they are told. The birth date itself is not kept.
+
+    Args:
+      born: a date such as 1980-06-01.
+      sex: "female" or "male", in any case of letters.
+    """
+    labels: dict[str, float | str] = {}
+    minutes = [int(each.minute.min()) for each in series if len(each.minute)]
+    try:
+        birth = dt.date.fromisoformat(born)
+    except ValueError:
+        pass
+    else:
+        if minutes:
+            first = dt.datetime.fromtimestamp(60 * min(minutes), dt.UTC).date()
+            had_birthday = (first.month, first.day) >= (birth.month, birth.day)
+            labels["age"] = float(first.year - birth.year - (not had_birthday))
+    if sex.upper() in ("FEMALE", "MALE"):
+        labels["sex"] = sex[0].upper()
+    return labels
+
+
 class _Sensor(NamedTuple):
     """Whose samples are of one stream; those of several sensors are merged."""
 
@@ -180,10 +204,8 @@ class Recording:
 
 
 class PersonalReader(abc.ABC):
-    """A reader of exports of one person each (see `reader.Reader`). Files are read one after another."""
+    """The people of exports of one person each (see `reader.Reader`)."""
 
-    title: str  # of the format, in messages
-    expected: str  # what its files are, in the refusal of a source that has none
     one_file_each = False  # see `person_of`
 
     def __init__(self, options: ReaderOptions) -> None:
@@ -192,6 +214,28 @@ class PersonalReader(abc.ABC):
     @abc.abstractmethod
     def reads(self, file: SourceFile) -> str:
         """Why a file is not read; "" for one that is."""
+
+    def people(self, source: Path, report: IngestReport) -> Iterator[PersonFiles]:
+        named = []
+        for file in source_files(source, report, self._options.limits):
+            if reason := self.reads(file):
+                report.ignore(file.label, reason)
+            else:
+                named.append((self.person_of(file, source), file))
+        yield from sort_files(named, self._options.people, report, one_file_each=self.one_file_each)
+
+    def person_of(self, file: SourceFile, source: Path) -> str:
+        return person_of(file, source, one_file_each=self.one_file_each)
+
+    def person(self, key: PersonFiles) -> str:
+        return key.person
+
+
+class RecordingReader(PersonalReader):
+    """A reader whose files are added to the `Recording` of their person, one after another."""
+
+    title: str  # of the format, in messages
+    expected: str  # what its files are, in the refusal of a source that has none
 
     @abc.abstractmethod
     def channels_of(self, file: SourceFile) -> Iterable[str]:
@@ -210,21 +254,6 @@ class PersonalReader(abc.ABC):
         if not channels:
             raise UserError(f"{source} holds no {self.title} file: expected {self.expected}.")
         return tuple(channels)
-
-    def people(self, source: Path, report: IngestReport) -> Iterator[PersonFiles]:
-        named = []
-        for file in source_files(source, report, self._options.limits):
-            if reason := self.reads(file):
-                report.ignore(file.label, reason)
-            else:
-                named.append((self.person_of(file, source), file))
-        yield from sort_files(named, self._options.people, report, one_file_each=self.one_file_each)
-
-    def person_of(self, file: SourceFile, source: Path) -> str:
-        return person_of(file, source, one_file_each=self.one_file_each)
-
-    def person(self, key: PersonFiles) -> str:
-        return key.person
 
     def read(self, _: Path, key: PersonFiles, report: IngestReport) -> PersonRecord | None:
         recording = self.new_recording()

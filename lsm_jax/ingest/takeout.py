@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import datetime as dt
 import re
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -18,9 +17,10 @@ from lsm_jax.channels import REGISTRY
 from lsm_jax.errors import UserError
 from lsm_jax.ingest.clock import ZONES
 from lsm_jax.ingest.detect import Evidence
-from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
-from lsm_jax.ingest.personal import PersonFiles, person_of, sort_files
-from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, Series
+from lsm_jax.ingest.faults import reading
+from lsm_jax.ingest.files import SourceFile, source_files
+from lsm_jax.ingest.personal import PersonalReader, PersonFiles, labels_about
+from lsm_jax.ingest.reader import PersonRecord, Series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import read_rows
 from lsm_jax.ingest.sleep import best_spells, sleep_events, sleep_series
@@ -33,7 +33,6 @@ _TAKEOUT_PART = re.compile(
     r"takeout-\d{8}T\d{6}Z(-\d+)*-\d+|Takeout|Fitbit|Google Health|Global Export Data|.*_GoogleData|Your Profile"
     r"|Heart Rate Variability|Oxygen Saturation \(SpO2\)|Temperature|Physical Activity|Sleep"
 )
-_NOT_READ = "no minutes, sleep, exercise or profile of Fitbit"
 
 
 def looks_like(files: Sequence[SourceFile]) -> Evidence | None:
@@ -42,11 +41,11 @@ def looks_like(files: Sequence[SourceFile]) -> Evidence | None:
     return Evidence("Fitbit data of Google Takeout or Fitbit's web API", found) if found else None
 
 
-class TakeoutReader:
+class TakeoutReader(PersonalReader):
     """Reader of Fitbit data (see `reader.Reader`)."""
 
-    def __init__(self, options: ReaderOptions) -> None:
-        self._options = options
+    def reads(self, file: SourceFile) -> str:
+        return "" if kind_of(file) else "no minutes, sleep, exercise or profile of Fitbit"
 
     def channels(self, source: Path) -> tuple[str, ...]:
         files = source_files(source, IngestReport(), self._options.limits)
@@ -58,17 +57,10 @@ class TakeoutReader:
             )
         return tuple(name for name in REGISTRY if name in present)
 
-    def people(self, source: Path, report: IngestReport) -> Iterator[PersonFiles]:
-        named = []
-        for file in source_files(source, report, self._options.limits):
-            if kind_of(file):
-                named.append((_person(file, source), file))
-            else:
-                report.ignore(file.label, _NOT_READ)
-        yield from sort_files(named, self._options.people, report)
-
-    def person(self, key: PersonFiles) -> str:
-        return key.person
+    def person_of(self, file: SourceFile, source: Path) -> str:
+        """The folders and the zips of one Takeout are all of the person of the source."""
+        name = super().person_of(file, source)
+        return (source if source.is_dir() else source.parent).resolve().name if _TAKEOUT_PART.fullmatch(name) else name
 
     def read(self, _: Path, key: PersonFiles, report: IngestReport) -> PersonRecord | None:
         kinds = [(file, kind) for file in key.files if (kind := kind_of(file))]
@@ -81,32 +73,23 @@ class TakeoutReader:
         for file, kind in kinds:
             report.use(file.label, "the profile" if kind.is_profile else "Fitbit records")
             if not kind.is_profile:
-                try:
+                with reading(file.label, report):
                     read_file(file, kind, found, report)
-                except UnreadableFile as error:
-                    report.set_aside(file.label, str(error))
         spells = best_spells(found.spells)
         series = [*_best(found.series, report), *sleep_series(spells)]
         if not any(len(each.minute) for each in series):
             report.people_without_data += 1
             return None
-        first = min(int(each.minute.min()) for each in series if len(each.minute))
         return PersonRecord(
             key.person,
             tuple(series),
             (*sleep_events(spells), *found.activities),
-            _labels(profile, first),
+            labels_about(profile.get("date_of_birth", ""), profile.get("gender", ""), series),
             time_zone=zone,
             is_wall_clock=is_wall_clock,
             day_labels=tuple(found.day_labels),
             identity=self._options.people.identity(key.person),
         )
-
-
-def _person(file: SourceFile, source: Path) -> str:
-    """As by `person_of`, but the folders and the zips of one Takeout are all of the person of the source."""
-    name = person_of(file, source)
-    return (source if source.is_dir() else source.parent).resolve().name if _TAKEOUT_PART.fullmatch(name) else name
 
 
 def _best(series: dict[tuple[str, int, str], list[Series]], report: IngestReport) -> Iterator[Series]:
@@ -121,24 +104,9 @@ def _best(series: dict[tuple[str, int, str], list[Series]], report: IngestReport
 def _profile(files: Sequence[SourceFile], report: IngestReport) -> dict[str, str]:
     """Birth date, gender and zone of Profile.csv; no other column is read."""
     for file in files:
-        try:
+        with reading(file.label, report):
             for block in read_rows(file, _PROFILE_COLUMNS, report):
                 report.rows_kept += len(block)
                 for row in block.iter_rows(named=True):
                     return {name: row[name] or "" for name in _PROFILE_COLUMNS if name in row}
-        except UnreadableFile as error:
-            report.set_aside(file.label, str(error))
     return {}
-
-
-def _labels(profile: dict[str, str], first_minute: int) -> dict[str, float | str]:
-    """Age on the first day, and sex."""
-    labels: dict[str, float | str] = {}
-    try:
-        born = dt.date.fromisoformat(profile.get("date_of_birth", ""))
-        labels["age"] = float((dt.datetime.fromtimestamp(60 * first_minute, dt.UTC).date() - born).days // 365.25)
-    except ValueError:
-        pass
-    if (sex := profile.get("gender", "").upper()) in ("FEMALE", "MALE"):
-        labels["sex"] = sex[0]
-    return labels

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import math
-import re
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -15,7 +13,9 @@ import polars as pl
 from lsm_jax.ingest.clock import FLOATING
 from lsm_jax.ingest.days import minute_series
 from lsm_jax.ingest.detect import header_names
-from lsm_jax.ingest.files import SourceFile, UnreadableFile, read_bytes
+from lsm_jax.ingest.faults import UnusableEntry, entry
+from lsm_jax.ingest.files import SourceFile, UnreadableFile
+from lsm_jax.ingest.json_files import read_json
 from lsm_jax.ingest.parse import ISO_FORMATS, add_reason, is_empty, numbers, quarantine_rows, read_times
 from lsm_jax.ingest.reader import Labels, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
@@ -58,10 +58,10 @@ class TakeoutRecords:
         return utc.second.zip_with(is_utc, local.second), utc.reason.zip_with(is_utc, reasons)
 
     def instant(self, text: object) -> float:
-        """Seconds since the epoch; ValueError with the reason where there are none."""
+        """Seconds since the epoch; UnusableEntry with the reason where there are none."""
         second, reason = self.instants(pl.Series([text if isinstance(text, str) else None], dtype=pl.String))
         if reason[0] is not None:
-            raise ValueError(reason[0])
+            raise UnusableEntry(reason[0])
         return float(second[0])
 
 
@@ -74,7 +74,8 @@ def read_file(file: SourceFile, kind: Kind, found: TakeoutRecords, report: Inges
     if kind.name == "csv":
         _read_csv(file, found, report)
         return
-    items, damage = _json_items(file)
+    content, damage = read_json(file, MAX_JSON_BYTES)
+    items = content if isinstance(content, list) else [content]
     if kind.name in JSON_SAMPLES:
         _add_samples(file, kind.name, items, found, report)
     else:
@@ -89,24 +90,6 @@ def read_file(file: SourceFile, kind: Kind, found: TakeoutRecords, report: Inges
         _add_each(items, adders[kind.name], file, found, report)
     if damage:
         raise UnreadableFile(f"damaged after item {len(items)}, what comes before it is kept ({damage})")
-
-
-def _json_items(file: SourceFile) -> tuple[list[Any], str]:
-    """(items of the list of a file, or the one object; what is wrong after them)."""
-    text = read_bytes(file, MAX_JSON_BYTES).decode("utf-8-sig", "replace")
-    try:
-        content = json.loads(text)
-        return content if isinstance(content, list) else [content], ""
-    except (ValueError, RecursionError) as error:
-        decoder, place, items = json.JSONDecoder(), text.find("[") + 1, []
-        while place:
-            try:
-                start = re.compile(r"[\s,]*").match(text, place).end()  # type: ignore[union-attr]
-                item, place = decoder.raw_decode(text, start)
-            except (ValueError, RecursionError):
-                break
-            items.append(item)
-        return items, str(error)[:80]
 
 
 def _add_samples(file: SourceFile, name: str, items: list[Any], found: TakeoutRecords, report: IngestReport) -> None:
@@ -185,13 +168,8 @@ def _add_each(
     """Adds items one by one; one that is damaged is set aside."""
     for number, item in enumerate(items, 1):
         report.rows_read += 1
-        try:
+        with entry(file.label, number, report):
             add(item, found)
-            report.rows_kept += 1
-        except ValueError as error:
-            report.quarantine(str(error), file.label, [number])
-        except (KeyError, TypeError, AttributeError, IndexError, OverflowError):
-            report.quarantine("entry is not readable", file.label, [number])
 
 
 def _add_sleep(log: Any, found: TakeoutRecords) -> None:
@@ -208,14 +186,14 @@ def _add_sleep(log: Any, found: TakeoutRecords) -> None:
 
 
 def _spells(entries: list[Any], found: TakeoutRecords) -> list[Spell]:
-    """The spells of a log; ValueError where one of them is bad."""
+    """The spells of a log; UnusableEntry where one of them is bad."""
     texts = [time if isinstance(time := entry["dateTime"], str) else None for entry in entries]
     second, reasons = found.instants(pl.Series(texts, dtype=pl.String))
     if reason := next(iter(reasons.drop_nulls()), None):
-        raise ValueError(reason)
+        raise UnusableEntry(reason)
     lengths = [float(entry["seconds"]) for entry in entries]
     if not all(0 <= seconds <= _DAY for seconds in lengths):
-        raise ValueError("lasts longer than a day")
+        raise UnusableEntry("lasts longer than a day")
     stages = [_STAGE_NAMES[entry["level"]] for entry in entries]
     return [Spell(at, at + length, stage) for at, length, stage in zip(second, lengths, stages, strict=True)]
 
@@ -234,7 +212,7 @@ def _without(spell: Spell, wake: Spell) -> Iterator[Spell]:
 def _add_exercise(log: Any, found: TakeoutRecords) -> None:
     start, seconds = found.instant(log["startTime"]), float(log["duration"]) / 1000
     if not 0 <= seconds <= _DAY:
-        raise ValueError("lasts longer than a day")
+        raise UnusableEntry("lasts longer than a day")
     name = str(log["activityName"]).lower()[:64]
     found.activities.append(RecordEvent("activity", _ACTIVITIES.get(name, name), start / 60, (start + seconds) / 60))
 
@@ -243,7 +221,7 @@ def _add_resting_heart_rate(entry: Any, found: TakeoutRecords) -> None:
     """Of a day, which is given as a date on the wearer's clock."""
     value = float(entry["value"]["value"])
     if not math.isfinite(value):
-        raise ValueError("value is not a number")
+        raise UnusableEntry("value is not a number")
     if value and entry["value"]["date"]:  # days without a value have 0
         month, day, year = (int(part) for part in str(entry["value"]["date"]).split("/"))
         noon = found.instant(f"{year + 2000 if year < 100 else year}-{month:02d}-{day:02d} 12:00:00")

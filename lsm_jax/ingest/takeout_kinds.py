@@ -67,9 +67,10 @@ class Kind:
         if self.name == "csv":
             return tuple(CSV_COLUMNS[name][0] for name in header_names(file) if name in CSV_COLUMNS)
         if self.name == "api":
-            names = set(re.findall(rb'"activities-([a-z]+)-intraday"', first_bytes(file, MAX_JSON_BYTES)))
+            content = first_bytes(file, MAX_JSON_BYTES)
+            names = set(re.findall(rb'"activities-([a-z]+)-intraday"', content))
             found = tuple(channel for name, (channel, _) in API_SAMPLES.items() if name.encode() in names)
-            return found + (SLEEP_CHANNELS if b'"sleep"' in first_bytes(file, MAX_JSON_BYTES) else ())
+            return found + (SLEEP_CHANNELS if b'"sleep"' in content else ())
         return SLEEP_CHANNELS if self.name == "sleep" else ()
 
 

@@ -15,7 +15,7 @@ from lsm_jax.ingest.clock import FLOATING
 from lsm_jax.ingest.detect import Evidence, header_names
 from lsm_jax.ingest.files import SourceFile
 from lsm_jax.ingest.parse import ISO_FORMATS, Times, add_reason, numbers, quarantine_rows, read_times
-from lsm_jax.ingest.personal import PersonalReader, Recording
+from lsm_jax.ingest.personal import Recording, RecordingReader
 from lsm_jax.ingest.reader import RecordEvent
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.rows import LINE, read_rows
@@ -52,7 +52,7 @@ def _quantity(file: SourceFile) -> str:
     return match.group(1).replace("_", "-") if match else ""
 
 
-class WithingsReader(PersonalReader):
+class WithingsReader(RecordingReader):
     """Reader of Withings exports (see `reader.Reader`)."""
 
     title = "Withings"

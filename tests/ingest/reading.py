@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -40,31 +41,40 @@ class Reading:
         return day
 
     @property
+    def windows(self) -> list[Window]:
+        return [day.window for days in self.people.values() for day in days]
+
+    @property
     def said(self) -> str:
         """The report in words."""
         return "\n".join(self.report.sentences())
 
 
-def read_source(
-    name: str,
-    folder: Path,
-    files: dict[str, str | bytes],
-    *,
-    time_zone: str | None = None,
-    date_order: str | None = None,
-) -> Reading:
+def read_source(name: str, folder: Path, files: dict[str, str | bytes], **options: Any) -> Reading:
     """Writes the files into a source, and reads it with the format of this name."""
-    source, scratch = folder / "source", folder / "scratch"
     for path, content in files.items():
-        (source / path).parent.mkdir(parents=True, exist_ok=True)
-        (source / path).write_bytes(content if isinstance(content, bytes) else content.encode())
+        file = folder / "source" / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    return read_folder(name, folder / "source", folder / "scratch", **options)
+
+
+def read_folder(name: str, source: Path, scratch: Path, **options: Any) -> Reading:
+    """Reads a source with the format and the `ReaderOptions` of these names. All rows must be accounted for."""
     scratch.mkdir(exist_ok=True)
     report = IngestReport()
-    reader = make_reader(name, ReaderOptions(time_zone, scratch=scratch, date_order=date_order))
+    reader = make_reader(name, ReaderOptions(scratch=scratch, **options))
     channels = reader.channels(source)
     people = {}
     for key in reader.people(source, report):
         record = reader.read(source, key, report)
         windows = day_windows(record, channels, "s", report) if record else ()
         people[reader.person(key)] = [Day(window) for window in windows]
+    report.check()
     return Reading(people, report)
+
+
+def values(window: Window, channel: str) -> dict[int, float]:
+    """The value of each minute that is observed."""
+    column = window.channels.index(channel)
+    return {int(i): float(window.values[i, column]) for i in np.flatnonzero(window.observed[:, column])}

@@ -2,15 +2,13 @@
 
 import zipfile
 
-import numpy as np
 import pytest
-from apple_export import APP, HEAD, PHONE, TAIL, record, sleep, workout
 
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.days import day_windows
 from lsm_jax.ingest.detect import detect_format
 from lsm_jax.ingest.reader import ReaderOptions, make_reader
-from lsm_jax.ingest.report import IngestReport
+from tests.ingest.apple_export import APP, HEAD, PHONE, TAIL, record, sleep, workout
+from tests.ingest.reading import read_folder, values
 
 
 @pytest.fixture
@@ -21,28 +19,13 @@ def source(tmp_path):
 
 
 def ingest(source, tmp_path, **options):
-    """(windows, report) of a source; what is read, kept and set aside must add up."""
-    scratch = tmp_path / "scratch"
-    scratch.mkdir(exist_ok=True)
-    report = IngestReport()
-    reader = make_reader("apple", ReaderOptions(scratch=scratch, **options))
-    channels = reader.channels(source)
-    windows = []
-    for key in reader.people(source, report):
-        if record := reader.read(source, key, report):
-            windows += day_windows(record, channels, "salt", report)
-    assert report.rows_read == report.rows_kept + report.rows_ignored + report.rows_quarantined
-    return windows, report
+    """(windows, report) of a source."""
+    found = read_folder("apple", source, tmp_path / "scratch", **options)
+    return found.windows, found.report
 
 
 def write(source, *records, head=HEAD, tail=TAIL):
     (source / "export.xml").write_text(head + "".join(records) + tail, encoding="utf-8")
-
-
-def values(window, channel):
-    """{minute: value} of the observed cells."""
-    column = window.channels.index(channel)
-    return {int(i): float(window.values[i, column]) for i in np.flatnonzero(window.observed[:, column])}
 
 
 def test_units_become_those_of_the_registry(source, tmp_path):
@@ -151,6 +134,12 @@ def test_stages_are_events_within_their_sleep_and_channels(source, tmp_path):
     assert (light[64], light[65], light[90], deep[90], deep[91]) == (0, 1, 0.5, 0.5, 1)
     assert values(window, "sleep_state") == dict.fromkeys(range(780, 800), 1)
     assert report.quarantined["unknown stage of sleep"].rows == 1
+
+
+def test_an_export_without_a_whole_minute_is_a_person_without_data(source, tmp_path):
+    write(source, sleep("AsleepUnspecified", "01:00:00", "01:00:10"))
+    windows, report = ingest(source, tmp_path)
+    assert not windows and report.people_without_data == 1
 
 
 def test_workouts_are_events_and_an_apps_copy_is_one_too_many(source, tmp_path):

@@ -96,6 +96,18 @@ def test_the_stream_of_heart_rates_and_temperatures(tmp_path):
     assert any(sentence.startswith("P1/dailysleep.csv: ") for sentence in found.report.files_ignored)
 
 
+def test_bad_documents_are_set_aside_with_their_reason(tmp_path):
+    backwards = {**WORKOUT, "end_datetime": "2024-05-14T06:00:00+02:00"}
+    endless = {**SLEEP, "hrv": {**SLEEP["hrv"], "interval": 1e9}}
+    other = {**WORKOUT, "start_datetime": "at seven"}
+    found = read_source("oura", tmp_path, {"P1/a.json": json.dumps([ACTIVITY, backwards, endless, other])})
+    assert {reason: entry.samples for reason, entry in found.report.quarantined.items()} == {
+        "ends before it starts": ["P1/a.json:2"],
+        "interval of a series is not from 0 to 3600 seconds": ["P1/a.json:3"],
+        "entry is not readable": ["P1/a.json:4"],
+    }
+
+
 def test_a_cut_file_keeps_the_documents_before_the_cut(tmp_path):
     beats = [{"bpm": 60, "source": "awake", "timestamp": f"2024-05-14T10:{minute:02d}:00Z"} for minute in range(60)]
     text = json.dumps({"data": beats})

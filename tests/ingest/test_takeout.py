@@ -3,14 +3,11 @@
 import json
 import zipfile
 
-import numpy as np
 import pytest
 
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.days import day_windows
 from lsm_jax.ingest.detect import detect_format
-from lsm_jax.ingest.reader import ReaderOptions, make_reader
-from lsm_jax.ingest.report import IngestReport
+from tests.ingest.reading import read_folder, values
 
 PROFILE = (
     "id,full_name,date_of_birth,timezone,gender\nC698DD,Koby Doe,1990-05-20,America/Los_Angeles,FEMALE\n"
@@ -31,22 +28,9 @@ def write(source, name, content):
 
 
 def ingest(source, tmp_path, **options):
-    """(windows, report) of a source; what is read, kept and set aside must add up."""
-    report = IngestReport()
-    reader = make_reader("takeout", ReaderOptions(scratch=tmp_path, **options))
-    channels = reader.channels(source)
-    windows = []
-    for key in reader.people(source, report):
-        if record := reader.read(source, key, report):
-            windows += day_windows(record, channels, "salt", report)
-    assert report.rows_read == report.rows_kept + report.rows_ignored + report.rows_quarantined
-    return windows, report
-
-
-def values(window, channel):
-    """{minute: value} of the observed cells."""
-    column = window.channels.index(channel)
-    return {int(i): float(window.values[i, column]) for i in np.flatnonzero(window.observed[:, column])}
+    """(windows, report) of a source."""
+    found = read_folder("takeout", source, tmp_path / "scratch", **options)
+    return found.windows, found.report
 
 
 def samples(*pairs, wrap=str):
@@ -151,6 +135,20 @@ def test_sleep_has_stages_and_short_times_awake(source, tmp_path):
 
 
 SLEEP = "Takeout/Fitbit/Global Export Data/sleep-2023-01-10.json"
+
+
+def test_the_report_names_a_bad_entry_and_tells_nothing_of_it(source, tmp_path):
+    """The first day is a birthday, and the one good entry."""
+    write(source, "Your Profile/Profile.csv", PROFILE)
+    write(source, "steps-2023-05-20.json", samples(("05/20/23 19:00:00", 12)))
+    walk = {"logId": 1, "activityName": "Walk", "startTime": "05/20/23 19:00:00"}
+    write(source, "exercise-0.json", [{**walk, "duration": "Koby"}, {**walk, "duration": -1}])
+    (window,), report = ingest(source, tmp_path)
+    assert window.labels["age"] == 33
+    assert {reason: entry.samples for reason, entry in report.quarantined.items()} == {
+        "entry is not readable": ["Takeout/Fitbit/exercise-0.json:1"],
+        "lasts longer than a day": ["Takeout/Fitbit/exercise-0.json:2"],
+    }
 
 
 def test_local_times_without_a_zone_are_not_guessed(source, tmp_path):
