@@ -26,13 +26,14 @@ EXAMPLE = "lsm ingest --format table --mapping configs/ingest/nhanes_accel.toml 
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    known = "apple, takeout, fitbit, empatica, table or another of docs/how-to/ingest.md"
+    known = "actigraph, apple, empatica, fit, fitbit, glucose, oura, takeout, withings or table"
     parser.add_argument("--format", help=f"{known} (default: what the files show)")
     parser.add_argument("--source", required=True, type=data_folder, help="folder (or file) of the export")
     parser.add_argument("--out", type=output, help="folder of the dataset to write")
     shown = "read everything, show people, files, days, events and what would be set aside, and write nothing"
     parser.add_argument("--dry-run", action="store_true", help=shown)
-    parser.add_argument("--mapping", type=local_path, help="TOML file that describes the columns (format table)")
+    meaning = "TOML file that says what the columns of tables mean; for other formats, those of events and labels"
+    parser.add_argument("--mapping", type=local_path, help=meaning)
     zone = "IANA zone where it was worn: cuts the days, reads wall-clock times (default: as the files say, or UTC)"
     parser.add_argument("--time-zone", help=zone)
     who = "who a file belongs to: a path with {person} in it, such as '*/{person}', or one id for all files"

@@ -1,5 +1,6 @@
 """`lsm ingest` without --format: what it finds, what it says, and when it asks."""
 
+import re
 import zipfile
 
 import pytest
@@ -8,6 +9,7 @@ from lsm_jax.cli.main import main
 from lsm_jax.errors import UserError
 from lsm_jax.ingest.detect import detect_format
 from lsm_jax.ingest.files import SourceFile, open_file
+from lsm_jax.ingest.reader import FORMATS
 
 FITABASE = "Id,ActivityMinute,Steps\n1503960366,4/12/2016 1:00:00 AM,5\n"
 E4 = "1544027337.000000\n1.000000\n30.1\n30.2\n"
@@ -27,6 +29,14 @@ def test_one_format_is_named_and_read(source, tmp_path, capsys):
     said = capsys.readouterr().out
     assert "Fitabase exports them (1 file: minuteStepsNarrow_merged.csv). Reading with --format fitbit." in said
     assert "1 days of 1 people" in said
+
+
+def test_the_help_names_every_format(capsys):
+    with pytest.raises(SystemExit):
+        main(["ingest", "--help"])
+    options = capsys.readouterr().out.partition("options:")[2]
+    named = options.partition("--format FORMAT")[2].partition("(default")[0]
+    assert {*re.findall("[a-z]+", named)} == {*FORMATS, "or"}
 
 
 def test_several_formats_are_listed_and_nothing_is_written(source, tmp_path, capsys):
