@@ -70,13 +70,13 @@ def packed_rows(
       limit: tokens of a whole window.
       rows: at most this many rows come together.
       multiple: their number is a multiple of this; rows without a window fill them up.
-      max_windows: at most this many windows share a row.
+      max_windows: at most this many windows share a row, which has no more places either.
     """
     for members in _by_ratio(tokens) if len(tokens) else ():
         lengths = _lengths(tokens[members], limit)
         by_places: dict[int, list[list[int]]] = {}
         for row in _first_fit(tokens[members], lengths, max_windows):
-            places = next(size for size in _WINDOWS if size >= len(row))
+            places = min(next(size for size in _WINDOWS if size >= len(row)), max_windows)
             by_places.setdefault(places, []).append([int(members[window]) for window in row])
         for places, of_size in sorted(by_places.items()):
             for first in range(0, len(of_size), rows):

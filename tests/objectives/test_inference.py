@@ -123,3 +123,5 @@ def test_rows_hold_every_token_once_and_few_shapes():
     assert {len(packed.windows) for packed in found} <= {2, 4}
     slots = sum(len(packed.windows) * packed.lengths[0] for packed in packed_rows(tokens[:, :1], 900, 4, 1))
     assert tokens[:, 0].sum() / slots > 0.8  # few slots are padding
+    alone = list(packed_rows(tokens, 900, rows=4, multiple=2, max_windows=1))
+    assert {packed.windows.shape[1] for packed in alone} == {1}  # empty places would be computed, too

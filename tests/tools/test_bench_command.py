@@ -71,8 +71,10 @@ def test_step(tmp_path: Path) -> None:
     expected = [("ours", 0.0), ("ours", 0.5), ("dense", 0.5), *([("torch", 0.5)] if not why_no_torch() else [])]
     results = {(result["name"], result["missing"]): result for result in report["results"]}
     assert sorted(results) == sorted(expected)
-    assert report["matrix_product_gflops"]["float32"] > 0
+    rate = report["matrix_product_gflops"]["float32"]
+    assert rate > 0
     for result in results.values():
+        assert result["share_of_matrix_product"] == pytest.approx(result["gflops"] / rate)
         assert result["windows_per_second"] == pytest.approx(2 / result["spread"]["median"])
         assert result["peak_bytes"] > 0
     assert results["ours", 0.0]["visible"] == 1

@@ -251,5 +251,5 @@ def _work(timing: harness.Timings, windows: int, product_gflops: float) -> dict[
         "tokens_targets": mean["tokens_targets"],
         "left_out_share": left_out / max(mean["tokens_observed"], 1.0 / windows),
         "gflops": gflops,
-        "share_ofmatrix_product": gflops / product_gflops,
+        "share_of_matrix_product": gflops / product_gflops,
     }
