@@ -13,6 +13,7 @@ import polars as pl
 
 from lsm_jax.ingest.apple_types import CHANNELS, RESTING_HEART_RATE, SLEEP, STAGES, activity_name, unit_of
 from lsm_jax.ingest.apple_xml import Export
+from lsm_jax.ingest.clock import Offsets, changes_of_offset
 from lsm_jax.ingest.files import SourceFile
 from lsm_jax.ingest.parse import FIRST_SECOND, IMPOSSIBLE_DATE, LAST_SECOND, UNREADABLE, numbers, quarantine_rows
 from lsm_jax.ingest.reader import Labels, RecordEvent
@@ -101,13 +102,8 @@ class ExportRecords:
         order = sorted(counts, key=lambda each: (self.sources[each].rank, -counts[each], self.sources[each].name))
         return {number: rank for rank, number in enumerate(order)}
 
-    def offsets(self) -> tuple[tuple[int, int], ...]:
-        """(minute since the epoch from which on, local minus UTC in minutes), in order."""
-        changes: list[tuple[int, int]] = []
-        for hour, offset in sorted(self.offset_of_hour.items()):
-            if not changes or changes[-1][1] != offset:
-                changes.append((60 * hour, offset))
-        return tuple(changes)
+    def offsets(self) -> Offsets:
+        return changes_of_offset({60 * hour: offset for hour, offset in self.offset_of_hour.items()})
 
 
 def read_records(file: SourceFile, found: ExportRecords, samples: RowsByPerson, report: IngestReport) -> None:

@@ -12,6 +12,7 @@ import datetime as dt
 import functools
 import re
 import zoneinfo
+from collections.abc import Mapping
 
 import numpy as np
 import polars as pl
@@ -74,6 +75,12 @@ class Clock:
     def _offsets_at(self, minute: Float[np.ndarray, " n"] | Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
         begin, offset = np.array(self.offsets, np.int64).T
         return offset[np.maximum(np.searchsorted(begin, minute, side="right") - 1, 0)]
+
+
+def changes_of_offset(told: Mapping[int, int]) -> Offsets:
+    """The offsets that a recording tells at some minutes, each from when it was first told."""
+    pairs = sorted(told.items())
+    return tuple(pair for before, pair in zip([(0, None), *pairs], pairs, strict=False) if before[1] != pair[1])
 
 
 @functools.lru_cache(maxsize=4096)

@@ -16,7 +16,7 @@ import numpy as np
 import polars as pl
 
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.clock import Clock, Offsets, fixed_offset
+from lsm_jax.ingest.clock import Clock, changes_of_offset, fixed_offset
 from lsm_jax.ingest.days import Aggregate, minute_series
 from lsm_jax.ingest.faults import reading
 from lsm_jax.ingest.files import SourceFile, source_files
@@ -180,11 +180,6 @@ class Recording:
             for local, (second, labels, is_wall) in zip(wall, self._day_labels, strict=True)
         )
 
-    def changes_of_offset(self) -> Offsets:
-        """The offsets that the files tell, each from when it was first told."""
-        told = sorted(self.offsets.items())
-        return tuple(pair for before, pair in zip([(0, None), *told], told, strict=False) if before[1] != pair[1])
-
     def series(self, report: IngestReport) -> tuple[Series, ...]:
         """Minute values of every channel and sensor."""
         made = []
@@ -265,7 +260,7 @@ class RecordingReader(PersonalReader):
         if not series:
             report.people_without_data += 1
             return None
-        clock = Clock(self._options.time_zone or "", recording.changes_of_offset())
+        clock = Clock(self._options.time_zone or "", changes_of_offset(recording.offsets))
         events = dict.fromkeys((*recording.events, *sleep_events(sorted(recording.spells))))
         return PersonRecord(
             key.person,

@@ -81,13 +81,12 @@ def read_file(file: SourceFile, kind: Kind, found: TakeoutRecords, report: Inges
     else:
         adders: Mapping[str, Callable[[Any, TakeoutRecords], None]] = {
             "sleep": _add_sleep,
+            "api": _add_sleep,
             "exercise": _add_exercise,
             "resting_heart_rate": _add_resting_heart_rate,
         }
-        if kind.name == "api":
-            items = list(_api_items(items, file, found, report))
-            adders = {"api": _add_sleep}
-        _add_each(items, adders[kind.name], file, found, report)
+        entries = [*_api_items(items, file, found, report)] if kind.name == "api" else items
+        _add_each(entries, adders[kind.name], file, found, report)
     if damage:
         raise UnreadableFile(f"damaged after item {len(items)}, what comes before it is kept ({damage})")
 

@@ -1,14 +1,12 @@
 """`lsm ingest` without --format: what it finds, what it says, and when it asks."""
 
 import re
-import zipfile
 
 import pytest
 
 from lsm_jax.cli.main import main
 from lsm_jax.errors import UserError
 from lsm_jax.ingest.detect import detect_format
-from lsm_jax.ingest.files import SourceFile, open_file
 from lsm_jax.ingest.reader import FORMATS
 
 FITABASE = "Id,ActivityMinute,Steps\n1503960366,4/12/2016 1:00:00 AM,5\n"
@@ -67,23 +65,3 @@ def test_a_mapping_with_tables_says_that_they_are_tables(source, tmp_path, capsy
     )
     arguments = ["ingest", "--source", str(source), "--out", str(tmp_path / "data"), "--mapping", str(mapping)]
     assert main(arguments) == 0 and "--format table" in capsys.readouterr().out
-
-
-def test_members_of_archives_are_read_by_turns_and_after_a_change(tmp_path):
-    """An archive stays open between its members; another archive, or a new version of it, is opened anew."""
-    for name in "ab":
-        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
-            for member in range(3):
-                archive.writestr(f"{member}.txt", f"{name}{member}")
-
-    def read(name, member):
-        with open_file(SourceFile(tmp_path, f"{name}.zip", f"{member}.txt")) as stream:
-            return stream.read()
-
-    with open_file(SourceFile(tmp_path, "a.zip", "0.txt")) as outer:
-        first = outer.read(1)
-        assert b"".join(read(name, member) for member in range(3) for name in "ab") == b"a0b0a1b1a2b2"
-        assert first + outer.read() == b"a0"
-    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
-        archive.writestr("0.txt", "another")
-    assert read("b", 0) == b"another"

@@ -208,3 +208,23 @@ def test_missing_and_oversized_sources_are_refused(source, tmp_path):
     with pytest.raises(UserError, match="more than 0 files"):
         list(source_files(source, IngestReport(), Limits(files=0)))
     assert [file.name for file in source_files(Path(source / "good.csv"), IngestReport())] == ["good.csv"]
+
+
+def test_members_of_archives_are_read_by_turns_and_after_a_change(tmp_path):
+    """An archive stays open between its members; another archive, or a new version of it, is opened anew."""
+    for name in "ab":
+        with zipfile.ZipFile(tmp_path / f"{name}.zip", "w") as archive:
+            for member in range(3):
+                archive.writestr(f"{member}.txt", f"{name}{member}")
+
+    def read(name, member):
+        with open_file(SourceFile(tmp_path, f"{name}.zip", f"{member}.txt")) as stream:
+            return stream.read()
+
+    with open_file(SourceFile(tmp_path, "a.zip", "0.txt")) as outer:
+        first = outer.read(1)
+        assert b"".join(read(name, member) for member in range(3) for name in "ab") == b"a0b0a1b1a2b2"
+        assert first + outer.read() == b"a0"
+    with zipfile.ZipFile(tmp_path / "b.zip", "w") as archive:
+        archive.writestr("0.txt", "another")
+    assert read("b", 0) == b"another"
