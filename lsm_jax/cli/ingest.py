@@ -59,6 +59,8 @@ def run(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     if args.max_file_mib < 1:
         raise UserError(f"--max-file-mib is {args.max_file_mib}, must be at least 1.")
+    if args.beam_option and not args.beam:
+        raise UserError("--beam-option has no effect without --beam: add it.")
     source = args.source.resolve()  # Beam workers may run in another folder
     if args.out is None and not args.dry_run:
         raise UserError("give --out, the folder of the dataset to write, or --dry-run to see what is there.")

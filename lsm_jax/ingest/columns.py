@@ -10,7 +10,7 @@ import polars as pl
 
 from lsm_jax.ingest.parse import UNREADABLE, Times, add_reason, numbers, quarantine_rows, read_times
 from lsm_jax.ingest.report import IngestReport
-from lsm_jax.ingest.rows import LINE
+from lsm_jax.ingest.rows import LINE, PERSON
 from lsm_jax.ingest.section_rules import ChannelRule, FileRule
 from lsm_jax.ingest.time_rules import UNIT_SECONDS, TimeRule, Unit
 
@@ -122,16 +122,16 @@ def joined(block: pl.DataFrame, columns: Sequence[str]) -> pl.Series:
 def good_rows(
     block: pl.DataFrame, rule: FileRule, second: pl.Series, reasons: pl.Series, origin: Origin
 ) -> tuple[pl.DataFrame, pl.Series]:
-    """Rows with a person and without a reason against them; the others are quarantined."""
+    """Rows with a person and without a reason against them; the others are quarantined.
+
+    Where columns hold the ids, the rows get them as text in column `PERSON`.
+    """
     if origin.person is None:
-        reasons = reasons.zip_with(reasons.is_not_null(), rule.person.of_rows(block)[1])
+        ids, id_reasons = rule.person.of_rows(block)
+        block = block.with_columns(ids.alias(PERSON))
+        reasons = reasons.zip_with(reasons.is_not_null(), id_reasons)
     good = quarantine_rows(block[LINE], reasons, origin.file, origin.report)
     return block.filter(good), second.filter(good)
-
-
-def row_ids(block: pl.DataFrame, rule: FileRule) -> pl.Series:
-    """Raw ids as text; null where a row has none."""
-    return rule.person.of_rows(block)[0]
 
 
 def durations(block: pl.DataFrame, column: str, unit: Unit) -> pl.Series:

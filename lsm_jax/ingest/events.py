@@ -12,7 +12,7 @@ import math
 import polars as pl
 
 from lsm_jax.ingest.clock import CLOCK
-from lsm_jax.ingest.columns import NO_ZONE, Origin, durations, good_rows, row_ids, row_seconds
+from lsm_jax.ingest.columns import NO_ZONE, Origin, durations, good_rows, row_seconds
 from lsm_jax.ingest.filters import passes
 from lsm_jax.ingest.parse import add_reason, is_empty
 from lsm_jax.ingest.reader import RecordEvent
@@ -48,7 +48,7 @@ def event_rows(block: pl.DataFrame, rule: EventRule, origin: Origin) -> pl.DataF
     frame = frame.with_columns(kind=pl.lit(rule.kind), gap=pl.lit(gap, pl.Float64))
     if origin.needs_clocks:
         frame = frame.with_columns(block[CLOCK].cast(pl.Categorical))
-    return frame if origin.person is not None else frame.with_columns(row_ids(block, rule).alias(PERSON))
+    return frame if origin.person is not None else frame.with_columns(block[PERSON])
 
 
 def _names(block: pl.DataFrame, rule: EventRule) -> pl.Series:
@@ -90,7 +90,7 @@ def add_labels(block: pl.DataFrame, rule: LabelRule, labels: dict[str, PersonLab
         reasons = reasons.zip_with(reasons.is_not_null(), time_reasons)
     block = block.with_columns(clock.alias(CLOCK), home.alias(HOME))
     block, second = good_rows(block, rule, second, reasons, origin)
-    ids = row_ids(block, rule) if origin.person is None else [origin.person] * len(block)
+    ids = block[PERSON] if origin.person is None else [origin.person] * len(block)
     for person, at, row in zip(ids, second, block.iter_rows(named=True), strict=True):
         found = {name: _label(row[column]) for name, column in rule.columns.items()}
         about = {name: value for name, value in found.items() if value is not None}

@@ -89,6 +89,8 @@ class _Fault(NamedTuple):
 
 def _lost_pattern(cells: pl.Series, read: pl.Series) -> _Fault | None:
     """What the cells that are not read have in common; None where that is nothing."""
+    if read.all():
+        return None
     filled = ~is_empty(cells)
     lost = filled & ~read
     if not lost.any():

@@ -36,6 +36,7 @@ FORMATS = {
     "table": "lsm_jax.ingest.table:TableReader",
 }
 _NAME_PEOPLE = {"table", "fitbit"}
+_DATES_IN_SEVERAL_ORDERS = {"table", "fitbit", "actigraph", "glucose"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -131,6 +132,8 @@ def make_reader(name: str, options: ReaderOptions) -> Reader:
         raise UserError(f"--person: files of format {name} name their people themselves, or their mapping does.")
     if options.prefer and name != "apple":
         raise UserError(f"--prefer: format {name} has no named sources that record one signal; apple does.")
+    if options.date_order and options.mapping is None and name not in _DATES_IN_SEVERAL_ORDERS:
+        raise UserError(f"--date-order: format {name} writes all dates in one order, so leave it out.")
     make: Callable[[ReaderOptions], Reader] = pkgutil.resolve_name(FORMATS[name])
     if name == "table" or options.mapping is None:
         return make(options)

@@ -312,7 +312,8 @@ class RowsByPerson:
         """
         if not len(frame):
             return
-        frame = frame.sort(PERSON, maintain_order=True)
+        # Any order of the people does; that of numbers is found several times faster than that of text.
+        frame = frame.sort(pl.col(PERSON).cast(pl.Categorical).to_physical(), maintain_order=True)
         path = self._folder / f"{uuid.uuid4().hex}.arrow"
         try:
             frame.drop(PERSON).rechunk().write_ipc(path, compression="uncompressed")

@@ -16,21 +16,19 @@ from typing import TypeVar
 import polars as pl
 
 from lsm_jax.errors import UserError, nearest
-from lsm_jax.ingest.clock import CLOCK, Clock, clock_of, is_floating, on_clock
-from lsm_jax.ingest.columns import Calendar, Origin, good_rows, row_ids, row_seconds, with_text_values
+from lsm_jax.ingest.clock import Clock, clock_of, is_floating, on_clock
+from lsm_jax.ingest.columns import Calendar, Origin
 from lsm_jax.ingest.dates import DateOrders, has_both_orders
-from lsm_jax.ingest.days import minute_series
 from lsm_jax.ingest.events import PersonLabels, add_labels, event_rows, joined_events, label_times
 from lsm_jax.ingest.faults import reading
 from lsm_jax.ingest.files import SourceFile, UnreadableFile, source_files
-from lsm_jax.ingest.filters import passes
 from lsm_jax.ingest.mapping import MappingFile, load_mapping
 from lsm_jax.ingest.numerals import plain_numbers
-from lsm_jax.ingest.parse import add_reason, is_empty, numbers
 from lsm_jax.ingest.person import Roster
-from lsm_jax.ingest.reader import PersonRecord, ReaderOptions, Series
+from lsm_jax.ingest.reader import PersonRecord, ReaderOptions
 from lsm_jax.ingest.report import IngestReport
-from lsm_jax.ingest.rows import LINE, PERSON, Layout, RowsByPerson, Slice, load_slices, read_header, read_rows
+from lsm_jax.ingest.rows import PERSON, Layout, RowsByPerson, Slice, load_slices, read_header, read_rows
+from lsm_jax.ingest.samples import sample_rows, sample_series
 from lsm_jax.ingest.section_rules import EventRule, FileRule, LabelRule, Rule, TableRule
 from lsm_jax.ingest.unused_keys import unused_keys
 
@@ -39,7 +37,6 @@ MIXED_CLOCKS = (
     "Some people have wall-clock times and times in UTC, and no time zone is known that joins them: they may be hours "
     "apart. Name the zone: --time-zone Europe/Berlin, or time_zone in the mapping."
 )
-_NO_NUMBER = pl.Series([None], dtype=pl.Float64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,7 +114,7 @@ class TableReader:
         """
         if self._options.scratch is None:
             raise UserError("the table reader needs a scratch folder (ReaderOptions.scratch).")
-        for sentence in unused_keys(self._mapping):
+        for sentence in (*unused_keys(self._mapping), *self._unused_options()):
             report.note(sentence)
         roster = Roster(self.people_rule)
         roster.add(recorded, "recordings", "the recordings")
@@ -209,7 +206,7 @@ class TableReader:
                 report.add_labels(about_person, about)
         return PersonRecord(
             key.person,
-            self._series(samples, report) if len(samples) else (),
+            sample_series(samples, self._mapping.tables, report) if len(samples) else (),
             joined_events(events),
             about_person,
             clock.time_zone,
@@ -228,6 +225,13 @@ class TableReader:
         homes = labels.filter(pl.col("second").is_null()).with_columns(second=0.0).drop_nulls("clock").tail(1)
         clocks = [clock_of(homes), recorded, *map(clock_of, (samples, events, labels))]
         return next((clock for clock in clocks if clock.is_known), Clock())
+
+    def _unused_options(self) -> Iterator[str]:
+        """A sentence for each option of the command line that has no effect on the mapping's tables."""
+        if self._options.date_order and not any(map(has_both_orders, self._rules)):
+            yield "--date-order has no effect on the mapping: its formats say whether day or month comes first"
+        if self._options.time_zone and self._mapping.relative:
+            yield "--time-zone has no effect: relative times have no zone"
 
     def _look_at_dates(self, source: Path) -> None:
         """Finds the order of day and month in all files of the sections that leave it to them."""
@@ -298,27 +302,6 @@ class TableReader:
         except UnreadableFile as error:
             report.set_aside(file.label, str(error))
 
-    def _series(self, samples: pl.DataFrame, report: IngestReport) -> tuple[Series, ...]:
-        """One series per channel and sensor."""
-        series = []
-        for (index, number, _), group in samples.group_by("rule", "channel", "sensor", maintain_order=True):
-            table = self._mapping.tables[int(str(index))]
-            channel, rule = list(table.channels.items())[int(str(number))]
-            report.invalid[channel] += int(group["invalid"].sum())
-            second, value, length, row = (group[name].to_numpy() for name in ("second", "value", "length", "row"))
-            made = minute_series(
-                channel,
-                second,
-                value,
-                report,
-                period_minutes=table.period_minutes,
-                length=length,
-                aggregate=rule.aggregate,
-                row=row,
-            )
-            series.append(made)
-        return tuple(series)
-
 
 def _missing_columns(file: SourceFile, rule: FileRule, names: Sequence[str], report: IngestReport) -> list[str]:
     """The columns that a file lacks, with what that costs in the report. UnreadableFile if it costs the file."""
@@ -355,57 +338,3 @@ def _matches(file: SourceFile, rule: FileRule) -> bool:
     """Whether the rule's glob matches. The members of a zip count as files in the zip's folder."""
     path = file.path if not file.member else str(Path(file.path).parent / file.member)
     return fnmatch.fnmatchcase(path, rule.files)
-
-
-def sample_rows(block: pl.DataFrame, rule: TableRule, index: int, origin: Origin) -> pl.DataFrame:
-    """The good rows for each channel: rule (`index`), channel, sensor, second, value (NaN: not valid), invalid."""
-    if rule.signal:
-        signals = [signal for channel in rule.channels.values() for signal in channel.signals]
-        used = block[rule.signal].cast(pl.String).is_in(signals).fill_null(False)
-        origin.report.rows_ignored += int((~used).sum())
-        block = block.filter(used)
-    for name, channel in rule.channels.items():
-        block = with_text_values(block, rule.value or channel.column, channel, name, origin)
-    second, reasons, clock = row_seconds(block, rule.time, origin)
-    end = pl.repeat(None, len(block), dtype=pl.Float64, eager=True)
-    if rule.end:
-        end, end_reasons, _ = row_seconds(block, rule.time, origin, column=rule.end)
-        reasons = reasons.zip_with(reasons.is_not_null(), end_reasons)
-        reasons = add_reason(reasons, (end < second).fill_null(False), "ends before it starts")
-    block = block.with_columns(clock.cast(pl.Categorical).alias(CLOCK), __length__=(end - second).cast(pl.Float32))
-    reasons = add_reason(reasons, _unreadable_rows(block, rule, reasons, origin), "value is not a number")
-    block, second = good_rows(block, rule, second, reasons, origin)
-    sensor = block[rule.sensor] if rule.sensor else pl.repeat(origin.file, len(block), eager=True)
-    shared = {"sensor": sensor.cast(pl.String).fill_null("").hash(), "second": second, "length": block["__length__"]}
-    shared["row"] = block.select(rule.used_columns).hash_rows().cast(pl.Int64, wrap_numerical=True)
-    if origin.person is None:
-        shared[PERSON] = row_ids(block, rule)
-    if origin.needs_clocks:
-        shared[CLOCK] = block[CLOCK]
-    frames, kept = [], passes(block, rule.keep, rule, origin)
-    for number, (name, channel) in enumerate(rule.channels.items()):
-        scale, offset = channel.to_registry_unit(name)
-        value = numbers(block[rule.value or channel.column]) * scale + offset
-        of_channel = block[rule.signal].cast(pl.String).is_in(channel.signals) if rule.signal else value.is_not_null()
-        valid = kept & passes(block, channel.keep, rule, origin)
-        value = value.zip_with(valid, _NO_NUMBER).fill_null(float("nan")).cast(pl.Float32)
-        frame = pl.DataFrame(shared | {"value": value, "invalid": ~valid}).filter(of_channel)
-        frames.append(frame.with_columns(rule=pl.lit(index, pl.UInt16), channel=pl.lit(number, pl.UInt16)))
-    return pl.concat(frames)
-
-
-def _unreadable_rows(block: pl.DataFrame, rule: TableRule, reasons: pl.Series, origin: Origin) -> pl.Series:
-    """Whether each row has a damaged cell and no number. Damaged cells of other rows are counted."""
-    any_damaged, any_number = pl.repeat(False, len(block), eager=True), pl.repeat(False, len(block), eager=True)
-    damaged: dict[str, tuple[str, pl.Series]] = {}
-    for name, channel in rule.channels.items():
-        column = rule.value or channel.column
-        if column not in damaged:
-            parsed = numbers(block[column])
-            damaged[column] = name, parsed.is_null() & ~is_empty(block[column])
-            any_damaged |= damaged[column][1]
-            any_number |= parsed.is_not_null()
-    for name, is_damaged in damaged.values():
-        lines = block[LINE].filter(is_damaged & any_number & reasons.is_null())
-        origin.report.damage(name, origin.file, lines.to_list())
-    return any_damaged & ~any_number

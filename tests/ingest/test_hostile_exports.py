@@ -61,9 +61,7 @@ def damaged(content: bytes, random: np.random.Generator) -> bytes:
             case 3:
                 del changed[place : place + int(random.integers(1, 40))]
             case _:
-                changed[place:place] = random.choice(
-                    [b"\0", b'"', b"[[[[", b"-1e999", b"\xff\xfe", b"\n,;\n", b"9" * 400]
-                )
+                changed[place:place] = random.choice(_STRANGE)
     return bytes(changed)
 
 
