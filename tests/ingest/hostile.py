@@ -23,10 +23,24 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from tests.ingest.apple_export import HEAD, TAIL, record
-from tests.ingest.fit_files import MONITORING, TIMESTAMP, fit_file
+from tests.ingest.fit_files import (
+    FIT_EPOCH,
+    HEART_RATES,
+    MONITORING,
+    SESSION,
+    STRESS,
+    TIMESTAMP,
+    WALKING,
+    Message,
+    fit_file,
+)
+from tests.ingest.fit_files import SLEEP as SLEEP_LEVEL
 from tests.ingest.test_actigraph import COLUMNS, preamble
 from tests.ingest.test_empatica import session
+from tests.ingest.test_fit import ACTIVITY_TYPE, CYCLES, HEART_RATE
+from tests.ingest.test_glucose import CLARITY
 from tests.ingest.test_oura import ACTIVITY, SLEEP, WORKOUT
+from tests.ingest.test_oura import table as oura_table
 from tests.ingest.test_rows import workbook
 
 Table = list[list[str]]  # the first row is the header
@@ -121,38 +135,62 @@ columns = { age = "age" }
 
 
 def _oura(person: int) -> dict[str, Content]:
-    return {f"P{person}/all.json": {"sleep": [SLEEP], "activity": {"data": [ACTIVITY]}, "workout": [WORKOUT]}}
+    """One of three files, so that each kind has its share of the damage."""
+    everything = {"sleep": [SLEEP], "activity": {"data": [ACTIVITY]}, "workout": [WORKOUT]}
+    beats = [f"{at:%Y-%m-%dT%H:%M:%S}.000Z;{60 + number};awake\n" for at, number in _minutes(person)]
+    files: list[tuple[str, Content]] = [
+        ("all.json", everything),
+        ("sleepmodel.csv", oura_table(SLEEP).encode()),
+        ("heartrate.csv", ("timestamp;bpm;source\n" + "".join(beats)).encode()),
+    ]
+    name, content = files[person % 3]
+    return {f"P{person}/{name}": content}
 
 
 def _fit(person: int) -> dict[str, Content]:
-    start = int((START - dt.datetime(1989, 12, 31)).total_seconds())
-    pulse = [
-        (MONITORING, {TIMESTAMP: start + 60 * minute, (27, "B"): 60 + (person + minute) % 40})
+    start = int((START - dt.datetime(1970, 1, 1)).total_seconds()) - FIT_EPOCH
+    messages: list[Message] = [
+        (MONITORING, {TIMESTAMP: start + 60 * minute, HEART_RATE: 60 + (person + minute) % 40})
         for minute in range(MINUTES)
     ]
-    return {f"P{person}/a.fit": fit_file(*pulse)}
+    messages += [
+        (MONITORING, {TIMESTAMP: start + 600 * turn, CYCLES: 100 * turn, ACTIVITY_TYPE: WALKING}) for turn in range(3)
+    ]
+    messages += [
+        (STRESS, {(0, "h"): 25, (1, "I"): start}),
+        (SLEEP_LEVEL, {TIMESTAMP: start, (0, "enum"): 2}),
+        (HEART_RATES, {TIMESTAMP: start + 36_000, (0, "B"): 52}),
+        (SESSION, {TIMESTAMP: start + 120, (2, "I"): start, (7, "I"): 120_500, (5, "enum"): 1}),
+    ]
+    return {f"P{person}/a.fit": fit_file(*messages)}
 
 
 def _glucose(person: int) -> dict[str, Content]:
-    rows = [
-        ["Libre", "A1", f"{START + dt.timedelta(minutes=15 * i):%d-%m-%Y %H:%M}", "0", str(80 + (person + i) % 40)]
-        for i in range(6)
-    ]
-    header = [
-        "Device",
-        "Serial Number",
-        "Device Timestamp",
-        "Record Type",
-        "Historic Glucose mg/dL",
-    ]
-    return {f"P{person}/glucose.csv": [header, *rows]}
+    if person % 2:
+        rows = [
+            f"{place},{START + dt.timedelta(minutes=5 * place):%Y-%m-%dT%H:%M:%S},EGV,,,{value},,\n"
+            for place, value in enumerate((80 + person % 40, "Low", 120))
+        ]
+        exercise = f"9,{START:%Y-%m-%dT%H:%M:%S},Exercise,,,,,00:45:00\n"
+        return {f"P{person}/clarity.csv": (CLARITY + "".join(rows) + exercise).encode()}
+    stamps = [f"{START + dt.timedelta(minutes=15 * place):%d-%m-%Y %H:%M}" for place in range(7)]
+    history = [["Libre", "A1", at, "0", str(80 + (person + place) % 40), ""] for place, at in enumerate(stamps[:6])]
+    header = ["Device", "Serial Number", "Device Timestamp", "Record Type"]
+    header += ["Historic Glucose mg/dL", "Scan Glucose mg/dL"]
+    return {f"P{person}/glucose.csv": [header, *history, ["Libre", "A1", stamps[6], "1", "", "LO"]]}
 
 
 def _withings(person: int) -> dict[str, Content]:
     rows = [
         f'{at:%Y-%m-%dT%H:%M:%S}+02:00,"[30, 30]","[{60 + number},{61 + number}]"\n' for at, number in _minutes(person)
     ]
-    return {f"P{person}/raw_tracker_hr.csv": ("start,duration,value\n" + "".join(rows)).encode()}
+    pulse = {"raw_tracker_hr.csv": "start,duration,value\n" + "".join(rows)}
+    others = [
+        {"raw_tracker_sleep-state.csv": f"start,duration,value\n{START:%Y-%m-%dT%H:%M:%S}+02:00,[600],[1]\n"},
+        {"weight.csv": f'Date,"Weight (kg)"\n"{START:%Y-%m-%d %H:%M:%S}",80\n'},
+    ]
+    files = pulse | others[person % 2]
+    return {f"P{person}/{name}": text.encode() for name, text in files.items()}
 
 
 def _actigraph(person: int) -> dict[str, Content]:
@@ -198,7 +236,7 @@ CASES = {
     "shared tables": Case("table", _shared_table, _SHARED_MAPPING, 110),
     "fit": Case("fit", _fit),
     "oura": Case("oura", _oura),
-    "glucose": Case("glucose", _glucose, mutated=60),
+    "glucose": Case("glucose", _glucose),
 }
 
 
