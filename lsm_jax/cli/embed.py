@@ -7,8 +7,8 @@ import argparse
 from lsm_jax.cli.places import data_folder, output, run_folder
 from lsm_jax.errors import UserError
 
-# Of objectives.pooling, whose import would slow help down; `text` is for sensor-text runs.
-POOLINGS = ("mean", "mean_sd", "channel", "channel_mean_sd", "hour", "text")
+# Of objectives.pooling, whose import would slow help down.
+POOLINGS = ("mean", "mean_sd", "channel", "channel_mean_sd", "hour")
 LEVELS = ("day", "person", "hour", "token")  # of export.levels, likewise
 HELP = "turn days and people into embeddings, as Parquet"
 EXAMPLE = "lsm embed --workdir runs/lsm2 --data data/fitabase --out embeddings.parquet"
@@ -32,7 +32,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--pooling",
-        choices=POOLINGS,
+        choices=(*POOLINGS, "text"),
         default="",
         help="how tokens become a day (mean; text for a sensor-text run that compares days with texts)",
     )

@@ -6,6 +6,7 @@ import argparse
 import time
 from typing import TYPE_CHECKING
 
+from lsm_jax.cli.embed import POOLINGS
 from lsm_jax.cli.places import data_folder, local_path, output, run_folder
 from lsm_jax.errors import UserError
 from lsm_jax.evals import SUITES
@@ -14,9 +15,8 @@ if TYPE_CHECKING:  # importing these takes seconds, and help must come at once
     from lsm_jax.data.store import Dataset
     from lsm_jax.train.run import Run
 
-# As in evals.probe and objectives.pooling, whose imports would slow help down.
+# As in evals.probe, whose import would slow help down.
 PROBE_METHODS = ("pretrained", "random_encoder", "engineered_linear", "engineered_trees", "pca")
-POOLINGS = ("mean", "mean_sd", "channel", "channel_mean_sd", "hour")
 HELP = "score a run on the papers' tasks against the baselines, on held-out people"
 EXAMPLE = "lsm evaluate --workdir runs/lsm2 --suite generative"
 

@@ -23,9 +23,10 @@ from lsm_jax.objectives.sensor_language import TEXT_SPACE, SensorLanguage
 from lsm_jax.tokens.imputation import impute
 from lsm_jax.tokens.rows import dense
 from lsm_jax.train.run import Run
+from lsm_jax.windows import MINUTES_PER_DAY
 
 TOKENS, OBSERVED = "tokens", "observed"
-_WEEK = 7 * 1440
+_WEEK = 7 * MINUTES_PER_DAY
 _MAX_BYTES = 2**31  # of a flatbuffer, and of a protocol buffer
 
 

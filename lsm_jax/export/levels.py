@@ -10,11 +10,10 @@ from jaxtyping import Float, Int
 
 from lsm_jax.errors import RunError, UserError, nearest
 from lsm_jax.objectives.base import NetworkObjective
-from lsm_jax.objectives.pooling import TokenEmbeddings
+from lsm_jax.objectives.pooling import HOUR, TokenEmbeddings
 from lsm_jax.train.run import Run
 
 LEVELS = ("day", "person", "hour", "token")
-_HOUR = 60
 
 
 class LevelEmbeddings(NamedTuple):
@@ -61,10 +60,10 @@ def embed_level(run: Run, batch: Mapping[str, Any], windows: int, level: str, po
     assert isinstance(objective, NetworkObjective)
     grid = objective.tokens
     if level == "hour":
-        hours = objective.embed(run.params, batch, "hour").reshape(windows, -(-grid.window_minutes // _HOUR), -1)
+        hours = objective.embed(run.params, batch, "hour").reshape(windows, -(-grid.window_minutes // HOUR), -1)
         _check_finite(hours, run)
         window, hour = np.nonzero(hours.any(axis=2))
-        return LevelEmbeddings(window, hour * _HOUR, _HOUR, [], hours[window, hour])
+        return LevelEmbeddings(window, hour * HOUR, HOUR, [], hours[window, hour])
     tokens = TokenEmbeddings(*map(np.asarray, objective.embed_tokens(run.params, batch)))
     window, slot = np.nonzero(tokens.real)
     vectors, patch, group = tokens.vectors[window, slot], *np.divmod(tokens.token[window, slot], grid.groups)

@@ -16,6 +16,7 @@ import numpy as np
 from lsm_jax.errors import UserError
 from lsm_jax.export.check import CheckWindows, check_embeddings
 from lsm_jax.export.function import OBSERVED, TOKENS, EmbeddingFunction, check_fits
+from lsm_jax.objectives.pooling import HOUR
 from lsm_jax.objectives.sensor_language import TEXT_SPACE
 from lsm_jax.sharding import named_parameters
 from lsm_jax.train.run import Run
@@ -23,7 +24,6 @@ from lsm_jax.train.run import Run
 FILE = "model.onnx"
 _OPSET, _IR_VERSION = 18, 10  # read by onnxruntime 1.18 and later
 _MASKED = -1e30
-_HOUR = 60
 Tensor = str | np.ndarray  # the name of a node's output, or a constant
 
 
@@ -293,9 +293,9 @@ class _Encoder:
         graph, number = self.graph, lambda value: np.array(value, np.int64)
         patches = graph("Squeeze", graph("Shape", by_patch, start=1, end=2))
         minutes = graph("Mul", patches, number(self.grid.patch_minutes))
-        hours = graph("Div", graph("Add", minutes, number(_HOUR - 1)), number(_HOUR))
+        hours = graph("Div", graph("Add", minutes, number(HOUR - 1)), number(HOUR))
         begins = graph("Range", number(0), minutes, number(self.grid.patch_minutes))
-        hour_of_patch = graph("Div", begins, number(_HOUR))
+        hour_of_patch = graph("Div", begins, number(HOUR))
         rows = graph("Unsqueeze", graph("Range", number(0), hours, number(1)), number([1]))
         member = graph("Cast", graph("Equal", rows, graph("Unsqueeze", hour_of_patch, number([0]))), to=1)
         return graph("MatMul", member, by_patch)

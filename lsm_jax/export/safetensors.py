@@ -29,6 +29,7 @@ from lsm_jax.errors import RunError, UserError
 from lsm_jax.export.check import CheckWindows
 from lsm_jax.objectives import build, masked, sensor_language
 from lsm_jax.objectives.sensor_language import SensorLanguage
+from lsm_jax.objectives.supervised import Supervised
 from lsm_jax.sharding import named_parameters, path_name
 from lsm_jax.train.run import Run
 from lsm_jax.train.workdir import SPEC, TOKENIZER, read_config, write_config
@@ -92,8 +93,7 @@ def check_export(run: Run, exported: Run, windows: CheckWindows) -> list[str]:
 
 def _outputs(run: Run, windows: CheckWindows) -> dict[str, Callable[[Run], Any]]:
     """What a run of this objective is for, as functions of a run; to reconstruct, a third of the tokens is hidden."""
-    objective = run.objective if isinstance(run.objective, SensorLanguage) else masked(run.objective)
-    batch = jax.tree.map(jnp.asarray, windows.batch)
+    objective, batch = run.objective, jax.tree.map(jnp.asarray, windows.batch)
     outputs: dict[str, Callable[[Run], Any]] = {"embed": lambda each: each.objective.embed(each.params, batch)}
     if isinstance(objective, SensorLanguage):
         texts = jnp.asarray(run.words.encode(["The wearer slept.", ""], run.config.language.text_length).ids)
@@ -102,10 +102,19 @@ def _outputs(run: Run, windows: CheckWindows) -> dict[str, Callable[[Run], Any]]
         if objective.captions:
             words = run.words.vocabulary
             outputs["generate"] = lambda each: sensor_language(each.objective).generate(each.params, batch, words)
-    elif objective.reconstructs:
-        hidden = jnp.asarray(np.random.default_rng(0).random((len(windows.values), objective.tokens.size)) < 1 / 3)
+    elif isinstance(objective, Supervised):
+        spans = jnp.broadcast_to(jnp.array([0, run.spec.window_minutes], jnp.int32), (len(windows.values), 1, 2))
+        outputs["predict"] = lambda each: _supervised(each).predict(each.params, {**batch, "spans": spans})
+    elif masked(objective).reconstructs:
+        shape = len(windows.values), masked(objective).tokens.size
+        hidden = jnp.asarray(np.random.default_rng(0).random(shape) < 1 / 3)
         outputs["reconstruct"] = lambda each: masked(each.objective).reconstruct(each.params, batch, hidden)
     return outputs
+
+
+def _supervised(run: Run) -> Supervised:
+    assert isinstance(run.objective, Supervised)
+    return run.objective
 
 
 def portable(config: Config) -> Config:

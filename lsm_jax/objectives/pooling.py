@@ -16,7 +16,7 @@ POOLINGS = {
     "channel_mean_sd": "mean and standard deviation over the tokens of each channel (or channel group)",
     "hour": "mean of each hour of the window, one after the other",
 }
-_HOUR = 60
+HOUR = 60  # minutes
 
 
 class TokenEmbeddings(NamedTuple):
@@ -72,5 +72,5 @@ def _parts(token: Int[Any, "b s"], grid: TokenGrid, pooling: str) -> tuple[Int[A
     if pooling.startswith("channel"):
         return token % grid.groups, grid.groups
     if pooling == "hour":
-        return token // grid.groups * grid.patch_minutes // _HOUR, -(-grid.window_minutes // _HOUR)
+        return token // grid.groups * grid.patch_minutes // HOUR, -(-grid.window_minutes // HOUR)
     return token * 0, 1

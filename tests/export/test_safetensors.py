@@ -6,14 +6,18 @@ import jax
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
-from tiny_run import CHANNELS, tiny_dataset, tiny_run
+from tiny_run import CHANNELS, MINUTES, perturbed, tiny_config, tiny_dataset, tiny_run
 
+from lsm_jax.config import with_changes
+from lsm_jax.data.spec import data_spec
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.export.card import card_of
 from lsm_jax.export.check import check_windows
 from lsm_jax.export.folder import export_run
 from lsm_jax.export.safetensors import check_export, load_exported
+from lsm_jax.objectives import build
 from lsm_jax.report.render import model_card
+from lsm_jax.train.run import Run
 from lsm_jax.train.workdir import write_trained_on
 
 
@@ -92,6 +96,23 @@ def test_an_evaluation_goes_into_the_card(run, tmp_path):
     )
     text = model_card(card_of(run, run.config, tmp_path, "safetensors") | {"sha256": {}, "checked": []})
     assert "| random_imputation | 80% | 0.500 | linear | 1.000 | +50.0% (+40.0% to +60.0%) |" in text
+
+
+def test_a_fine_tuned_run_is_exported_with_its_predictions(dataset, tmp_path):
+    config = with_changes(
+        tiny_config(dataset.path),
+        {"objective.name": "supervised", "supervised.task": "sex", "supervised.classes": ("F", "M")},
+    )
+    spec = data_spec(config.data, [dataset])
+    objective = build(config, spec)
+    run = perturbed(Run(config, spec, objective, objective.init(jax.random.key(0)), 7))
+    checks = export_run(run, tmp_path, tmp_path / "out", "safetensors", model_card)["checked"]
+    assert [check.split(":")[0] for check in checks[1:]] == ["embed", "predict"]
+    batch = check_windows(run).batch
+    windows = {**batch, "spans": np.tile(np.int32([0, MINUTES]), (len(batch["values"]), 1, 1))}
+    ours, theirs = (each.objective.predict(each.params, windows) for each in (run, load_exported(tmp_path / "out")))
+    np.testing.assert_array_equal(ours, theirs)
+    assert np.ptp(np.asarray(ours)[:, 0, 0]) > 0
 
 
 def test_what_differs_is_never_exported(run, exported):

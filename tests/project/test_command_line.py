@@ -13,9 +13,14 @@ from pathlib import Path
 import pytest
 
 import lsm_jax
+from lsm_jax.cli import embed, evaluate, export
 from lsm_jax.cli import main as command
 from lsm_jax.config import key_help
 from lsm_jax.errors import RunError, UserError
+from lsm_jax.evals.probe import METHODS
+from lsm_jax.export.folder import FORMATS
+from lsm_jax.export.levels import LEVELS
+from lsm_jax.objectives.pooling import POOLINGS
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VERBS = sorted(command.VERBS)
@@ -61,6 +66,13 @@ def test_help_names_every_verb_and_starts_without_jax() -> None:
     assert loaded == "set()", "verb modules import heavy libraries inside run()"
     for name in VERBS:
         assert any(line.split()[:1] == [name] for line in overview)
+
+
+def test_options_that_are_written_again_for_fast_help_are_all_there_are() -> None:
+    assert (*POOLINGS,) == embed.POOLINGS
+    assert embed.LEVELS == LEVELS
+    assert (*FORMATS,) == export.FORMATS
+    assert evaluate.PROBE_METHODS == METHODS
 
 
 def test_python_m_lsm_jax_is_the_same_command() -> None:

@@ -56,7 +56,7 @@ class StepBench(BenchSettings):
     """The training step."""
 
     budget: Annotated[float, Ge(0)] = option(600.0, "seconds; no round begins that would end later")
-    missing: tuple[Share, ...] = option((0.0, 0.5), "shares of cells; baselines at the last")
+    missing: tuple[Share, ...] = option((0.0, 0.5), "shares of cells; baselines of step at the last")
     batch_size: Annotated[int, Ge(1)] = option(4, "windows of a batch")
     dtype: tuple[Dtype, ...] = option(("float32",), "float32, bfloat16 or both")
     only: tuple[str, ...] = option((), "contenders by name; all that run here if left out")
@@ -67,7 +67,7 @@ class StepBench(BenchSettings):
 class InferenceBench(BenchSettings):
     """Embedding."""
 
-    missing: tuple[Share, ...] = option((0.5,), "shares of cells; baselines at the last")
+    missing: tuple[Share, ...] = option((0.5,), "shares of cells")
     windows: Annotated[int, Ge(1)] = option(64, "windows that are embedded in a round")
     batch_size: Annotated[int, Ge(1)] = option(32, "windows of a batch")
 
