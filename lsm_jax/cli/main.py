@@ -18,6 +18,7 @@ import importlib
 import os
 import platform
 import sys
+import threading
 from collections.abc import Callable, Sequence
 from typing import Protocol, cast
 
@@ -48,6 +49,8 @@ VERBS = {
 # Verbs that run a model: they allocate and free large arrays at every step.
 MODEL_VERBS = {"train", "evaluate", "embed", "caption", "zeroshot", "retrieve", "bench"}
 
+EXIT_SECONDS = 10.0  # that libraries may take to end, after all work of a verb
+
 INTERRUPTED = 130  # the shells' convention: 128 + SIGINT
 BROKEN_PIPE = 141  # 128 + SIGPIPE: whoever read standard output has stopped
 
@@ -66,9 +69,11 @@ class Verb(Protocol):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs `lsm ARGUMENTS` (the process's own by default) and returns the exit code: 0, 1 failed run, 2 bad input."""
     codes: list[int] = []
+    exits = False
     if arguments is None:
         arguments = sys.argv[1:]
-        if arguments and arguments[0] in MODEL_VERBS:
+        exits = bool(arguments) and arguments[0] in MODEL_VERBS
+        if exits:
             use_huge_pages()
             atexit.register(leave, codes)  # registered first, it runs last, after what libraries do at exit
     try:
@@ -79,6 +84,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         close_output()
         raise
     codes.append(code if close_output() else code or BROKEN_PIPE)
+    if exits and not has_other_processes():
+        # A tracker without a network would wait for it, and a scheduler would kill the process with another exit code.
+        timer = threading.Timer(EXIT_SECONDS, leave, [codes])
+        timer.daemon = True
+        timer.start()
     return codes[0]
 
 
@@ -87,6 +97,15 @@ def leave(codes: Sequence[int]) -> None:
     if codes:
         close_output()
         os._exit(codes[0])
+
+
+def has_other_processes() -> bool:
+    """Whether this process trains with others, for which JAX waits at exit."""
+    if "jax" not in sys.modules:
+        return False
+    from lsm_jax.train.processes import process_of
+
+    return process_of()[1] > 1
 
 
 def dispatch(arguments: list[str]) -> int:

@@ -81,7 +81,8 @@ class DatasetStatistics:
         self._steps_at = np.zeros(MINUTES_PER_DAY, np.int64)
         self._gap_count = np.zeros((len(channels), len(GAP_BOUNDS)), np.int64)
         self._gap_minutes = np.zeros((len(channels), len(GAP_BOUNDS)), np.int64)
-        self._labels: dict[str, dict[str, float | str]] = {}
+        # By label and person, the values of the person's windows, in order: labels of days have several.
+        self._labels: dict[str, dict[str, dict[float | str, None]]] = defaultdict(lambda: defaultdict(dict))
         self._events: dict[str, Counter[str]] = defaultdict(Counter)
         self._event_minutes: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(int))
         self._rows: list[tuple[str, str, int, int, int, int, int, int]] = []
@@ -101,7 +102,8 @@ class DatasetStatistics:
         start, steps = int(window.start.timestamp()), observed.shape[1]
         self._add_hours(observed, start // 60 + window.utc_offset_minutes, window.minutes_per_step)
         self._add_gaps(observed, window.minutes_per_step)
-        self._labels.setdefault(window.participant, {}).update(window.labels)
+        for name, value in window.labels.items():
+            self._labels[name][window.participant][value] = None
         for event in window.events:
             self._events[event.kind][event.name] += 1
             self._event_minutes[event.kind][event.name] += (event.end - event.start) * window.minutes_per_step
@@ -251,16 +253,13 @@ def _person_days(index: pl.DataFrame) -> int:
     return index.select(pl.struct("participant", local_day.alias("day")).n_unique()).item()
 
 
-def _label_summary(labels: Mapping[str, Mapping[str, float | str]]) -> dict[str, Any]:
-    """By label, over people: statistics of its numbers and counts of its texts."""
-    values: dict[str, list[float | str]] = defaultdict(list)
-    for person in labels.values():
-        for name, value in person.items():
-            values[name].append(value)
+def _label_summary(labels: Mapping[str, Mapping[str, Mapping[float | str, None]]]) -> dict[str, Any]:
+    """By label, over the different values of each person: statistics of its numbers and counts of its texts."""
     summary: dict[str, Any] = {}
-    for name, of_people in sorted(values.items()):
-        numbers = np.array([value for value in of_people if not isinstance(value, str)], np.float64)
-        texts = Counter(value for value in of_people if isinstance(value, str))
+    for name, of_people in sorted(labels.items()):
+        values = [value for person in of_people.values() for value in person]
+        numbers = np.array([value for value in values if not isinstance(value, str)], np.float64)
+        texts = Counter(value for value in values if isinstance(value, str))
         summary[name] = {"people": len(of_people)}
         if len(numbers):
             statistics = {"mean": numbers.mean(), "sd": numbers.std(), "min": numbers.min(), "max": numbers.max()}

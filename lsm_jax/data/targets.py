@@ -128,10 +128,18 @@ def with_targets(config: Config, datasets: Sequence[Dataset]) -> Config:
         names = {event_name(name) for card in cards for name in card.get("events", {}).get(kind, {})}
         return _with_classes(config, names - {MARK})
     labels = [card["labels"][supervised.task] for card in cards if supervised.task in card.get("labels", {})]
-    numbers = [label for label in labels if "mean" in label]
-    if len(numbers) < len(labels) or all(_has_two_values(label) for label in numbers):
-        return _with_classes(config, {name for label in labels for name in _values(label)})
-    return config if supervised.sd else _with_moments(config, numbers)
+    named = [_named_values(label) for label in labels]
+    classes = {name for names in named for name in names}
+    if any("distinct" in label for label in labels):
+        if not all(named):
+            raise UserError(
+                f"supervised.task={supervised.task!r} has more texts than the data cards list, or numbers beside "
+                "texts: name the classes to tell apart with supervised.classes."
+            )
+        return _with_classes(config, classes)
+    if all(named) and len(classes) == 2:
+        return _with_classes(config, classes)
+    return config if supervised.sd else _with_moments(config, labels)
 
 
 def _with_classes(config: Config, classes: set[str]) -> Config:
@@ -156,13 +164,11 @@ def _with_moments(config: Config, numbers: Sequence[Mapping[str, Any]]) -> Confi
     return with_changes(config, {"supervised.mean": together, "supervised.sd": spread})
 
 
-def _has_two_values(label: Mapping[str, Any]) -> bool:
-    """Whether a number has two values only: no other numbers of this mean and range spread as much."""
+def _named_values(label: Mapping[str, Any]) -> set[str]:
+    """All values of a label of a data card; none where the card does not list all."""
+    if "mean" not in label:
+        return {*label["values"]}
+    # No other numbers of this mean and range spread as much as those that have one or two values only.
     most = (label["mean"] - label["min"]) * (label["max"] - label["mean"])
-    return bool(label["sd"] ** 2 > most * (1 - 1e-6))
-
-
-def _values(label: Mapping[str, Any]) -> set[str]:
-    if "mean" in label:
-        return {class_name(label["min"]), class_name(label["max"])}
-    return {*label.get("values", {})}
+    extremes_only = "distinct" not in label and label["sd"] ** 2 >= most * (1 - 1e-6)
+    return {class_name(label["min"]), class_name(label["max"])} if extremes_only else set()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeGuard
 
 import jax
 import numpy as np
@@ -106,6 +106,9 @@ class Probe(Suite):
             networks = self._networks(run, dataset, objective, untrained)
             for task, features in self._with_features(run.spec, dataset, tasks, objective, encoders):
                 rows, sentences = self._score(task, features, networks)
+                if OWN_HEAD in self.methods and OWN_HEAD not in features and _has_learnt(objective, task):
+                    learnt = "classes" if objective.classes else "a number"
+                    sentences = [*sentences, f"{OWN_HEAD} is left out: it has learnt the label as {learnt}."]
                 notes += [f"{name}: {task.name}: {sentence}" for sentence in sentences]
                 for part, found in rows.items():
                     parts[part] += [{"dataset": name, **row} for row in found]
@@ -211,7 +214,11 @@ class Probe(Suite):
             places = np.split(place.reshape(-1), np.cumsum([len(task.spans) for task in same])[:-1])
             for task, own in zip(same, places, strict=True):
                 features = {name: by_example(x[own], task.example, len(task)) for name, x in of_spans.items()}
-                if OWN_HEAD in self.methods and isinstance(objective, Supervised) and task.name == objective.task:
+                if (
+                    OWN_HEAD in self.methods
+                    and _has_learnt(objective, task)
+                    and bool(objective.classes) == bool(task.classes)  # or it learnt classes as a number
+                ):
                     outputs = head_outputs(self._batches(spec, dataset), task, objective, encoders[OURS])
                     features[OWN_HEAD] = by_example(outputs, task.example, len(task))
                 yield task, features
@@ -328,6 +335,10 @@ class Probe(Suite):
                     f"{OURS} is above {method} in {above} of {len(rows)} tasks, in {sure} with an interval above 0."
                 )
         return sentences
+
+
+def _has_learnt(objective: NetworkObjective, task: Task) -> TypeGuard[Supervised]:
+    return isinstance(objective, Supervised) and objective.task == task.name
 
 
 def _scores(method: str, features: Features, task: Task, fold: Fold, **settings: bool) -> Scores:

@@ -29,14 +29,20 @@ def build(config: Config, spec: DataSpec) -> Objective:
     """The objective that a configuration names, for data of this spec.
 
     Raises:
-      UserError: an unknown objective, or a value it refuses.
+      UserError: an unknown objective, or a setting that it refuses.
     """
     name = config.objective.name
     if name not in OBJECTIVES:
         raise UserError(
             f"objective.name={name!r} is unknown.{nearest(name, OBJECTIVES)} Known: {', '.join(OBJECTIVES)}."
         )
-    return OBJECTIVES[name](config, spec)
+    objective = OBJECTIVES[name](config, spec)
+    if config.model.freeze_encoder and not objective.frozen:
+        raise UserError(
+            f"model.freeze_encoder: objective {name} trains its encoder. Leave it out, or use configs/finetune.py or "
+            "configs/sensorlm.py."
+        )
+    return objective
 
 
 def masked(objective: Objective) -> MaskedObjective:

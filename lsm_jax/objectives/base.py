@@ -14,7 +14,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from lsm_jax.config import ModelConfig
+from lsm_jax.config import ModelConfig, RowsConfig
 from lsm_jax.nn.flops import AttentionShape
 from lsm_jax.objectives.inference import by_window, on_packed_rows, tokens_by_window
 from lsm_jax.objectives.pooling import TokenEmbeddings, check_pooling, pool
@@ -121,9 +121,11 @@ class NetworkObjective(Objective):
 
     Attributes:
       tokens: the token grid.
+      rows: the section `rows` with a resolved `encoder_length`.
     """
 
     tokens: TokenGrid
+    rows: RowsConfig
 
     def network(self, rng: PRNGKeyArray) -> nnx.Module:
         """The network with initial parameters."""
@@ -142,6 +144,15 @@ class NetworkObjective(Objective):
     def restored(self, params: Params) -> Any:
         """The network with these parameters."""
         return nnx.merge(self._graph, nnx.State(params))
+
+    def training_rows(self, batch: Batch, observed: Bool[Array, "b n"], rng: PRNGKeyArray) -> Rows:
+        """Observed tokens of a batch in rows of training, those of a full row at random."""
+        keys = window_keys(rng, batch["window_id"])[:: self.rows.windows_per_row]
+        return pack(keys, observed, self.rows.windows_per_row, self.rows.encoder_length)
+
+    def without_frozen_gradients(self, params: Params) -> Params:
+        """The parameters, of which `frozen` ones have no gradient: it is not computed."""
+        return {name: jax.lax.stop_gradient(part) if name in self.frozen else part for name, part in params.items()}
 
     def encode_rows(self, params: Params, batch: Batch, rows: Rows) -> Float[Array, "r s d"]:
         """The encoder's output for the tokens of rows over the windows of a batch. Pure: it can be traced."""

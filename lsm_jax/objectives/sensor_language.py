@@ -40,9 +40,9 @@ from lsm_jax.objectives.base import (
 from lsm_jax.objectives.inference import by_window, on_packed_rows
 from lsm_jax.tokens.grid import TokenGrid
 from lsm_jax.tokens.inference_rows import MAX_WINDOWS
-from lsm_jax.tokens.masking import check_rows, window_keys
+from lsm_jax.tokens.masking import check_rows
 from lsm_jax.tokens.row_lengths import row_length
-from lsm_jax.tokens.rows import Rows, pack
+from lsm_jax.tokens.rows import Rows
 
 VARIANTS = ("clip", "siglip", "cap", "coca")
 TEXT_SPACE = "text"  # the pooling that gives embeddings in the space shared with texts
@@ -52,7 +52,6 @@ class SensorLanguage(NetworkObjective):
     """A sensor-text model: embeddings of windows and texts, and captions.
 
     Attributes:
-      rows: the section `rows` with a resolved `encoder_length`.
       size, model, language: size and sections of the network; `model` has a resolved `dtype`.
       variant: `clip`, `siglip`, `cap` or `coca`.
     """
@@ -81,10 +80,10 @@ class SensorLanguage(NetworkObjective):
         """The variant's loss over the global batch; zero, and finite, if no window has a text."""
         windows, ids = len(batch["observed"]), batch["text"]
         check_rows(windows, self.rows)
-        params = {name: jax.lax.stop_gradient(part) if name in self.frozen else part for name, part in params.items()}
+        params = self.without_frozen_gradients(params)
         cells, network = self.tokens.tokenize(batch), self.restored(params)
         observed = self.tokens.tokens_observed(cells.observed)
-        rows = self._pack(batch, observed, rng)
+        rows = self.training_rows(batch, observed, rng)
         encoded, vectors = network.encode(cells, rows), network.text(ids)
         losses, metrics = {}, self._metrics(observed, rows, ids)
         if self.compares_windows:
@@ -104,7 +103,7 @@ class SensorLanguage(NetworkObjective):
 
     def attention_shapes(self, batch: Batch, rng: PRNGKeyArray) -> list[AttentionShape]:
         """The encoder, pools, the text tower and the caption decoder."""
-        return self._attention_shapes(self._pack(batch, self.observed(batch), rng), batch["text"])
+        return self._attention_shapes(self.training_rows(batch, self.observed(batch), rng), batch["text"])
 
     def embed(self, params: Params, batch: AnyBatch, pooling: str = "") -> Float[np.ndarray, "b e"]:
         """Embeddings of windows, from all their observed tokens.
@@ -140,10 +139,6 @@ class SensorLanguage(NetworkObjective):
         most = MAX_WINDOWS if self.language.caption_queries else 1
         calls = on_packed_rows(self._caption_rows, static, params, sensor_part(batch), [selected], most)
         return by_window(calls, len(selected))
-
-    def _pack(self, batch: Batch, observed: Bool[Array, "b n"], rng: PRNGKeyArray) -> Rows:
-        keys = window_keys(rng, batch["window_id"])[:: self.rows.windows_per_row]
-        return pack(keys, observed, self.rows.windows_per_row, self.rows.encoder_length)
 
     def _check_supports(self, variants: tuple[str, ...], ability: str) -> None:
         if self.variant not in variants:

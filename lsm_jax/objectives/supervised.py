@@ -51,7 +51,7 @@ class Supervised(NetworkObjective):
         if not self.task or not (self.classes or self.supervised.sd > 0):
             raise UserError(
                 "supervised.task needs supervised.classes, or supervised.mean and supervised.sd of a number; "
-                "`lsm train` takes them from the data cards."
+                "with data.paths they come from the data cards."
             )
         self.tokens, self.size = TokenGrid.from_config(config, spec), model_size(config.model.size).encoder
         length = config.rows.encoder_length or row_length(config, self.tokens, spec)
@@ -71,12 +71,11 @@ class Supervised(NetworkObjective):
         """Mean loss of the examples of the batch; zero, and finite, if it has none."""
         windows = len(batch["observed"])
         check_rows(windows, self.rows)
-        params = {name: jax.lax.stop_gradient(part) if name in self.frozen else part for name, part in params.items()}
-        cells = self.tokens.tokenize(batch)
-        observed = self.tokens.tokens_observed(cells.observed)
-        rows, network = self._pack(batch, observed, rng), self.restored(params)
+        params = self.without_frozen_gradients(params)
+        observed = self.observed(batch)
+        rows = self.training_rows(batch, observed, rng)
         inside = self.inside(rows, batch["spans"])
-        outputs = network.head(network.encoder(cells, rows), inside)
+        outputs = self.restored(params).head(self.encode_rows(params, batch, rows), inside)
         targets = batch["targets"].reshape(outputs.shape[:2])
         known = ~jnp.isnan(targets) & inside.any(axis=-1)
         examples = known.sum().astype(jnp.float32)
@@ -103,7 +102,7 @@ class Supervised(NetworkObjective):
 
     def attention_shapes(self, batch: Batch, rng: PRNGKeyArray) -> list[AttentionShape]:
         """The encoder."""
-        return self._shapes_of(self._pack(batch, self.observed(batch), rng))
+        return self._shapes_of(self.training_rows(batch, self.observed(batch), rng))
 
     def inside(self, rows: Rows, spans: Int[Array, "b k 2"]) -> Bool[Array, "r q s"]:
         """Which tokens of its row belong to each span of a row's windows: those whose patch has a minute in it."""
@@ -112,10 +111,6 @@ class Supervised(NetworkObjective):
         by_row = spans.reshape(len(rows.segment), -1, 2)
         own = jnp.repeat(jnp.arange(1, windows + 1), spans.shape[1])[None, :, None] == rows.segment[:, None]
         return own & (minute < by_row[:, :, 1:]) & (minute + grid.patch_minutes > by_row[:, :, :1])
-
-    def _pack(self, batch: Batch, observed: Bool[Array, "b n"], rng: PRNGKeyArray) -> Rows:
-        keys = window_keys(rng, batch["window_id"])[:: self.rows.windows_per_row]
-        return pack(keys, observed, self.rows.windows_per_row, self.rows.encoder_length)
 
     def _shapes_of(self, rows: Rows) -> list[AttentionShape]:
         passes = 1 if self.frozen else 3

@@ -45,10 +45,11 @@ class Session(NamedTuple):
 
 def check_trackers(names: Sequence[str]) -> None:
     """UserError for a tracker that is unknown or not installed (`train.trackers`)."""
+    known = (TENSORBOARD, *_TRACKERS)
     for name in names:
-        if name not in (TENSORBOARD, *_TRACKERS):
-            known = ", ".join((TENSORBOARD, *_TRACKERS))
-            raise UserError(f"train.trackers: there is no tracker {name!r}.{nearest(name, _TRACKERS)} Known: {known}.")
+        if name not in known:
+            listed = ", ".join(known)
+            raise UserError(f"train.trackers: there is no tracker {name!r}.{nearest(name, known)} Known: {listed}.")
         if name in _TRACKERS and importlib.util.find_spec(name) is None:
             raise UserError(f"train.trackers: {name} is not installed. Install it: pip install {name}")
 
@@ -119,7 +120,14 @@ def _wandb(workdir: Path, described: dict[str, str]) -> Session:
         config=described,
         mode=None if online else "offline",
         resume="allow",
-        settings=wandb.Settings(console="off", silent=True, disable_git=True, disable_code=True),
+        settings=wandb.Settings(
+            console="off",
+            silent=True,
+            disable_git=True,
+            disable_code=True,
+            x_disable_meta=True,  # the command line, folders and the host's name
+            x_disable_stats=True,  # what the machine does
+        ),
     )
     # Steps that run again after a crash are lower than what was logged last, which W&B's own step does not allow.
     run.define_metric("*", step_metric="step")

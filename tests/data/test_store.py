@@ -122,6 +122,16 @@ def test_gaps_are_the_runs_of_missing_cells(cells) -> None:
     assert list(zip(lengths.tolist(), columns.tolist(), strict=True)) == runs
 
 
+def test_labels_of_days_are_counted_with_all_their_values(dataset: Dataset, tmp_path: Path) -> None:
+    windows = list(read_all(dataset.path)["train"])[:6]  # three days of each person
+    labels = [{"mood": "bad" if day == 0 else "good", "pain": float(day)} for _ in range(2) for day in range(3)]
+    changed = [dataclasses.replace(window, labels=each) for window, each in zip(windows, labels, strict=True)]
+    write_dataset(tmp_path / "days", "days", CHANNELS, changed)
+    card = open_dataset(tmp_path / "days").card
+    assert card["labels"]["mood"] == {"people": 2, "values": {"bad": 2, "good": 2}, "distinct": 2}
+    assert (card["labels"]["pain"]["people"], card["labels"]["pain"]["mean"]) == (2, 1)
+
+
 def test_a_study_of_one_person_has_a_warning(tmp_path: Path) -> None:
     write_dataset(tmp_path / "one", "one", CHANNELS, random_windows(1, 2))
     dataset = open_dataset(tmp_path / "one")

@@ -175,6 +175,16 @@ def test_an_unexpected_error_keeps_its_traceback(probe) -> None:
         command.main(["probe", "--people", "1"])
 
 
+def test_a_library_that_waits_at_exit_does_not_hold_up_a_verb_for_ever() -> None:
+    code = (
+        "import atexit, sys, time; from lsm_jax.cli import main; main.EXIT_SECONDS = 0.1; sys.argv = ['lsm', 'embed'];"
+        "main.dispatch = lambda _: atexit.register(time.sleep, 1000) and 7; sys.exit(main.main())"
+    )
+    environment = {**os.environ, "GLIBC_TUNABLES": ""}  # no new start
+    finished = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, env=environment, timeout=120, check=False)
+    assert finished.returncode == 7
+
+
 def test_computing_starts_anew_with_huge_pages_once(monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[tuple[str, list[str], dict[str, str]]] = []
     monkeypatch.setattr("os.execve", lambda *call: started.append(call))

@@ -15,6 +15,7 @@ from lsm_jax.data.store import open_dataset, write_dataset
 from lsm_jax.data.targets import Targets, with_targets
 from lsm_jax.errors import UserError
 from lsm_jax.evals.probe import OWN_HEAD, Probe
+from lsm_jax.evals.probe_tasks import LoggedWindow, make_tasks
 from lsm_jax.train.loop import train
 from lsm_jax.train.metrics import read_metrics
 from lsm_jax.train.run import load_run
@@ -131,6 +132,47 @@ def test_classes_are_those_of_the_data_card(folder):
 def test_a_task_that_the_data_lack_is_a_sentence(folder, tmp_path, task, changes, sentence):
     with pytest.raises(UserError, match=sentence):
         train(configured(folder, task, **changes), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        ([0.0, 1.0, 1.0], ("0", "1")),
+        ([0.0, 1.0, 2.0], ()),
+        ([1.0, "b", 2.0], "numbers beside texts"),
+        ([3.0, 3.0, 3.0], "nothing can be predicted"),
+    ],
+)
+def test_a_label_is_learnt_as_the_probe_suite_has_it(tmp_path, labels, found):
+    windows = [
+        dataclasses.replace(window, labels={"rating": labels[number % 3]})  # of days: each person has all
+        for number, window in enumerate(tiny_windows(10, 3))
+    ]
+    write_dataset(tmp_path / "data", "rated", CHANNELS, windows)
+    config, datasets = configured(tmp_path, "rating"), [open_dataset(tmp_path / "data")]
+    if isinstance(found, str):
+        with pytest.raises(UserError, match=found):
+            with_targets(config, datasets)
+    else:
+        assert with_targets(config, datasets).supervised.classes == found
+        (task,), _ = make_tasks([LoggedWindow.of(window, "train") for window in windows])
+        assert task.classes == found
+
+
+def test_a_frozen_encoder_is_refused_where_all_parameters_are_trained(folder):
+    run = tiny_run(folder / "others")
+    with pytest.raises(UserError, match=r"model\.freeze_encoder: objective masked_reconstruction trains its encoder"):
+        objectives.build(with_changes(run.config, {"model.freeze_encoder": True}), run.spec)
+
+
+def test_a_head_that_has_learnt_classes_as_a_number_is_left_out(folder, tmp_path):
+    run, datasets = tiny_run(folder / "others"), [open_dataset(folder / "data")]
+    config = configured(folder, "yes", **{"supervised.sd": 1.0})
+    objective = objectives.build(config, run.spec)
+    numbers = dataclasses.replace(run, config=config, objective=objective, params=objective.init(jax.random.key(0)))
+    result = Probe(methods=("pretrained",), shots=()).run(numbers, datasets)
+    assert "labelled: yes: own_head is left out: it has learnt the label as a number." in result.notes
+    assert OWN_HEAD not in {row["method"] for row in result.results}
 
 
 def test_the_head_is_scored_where_it_has_learnt_only(folder):

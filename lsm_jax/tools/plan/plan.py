@@ -16,11 +16,11 @@ import numpy as np
 
 from lsm_jax import objectives
 from lsm_jax.channels import MINUTELY_26, channels
-from lsm_jax.config import Config, DataConfig, with_changes
+from lsm_jax.config import Config, with_changes
 from lsm_jax.data.random_batches import random_batches_with_gaps
 from lsm_jax.data.row_balance import RowBalancer
 from lsm_jax.data.spec import DataSpec, data_spec, datasets_with_weight, open_datasets
-from lsm_jax.data.targets import Targets
+from lsm_jax.data.targets import Targets, with_targets
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.nn.attention import block_sparsity
 from lsm_jax.nn.flops import AttentionShape
@@ -55,7 +55,7 @@ def make_plan(config: Config, topology: str) -> dict[str, Any]:
         check_batch(mesh, config)
     except UserError as error:
         raise UserError(f"{topology}: {error}") from None
-    spec, training_windows = _training_data(config.data)
+    config, spec, training_windows = _with_data(config)
     plan: dict[str, Any] = {
         "topology": topology,
         "devices": len(devices),
@@ -94,13 +94,13 @@ def make_plan(config: Config, topology: str) -> dict[str, Any]:
     return plan | {"tokens": counts} | step_costs(entry, hosts, chip, useful, sparsity, batch_size)
 
 
-def _training_data(config: DataConfig) -> tuple[DataSpec, int]:
-    """What is known of the data, and the windows of the training split; assumptions without a dataset."""
-    if not config.paths:
-        return assumed_spec(config.window_minutes), 10**9
-    datasets = open_datasets(config)
-    windows = sum(len(dataset.source("train")) for dataset in datasets_with_weight(config, datasets))
-    return data_spec(config, datasets), windows
+def _with_data(config: Config) -> tuple[Config, DataSpec, int]:
+    """With what is known of the data, and the windows of the training split; assumptions without a dataset."""
+    if not config.data.paths:
+        return config, assumed_spec(config.data.window_minutes), 10**9
+    datasets = open_datasets(config.data)
+    windows = sum(len(dataset.source("train")) for dataset in datasets_with_weight(config.data, datasets))
+    return with_targets(config, datasets), data_spec(config.data, datasets), windows
 
 
 def assumed_spec(window_minutes: int) -> DataSpec:
