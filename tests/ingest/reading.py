@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import polars as pl
 
 from lsm_jax.ingest.days import day_windows
 from lsm_jax.ingest.reader import ReaderOptions, make_reader
@@ -50,13 +52,27 @@ class Reading:
         return "\n".join(self.report.sentences())
 
 
-def read_source(name: str, folder: Path, files: dict[str, str | bytes], **options: Any) -> Reading:
-    """Writes the files into a source, and reads it with the format of this name."""
+Files = Mapping[str, str | bytes | pl.DataFrame]  # a data frame becomes a Parquet file
+
+
+def write_source(folder: Path, files: Files, mapping: str = "") -> Path | None:
+    """Writes the files into `folder`/source, and the mapping file beside it, whose path is returned."""
+    (folder / "source").mkdir(parents=True, exist_ok=True)
     for path, content in files.items():
         file = folder / "source" / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_bytes(content if isinstance(content, bytes) else content.encode())
-    return read_folder(name, folder / "source", folder / "scratch", **options)
+        if isinstance(content, pl.DataFrame):
+            content.write_parquet(file)
+        else:
+            file.write_bytes(content if isinstance(content, bytes) else content.encode())
+    (folder / "m.toml").write_text(mapping)
+    return folder / "m.toml" if mapping else None
+
+
+def read_source(name: str, folder: Path, files: Files, mapping: str = "", **options: Any) -> Reading:
+    """Writes the files into a source, and reads it with the format of this name."""
+    path = write_source(folder, files, mapping)
+    return read_folder(name, folder / "source", folder / "scratch", mapping=path, **options)
 
 
 def read_folder(name: str, source: Path, scratch: Path, **options: Any) -> Reading:

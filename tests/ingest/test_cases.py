@@ -1,12 +1,9 @@
 """Small inputs that are easily misread, with the mappings that people wrote: each is read right, or refused."""
 
-import numpy as np
 import pytest
 
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.days import day_windows
-from lsm_jax.ingest.reader import ReaderOptions, make_reader
-from lsm_jax.ingest.report import IngestReport
+from tests.ingest.reading import read_source, values
 
 TABLE = """
 [[tables]]
@@ -18,20 +15,12 @@ time = { column = "time" }
 
 def read(tmp_path, mapping, files, format="table"):
     """(windows, what is observed: {channel: {minute: value}} of all days together, report)."""
-    (tmp_path / "source").mkdir()
-    for name, text in files.items():
-        (tmp_path / "source" / name).write_text(text)
-    (tmp_path / "m.toml").write_text(mapping)
-    report = IngestReport()
-    reader = make_reader(format, ReaderOptions(None, tmp_path / "m.toml" if mapping else None, tmp_path))
-    channels = reader.channels(tmp_path / "source")
-    windows, seen = [], {}
-    for key in reader.people(tmp_path / "source", report):
-        windows += day_windows(reader.read(tmp_path / "source", key, report), channels, "s", report)
-    for window in windows:
-        for minute, place in np.argwhere(window.observed).tolist():
-            seen.setdefault(channels[place], {})[minute] = float(window.values[minute, place])
-    return windows, seen, report
+    found, seen = read_source(format, tmp_path, files, mapping), {}
+    for window in found.windows:
+        for channel in window.channels:
+            if minutes := values(window, channel):
+                seen.setdefault(channel, {}).update(minutes)
+    return found.windows, seen, found.report
 
 
 HEART = "channels = { heart_rate = { column = 'hr' } }\n"

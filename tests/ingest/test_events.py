@@ -3,9 +3,7 @@
 import pytest
 
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.pipeline import People
-from lsm_jax.ingest.reader import ReaderOptions, make_reader
-from lsm_jax.ingest.report import IngestReport
+from tests.ingest.reading import read_source
 
 HEART = """
 [[tables]]
@@ -19,18 +17,8 @@ OF_WHO = '\nperson = { column = "who" }\ntime = { column = "when" }\n'
 
 def ingest(tmp_path, mapping, files, format="table", time_zone=None):
     """(day windows in order, report)."""
-    for folder in ("source", "scratch"):
-        (tmp_path / folder).mkdir(exist_ok=True, parents=True)
-    for name, content in files.items():
-        (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / "source" / name).write_text(content)
-    (tmp_path / "m.toml").write_text(mapping)
-    reader = make_reader(format, ReaderOptions(time_zone, tmp_path / "m.toml", tmp_path / "scratch"))
-    report = IngestReport()
-    people = People(reader, tmp_path / "source", reader.channels(tmp_path / "source"), "s")
-    windows = sorted(people.windows(report), key=lambda window: (window.participant, window.start))
-    assert report.rows_read == report.rows_kept + report.rows_quarantined + report.rows_ignored
-    return windows, report
+    found = read_source(format, tmp_path, files, mapping, time_zone=time_zone)
+    return found.windows, found.report
 
 
 def events(window):

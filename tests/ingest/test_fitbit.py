@@ -9,30 +9,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.days import day_windows
-from lsm_jax.ingest.reader import ReaderOptions, make_reader
-from lsm_jax.ingest.report import IngestReport
+from tests.ingest.reading import read_folder
 
 NARROW = "Id,ActivityMinute,{}\n"
 
 
 def ingest(source, tmp_path, time_zone=None):
     """({channel: value at each minute of the first day}, windows, report)."""
-    scratch = tmp_path / "scratch"
-    scratch.mkdir(exist_ok=True)
-    report = IngestReport()
-    people = make_reader("fitbit", ReaderOptions(time_zone=time_zone, scratch=scratch))
-    channels = people.channels(source)
-    windows = []
-    for key in people.people(source, report):
-        record = people.read(source, key, report)
-        windows += day_windows(record, channels, "salt", report)
-    first = windows[0] if windows else None
-    days = {
-        name: np.where(first.observed[:, column], first.values[:, column], np.nan)
-        for column, name in enumerate(first.channels if first else ())
-    }
-    return days, windows, report
+    found = read_folder("fitbit", source, tmp_path / "scratch", time_zone=time_zone)
+    days = [day for days in found.people.values() for day in days]
+    first = {name: days[0].values(name) for name in days[0].window.channels} if days else {}
+    return first, found.windows, found.report
 
 
 @pytest.fixture

@@ -2,15 +2,12 @@
 
 import datetime as dt
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.days import day_windows
-from lsm_jax.ingest.reader import ReaderOptions, make_reader
-from lsm_jax.ingest.report import IngestReport
+from tests.ingest.reading import read_source, values
 
 MAPPING = """
 [[tables]]
@@ -24,33 +21,22 @@ OF_COLUMN = MAPPING.replace("file = '(\\w+)\\.csv'", 'column = "who"')
 
 def days_of(tmp_path, mapping, files, time_zone=None, format="table"):
     """({person: [(UTC start, offset in minutes, {minute: value}, events, labels)]}, what the terminal says)."""
-    source, scratch = tmp_path / "source", tmp_path / "scratch"
-    for folder in (source, scratch):
-        folder.mkdir(exist_ok=True)
-    for name, content in files.items():
-        (source / name).parent.mkdir(parents=True, exist_ok=True)
-        (source / name).write_text(content)
-    path = tmp_path / "m.toml" if mapping else None
-    if path:
-        path.write_text(mapping)
-    report = IngestReport()
-    reader = make_reader(format, ReaderOptions(time_zone, path, scratch))
-    channels, found = reader.channels(source), {}
-    for key in reader.people(source, report):
-        record = reader.read(source, key, report)
-        if record is None:
-            continue
-        found[record.person] = [
+    found = read_source(format, tmp_path, files, mapping, time_zone=time_zone)
+    days = {
+        person: [
             (
-                f"{window.start:%m-%d %H:%M}",
-                window.utc_offset_minutes,
-                {int(at): float(window.values[at, 0]) for at in np.flatnonzero(window.observed[:, 0])},
-                [(event.name, event.start, event.end) for event in window.events],
-                window.labels,
+                f"{day.window.start:%m-%d %H:%M}",
+                day.window.utc_offset_minutes,
+                values(day.window, day.window.channels[0]),
+                [event[1:] for event in day.events],
+                day.window.labels,
             )
-            for window in day_windows(record, channels, "s", report)
+            for day in days
         ]
-    return found, "\n".join(report.sentences())
+        for person, days in found.people.items()
+        if days
+    }
+    return days, found.said
 
 
 def only(days):

@@ -8,7 +8,6 @@ import time
 
 import numpy as np
 import pytest
-from test_table import column, ingest
 
 from lsm_jax.cli.main import main
 from lsm_jax.errors import RunError
@@ -16,6 +15,7 @@ from lsm_jax.ingest.fitbit import FitbitReader
 from lsm_jax.ingest.pipeline import People
 from lsm_jax.ingest.reader import ReaderOptions
 from lsm_jax.ingest.report import IngestReport
+from tests.ingest.test_table import column, ingest
 
 STEPS = "Id,ActivityMinute,Steps\n"
 

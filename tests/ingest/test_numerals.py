@@ -4,9 +4,7 @@ import numpy as np
 import pytest
 
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.days import day_windows
-from lsm_jax.ingest.reader import ReaderOptions, make_reader
-from lsm_jax.ingest.report import IngestReport
+from tests.ingest.reading import read_source
 
 TABLE = """
 [[tables]]
@@ -21,20 +19,13 @@ CHANNEL = { column = "value" }
 
 def values(tmp_path, cells, keys="", channel="activity_count", mapping=TABLE, extra=None):
     """The values of the first minutes as they are read, NaN where nothing is, and the report."""
-    source = tmp_path / "source"
-    source.mkdir(exist_ok=True)
     rows = "".join(f"2024-03-04 00:{minute:02d};{cell}\n" for minute, cell in enumerate(cells))
-    (source / "a.csv").write_text("time;value\n" + rows)
-    for name, content in (extra or {}).items():
-        (source / name).write_text(content)
-    (tmp_path / "m.toml").write_text(mapping.replace("KEYS", keys).replace("CHANNEL", channel))
-    report = IngestReport()
-    reader = make_reader("table", ReaderOptions(None, tmp_path / "m.toml", tmp_path))
-    channels = reader.channels(source)
-    records = [reader.read(source, key, report) for key in reader.people(source, report)]
-    (window,) = [window for each in records if each for window in day_windows(each, channels, "s", report)]
-    seen = np.where(window.observed[:, 0], window.values[:, 0], np.nan)[: len(cells)]
-    return [None if np.isnan(value) else round(float(value), 4) for value in seen], report, window
+    files = {"a.csv": "time;value\n" + rows, **(extra or {})}
+    mapping = mapping.replace("KEYS", keys).replace("CHANNEL", channel)
+    found = read_source("table", tmp_path, files, mapping)
+    ((day,),) = filter(None, found.people.values())
+    seen = day.values(channel)[: len(cells)]
+    return [None if np.isnan(value) else round(float(value), 4) for value in seen], found.report, day.window
 
 
 PATTERNS = {

@@ -7,9 +7,8 @@ import polars as pl
 import pytest
 
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.days import day_windows
 from lsm_jax.ingest.reader import ReaderOptions, make_reader
-from lsm_jax.ingest.report import IngestReport
+from tests.ingest.reading import read_source
 
 WIDE = """
 [[tables]]
@@ -22,22 +21,9 @@ heart_rate = { column = "hr" }
 
 
 def ingest(tmp_path, mapping, files, time_zone=None):
-    source, scratch = tmp_path / "source", tmp_path / "scratch"
-    source.mkdir(exist_ok=True)
-    scratch.mkdir(exist_ok=True)
-    for name, content in files.items():
-        path = source / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content) if isinstance(content, str) else content.write_parquet(path)
-    (tmp_path / "m.toml").write_text(mapping)
-    report = IngestReport()
-    people = make_reader("table", ReaderOptions(time_zone, tmp_path / "m.toml", scratch))
-    channels = people.channels(source)
-    windows = {}
-    for key in people.people(source, report):
-        record = people.read(source, key, report)
-        windows[key.person] = list(day_windows(record, channels, "s", report)) if record else []
-    return windows, report
+    """({raw id: windows}, report)."""
+    found = read_source("table", tmp_path, files, mapping, time_zone=time_zone)
+    return {person: [day.window for day in days] for person, days in found.people.items()}, found.report
 
 
 def column(window, channel):
@@ -323,7 +309,7 @@ def test_mistakes_in_a_mapping_name_key_and_line(tmp_path, change):
 
 EVENTS = '[[events]]\nfiles = "*"\nperson = { column = "who" }\nkind = "KIND"\ntime = { column = "when"TIME }\n'
 WHOLE_FILES = {
-    "": r"no \[\[tables\]\] section",
+    "# none": r"no \[\[tables\]\] section",
     WIDE + EVENTS.replace("KIND", "party").replace("TIME", ""): r"m.toml:11: events\[0\].kind is 'party', .*'meal'",
     WIDE + EVENTS.replace("KIND", "meal").replace("TIME", ', unit = "hours"'): "mixes relative and absolute times",
     WIDE.replace('"when" }', '"when", time_zone = "Mars/Olympus" }'): r"m.toml:5: .*time_zone is 'Mars/Olympus'",

@@ -11,6 +11,7 @@ from lsm_jax.ingest.person import LOST_DIGITS, AmbiguousPeople, identity, people
 from lsm_jax.ingest.pipeline import People
 from lsm_jax.ingest.reader import ReaderOptions, make_reader
 from lsm_jax.ingest.report import IngestReport
+from tests.ingest.reading import write_source
 
 TABLE = """
 [[tables]]
@@ -25,16 +26,9 @@ BEAT = ",2024-05-01 00:00,60\n"
 
 def read(tmp_path, mapping, files, format="table", person=None):
     """({raw id: record}, participants of the windows, report)."""
-    for folder in ("source", "scratch"):
-        (tmp_path / folder).mkdir(exist_ok=True, parents=True)
-    for name, content in files.items():
-        path = tmp_path / "source" / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(content) if isinstance(content, str) else content.write_parquet(path)
-    (tmp_path / "m.toml").write_text(mapping)
-    source = tmp_path / "source"
-    options = ReaderOptions(mapping=tmp_path / "m.toml" if mapping else None, scratch=tmp_path / "scratch")
-    reader = make_reader(format, ReaderOptions(**vars(options) | {"people": people_rule(person)}))
+    path, source = write_source(tmp_path, files, mapping), tmp_path / "source"
+    (tmp_path / "scratch").mkdir(exist_ok=True)
+    reader = make_reader(format, ReaderOptions(mapping=path, scratch=tmp_path / "scratch", people=people_rule(person)))
     report = IngestReport()
     channels = reader.channels(source)
     keys = list(reader.people(source, report))
