@@ -1,4 +1,4 @@
-"""Ids, times and numbers of a block's rows, by the rules of a mapping file (`mapping`)."""
+"""Columns that a file lacks, and ids, times and numbers of a block's rows, by the rules of a mapping (`mapping`)."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from collections.abc import Sequence
 
 import polars as pl
 
+from lsm_jax.errors import nearest
+from lsm_jax.ingest.files import UnreadableFile
 from lsm_jax.ingest.parse import UNREADABLE, Times, add_reason, numbers, quarantine_rows, read_times
 from lsm_jax.ingest.report import IngestReport
-from lsm_jax.ingest.rows import LINE, PERSON
+from lsm_jax.ingest.rows import LINE, PERSON, Header
 from lsm_jax.ingest.section_rules import ChannelRule, FileRule
 from lsm_jax.ingest.time_rules import UNIT_SECONDS, TimeRule, Unit
 
@@ -61,6 +63,33 @@ class Origin:
     calendar: Calendar
     report: IngestReport
     needs_clocks: bool  # whether rows keep what they say of their clock, since no one zone is known
+
+
+def missing_columns(file: str, rule: FileRule, header: Header, report: IngestReport) -> list[str]:
+    """The rule's columns that a file lacks, with what that costs in the report.
+
+    Raises:
+      UnreadableFile: no row can be read without them, or nothing is left to read.
+    """
+    names = header.names
+    missing = [column for column in rule.used_columns if column not in names]
+    lost = {column: rule.parts_with(column) for column in missing}
+    parts = {part for column in rule.used_columns for part in rule.parts_with(column)}
+    if missing and (not all(lost.values()) or parts <= {part for column in missing for part in lost[column]}):
+        first = next((column for column in missing if not lost[column]), missing[0])
+        raise UnreadableFile(
+            f"line {max(header.line, 1)} lacks the column {first!r}, which {rule.section} of the mapping "
+            f"names{_hint(first, names)}"
+        )
+    for column in missing:
+        what = f"{' and '.join(lost[column])} not read: there is no column {column!r}{_hint(column, names)}"
+        report.lack(what, file)
+    return missing
+
+
+def _hint(column: str, names: Sequence[str]) -> str:
+    hint = nearest(column, names, 1)
+    return f".{hint}" if hint else ""
 
 
 def row_seconds(block: pl.DataFrame, time: TimeRule, origin: Origin, column: str = "") -> Times:

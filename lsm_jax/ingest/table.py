@@ -15,9 +15,9 @@ from typing import TypeVar
 
 import polars as pl
 
-from lsm_jax.errors import UserError, nearest
+from lsm_jax.errors import UserError
 from lsm_jax.ingest.clock import Clock, clock_of, is_floating, on_clock
-from lsm_jax.ingest.columns import Calendar, Origin
+from lsm_jax.ingest.columns import Calendar, Origin, missing_columns
 from lsm_jax.ingest.dates import DateOrders, has_both_orders
 from lsm_jax.ingest.events import PersonLabels, add_labels, event_rows, joined_events, label_times
 from lsm_jax.ingest.faults import reading
@@ -289,8 +289,7 @@ class TableReader:
         """
         layout = self._layout(rule)
         try:
-            names = read_header(file, layout).names
-            missing = _missing_columns(file, rule, names, report)
+            missing = missing_columns(file.label, rule, read_header(file, layout), report)
             rule = _with_zone(file, rule)
             if rule.time and not rule.time.counts:
                 formats = self._dates.formats(file, rule, layout)
@@ -301,27 +300,6 @@ class TableReader:
                 yield rule, block.with_columns(pl.lit(None, pl.String).alias(column) for column in missing)
         except UnreadableFile as error:
             report.set_aside(file.label, str(error))
-
-
-def _missing_columns(file: SourceFile, rule: FileRule, names: Sequence[str], report: IngestReport) -> list[str]:
-    """The columns that a file lacks, with what that costs in the report. UnreadableFile if it costs the file."""
-    missing = [column for column in rule.used_columns if column not in names]
-    lost = {column: rule.parts_with(column) for column in missing}
-    parts = {part for column in rule.used_columns for part in rule.parts_with(column)}
-    if missing and (not all(lost.values()) or parts <= {part for column in missing for part in lost[column]}):
-        first = next((column for column in missing if not lost[column]), missing[0])
-        raise UnreadableFile(
-            f"line 1 lacks the column {first!r}, which {rule.section} of the mapping names{_hint(first, names)}"
-        )
-    for column in missing:
-        what = f"{' and '.join(lost[column])} not read: there is no column {column!r}{_hint(column, names)}"
-        report.lack(what, file.label)
-    return missing
-
-
-def _hint(column: str, names: Sequence[str]) -> str:
-    hint = nearest(column, names, 1)
-    return f".{hint}" if hint else ""
 
 
 def _with_zone(file: SourceFile, rule: AnyRule) -> AnyRule:

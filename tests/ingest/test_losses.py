@@ -86,7 +86,7 @@ def test_a_misspelt_column_costs_its_channel_in_that_file_and_the_nearest_is_nam
         "a.csv": good.replace("ann", "ben").replace("pulse", "Pulse"),
         "b.csv": "made by a watch\n" + good.replace("ann", "cid").replace("quality", "qualty"),
         "c.csv": good,
-        "d.csv": good.replace("when", "wen"),
+        "d.csv": "made by a watch\n" + good.replace("when", "wen"),
         "people.csv": "who,agee,sex\nann,30,F\n",
     }
     windows, report = ingest(tmp_path, TWO_CHANNELS, files)
@@ -100,7 +100,7 @@ def test_a_misspelt_column_costs_its_channel_in_that_file_and_the_nearest_is_nam
     assert "1 files: heart_rate not read: there is no column 'pulse'. Did you mean 'Pulse'? (a.csv)" in said
     assert "1 files: steps not read: there is no column 'quality'. Did you mean 'qualty'? (b.csv)" in said
     assert "1 files: age not read: there is no column 'age'. Did you mean 'agee'? (people.csv)" in said
-    assert "d.csv: line 1 lacks the column 'when', which tables[0] of the mapping names. Did you mean 'wen'?" in said
+    assert "d.csv: line 2 lacks the column 'when', which tables[0] of the mapping names. Did you mean 'wen'?" in said
     assert report.rows_unaccounted == 0
 
 
