@@ -12,8 +12,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, Int
 from rouge_score.rouge_scorer import RougeScorer
@@ -103,8 +101,7 @@ class Captioning(DatasetSuite):
         """
         decoding, objective = DECODINGS[self.decode], sensor_language(run.objective)
         for number, (batch, infos) in enumerate(self.batches(run.spec, source)):
-            arrays, vocabulary = jax.tree.map(jnp.asarray, batch), run.words.vocabulary
-            ids = objective.generate(run.params, arrays, vocabulary, decoding, self.seed + number)
+            ids = objective.generate(run.params, batch, run.words.vocabulary, decoding, self.seed + number)
             yield batch, list(zip(infos, run.words.decode(np.asarray(ids)[: len(infos)]), strict=True))
 
     def _captioned_days(self, run: Run, dataset: Dataset) -> Iterator[_CaptionedDay]:

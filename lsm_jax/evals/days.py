@@ -7,7 +7,6 @@ import itertools
 import warnings
 from collections.abc import Sequence
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -20,8 +19,7 @@ from lsm_jax.data.text import activity_names
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.evals.statistics import index_of
 from lsm_jax.evals.suite import Suite
-from lsm_jax.objectives import masked, sensor_language
-from lsm_jax.objectives.sensor_language import SensorLanguage
+from lsm_jax.objectives import sensor_language
 from lsm_jax.train.run import Run
 
 QUANTILES = (1, 5, 25, 50, 75, 95, 99)
@@ -108,8 +106,7 @@ def captioner(run: Run) -> Captioner | None:
 
 def embed_windows(run: Run, batch: Batch) -> Float[np.ndarray, "b e"]:
     """The embeddings of a batch; RunError where they are not finite."""
-    objective = sensor_language(run.objective) if isinstance(run.objective, SensorLanguage) else masked(run.objective)
-    vectors = np.asarray(objective.embed(run.params, jax.tree.map(jnp.asarray, batch)), np.float32)
+    vectors = np.asarray(run.objective.embed(run.params, batch), np.float32)
     if not np.isfinite(vectors).all():
         raise RunError(f"the model of step {run.step} gives embeddings that are not finite.")
     return vectors

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Bool, Float
 
@@ -138,12 +137,11 @@ def _expected(run: Run, windows: CheckWindows, function: EmbeddingFunction) -> I
     """The run's own outputs, computed in float32 by its own rows and attention."""
     objective = objectives.build(with_changes(run.config, {"model.dtype": "float32"}), run.spec)
     assert isinstance(objective, NetworkObjective)
-    batch = jax.tree.map(jnp.asarray, windows.batch)
     with jax.default_matmul_precision("highest"):
-        tokens = jax.tree.map(np.asarray, objective.embed_tokens(run.params, batch))
+        tokens = jax.tree.map(np.asarray, objective.embed_tokens(run.params, windows.batch))
         for name in function.outputs:
             if name not in {*POOLINGS, TOKENS, OBSERVED}:
-                yield name, np.asarray(objective.embed(run.params, batch, name))
+                yield name, np.asarray(objective.embed(run.params, windows.batch, name))
     yield from ((name, pool(tokens, objective.tokens, name)) for name in POOLINGS)
     shape = len(tokens.real), objective.tokens.size
     observed, vectors = np.zeros(shape, bool), np.zeros((*shape, tokens.vectors.shape[2]), np.float32)

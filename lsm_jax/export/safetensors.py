@@ -93,7 +93,7 @@ def check_export(run: Run, exported: Run, windows: CheckWindows) -> list[str]:
 
 def _outputs(run: Run, windows: CheckWindows) -> dict[str, Callable[[Run], Any]]:
     """What a run of this objective is for, as functions of a run; to reconstruct, a third of the tokens is hidden."""
-    objective, batch = run.objective, jax.tree.map(jnp.asarray, windows.batch)
+    objective, batch = run.objective, windows.batch
     outputs: dict[str, Callable[[Run], Any]] = {"embed": lambda each: each.objective.embed(each.params, batch)}
     if isinstance(objective, SensorLanguage):
         texts = jnp.asarray(run.words.encode(["The wearer slept.", ""], run.config.language.text_length).ids)

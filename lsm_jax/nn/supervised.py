@@ -39,7 +39,8 @@ def span_outputs(
     """Attention pooling over the tokens of spans, and one linear layer; float32.
 
     Args:
-      inside: which tokens of its row a span has. A span without any gives the outputs of the row's mean.
+      inside: which tokens of its row a span has; spans may overlap, which segments of `attention` cannot say. A span
+        without any gives the outputs of the row's mean.
     """
     tokens = tokens.astype(jnp.float32)
     tokens = (tokens - tokens.mean(axis=-1, keepdims=True)) / (tokens.std(axis=-1, keepdims=True) + _EPSILON)

@@ -22,6 +22,7 @@ from lsm_jax.nn.flops import AttentionShape, useful_flops
 from lsm_jax.nn.sizes import model_size
 from lsm_jax.nn.supervised import SupervisedEncoder
 from lsm_jax.objectives.base import (
+    AnyBatch,
     Batch,
     Metrics,
     NetworkObjective,
@@ -96,7 +97,7 @@ class Supervised(NetworkObjective):
             "loss_weight": examples,
         }
 
-    def predict(self, params: Params, batch: Batch) -> Float[Array, "b k o"]:
+    def predict(self, params: Params, batch: AnyBatch) -> Float[Array, "b k o"]:
         """Probabilities of the classes, or the number, of each of `batch["spans"]`, from all observed tokens."""
         return self._predict(self.embed_length(batch), params, sensor_part(batch), jnp.asarray(batch["spans"]))
 
