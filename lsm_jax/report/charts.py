@@ -31,7 +31,7 @@ def line_chart(
     curves = {name: (steps, values) for name, (steps, values) in curves.items() if len(steps)}
     if not curves:
         return None
-    figure, axes = new_figure(4.6, 2.5)
+    figure, axes = new_figure(3.9, 2.4)
     means = []
     for hue, (name, (steps, values)) in zip(HUES, curves.items(), strict=False):
         means.append(_moving_mean(values))

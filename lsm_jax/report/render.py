@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import jinja2
@@ -73,6 +73,16 @@ def offsets(start: float, end: float, limits: Sequence[float]) -> str:
     return f"left:{100 * left:.1f}%;right:{100 * (1 - right):.1f}%"
 
 
+def columns(names: Iterable[str], kind: str = "") -> list[tuple[str, str]]:
+    """Columns of the macro `table`, with their class in CSS."""
+    return [(name, kind) for name in names]
+
+
+def css_string(text: str) -> str:
+    """The text as a CSS string, which no character of it can end: all but letters, digits and spaces are escaped."""
+    return '"' + "".join(c if c.isascii() and (c.isalnum() or c == " ") else f"\\{ord(c):x} " for c in text) + '"'
+
+
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("lsm_jax.report"),
@@ -82,9 +92,9 @@ def _environment() -> jinja2.Environment:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    filters = (number, percent, interval, improvement, readable, duration, by_split)
+    filters = (number, percent, interval, improvement, readable, duration, by_split, css_string)
     environment.filters.update({filter_.__name__: filter_ for filter_ in filters})
-    environment.globals.update(palette=PALETTE, hues=HUES, offsets=offsets)
+    environment.globals.update(palette=PALETTE, hues=HUES, offsets=offsets, columns=columns)
     return environment
 
 

@@ -6,33 +6,9 @@ import json
 import numpy as np
 import pytest
 from pages import Page
+from run_results import evaluation, write
 
 from lsm_jax.cli.main import main
-
-TASK = {"task": "random_imputation", "setting": "80%", "channel": "all"}
-CONFIG = {"objective": {"name": "masked_reconstruction"}, "model": {"size": "tiny"}, "train": {"batch_size": 32}}
-
-
-def evaluation(errors, cells=100):
-    """The generative suite of people with these mean squared errors."""
-    errors = np.asarray(errors, np.float64)
-    model = TASK | {"method": "model", "mse": errors.mean(), "ci95": None, "people": len(errors)}
-    return {
-        "suite": "generative",
-        "results": [model, TASK | {"method": "linear", "mse": 0.1, "ci95": None, "people": len(errors)}],
-        "provenance": {"step": 10, "minutes": 2.5, "config": CONFIG, "split": "test", "seed": 0, "max_windows": None},
-        "by_person": [
-            {"dataset": "a", "participant": f"p{number}", "scores": {"random_imputation 80%": [error * cells, cells]}}
-            for number, error in enumerate(errors)
-        ],
-    }
-
-
-def write(folder, **suites):
-    (folder / "eval").mkdir(parents=True)
-    for suite, content in suites.items():
-        (folder / "eval" / f"{suite}.json").write_text(json.dumps(content))
-    return str(folder)
 
 
 @pytest.fixture

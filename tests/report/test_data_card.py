@@ -3,6 +3,7 @@
 import base64
 import datetime as dt
 import io
+import itertools
 import re
 
 import matplotlib.image
@@ -17,7 +18,7 @@ from lsm_jax.data.store import open_dataset, write_dataset
 from lsm_jax.errors import UserError
 from lsm_jax.report.data_card import data_card_page, median_windows
 from lsm_jax.report.days import draw_day
-from lsm_jax.report.style import PALETTE
+from lsm_jax.report.style import HUES, PALETTE
 from lsm_jax.windows import Event, checked_window
 
 START = dt.datetime(2024, 1, 1, tzinfo=dt.UTC)
@@ -110,18 +111,35 @@ def test_a_day_without_a_value_can_be_drawn(dataset):
     assert {"00:00", "12:00", "steps", "glucose"} <= {*re.findall(r">([^<>]+)</text>", drawing)}
 
 
-def test_text_stands_out_from_the_paper_in_both_themes():
-    def luminance(colour):
-        """Relative luminance of a colour in sRGB (WCAG 2.2)."""
-        channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
-        linear = np.where(channels <= 0.03928, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
-        return linear @ [0.2126, 0.7152, 0.0722]
+def linear(colour):
+    """Linear red, green and blue of a colour in sRGB."""
+    channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
+    return np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
 
-    for theme in (0, 1):
-        paper = luminance(PALETTE["paper"][theme])
-        for role, least in (("ink", 7), ("soft", 4.5), ("blue", 3), ("vermilion", 3)):
-            text = luminance(PALETTE[role][theme])
-            assert (max(paper, text) + 0.05) / (min(paper, text) + 0.05) > least, (role, theme)
+
+@pytest.mark.parametrize("theme", [0, 1])
+def test_text_stands_out_from_the_paper_in_both_themes(theme):
+    luminance = lambda role: linear(PALETTE[role][theme]) @ [0.2126, 0.7152, 0.0722]  # noqa: E731  # WCAG 2.2
+    for role, least in (("ink", 7), ("soft", 4.5), ("blue", 4.5), ("vermilion", 4.5), *((hue, 2.5) for hue in HUES)):
+        low, high = sorted((luminance("paper"), luminance(role)))
+        assert (high + 0.05) / (low + 0.05) > least, role
+
+
+# What the two common forms of colour blindness make of linear colours (Machado, Oliveira & Fernandes, 2009).
+PROTANOPIA = [[0.152286, 1.052583, -0.204868], [0.114503, 0.786281, 0.099216], [-0.003882, -0.048116, 1.051998]]
+DEUTERANOPIA = [[0.367322, 0.860646, -0.227968], [0.280085, 0.672501, 0.047413], [-0.011820, 0.042940, 0.968881]]
+
+
+@pytest.mark.parametrize("theme", [0, 1])
+@pytest.mark.parametrize("seen", [np.eye(3), PROTANOPIA, DEUTERANOPIA], ids=["all", "protanopia", "deuteranopia"])
+def test_hues_differ_for_the_colour_blind(theme, seen):
+    def oklab(colour):
+        cones = np.array([[0.41222, 0.53633, 0.05145], [0.21190, 0.68070, 0.10740], [0.08830, 0.28172, 0.62998]])
+        axes = [[0.21045, 0.79362, -0.00407], [1.97800, -2.42859, 0.45059], [0.02590, 0.78277, -0.80868]]
+        return axes @ np.cbrt(cones @ np.clip(seen @ linear(colour), 0, 1))
+
+    for one, other in itertools.combinations(HUES, 2):
+        assert np.linalg.norm(oklab(PALETTE[one][theme]) - oklab(PALETTE[other][theme])) > 0.085, (one, other)
 
 
 def test_the_registry_is_listed(capsys, monkeypatch):

@@ -1,9 +1,9 @@
-import base64
 import json
 import re
 
 import pytest
 from pages import Page
+from run_results import evaluated, trained
 from tiny_run import tiny_config, tiny_dataset
 
 from lsm_jax.config import with_changes
@@ -13,10 +13,6 @@ from lsm_jax.events import EventLog, event_file, read_events
 from lsm_jax.report.render import offsets
 from lsm_jax.report.run_report import write_report
 from lsm_jax.train.workdir import write_config
-
-PIXEL = base64.b64decode(
-    "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-)
 
 
 @pytest.fixture(scope="module")
@@ -29,42 +25,6 @@ def workdir(dataset, tmp_path):
     config = tiny_config(dataset.path)
     write_config(tmp_path / "run", config, data_spec(config.data, open_datasets(config.data)))
     return tmp_path / "run"
-
-
-def evaluated(workdir, dataset_name="tiny", improvement=0.42):
-    compared = {
-        "task": "random_imputation", "setting": "80%", "channel": "all", "baseline": "linear",
-        "model_mse": 1 - improvement, "baseline_mse": 1.0, "improvement": improvement,
-        "ci95": [improvement - 0.1, improvement + 0.1], "windows": 40, "people": 9,
-    }  # fmt: skip
-    scored = {"task": "random_imputation", "setting": "80%", "mae": 0.4, "mae_natural": 3.25, "unit": "bpm"}
-    results = [
-        scored | {"channel": channel, "method": method, "mse": mse}
-        for channel in ("heart_rate", "all")
-        for method, mse in zip(
-            ("model", "model_swapped_encoder", "context_only", "linear"), (1 - improvement, 1.0, 1.1, 1.0), strict=True
-        )
-    ]
-    content = {
-        "results": results,
-        "comparisons": [compared, compared | {"channel": "heart_rate"}],
-        "encoder": [compared | {"baseline": "model_swapped_encoder"}],
-        "by_dataset": [compared | {"dataset": dataset_name}],
-        "provenance": {"split": "test", "step": 20, "datasets": {dataset_name: {"windows": 40, "people": 9}}},
-    }
-    (workdir / "eval" / "figures").mkdir(parents=True, exist_ok=True)
-    (workdir / "eval" / "generative.json").write_text(json.dumps(content))
-    (workdir / "eval" / "figures" / "reconstruction-tiny.png").write_bytes(PIXEL)
-
-
-def trained(workdir):
-    seconds = {"compile": 3.0, "step": 80.0, "input": 5.0, "other": 2.0}
-    lines = [
-        {"step": step, "loss": 1 / (1 + step), "windows_per_second": 90.0, "time": seconds} for step in range(1, 21)
-    ]
-    lines += [{"step": step, "validation_loss": 0.5 - step / 100} for step in (0, 10, 20)]
-    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 21, "lo'
-    (workdir / "metrics.jsonl").write_text(text)
 
 
 def test_events_of_all_processes_are_one_timeline(workdir, capsys):

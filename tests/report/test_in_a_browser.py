@@ -1,0 +1,62 @@
+"""The pages in a real browser: on a phone nothing scrolls sideways, and both schemes have readable text."""
+
+import numpy as np
+import pytest
+from browser import measured, needs_browser
+from run_results import evaluated, evaluation, trained, write
+from tiny_run import tiny_config, tiny_dataset
+
+from lsm_jax.cli.main import main
+from lsm_jax.data.spec import data_spec, open_datasets
+from lsm_jax.train.workdir import write_config
+
+PHONE, MIN_CONTRAST = 390, 4.5  # pixels; WCAG 2.2, level AA
+
+
+@pytest.fixture(scope="module")
+def pages(tmp_path_factory):
+    """Every kind of page: data card, report of a run, score card."""
+    folder = tmp_path_factory.mktemp("pages")
+    dataset = tiny_dataset(folder / "tiny")
+    config = tiny_config(dataset.path)
+    write_config(folder / "run", config, data_spec(config.data, open_datasets(config.data)))
+    evaluated(folder / "run")
+    trained(folder / "run")
+    errors = np.random.default_rng(0).uniform(0.2, 2.0, 20)
+    runs = [write(folder / f"run_{number}", generative=evaluation(errors * number)) for number in (1, 2)]
+    for arguments in (
+        ["inspect", str(dataset.path), "--html", str(folder / "card.html")],
+        ["report", "--workdir", str(folder / "run")],
+        ["compare", *runs, "--out", str(folder)],
+    ):
+        assert main(arguments) == 0
+    return [(folder / name).read_text() for name in ("card.html", "run/report.html", "compare.html")]
+
+
+def contrast(one, other):
+    """The contrast ratio of two colours (WCAG 2.2)."""
+    low, high = sorted(map(luminance, (one, other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+def luminance(colour):
+    """Relative luminance of a colour in sRGB, of which each channel is 0..255."""
+    channels = np.array(colour[:3]) / 255
+    return np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4) @ [
+        0.2126,
+        0.7152,
+        0.0722,
+    ]
+
+
+@needs_browser
+def test_pages_fit_a_phone_and_can_be_read_in_both_schemes(pages, tmp_path):
+    for schemes in measured(tmp_path, pages, PHONE):
+        for found in schemes.values():
+            assert found["visible"] == PHONE and found["width"] == PHONE
+            assert found["wide"] == []
+            assert len(found["texts"]) >= 3  # ink, soft and what is coloured
+            for text, colour, background in found["texts"]:
+                assert contrast(colour, background) >= MIN_CONTRAST, (text, colour, background)
+        assert schemes["light"]["background"] == "rgb(244, 246, 248)"
+        assert schemes["dark"]["background"] == "rgb(17, 21, 27)"
