@@ -19,6 +19,11 @@ os.environ.setdefault("JAX_PLATFORMS", "cpu")
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(tempfile.gettempdir()) / f"lsm_jax-compiled-{os.getuid()}"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 
+# Workers of pytest-xdist keep to a core each, or their compilers' threads would wait for each other.
+if os.environ.get("PYTEST_XDIST_WORKER") and hasattr(os, "sched_setaffinity"):
+    cores = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, {cores[int(os.environ["PYTEST_XDIST_WORKER"].removeprefix("gw")) % len(cores)]})
+
 # A failure must come back on the next run, and a busy machine must not look like one.
 hypothesis.settings.register_profile("steady", derandomize=True, deadline=None, max_examples=50)
 hypothesis.settings.load_profile("steady")
@@ -30,6 +35,11 @@ def compiled_programs() -> Iterator[None]:
     yield
     if "jax" in sys.modules:
         sys.modules["jax"].clear_caches()
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Puts `tests/train` first: its files take longest, and a long file at the end would leave a worker idle."""
+    items.sort(key=lambda item: (REPOSITORY / "tests" / "train") not in item.path.parents)
 
 
 SHARED_DATA = Path(os.environ.get("LSM_SHARED_DATA", REPOSITORY.parent / "shared" / "data"))
