@@ -17,7 +17,7 @@ from lsm_jax.cli.places import data_folder, local_path, output
 from lsm_jax.errors import RunError, UserError
 
 if TYPE_CHECKING:
-    from lsm_jax.ingest.files import Limits
+    from lsm_jax.ingest.files.source import Limits
     from lsm_jax.ingest.reader import Reader
     from lsm_jax.ingest.report import IngestReport
 
@@ -130,9 +130,10 @@ def _scratch(out: Path) -> Iterator[str]:
 
 def _reader(args: argparse.Namespace, source: Path, scratch: Path) -> tuple[Reader, str]:
     """The reader and its format."""
-    from lsm_jax.ingest.files import MIB, Limits
-    from lsm_jax.ingest.person import people_rule
-    from lsm_jax.ingest.reader import ReaderOptions, make_reader
+    from lsm_jax.ingest.files.source import MIB, Limits
+    from lsm_jax.ingest.formats import make_reader
+    from lsm_jax.ingest.people.rules import people_rule
+    from lsm_jax.ingest.reader import ReaderOptions
 
     limits = Limits(file_bytes=args.max_file_mib * MIB)
     file_format = args.format or _detected(source, args.mapping, limits)
@@ -146,7 +147,7 @@ def _dry_run(args: argparse.Namespace, source: Path) -> int:
     from lsm_jax.cli.ingest_preview import print_preview, print_spellings
     from lsm_jax.data.store import check_output
     from lsm_jax.ingest import pipeline
-    from lsm_jax.ingest.person import AmbiguousPeople
+    from lsm_jax.ingest.people.roster import AmbiguousPeople
     from lsm_jax.ingest.preview import preview
     from lsm_jax.ingest.report import IngestReport
 
@@ -174,7 +175,7 @@ def _dry_run(args: argparse.Namespace, source: Path) -> int:
 def _detected(source: Path, mapping: Path | None, limits: Limits) -> str:
     """The format that the files show, which is printed. UserError where they show none or several."""
     from lsm_jax.ingest.detect import describe, detect_format
-    from lsm_jax.ingest.mapping import describes_tables
+    from lsm_jax.ingest.mapping.file import describes_tables
 
     if mapping and describes_tables(mapping):
         print(f"{mapping} describes tables: reading with --format table.")

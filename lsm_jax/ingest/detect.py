@@ -1,36 +1,27 @@
 """Which format the files of a source have, where the user does not say.
 
 The module of a format has a function `looks_like(files) -> Evidence | None`. It is given all files of the source, and
-should decide by names and suffixes first and by the first bytes of few files (`files.first_bytes`, `header_names`).
-It never raises for a damaged file. Any table fits the format "table", which is therefore never detected.
+should decide by names and suffixes first and by the first bytes of few files (`files.opening.first_bytes`,
+`tables.header.header_names`). It never raises for a damaged file. Any table fits the format "table", which is therefore
+never detected.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import pkgutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.files import DEFAULT_LIMITS, Limits, SourceFile, UnreadableFile, source_files
-from lsm_jax.ingest.reader import FORMATS
+from lsm_jax.ingest.files.listing import source_files
+from lsm_jax.ingest.files.source import DEFAULT_LIMITS, Limits, SourceFile
+from lsm_jax.ingest.formats import FORMATS
+from lsm_jax.ingest.reader import Evidence, LooksLike
 from lsm_jax.ingest.report import IngestReport
-from lsm_jax.ingest.rows import TABLE_SUFFIXES, read_header
+from lsm_jax.ingest.tables.header import TABLE_SUFFIXES, header_names
 
 _MAX_COLUMNS_SHOWN = 8
-
-
-@dataclasses.dataclass(frozen=True)
-class Evidence:
-    """That a source holds files of a format."""
-
-    title: str  # what people call the format: "Apple Health export"
-    files: tuple[SourceFile, ...]  # those that the format recognises, at least one
-
-
-LooksLike = Callable[[Sequence[SourceFile]], Evidence | None]
 
 
 def detect_format(source: Path, limits: Limits = DEFAULT_LIMITS) -> tuple[str, Evidence]:
@@ -49,14 +40,6 @@ def detect_format(source: Path, limits: Limits = DEFAULT_LIMITS) -> tuple[str, E
         f"{source} holds files of {len(found)} formats. Choose one with --format, or point --source at its files:\n"
         + "\n".join(f"  --format {name}: {describe(evidence)}" for name, evidence in found.items())
     )
-
-
-def header_names(file: SourceFile) -> tuple[str, ...]:
-    """The column names of a table; none where the header cannot be read."""
-    try:
-        return read_header(file).names
-    except UnreadableFile:
-        return ()
 
 
 def describe(evidence: Evidence) -> str:

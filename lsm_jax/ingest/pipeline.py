@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsm_jax.errors import RunError, UserError
-from lsm_jax.ingest.days import day_windows
-from lsm_jax.ingest.faults import failure, reading
+from lsm_jax.ingest.files.faults import failure, reading
+from lsm_jax.ingest.minutes.days import day_windows
 from lsm_jax.ingest.reader import PersonRecord, Reader
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.windows import Window

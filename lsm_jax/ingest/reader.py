@@ -7,41 +7,22 @@ the study. Readers, keys and reports can be pickled: the same code runs in one p
 from __future__ import annotations
 
 import dataclasses
-import pkgutil
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from jaxtyping import Float, Int
 
-from lsm_jax.errors import UserError, nearest
-from lsm_jax.ingest.clock import ZONES, Clock, Offsets
-from lsm_jax.ingest.files import DEFAULT_LIMITS, Limits
-from lsm_jax.ingest.person import DEFAULT_PEOPLE, PeopleRule
+from lsm_jax.ingest.files.source import DEFAULT_LIMITS, Limits, SourceFile
+from lsm_jax.ingest.people.rules import DEFAULT_PEOPLE, PeopleRule
 from lsm_jax.ingest.report import IngestReport
-
-# name -> module:class; imported on use, so that one format's libraries do not slow another's start. The module also has
-# `looks_like`, by which `detect` finds the format of a source.
-FORMATS = {
-    "actigraph": "lsm_jax.ingest.actigraph:ActigraphReader",
-    "apple": "lsm_jax.ingest.apple:AppleReader",
-    "empatica": "lsm_jax.ingest.empatica:EmpaticaReader",
-    "fit": "lsm_jax.ingest.fit:FitReader",
-    "oura": "lsm_jax.ingest.oura:OuraReader",
-    "glucose": "lsm_jax.ingest.glucose:GlucoseReader",
-    "fitbit": "lsm_jax.ingest.fitbit:FitbitReader",
-    "takeout": "lsm_jax.ingest.takeout:TakeoutReader",
-    "withings": "lsm_jax.ingest.withings:WithingsReader",
-    "table": "lsm_jax.ingest.table:TableReader",
-}
-_NAME_PEOPLE = {"table", "fitbit"}
-_DATES_IN_SEVERAL_ORDERS = {"table", "fitbit", "actigraph", "glucose"}
+from lsm_jax.ingest.times.clock import Clock, Offsets
 
 
 @dataclasses.dataclass(frozen=True)
 class Series:
-    """Minute values of one channel from one sensor, as `days.minute_series` makes them."""
+    """Minute values of one channel from one sensor, as `minutes.series.minute_series` makes them."""
 
     channel: str  # canonical name
     minute: Int[np.ndarray, " n"]  # since the Unix epoch, UTC; each at most once, in order where there is a value
@@ -66,14 +47,14 @@ class PersonRecord:
     """Everything of one person, before it is cut into windows."""
 
     person: str  # the raw id; it is hashed before it is written anywhere
-    series: tuple[Series, ...]  # several of one channel (overlapping sensors) are merged by `days.day_windows`
+    series: tuple[Series, ...]  # several of one channel (overlapping sensors) are merged by `minutes.days.day_windows`
     events: tuple[RecordEvent, ...] = ()  # logged or derived
     labels: Labels = dataclasses.field(default_factory=dict)  # about the person
     time_zone: str = ""  # IANA name of where it was worn; "" where none is known, which the report says
     offsets: Offsets = ()  # local minus UTC as the recording itself says it; used where no zone is known
     is_wall_clock: bool = False  # no zone is known, and times of the wall clock are written as if they were UTC
     day_labels: tuple[tuple[int, Labels], ...] = ()  # about the day that holds this minute since the epoch, UTC
-    identity: str = ""  # what the pseudonym is made of; "": `person.identity` of the id
+    identity: str = ""  # what the pseudonym is made of; "": `people.ids.identity` of it
 
     @property
     def clock(self) -> Clock:
@@ -117,29 +98,12 @@ class Reader(Protocol):
         """Everything of one person; None (and a note in the report) when nothing is usable."""
 
 
-def make_reader(name: str, options: ReaderOptions) -> Reader:
-    """The reader of this format.
+@dataclasses.dataclass(frozen=True)
+class Evidence:
+    """That a source holds files of a format."""
 
-    Raises:
-      UserError: no such format or time zone, or options that the format cannot use.
-    """
-    if name not in FORMATS:
-        raise UserError(f"unknown format {name!r}.{nearest(name, FORMATS)} Formats: {', '.join(sorted(FORMATS))}.")
-    zone = options.time_zone
-    if zone and zone not in ZONES:
-        raise UserError(f"--time-zone: unknown time zone {zone!r}. Use an IANA name such as 'Europe/Berlin'.")
-    if options.people.is_of_files and name in _NAME_PEOPLE:
-        raise UserError(f"--person: files of format {name} name their people themselves, or their mapping does.")
-    if options.prefer and name != "apple":
-        raise UserError(f"--prefer: format {name} has no named sources that record one signal; apple does.")
-    if options.date_order and options.mapping is None and name not in _DATES_IN_SEVERAL_ORDERS:
-        raise UserError(f"--date-order: format {name} writes all dates in one order, so leave it out.")
-    make: Callable[[ReaderOptions], Reader] = pkgutil.resolve_name(FORMATS[name])
-    if name == "table" or options.mapping is None:
-        return make(options)
-    from lsm_jax.ingest.annotated import AnnotatedReader
-    from lsm_jax.ingest.table import TableReader
+    title: str  # what people call the format: "Apple Health export"
+    files: tuple[SourceFile, ...]  # those that the format recognises, at least one
 
-    tables = TableReader(options, annotated_format=name)
-    options = dataclasses.replace(options, time_zone=tables.time_zone or None, people=tables.people_rule)
-    return AnnotatedReader(make(options), tables)
+
+LooksLike = Callable[[Sequence[SourceFile]], Evidence | None]

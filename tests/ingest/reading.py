@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from lsm_jax.ingest.days import day_windows
-from lsm_jax.ingest.reader import ReaderOptions, make_reader
+from lsm_jax.ingest.formats import make_reader
+from lsm_jax.ingest.minutes.days import day_windows
+from lsm_jax.ingest.reader import ReaderOptions
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.windows import Window
 

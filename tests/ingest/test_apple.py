@@ -6,7 +6,8 @@ import pytest
 
 from lsm_jax.errors import UserError
 from lsm_jax.ingest.detect import detect_format
-from lsm_jax.ingest.reader import ReaderOptions, make_reader
+from lsm_jax.ingest.formats import make_reader
+from lsm_jax.ingest.reader import ReaderOptions
 from tests.ingest.apple_export import APP, HEAD, PHONE, TAIL, record, sleep, workout
 from tests.ingest.reading import read_folder, values
 

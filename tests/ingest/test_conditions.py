@@ -8,7 +8,7 @@ import polars as pl
 import pytest
 
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.conditions import RuleFault, parse_condition
+from lsm_jax.ingest.mapping.conditions import RuleFault, parse_condition
 from tests.ingest.test_table import WIDE, ingest
 
 ROWS = [  # quality (numbers as text), state, worn, the second column of numbers

@@ -11,10 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.days import day_windows, minute_series
-from lsm_jax.ingest.parse import ISO_FORMATS, epoch_seconds
+from lsm_jax.ingest.minutes.days import day_windows
+from lsm_jax.ingest.minutes.series import minute_series
 from lsm_jax.ingest.reader import PersonRecord, RecordEvent
 from lsm_jax.ingest.report import IngestReport
+from lsm_jax.ingest.times.text import ISO_FORMATS, epoch_seconds
 
 BERLIN = zoneinfo.ZoneInfo("Europe/Berlin")
 

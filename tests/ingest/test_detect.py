@@ -7,7 +7,7 @@ import pytest
 from lsm_jax.cli.main import main
 from lsm_jax.errors import UserError
 from lsm_jax.ingest.detect import detect_format
-from lsm_jax.ingest.reader import FORMATS
+from lsm_jax.ingest.formats import FORMATS
 
 FITABASE = "Id,ActivityMinute,Steps\n1503960366,4/12/2016 1:00:00 AM,5\n"
 E4 = "1544027337.000000\n1.000000\n30.1\n30.2\n"

@@ -5,9 +5,10 @@ import re
 import pytest
 
 from lsm_jax.cli.main import main
+from lsm_jax.ingest.formats import make_reader
 from lsm_jax.ingest.pipeline import People
 from lsm_jax.ingest.preview import preview
-from lsm_jax.ingest.reader import ReaderOptions, make_reader
+from lsm_jax.ingest.reader import ReaderOptions
 from lsm_jax.ingest.report import IngestReport
 from tests.ingest.hostile import CASES, write_people
 

@@ -13,9 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.days import day_windows
-from lsm_jax.ingest.files import Limits
-from lsm_jax.ingest.reader import ReaderOptions, make_reader
+from lsm_jax.ingest.files.source import Limits
+from lsm_jax.ingest.formats import make_reader
+from lsm_jax.ingest.minutes.days import day_windows
+from lsm_jax.ingest.reader import ReaderOptions
 from lsm_jax.ingest.report import IngestReport
 
 START = 1_684_532_940  # 2023-05-19 21:49:00 UTC, a whole minute

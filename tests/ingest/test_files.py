@@ -11,7 +11,9 @@ from pathlib import Path
 import pytest
 
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.files import Limits, SourceFile, UnreadableFile, open_file, read_bytes, read_workbook, source_files
+from lsm_jax.ingest.files.listing import source_files
+from lsm_jax.ingest.files.opening import open_file, read_bytes, read_workbook
+from lsm_jax.ingest.files.source import Limits, SourceFile, UnreadableFile
 from lsm_jax.ingest.report import IngestReport
 
 

@@ -8,8 +8,9 @@ import signal
 import numpy as np
 import pytest
 
+from lsm_jax.ingest.formats import FORMATS, make_reader
 from lsm_jax.ingest.pipeline import People
-from lsm_jax.ingest.reader import FORMATS, ReaderOptions, make_reader
+from lsm_jax.ingest.reader import ReaderOptions
 from lsm_jax.ingest.report import IngestReport
 from tests.ingest.hostile import CASES, write_people
 

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 from lsm_jax.cli.main import main
 from lsm_jax.data.store import SPLITS, open_dataset
 from lsm_jax.errors import UserError
+from lsm_jax.ingest.formats import FORMATS, make_reader
 from lsm_jax.ingest.pipeline import People
-from lsm_jax.ingest.reader import FORMATS, ReaderOptions, make_reader
+from lsm_jax.ingest.reader import ReaderOptions
 from lsm_jax.ingest.report import SAMPLES_PER_REASON, IngestReport
 
 MAPPINGS = Path(__file__).resolve().parents[2] / "configs" / "ingest"

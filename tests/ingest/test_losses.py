@@ -11,7 +11,7 @@ import pytest
 
 from lsm_jax.cli.main import main
 from lsm_jax.errors import RunError
-from lsm_jax.ingest.fitbit import FitbitReader
+from lsm_jax.ingest.formats.fitbit import FitbitReader
 from lsm_jax.ingest.pipeline import People
 from lsm_jax.ingest.reader import ReaderOptions
 from lsm_jax.ingest.report import IngestReport

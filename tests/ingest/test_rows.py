@@ -15,11 +15,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lsm_jax.ingest import parquet as parquet_module
-from lsm_jax.ingest import rows as rows_module
-from lsm_jax.ingest.files import Limits, SourceFile, UnreadableFile, source_files
+from lsm_jax.ingest.cells import LINE
+from lsm_jax.ingest.files.listing import source_files
+from lsm_jax.ingest.files.source import Limits, SourceFile, UnreadableFile
 from lsm_jax.ingest.report import IngestReport
-from lsm_jax.ingest.rows import LINE, Layout, read_header, read_rows
+from lsm_jax.ingest.tables import parquet as parquet_module
+from lsm_jax.ingest.tables import text as text_module
+from lsm_jax.ingest.tables.header import Layout, read_header
+from lsm_jax.ingest.tables.rows import read_rows
 
 
 def read(folder, content, name="t.csv", columns=("a", "b"), **limits):
@@ -50,12 +53,12 @@ def test_line_numbers_are_kept_and_bad_lines_are_reported(tmp_path):
 )
 def test_no_junk_hides_a_good_line(tmp_path_factory, lines, block):
     folder = tmp_path_factory.mktemp("rows")
-    keep = rows_module.BLOCK_BYTES
-    rows_module.BLOCK_BYTES = block
+    keep = text_module.BLOCK_BYTES
+    text_module.BLOCK_BYTES = block
     try:
         table, report = read(folder, b"a,b\n" + b"\n".join(lines) + b"\n")
     finally:
-        rows_module.BLOCK_BYTES = keep
+        text_module.BLOCK_BYTES = keep
     pairs = [(2 + i, *line.split(b",")) for i, line in enumerate(lines) if line.count(b",") == 1]
     good = {(i, a.decode(), b.decode()) for i, a, b in pairs if a.isdigit() and b.isdigit()}
     assert good <= set(table.rows())

@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 
 from lsm_jax.channels import REGISTRY
 from lsm_jax.errors import UserError
-from lsm_jax.ingest import signals
+from lsm_jax.ingest.signals.grid import mean_level, minute_grid, quantile
+from lsm_jax.ingest.signals.heart import heart_beat_features
+from lsm_jax.ingest.signals.motion import acceleration_features
+from lsm_jax.ingest.signals.skin import robust_line, skin_conductance_features, skin_temperature_features
 
 RATE = 32.0
 START = 1_700_000_040.0  # a whole minute
@@ -19,7 +22,7 @@ def acceleration(*axes, minutes=4):
     """[minutes, 1920, 3] of three functions of time (s), in g."""
     time = np.arange(int(minutes * 60 * RATE)) / RATE
     samples = np.stack([np.broadcast_to(axis(time), time.shape) for axis in axes], axis=1)
-    return signals.minute_grid(samples, START, RATE)[1]
+    return minute_grid(samples, START, RATE)[1]
 
 
 def still(value):
@@ -47,7 +50,7 @@ def assert_plausible(features):
 def test_grid_keeps_every_sample_at_its_time(lead, count, rate, day):
     start = day * 86400 + lead / 4 if rate == 4 else day * 86400.0 + lead // 4
     samples = np.arange(count, dtype=float)
-    first, grid = signals.minute_grid(samples, start, rate)
+    first, grid = minute_grid(samples, start, rate)
     flat = grid.reshape(-1)
     place = np.flatnonzero(~np.isnan(flat))
     np.testing.assert_array_equal(flat[place], samples)
@@ -56,16 +59,16 @@ def test_grid_keeps_every_sample_at_its_time(lead, count, rate, day):
 
 def test_grid_refuses_a_rate_without_whole_minutes():
     with pytest.raises(UserError, match="whole number of samples"):
-        signals.minute_grid(np.zeros(10), 0.0, 0.33)
+        minute_grid(np.zeros(10), 0.0, 0.33)
 
 
 @given(st.lists(st.floats(-1e6, 1e6) | st.just(float("nan")), min_size=1, max_size=30), st.floats(0, 1))
 def test_quantile_equals_numpy(values, q):
     row = np.array(values)
     if np.isnan(row).all():
-        assert np.isnan(signals.quantile(row[None], q)[0])
+        assert np.isnan(quantile(row[None], q)[0])
     else:
-        np.testing.assert_allclose(signals.quantile(row[None], q)[0], np.nanquantile(row, q), rtol=1e-9, atol=1e-6)
+        np.testing.assert_allclose(quantile(row[None], q)[0], np.nanquantile(row, q), rtol=1e-9, atol=1e-6)
 
 
 # Heart beats.
@@ -77,7 +80,7 @@ def beats(interval, start=START):
 
 
 def test_a_steady_heart_has_no_variability():
-    features = signals.heart_beat_features(*beats(np.full(300, 0.75)), int(START // 60), 3)
+    features = heart_beat_features(*beats(np.full(300, 0.75)), int(START // 60), 3)
     np.testing.assert_allclose(features["heart_rate"], 80)
     for name in ("rmssd", "sdnn", "rr_entropy", "rr_difference_entropy", "pnn20"):
         np.testing.assert_allclose(features[name], 0, atol=1e-9)
@@ -87,7 +90,7 @@ def test_a_steady_heart_has_no_variability():
 
 
 def test_rmssd_and_entropy_of_alternating_beats():
-    features = signals.heart_beat_features(*beats(np.tile([0.75, 0.8125], 100)), int(START // 60), 2)
+    features = heart_beat_features(*beats(np.tile([0.75, 0.8125], 100)), int(START // 60), 2)
     np.testing.assert_allclose(features["rmssd"], 62.5)
     np.testing.assert_allclose(features["pnn20"], 1)
     np.testing.assert_allclose(features["rr_entropy"], np.log(2), atol=0.01)
@@ -98,8 +101,8 @@ def test_one_ectopic_beat_changes_only_the_valid_share():
     regular = np.full(80, 0.75)
     ectopic = regular.copy()
     ectopic[30:32] = 0.45, 1.05
-    clean = signals.heart_beat_features(*beats(regular), int(START // 60), 1)
-    disturbed = signals.heart_beat_features(*beats(ectopic), int(START // 60), 1)
+    clean = heart_beat_features(*beats(regular), int(START // 60), 1)
+    disturbed = heart_beat_features(*beats(ectopic), int(START // 60), 1)
     assert disturbed["rr_percent_valid"][0] < clean["rr_percent_valid"][0]
     for name in clean.keys() - {"rr_percent_valid"}:
         np.testing.assert_allclose(disturbed[name], clean[name], atol=1e-9)
@@ -108,14 +111,14 @@ def test_one_ectopic_beat_changes_only_the_valid_share():
 def test_a_difference_never_spans_lost_beats():
     seconds, interval = beats(np.r_[np.full(20, 0.7), np.full(20, 0.8)])
     lost = np.r_[np.arange(15), np.arange(25, 40)]  # what lies between the two rhythms was not recorded
-    features = signals.heart_beat_features(seconds[lost], interval[lost], int(START // 60), 1)
+    features = heart_beat_features(seconds[lost], interval[lost], int(START // 60), 1)
     np.testing.assert_allclose(features["rmssd"], 0, atol=1e-9)
     assert features["sdnn"][0] > 40
 
 
 def test_a_minute_with_few_beats_has_only_a_valid_share():
     seconds, interval = beats(np.full(5, 0.8))
-    features = signals.heart_beat_features(seconds, interval, int(START // 60), 2)
+    features = heart_beat_features(seconds, interval, int(START // 60), 2)
     np.testing.assert_allclose(features["rr_percent_valid"], [4 / 60, 0])
     for name in features.keys() - {"rr_percent_valid"}:
         assert np.isnan(features[name]).all(), name
@@ -125,7 +128,7 @@ def test_a_minute_with_few_beats_has_only_a_valid_share():
 def test_any_intervals_give_plausible_features_or_none(intervals):
     interval = np.array(intervals, float)
     seconds = START + np.cumsum(np.clip(np.nan_to_num(interval, posinf=1), 0.1, 3))
-    features = signals.heart_beat_features(seconds, interval, int(START // 60), 8)
+    features = heart_beat_features(seconds, interval, int(START // 60), 8)
     assert all(len(values) == 8 for values in features.values())
     assert_plausible(features)
 
@@ -135,14 +138,14 @@ def test_any_intervals_give_plausible_features_or_none(intervals):
 
 @pytest.mark.parametrize("hertz", [0.5, 1.0, 2.0, 4.0])
 def test_zero_crossings_of_a_sine_come_twice_a_period(hertz):
-    features = signals.acceleration_features(acceleration(sine(hertz), still(0), still(1)), RATE)
+    features = acceleration_features(acceleration(sine(hertz), still(0), still(1)), RATE)
     seconds = (2 ** (features["acc_zero_crossing_mean"] / 25.6) - 1) / 32
     np.testing.assert_allclose(seconds, 1 / (2 * hertz), rtol=0.02)
     assert (features["acc_zero_crossing_sd"] < 15).all()  # below half a sample
 
 
 def test_energy_and_axis_of_a_sine():
-    features = signals.acceleration_features(acceleration(sine(2, 0.5), still(0.25), still(1)), RATE)
+    features = acceleration_features(acceleration(sine(2, 0.5), still(0.25), still(1)), RATE)
     np.testing.assert_allclose(features["acc_log_energy"], 25.6 * np.log2(1 + 256 * 0.5 / np.sqrt(2)), rtol=0.005)
     np.testing.assert_allclose(features["acc_log_energy_ratio"], 256, atol=1)
     np.testing.assert_allclose(features["acc_axis_mean"], 128, atol=1)  # along x, where gravity has no part
@@ -151,10 +154,8 @@ def test_energy_and_axis_of_a_sine():
 
 
 def test_kurtosis_separates_bursts_from_steady_motion():
-    steady = signals.acceleration_features(acceleration(sine(2), still(0), still(1)), RATE)
-    burst = signals.acceleration_features(
-        acceleration(lambda time: sine(2)(time) * (time % 60 < 5), still(0), still(1)), RATE
-    )
+    steady = acceleration_features(acceleration(sine(2), still(0), still(1)), RATE)
+    burst = acceleration_features(acceleration(lambda time: sine(2)(time) * (time % 60 < 5), still(0), still(1)), RATE)
     assert (burst["acc_kurtosis"] > steady["acc_kurtosis"] + 50).all()
 
 
@@ -163,13 +164,13 @@ def test_features_do_not_depend_on_how_the_watch_is_turned():
     rng = np.random.default_rng(0)
     grid = acceleration(sine(2, 0.6), sine(1.3, 0.3), sine(3.1, 0.15, 1)) + rng.normal(0, 0.01, (4, 1920, 3))
     rotation, _ = np.linalg.qr(rng.normal(size=(3, 3)))
-    plain, turned = (signals.acceleration_features(turn, RATE) for turn in (grid, grid @ rotation))
+    plain, turned = (acceleration_features(turn, RATE) for turn in (grid, grid @ rotation))
     for name in plain.keys() - {"acc_axis_mean", "sleep_coefficient"}:
         np.testing.assert_allclose(turned[name], plain[name], rtol=1e-6, atol=1e-6, err_msg=name)
 
 
 def test_a_watch_on_the_table_is_at_the_floor_of_every_scale():
-    features = signals.acceleration_features(acceleration(still(0), still(0), still(1)), RATE)
+    features = acceleration_features(acceleration(still(0), still(0), still(1)), RATE)
     for name in ("steps", "acc_log_energy", "acc_covariance_condition", "sleep_coefficient", "acc_zero_crossing_sd"):
         np.testing.assert_allclose(features[name], 0, atol=1e-3, err_msg=name)
     np.testing.assert_allclose(features["acc_zero_crossing_mean"], 25.6 * np.log2(1 + 60 * 32))
@@ -179,20 +180,20 @@ def test_a_watch_on_the_table_is_at_the_floor_of_every_scale():
 @pytest.mark.parametrize("cadence", [1.5, 1.9, 2.8])
 def test_steps_of_a_walk_are_counted_and_those_of_a_gesture_are_not(cadence):
     walk = acceleration(still(0), sine(cadence / 2, 0.1), sine(cadence, 0.4, 1))
-    steps = signals.acceleration_features(walk, RATE)["steps"]
+    steps = acceleration_features(walk, RATE)["steps"]
     np.testing.assert_allclose(steps, 60 * cadence, rtol=0.03)
     gesture = acceleration(
         still(0), still(0), lambda time: 1 + 0.4 * np.sin(2 * np.pi * cadence * time) * (time % 30 < 2)
     )
-    assert (signals.acceleration_features(gesture, RATE)["steps"] == 0).all()
+    assert (acceleration_features(gesture, RATE)["steps"] == 0).all()
 
 
 def test_a_gap_makes_its_minute_missing_and_leaves_the_others_alone():
     grid = acceleration(sine(2), sine(1, 0.2), still(1))
-    whole = signals.acceleration_features(grid, RATE)
+    whole = acceleration_features(grid, RATE)
     grid[2] = np.nan
     grid[0, 100:300] = np.nan
-    gapped = signals.acceleration_features(grid, RATE)
+    gapped = acceleration_features(grid, RATE)
     for name, values in gapped.items():
         assert list(np.isnan(values)) == [False, False, True, False], name
     for name in ("acc_log_energy", "acc_log_energy_ratio", "jerk_autocorrelation", "sleep_coefficient"):
@@ -201,8 +202,8 @@ def test_a_gap_makes_its_minute_missing_and_leaves_the_others_alone():
 
 def test_features_need_half_a_minute_of_motion():
     samples = np.ones((int(60 * RATE) + 800, 3))
-    _, grid = signals.minute_grid(samples, START, RATE)
-    assert list(np.isnan(signals.acceleration_features(grid, RATE)["acc_log_energy"])) == [False, True]
+    _, grid = minute_grid(samples, START, RATE)
+    assert list(np.isnan(acceleration_features(grid, RATE)["acc_log_energy"])) == [False, True]
 
 
 @given(
@@ -212,7 +213,7 @@ def test_any_motion_gives_plausible_features_or_none(seed, size, missing):
     rng = np.random.default_rng(seed)
     grid = rng.normal(0, size, (2, 600, 3))
     grid[rng.random((2, 600)) < missing] = np.nan
-    features = signals.acceleration_features(grid, 10.0)
+    features = acceleration_features(grid, 10.0)
     assert len(features) == 10
     assert_plausible(features)
     assert missing < 1 or all(np.isnan(values).all() for values in features.values())
@@ -220,7 +221,7 @@ def test_any_motion_gives_plausible_features_or_none(seed, size, missing):
 
 def test_a_low_sampling_rate_of_acceleration_is_refused():
     with pytest.raises(UserError, match="too slow"):
-        signals.acceleration_features(np.zeros((1, 240, 3)), 4.0)
+        acceleration_features(np.zeros((1, 240, 3)), 4.0)
 
 
 # Skin.
@@ -228,8 +229,8 @@ def test_a_low_sampling_rate_of_acceleration_is_refused():
 
 def test_a_ramp_has_its_slope_and_the_level_of_its_middle():
     time = np.arange(3 * 240) / 240
-    _, grid = signals.minute_grid(2 + 0.5 * time, START, 4.0)
-    features = signals.skin_conductance_features(grid)
+    _, grid = minute_grid(2 + 0.5 * time, START, 4.0)
+    features = skin_conductance_features(grid)
     np.testing.assert_allclose(features["skin_conductance_slope"], 0.5)
     np.testing.assert_allclose(features["skin_conductance_level"], [2.25, 2.75, 3.25], atol=0.002)
     np.testing.assert_allclose(features["eda_lead_contact"], 240)
@@ -237,18 +238,18 @@ def test_a_ramp_has_its_slope_and_the_level_of_its_middle():
 
 def test_spikes_and_a_loose_electrode_do_not_change_the_line():
     rng = np.random.default_rng(1)
-    _, clean = signals.minute_grid(np.full(240, 5.0), START, 4.0)
+    _, clean = minute_grid(np.full(240, 5.0), START, 4.0)
     spoilt = clean.copy()
     spoilt[0, rng.choice(240, 30, replace=False)] = 60
     spoilt[0, 200:225] = 0
-    features = signals.skin_conductance_features(spoilt)
+    features = skin_conductance_features(spoilt)
     np.testing.assert_allclose(features["skin_conductance_level"], 5)
     np.testing.assert_allclose(features["skin_conductance_slope"], 0, atol=1e-9)
     assert features["eda_lead_contact"][0] == 215
 
 
 def test_no_contact_gives_a_contact_count_of_zero_and_no_level():
-    features = signals.skin_conductance_features(np.zeros((1, 240)))
+    features = skin_conductance_features(np.zeros((1, 240)))
     assert features["eda_lead_contact"][0] == 0
     assert np.isnan(features["skin_conductance_level"][0]) and np.isnan(features["skin_conductance_slope"][0])
 
@@ -256,7 +257,7 @@ def test_no_contact_gives_a_contact_count_of_zero_and_no_level():
 def test_a_failed_thermometer_is_missing():
     grid = np.full((2, 240), 33.0)
     grid[1] = 228.9
-    features = signals.skin_temperature_features(grid)
+    features = skin_temperature_features(grid)
     np.testing.assert_allclose(features["skin_temperature"], [33, np.nan])
     np.testing.assert_allclose(features["skin_temperature_slope"], [0, np.nan])
 
@@ -268,8 +269,8 @@ def test_a_failed_thermometer_is_missing():
 )
 def test_robust_line_follows_a_shift(samples, values, shift):
     grid = np.resize(np.array(values), (2, samples))
-    level, slope = signals.robust_line(grid)
-    shifted_level, shifted_slope = signals.robust_line(grid + shift)
+    level, slope = robust_line(grid)
+    shifted_level, shifted_slope = robust_line(grid + shift)
     np.testing.assert_allclose(shifted_level, level + shift, atol=1e-9)
     np.testing.assert_allclose(shifted_slope, slope, atol=1e-9)
     assert np.isnan(level).all() or not np.isnan(grid).all()
@@ -279,4 +280,4 @@ def test_mean_level_ignores_implausible_samples():
     grid = np.full((2, 60), 70.0)
     grid[0, :20] = 400
     grid[1, :40] = 0
-    np.testing.assert_allclose(signals.mean_level(grid, 25, 240), [70, np.nan])
+    np.testing.assert_allclose(mean_level(grid, 25, 240), [70, np.nan])

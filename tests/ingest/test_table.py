@@ -7,7 +7,8 @@ import polars as pl
 import pytest
 
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.reader import ReaderOptions, make_reader
+from lsm_jax.ingest.formats import make_reader
+from lsm_jax.ingest.reader import ReaderOptions
 from tests.ingest.reading import read_source
 
 WIDE = """

@@ -7,9 +7,12 @@ import polars as pl
 import pytest
 
 from lsm_jax.errors import UserError
-from lsm_jax.ingest.person import LOST_DIGITS, AmbiguousPeople, identity, people_rule
+from lsm_jax.ingest.formats import make_reader
+from lsm_jax.ingest.people.ids import LOST_DIGITS, identity
+from lsm_jax.ingest.people.roster import AmbiguousPeople
+from lsm_jax.ingest.people.rules import people_rule
 from lsm_jax.ingest.pipeline import People
-from lsm_jax.ingest.reader import ReaderOptions, make_reader
+from lsm_jax.ingest.reader import ReaderOptions
 from lsm_jax.ingest.report import IngestReport
 from tests.ingest.reading import write_source
 

@@ -1,0 +1,1 @@
+"""Reads tables that a mapping file describes."""

@@ -1,0 +1,1 @@
+"""Untrusted files: listed, opened, and set aside where they are damaged."""

@@ -1,0 +1,1 @@
+"""Fitbit's data of Google Takeout and of its web API."""

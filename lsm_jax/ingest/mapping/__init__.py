@@ -1,0 +1,1 @@
+"""The mapping file: its sections and their keys."""

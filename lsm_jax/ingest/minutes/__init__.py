@@ -1,0 +1,1 @@
+"""From samples to minutes, and from minutes to days."""

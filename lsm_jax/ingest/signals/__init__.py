@@ -1,0 +1,1 @@
+"""Minute features of raw signals."""

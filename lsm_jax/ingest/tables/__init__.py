@@ -1,0 +1,1 @@
+"""Rows of delimited text, Parquet and Excel, block by block."""

@@ -1,0 +1,1 @@
+"""Wall clocks, and text as times."""
