@@ -5,7 +5,8 @@
 - `formats`: a module or a folder for each format, and `FORMATS`, their list.
 - `described`: tables of any kind, read by a mapping file.
 - `mapping`: the keys of a mapping file.
-- `minutes`: samples become minutes, minutes become days; sleep; ranked sources. `signals`: minute features of raw signals.
+- `minutes`: samples become minutes, minutes become days; sleep; ranked sources.
+- `signals`: minute features of raw signals.
 - `reader`: what every reader takes and gives.
 - `people`: who is who.
 - `tables`: blocks of rows of text, Parquet and Excel. `section`: what the sections of a mapping file share.

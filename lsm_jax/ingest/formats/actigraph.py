@@ -87,7 +87,7 @@ def looks_like(files: Sequence[SourceFile]) -> Evidence | None:
 class ActigraphReader(RecordingReader):
     """Reader of ActiLife's epoch files (see `reader.Reader`)."""
 
-    title = "ActiGraph"
+    content = "ActiGraph file"
     expected = "CSV files of epochs that start with 'Data File Created By ActiGraph', with a header line (Axis1, ...)"
     one_file_each = True
 

@@ -64,10 +64,11 @@ def _sleep(document: Document, recording: Recording, _: IngestReport) -> None:
     phases, seconds = document.get("sleep_phase_30_sec"), 30
     if not phases:
         phases, seconds = document.get("sleep_phase_5_min"), 300
-    for number, phase in enumerate(str(phases or "")):
-        if phase in _PHASES:
-            begin = start + number * seconds
-            recording.spells.add(Spell(begin, begin + seconds, _PHASES[phase]))
+    recording.add_spells(
+        Spell(start + number * seconds, start + (number + 1) * seconds, _PHASES[phase])
+        for number, phase in enumerate(str(phases or ""))
+        if phase in _PHASES
+    )
     for field, channel in (("heart_rate", "heart_rate"), ("hrv", "rmssd")):
         if series := document.get(field):
             second, value = _items(series)
@@ -179,7 +180,7 @@ def _kinds_of(file: SourceFile) -> tuple[Kind, ...]:
 class OuraReader(RecordingReader):
     """Reader of Oura exports (see `reader.Reader`)."""
 
-    title = "Oura"
+    content = "Oura file"
     expected = (
         "heartrate.csv, sleepmodel.csv, dailyactivity.csv or the JSON of the API's sleep, heartrate, daily_activity"
     )

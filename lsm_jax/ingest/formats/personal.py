@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from lsm_jax.errors import UserError
 from lsm_jax.ingest.files.faults import reading
 from lsm_jax.ingest.files.listing import source_files
 from lsm_jax.ingest.files.source import SourceFile
-from lsm_jax.ingest.minutes.recording import Recording
-from lsm_jax.ingest.minutes.sleep import sleep_events
+from lsm_jax.ingest.minutes.recording import Recording, labels_about
 from lsm_jax.ingest.people.exports import PersonFiles, person_of, sort_files
 from lsm_jax.ingest.reader import PersonRecord, ReaderOptions
 from lsm_jax.ingest.report import IngestReport
@@ -49,8 +48,8 @@ class PersonalReader(abc.ABC):
 class RecordingReader(PersonalReader):
     """A reader whose files are added to the `Recording` of their person, one after another."""
 
-    title: str  # of the format, in messages
-    expected: str  # what its files are, in the refusal of a source that has none
+    content: str  # what its files are, in messages: "FIT file"
+    expected: str  # the same with names, in the refusal of a source that has none
 
     @abc.abstractmethod
     def channels_of(self, file: SourceFile) -> Iterable[str]:
@@ -63,29 +62,38 @@ class RecordingReader(PersonalReader):
     def new_recording(self) -> Recording:
         return Recording()
 
+    def content_of(self, file: SourceFile) -> str:  # noqa: ARG002
+        """What a file is taken for, in the report."""
+        return self.content
+
+    def add_files(self, files: Sequence[SourceFile], recording: Recording, report: IngestReport) -> None:
+        """Adds the files of one person."""
+        for file in files:
+            report.use(file.label, self.content_of(file))
+            with reading(file.label, report):
+                self.add_file(file, recording, report)
+
     def channels(self, source: Path) -> tuple[str, ...]:
-        files = source_files(source, IngestReport(), self._options.limits)
-        channels = dict.fromkeys(name for file in files if not self.reads(file) for name in self.channels_of(file))
+        files = [file for file in source_files(source, IngestReport(), self._options.limits) if not self.reads(file)]
+        channels = dict.fromkeys(name for file in files for name in self.channels_of(file))
         if not channels:
-            raise UserError(f"{source} holds no {self.title} file: expected {self.expected}.")
+            what = f"{self.content} with a channel of the registry" if files else self.content
+            raise UserError(f"{source} holds no {what}: expected {self.expected}.")
         return tuple(channels)
 
     def read(self, _: Path, key: PersonFiles, report: IngestReport) -> PersonRecord | None:
         recording = self.new_recording()
-        for file in key.files:
-            report.use(file.label, f"{self.title} file")
-            with reading(file.label, report):
-                self.add_file(file, recording, report)
+        self.add_files(key.files, recording, report)
         series = recording.series(report)
-        if not series:
+        if not any(len(each.minute) for each in series):
             report.people_without_data += 1
             return None
-        clock = Clock(self._options.time_zone or "", changes_of_offset(recording.offsets))
-        events = dict.fromkeys((*recording.events, *sleep_events(sorted(recording.spells))))
+        clock = Clock(self._options.time_zone or recording.time_zone, changes_of_offset(recording.offsets))
         return PersonRecord(
             key.person,
             series,
-            tuple(sorted(events, key=lambda event: (event.start, event.end))),
+            recording.all_events(),
+            labels_about(recording.born, recording.sex, series),
             time_zone=clock.time_zone,
             offsets=clock.offsets,
             is_wall_clock=recording.is_wall_clock,

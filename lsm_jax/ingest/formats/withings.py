@@ -57,7 +57,7 @@ def _quantity(file: SourceFile) -> str:
 class WithingsReader(RecordingReader):
     """Reader of Withings exports (see `reader.Reader`)."""
 
-    title = "Withings"
+    content = "Withings file"
     expected = "raw_tracker_hr.csv, raw_tracker_steps.csv, raw_tracker_sleep-state.csv and so on"
 
     def reads(self, file: SourceFile) -> str:
@@ -110,11 +110,11 @@ class WithingsReader(RecordingReader):
         samples = samples.select(start.alias("second"), "duration", "value")
         if quantity == _SLEEP_STATE:
             stages = _STAGES_OF_MONITOR if "sleep-monitor" in file.name.lower() else _STAGES
-            recording.spells |= {
+            recording.add_spells(
                 Spell(begin, begin + length, stages[state])
                 for begin, length, state in samples.iter_rows()
                 if state in stages
-            }
+            )
             return
         begins, lengths, values = (samples[name].to_list() for name in ("second", "duration", "value"))
         recording.add(_CHANNELS[quantity], begins, values, length=lengths, sensor=file.name)
@@ -129,8 +129,8 @@ class WithingsReader(RecordingReader):
         reasons = add_reason(reasons, (end < start).fill_null(False), "ends before it starts")
         good = quarantine_rows(block[LINE], reasons, file.label, report)
         if _ACTIVITY not in block.columns:
-            for begin, stop in pl.DataFrame({"start": start, "end": end}).filter(good).iter_rows():
-                recording.spells.add(Spell(begin, stop, "in bed"))
+            times = pl.DataFrame({"start": start, "end": end}).filter(good)
+            recording.add_spells(Spell(begin, stop, "in bed") for begin, stop in times.iter_rows())
             return
         names = block[_ACTIVITY].fill_null("activity")
         for begin, stop, name in pl.DataFrame({"start": start, "end": end, "name": names}).filter(good).iter_rows():

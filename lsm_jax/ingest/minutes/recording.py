@@ -11,8 +11,9 @@ from typing import NamedTuple
 import numpy as np
 import polars as pl
 
+from lsm_jax.ingest.minutes.ranked import RankedSeries, best_of
 from lsm_jax.ingest.minutes.series import Aggregate, minute_series
-from lsm_jax.ingest.minutes.sleep import Spell, sleep_series
+from lsm_jax.ingest.minutes.sleep import Spell, best_spells, sleep_events, sleep_series
 from lsm_jax.ingest.reader import Labels, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.times.clock import Clock, fixed_offset
@@ -52,17 +53,20 @@ class _Sensor(NamedTuple):
 
 
 class Recording:
-    """What the files of one person hold: samples by sensor, stages of sleep, events, labels of days, local offsets."""
+    """What the files of one person hold: samples by sensor, stages of sleep, events, labels of days, the clock."""
 
     def __init__(self) -> None:
         self.events: list[RecordEvent] = []
         self.finished: list[Series] = []  # minute values as they are
+        self.ranked: list[RankedSeries] = []  # minute values of which the best source of a channel is taken
+        self.born, self.sex = "", ""  # as `labels_about` takes them
+        self.time_zone = ""  # of the wearer, where the files say it
         self.is_wall_clock = False  # the files have wall-clock times, of which no zone is known
         self._day_labels: list[tuple[float, Labels, bool]] = []
         self.offsets: dict[int, int] = {}  # minute since the epoch, UTC -> minutes of local minus UTC, from there on
         # (seconds, values, lengths) of each sensor
         self._samples: dict[_Sensor, tuple[list[float], list[float], list[float]]] = defaultdict(lambda: ([], [], []))
-        self.spells: set[Spell] = set()
+        self._spells: set[tuple[int, Spell]] = set()
 
     def add(
         self,
@@ -85,6 +89,10 @@ class Recording:
         seconds.extend(second)
         values.extend(value)
         lengths.extend(length or (math.nan,) * len(second))
+
+    def add_spells(self, spells: Iterable[Spell], rank: int = 0) -> None:
+        """Adds stages of sleep. Rank 0 is the best; of stages of different ranks that overlap the better one counts."""
+        self._spells.update((rank, spell) for spell in spells)
 
     def add_day_labels(self, second: float, labels: Labels, *, is_wall_clock: bool = False) -> None:
         """Adds labels of the day of a time: seconds since the epoch, UTC or (a wall clock of no known zone) local."""
@@ -120,4 +128,19 @@ class Recording:
                 aggregate=sensor.aggregate,
             )
             made.append(series)
-        return (*made, *sleep_series(sorted(self.spells)), *self.finished)
+        by_channel: dict[str, list[RankedSeries]] = defaultdict(list)
+        for each in self.ranked:
+            by_channel[each.series.channel].append(each)
+        best = (best_of(sources, report) for sources in by_channel.values())
+        return (*made, *best, *sleep_series(self.sleep()), *self.finished)
+
+    def sleep(self) -> list[Spell]:
+        """Stages of sleep in order of time."""
+        if len({rank for rank, _ in self._spells}) > 1:
+            return best_spells(self._spells)
+        return sorted(spell for _, spell in self._spells)
+
+    def all_events(self) -> tuple[RecordEvent, ...]:
+        """Sleep and what else was logged, each event once, in order of time."""
+        events = dict.fromkeys((*self.events, *sleep_events(self.sleep())))
+        return tuple(sorted(events, key=lambda event: (event.start, event.end)))

@@ -1,29 +1,24 @@
-"""The records of an Apple Health export: samples sorted by channel on disk; sleep, workouts and labels in memory."""
+"""Reads the records of an Apple Health export in blocks, checks them, and adds each to the recording."""
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from lsm_jax.ingest.cells import PERSON, numbers, quarantine_rows
 from lsm_jax.ingest.files.source import SourceFile
+from lsm_jax.ingest.formats.apple.recording import AppleRecording
 from lsm_jax.ingest.formats.apple.types import CHANNELS, RESTING_HEART_RATE, SLEEP, STAGES, activity_name, unit_of
 from lsm_jax.ingest.formats.apple.xml import Export
 from lsm_jax.ingest.minutes.sleep import Spell
-from lsm_jax.ingest.reader import Labels, RecordEvent
+from lsm_jax.ingest.reader import RecordEvent
 from lsm_jax.ingest.report import IngestReport
-from lsm_jax.ingest.tables.by_person import RowsByPerson
-from lsm_jax.ingest.times.clock import Offsets, changes_of_offset
 from lsm_jax.ingest.times.text import FIRST_SECOND, IMPOSSIBLE_DATE, LAST_SECOND, UNREADABLE
 
 _BLOCK_ROWS = 1 << 16
-_MAX_SOURCES = 1000
 _MAX_TYPES_SHOWN = 8
 _DAY = 86400
 MAX_COUNT_SECONDS = 3660  # a count of more than an hour belongs to no known minute
@@ -32,83 +27,8 @@ _WORKOUT = "Workout"
 _KINDS = pl.Enum([*CHANNELS, SLEEP, RESTING_HEART_RATE, _WORKOUT])
 
 
-@dataclasses.dataclass(frozen=True)
-class Source:
-    """A device or an app that wrote records."""
-
-    name: str
-    is_watch: bool
-    rank: int  # 0 is the best
-
-
-class ExportRecords:
-    """What the exports of one person hold beside samples.
-
-    Args:
-      prefer: parts of names of sources that come before all others, the best first.
-    """
-
-    def __init__(self, prefer: Sequence[str]) -> None:
-        self._prefer = [name.casefold() for name in prefer]
-        self._numbers: dict[tuple[str, str], int] = {}
-        self.sources: list[Source] = []
-        self.me: dict[str, str] = {}
-        self.offset_of_hour: dict[int, int] = {}  # hours since the epoch, UTC -> local minus UTC in minutes
-        self.spells: list[tuple[int, Spell]] = []  # with the number of their source
-        self.workouts: list[tuple[int, RecordEvent]] = []
-        self.day_labels: list[tuple[int, Labels]] = []
-
-    def source(self, name: str, device: str) -> int:
-        """The number of a source. Of the device only its model counts: the rest changes from record to record."""
-        key = name, device.partition("model:")[2].partition(",")[0]
-        number = self._numbers.get(key)
-        if number is None:
-            number = self._numbers[key] = self._add_source(*key)
-        return number
-
-    def _add_source(self, name: str, model: str) -> int:
-        name = " ".join(name.split())[:64] or "source without a name"
-        if len(self.sources) >= _MAX_SOURCES:
-            name, model = "other sources", ""
-        words = f"{model or name}".casefold()
-        is_watch, is_phone = "watch" in words, "phone" in words
-        preferred = (place for place, part in enumerate(self._prefer) if part in name.casefold())
-        rank = next(preferred, len(self._prefer) + (0 if is_watch else 1 if is_phone else 2))
-        source = Source(name, is_watch, rank)
-        if source not in self.sources:
-            self.sources.append(source)
-        return self.sources.index(source)
-
-    def ranked_spells(self) -> Iterator[tuple[int, Spell]]:
-        """Spells of sleep with a rank that no other source has."""
-        ranks = self._ranks(number for number, _ in self.spells)
-        return ((ranks[number], spell) for number, spell in self.spells)
-
-    def activities(self) -> tuple[RecordEvent, ...]:
-        """Workouts; one whose middle lies in a workout of a better source is the same one, written again by an app."""
-        ranks = self._ranks(number for number, _ in self.workouts)
-        kept: list[RecordEvent] = []
-        for number in sorted(ranks, key=lambda number: ranks[number]):
-            mine = sorted({event for source, event in self.workouts if source == number}, key=lambda each: each.start)
-            ends = np.maximum.accumulate([-np.inf, *(event.end for event in kept)])
-            middle = [(event.start + event.end) / 2 for event in mine]
-            before = np.searchsorted([event.start for event in kept], middle, side="right")
-            new = [event for event, at, end in zip(mine, middle, ends[before], strict=True) if end <= at]
-            kept = sorted([*kept, *new], key=lambda event: event.start)
-        return tuple(kept)
-
-    def _ranks(self, numbers: Iterator[int]) -> dict[int, int]:
-        """Number of a source -> its rank among those that occur; of equal ones the more frequent is the better."""
-        counts = Counter(numbers)
-        order = sorted(counts, key=lambda each: (self.sources[each].rank, -counts[each], self.sources[each].name))
-        return {number: rank for rank, number in enumerate(order)}
-
-    def offsets(self) -> Offsets:
-        return changes_of_offset({60 * hour: offset for hour, offset in self.offset_of_hour.items()})
-
-
-def read_records(file: SourceFile, found: ExportRecords, samples: RowsByPerson, report: IngestReport) -> None:
-    """Adds everything of an export to `found`, and its samples to `samples` by channel.
+def read_records(file: SourceFile, found: AppleRecording, report: IngestReport) -> None:
+    """Adds everything of an export to `found`.
 
     Raises:
       UnreadableFile: the rest of the file cannot be used; what comes before it has been added.
@@ -122,14 +42,16 @@ def read_records(file: SourceFile, found: ExportRecords, samples: RowsByPerson, 
                     number = found.source(attributes.get("sourceName", ""), attributes.get("device", ""))
                     block.add(kind, number, attributes, line)
                 elif name == "Me":
-                    found.me = attributes
+                    sex = attributes.get("HKCharacteristicTypeIdentifierBiologicalSex", "")
+                    found.sex = sex.removeprefix("HKBiologicalSex")
+                    found.born = attributes.get("HKCharacteristicTypeIdentifierDateOfBirth", "")
                 elif name != "ExportDate":
                     others[kind] += 1
             if len(block.line) >= _BLOCK_ROWS:
-                _sort(block, file, found, samples, report)
+                _sort(block, file, found, report)
                 block = _Block()
     finally:
-        _sort(block, file, found, samples, report)
+        _sort(block, file, found, report)
         report.rows_read += others.total() + len(export.damage)
         report.rows_ignored += others.total()
         for line, reason in export.damage:
@@ -165,7 +87,7 @@ class _Block:
         return pl.DataFrame({name: getattr(self, name) for name in schema}, schema=schema)
 
 
-def _sort(block: _Block, file: SourceFile, found: ExportRecords, samples: RowsByPerson, report: IngestReport) -> None:
+def _sort(block: _Block, file: SourceFile, found: AppleRecording, report: IngestReport) -> None:
     """Checks a block's records and puts each where it belongs."""
     rows = block.frame()
     report.rows_read += len(rows)
@@ -179,8 +101,8 @@ def _sort(block: _Block, file: SourceFile, found: ExportRecords, samples: RowsBy
     rows = rows.filter(good)
     hours = rows.select((pl.col("start") // 3600).cast(pl.Int64), "offset").unique(maintain_order=True)
     for hour, minutes in hours.iter_rows():
-        found.offset_of_hour.setdefault(hour, minutes)
-    samples.add(
+        found.offsets.setdefault(60 * hour, minutes)
+    found.samples.add(
         rows.filter(pl.col("channel").is_not_null()).select(
             pl.col("channel").alias(PERSON),
             pl.col("kind").to_physical(),
@@ -201,7 +123,7 @@ def _sort(block: _Block, file: SourceFile, found: ExportRecords, samples: RowsBy
             found.workouts.append((source, RecordEvent("activity", activity_name(text), begin / 60, finish / 60)))
         else:  # of the day on whose clock it is written, at whatever hour
             noon = (begin // 60 + minutes) // 1440 * 1440 + 720 - minutes
-            found.day_labels.append((int(noon), {"resting_heart_rate": value}))
+            found.add_day_labels(60 * noon, {"resting_heart_rate": value})
 
 
 def _instants(text: pl.Series) -> tuple[pl.Series, pl.Series]:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 
 from lsm_jax.ingest.minutes.sleep import Stage
+from lsm_jax.ingest.units import CONVERSIONS
 
 QUANTITY, CATEGORY, WORKOUT = "HKQuantityTypeIdentifier", "HKCategoryTypeIdentifier", "HKWorkoutActivityType"
 BASAL = "basal"  # not a channel: `calories` are the active and the basal ones
@@ -36,8 +37,9 @@ CHANNELS: Mapping[str, str] = {
 }
 RESTING_HEART_RATE = QUANTITY + "RestingHeartRate"
 SLEEP = CATEGORY + "SleepAnalysis"
-_PER_MINUTE = {"count/min": (1.0, 0.0), "count/s": (60.0, 0.0)}
-_ENERGY = {"kcal": (1.0, 0.0), "Cal": (1.0, 0.0), "kJ": (1 / 4.184, 0.0), "cal": (0.001, 0.0), "J": (1 / 4184, 0.0)}
+_PER_MINUTE = {"count/min": (1.0, 0.0), "count/s": CONVERSIONS["Hz", "bpm"]}
+_KJ = CONVERSIONS["kJ/min", "kcal/min"]
+_ENERGY = {"kcal": (1.0, 0.0), "Cal": (1.0, 0.0), "kJ": _KJ, "cal": (0.001, 0.0), "J": (_KJ[0] / 1000, 0.0)}
 # Channel -> unit as Apple writes it -> (scale, offset) to the registry's unit.
 UNITS: Mapping[str, Mapping[str, tuple[float, float]]] = {
     "heart_rate": _PER_MINUTE,
@@ -48,16 +50,20 @@ UNITS: Mapping[str, Mapping[str, tuple[float, float]]] = {
     BASAL: _ENERGY,
     "distance": {
         "m": (1.0, 0.0),
-        "km": (1000.0, 0.0),
+        "km": CONVERSIONS["km/min", "m/min"],
         "mi": (1609.344, 0.0),
         "yd": (0.9144, 0.0),
         "ft": (0.3048, 0.0),
         "cm": (0.01, 0.0),
     },
-    "sdnn": {"ms": (1.0, 0.0), "s": (1000.0, 0.0)},
-    "spo2": {"%": (100.0, 0.0)},  # written as a fraction
-    "skin_temperature": {"degC": (1.0, 0.0), "degF": (5 / 9, -160 / 9), "K": (1.0, -273.15)},
-    "glucose": {"mmol/L": (1.0, 0.0), "mg/dL": (1 / 18.0156, 0.0)},
+    "sdnn": {"ms": (1.0, 0.0), "s": CONVERSIONS["s", "ms"]},
+    "spo2": {"%": CONVERSIONS["fraction", "percent"]},  # written as a fraction
+    "skin_temperature": {
+        "degC": (1.0, 0.0),
+        "degF": CONVERSIONS["deg F", "deg C"],
+        "K": CONVERSIONS["K", "deg C"],
+    },
+    "glucose": {"mmol/L": (1.0, 0.0), "mg/dL": CONVERSIONS["mg/dL", "mmol/L"]},
 }
 _STAGES: Mapping[str, Stage] = {
     "InBed": "in bed",

@@ -66,7 +66,7 @@ def looks_like(files: Sequence[SourceFile]) -> Evidence | None:
 class FitReader(RecordingReader):
     """Reader of FIT files (see `reader.Reader`)."""
 
-    title = "FIT"
+    content = "FIT file"
     expected = "files NAME.fit, plain or in a zip that is not inside another zip"
 
     def __init__(self, options: ReaderOptions) -> None:
@@ -177,7 +177,8 @@ class _FitFile:
         stages = sorted(self._stages, key=lambda stage: stage[0])
         for (start, stage), (end, _) in itertools.pairwise([*stages, (math.inf, None)]):
             if stage and end > start:
-                self._recording.spells.add(Spell(start, end if end - start <= _LONGEST_STAGE else start + 60, stage))
+                stop = end if end - start <= _LONGEST_STAGE else start + 60
+                self._recording.add_spells([Spell(start, stop, stage)])
 
 
 def _sport(message: Message) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -15,11 +14,12 @@ from lsm_jax.ingest.files.faults import UnusableEntry, entry
 from lsm_jax.ingest.files.json import read_json
 from lsm_jax.ingest.files.source import SourceFile, UnreadableFile
 from lsm_jax.ingest.formats.takeout.kinds import API_SAMPLES, CSV_COLUMNS, JSON_SAMPLES, MAX_JSON_BYTES, Kind
+from lsm_jax.ingest.minutes.ranked import RankedSeries
+from lsm_jax.ingest.minutes.recording import Recording
 from lsm_jax.ingest.minutes.series import minute_series
 from lsm_jax.ingest.minutes.sleep import STAGES, Spell, Stage
-from lsm_jax.ingest.reader import Labels, RecordEvent, Series
+from lsm_jax.ingest.reader import RecordEvent
 from lsm_jax.ingest.report import IngestReport
-from lsm_jax.ingest.tables.header import header_names
 from lsm_jax.ingest.tables.rows import read_rows
 from lsm_jax.ingest.times.clock import FLOATING
 from lsm_jax.ingest.times.text import ISO_FORMATS, read_times
@@ -34,27 +34,15 @@ _CLASSIC_CODES: dict[str, Stage] = {"1": "asleep", "2": "restless", "3": "awake"
 _ACTIVITIES = {"walk": "walking", "run": "running", "bike": "cycling", "swim": "swimming", "weights": "weightlifting"}
 
 
-class TakeoutRecords:
-    """What the files of one person hold.
-
-    Args:
-      zone: IANA name of the wearer's clock; "" where none is known.
-      takes_floating: whether times of a clock without a zone are read, as if they were UTC.
-    """
-
-    def __init__(self, zone: str, takes_floating: bool) -> None:
-        self._zone, self._takes_floating = zone, takes_floating
-        self.series: dict[tuple[str, int, str], list[Series]] = defaultdict(list)  # by channel, rank, name of source
-        self.spells: list[tuple[int, Spell]] = []
-        self.activities: list[RecordEvent] = []
-        self.day_labels: list[tuple[int, Labels]] = []
+class TakeoutRecording(Recording):
+    """What the files of one person hold. Times of a wall clock without a zone are read where all times are."""
 
     def instants(self, cells: pl.Series) -> tuple[pl.Series, pl.Series]:
         """(seconds since the epoch, reasons where there are none). The spelling tells UTC from the wearer's clock."""
-        utc, local = read_times(cells, _UTC_FORMATS, "UTC"), read_times(cells, _LOCAL_FORMATS, self._zone)
+        utc, local = read_times(cells, _UTC_FORMATS, "UTC"), read_times(cells, _LOCAL_FORMATS, self.time_zone)
         is_utc = cells.str.contains("/", literal=True).fill_null(False)
         reasons = local.reason
-        if not self._takes_floating:
+        if not self.is_wall_clock:
             reasons = add_reason(reasons, (local.clock == FLOATING).fill_null(False), NO_ZONE)
         return utc.second.zip_with(is_utc, local.second), utc.reason.zip_with(is_utc, reasons)
 
@@ -66,21 +54,21 @@ class TakeoutRecords:
         return float(second[0])
 
 
-def read_file(file: SourceFile, kind: Kind, found: TakeoutRecords, report: IngestReport) -> None:
+def read_file(file: SourceFile, kind: Kind, found: TakeoutRecording, report: IngestReport) -> None:
     """Adds what a file holds to `found`.
 
     Raises:
       UnreadableFile: it is damaged; what comes before the damage has been added.
     """
     if kind.name == "csv":
-        _read_csv(file, found, report)
+        _read_csv(file, kind, found, report)
         return
     content, damage = read_json(file, MAX_JSON_BYTES)
     items = content if isinstance(content, list) else [content]
     if kind.name in JSON_SAMPLES:
         _add_samples(file, kind.name, items, found, report)
     else:
-        adders: Mapping[str, Callable[[Any, TakeoutRecords], None]] = {
+        adders: Mapping[str, Callable[[Any, TakeoutRecording], None]] = {
             "sleep": _add_sleep,
             "api": _add_sleep,
             "exercise": _add_exercise,
@@ -92,7 +80,7 @@ def read_file(file: SourceFile, kind: Kind, found: TakeoutRecords, report: Inges
         raise UnreadableFile(f"damaged after item {len(items)}, what comes before it is kept ({damage})")
 
 
-def _add_samples(file: SourceFile, name: str, items: list[Any], found: TakeoutRecords, report: IngestReport) -> None:
+def _add_samples(file: SourceFile, name: str, items: list[Any], found: TakeoutRecording, report: IngestReport) -> None:
     """Samples such as {"dateTime": "01/31/23 08:00:05", "value": {"bpm": 60, "confidence": 2}}."""
     channel, scale = JSON_SAMPLES[name]
     rows = [item if isinstance(item, dict) else {} for item in items]
@@ -113,11 +101,11 @@ def _add_samples(file: SourceFile, name: str, items: list[Any], found: TakeoutRe
     _add_table(table, "time", {"value": (channel, scale, None)}, source, file, found, report)
 
 
-def _read_csv(file: SourceFile, found: TakeoutRecords, report: IngestReport) -> None:
+def _read_csv(file: SourceFile, kind: Kind, found: TakeoutRecording, report: IngestReport) -> None:
     """Rows with a column of times, first, and columns of signals."""
-    names = header_names(file)
-    columns = {name: CSV_COLUMNS[name] for name in names if name in CSV_COLUMNS}
-    blocks = list(read_rows(file, (names[0], *columns), report))
+    time = kind.columns[0]
+    columns = {name: CSV_COLUMNS[name] for name in kind.columns if name in CSV_COLUMNS}
+    blocks = list(read_rows(file, (time, *columns), report))
     if not blocks:
         return
     table = pl.concat(blocks)
@@ -125,7 +113,7 @@ def _read_csv(file: SourceFile, found: TakeoutRecords, report: IngestReport) -> 
     if "value" in columns:  # of oxygen
         is_valid = (numbers(table["value"]) != _NO_SPO2).fill_null(True)
     table = table.with_columns(is_valid=is_valid)
-    _add_table(table, names[0], columns, ("Takeout's CSV files", 0), file, found, report)
+    _add_table(table, time, columns, ("Takeout's CSV files", 0), file, found, report)
 
 
 def _add_table(
@@ -134,7 +122,7 @@ def _add_table(
     columns: Mapping[str, tuple[str, float, float | None]],
     source: tuple[str, int],
     file: SourceFile,
-    found: TakeoutRecords,
+    found: TakeoutRecording,
     report: IngestReport,
 ) -> None:
     """Adds minute values of the good rows; a row whose cells are all bad is set aside."""
@@ -155,14 +143,14 @@ def _add_table(
         if use.any():
             times, values = second.filter(use).to_numpy(), parsed[name].filter(use).to_numpy() * scale
             series = minute_series(channel, times, values, report, period_minutes=period)
-            found.series[channel, source[1], source[0]].append(series)
+            found.ranked.append(RankedSeries(source[0], source[1], series))
 
 
 def _add_each(
     items: list[Any],
-    add: Callable[[Any, TakeoutRecords], None],
+    add: Callable[[Any, TakeoutRecording], None],
     file: SourceFile,
-    found: TakeoutRecords,
+    found: TakeoutRecording,
     report: IngestReport,
 ) -> None:
     """Adds items one by one; one that is damaged is set aside."""
@@ -172,7 +160,7 @@ def _add_each(
             add(item, found)
 
 
-def _add_sleep(log: Any, found: TakeoutRecords) -> None:
+def _add_sleep(log: Any, found: TakeoutRecording) -> None:
     """A sleep log with stages of some length (`levels`), or with a state of each minute (`minuteData`)."""
     if "levels" in log:
         spells = _spells(log["levels"]["data"], found)
@@ -182,10 +170,10 @@ def _add_sleep(log: Any, found: TakeoutRecords) -> None:
         start = found.instant(log["startTime"])
         states = [_CLASSIC_CODES[str(entry["value"])] for entry in log["minuteData"]]
         spells = [Spell(start + 60 * n, start + 60 * n + 60, stage) for n, stage in enumerate(states)]
-    found.spells += [(0, spell) for spell in spells]
+    found.add_spells(spells)
 
 
-def _spells(entries: list[Any], found: TakeoutRecords) -> list[Spell]:
+def _spells(entries: list[Any], found: TakeoutRecording) -> list[Spell]:
     """The spells of a log; UnusableEntry where one of them is bad."""
     texts = [time if isinstance(time := entry["dateTime"], str) else None for entry in entries]
     second, reasons = found.instants(pl.Series(texts, dtype=pl.String))
@@ -209,15 +197,15 @@ def _without(spell: Spell, wake: Spell) -> Iterator[Spell]:
         yield spell._replace(start=wake.end)
 
 
-def _add_exercise(log: Any, found: TakeoutRecords) -> None:
+def _add_exercise(log: Any, found: TakeoutRecording) -> None:
     start, seconds = found.instant(log["startTime"]), float(log["duration"]) / 1000
     if not 0 <= seconds <= _DAY:
         raise UnusableEntry("lasts longer than a day")
     name = str(log["activityName"]).lower()[:64]
-    found.activities.append(RecordEvent("activity", _ACTIVITIES.get(name, name), start / 60, (start + seconds) / 60))
+    found.events.append(RecordEvent("activity", _ACTIVITIES.get(name, name), start / 60, (start + seconds) / 60))
 
 
-def _add_resting_heart_rate(entry: Any, found: TakeoutRecords) -> None:
+def _add_resting_heart_rate(entry: Any, found: TakeoutRecording) -> None:
     """Of a day, which is given as a date on the wearer's clock."""
     value = float(entry["value"]["value"])
     if not math.isfinite(value):
@@ -225,10 +213,10 @@ def _add_resting_heart_rate(entry: Any, found: TakeoutRecords) -> None:
     if value and entry["value"]["date"]:  # days without a value have 0
         month, day, year = (int(part) for part in str(entry["value"]["date"]).split("/"))
         noon = found.instant(f"{year + 2000 if year < 100 else year}-{month:02d}-{day:02d} 12:00:00")
-        found.day_labels.append((int(noon // 60), {"resting_heart_rate": value}))
+        found.add_day_labels(noon, {"resting_heart_rate": value})
 
 
-def _api_items(items: list[Any], file: SourceFile, found: TakeoutRecords, report: IngestReport) -> Iterator[Any]:
+def _api_items(items: list[Any], file: SourceFile, found: TakeoutRecording, report: IngestReport) -> Iterator[Any]:
     """Adds the intraday values of web API documents; gives their sleep logs."""
     for document in items:
         for name, (channel, scale) in API_SAMPLES.items() if isinstance(document, dict) else ():
@@ -244,7 +232,7 @@ def _add_dataset(
     days: Any,
     channel: tuple[str, float],
     file: SourceFile,
-    found: TakeoutRecords,
+    found: TakeoutRecording,
     report: IngestReport,
 ) -> None:
     """Values such as {"time": "08:00:00", "value": 60} of the day that the document's summary names."""

@@ -12,6 +12,7 @@ from lsm_jax.ingest.minutes.sleep import SLEEP_CHANNELS
 from lsm_jax.ingest.tables.header import header_names
 
 MAX_JSON_BYTES = 256 * MIB
+PROFILE = "Profile.csv"
 # Start of the name of a Takeout JSON -> (channel, scale to the registry's unit).
 JSON_SAMPLES: Mapping[str, tuple[str, float]] = {
     "heart_rate": ("heart_rate", 1),
@@ -53,9 +54,11 @@ _CSV_NAMES = re.compile(
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
-    """What a file is."""
+    """What a file is, as its name and its start tell."""
 
     name: str  # "heart_rate", "sleep", "exercise", "resting_heart_rate", "csv", "api" or "profile"
+    columns: tuple[str, ...] = ()  # of a CSV
+    writes_utc: bool = False  # the first times are spelled as those in UTC are
 
     @property
     def is_profile(self) -> bool:
@@ -66,7 +69,7 @@ class Kind:
         if self.name in JSON_SAMPLES:
             return (JSON_SAMPLES[self.name][0],)
         if self.name == "csv":
-            return tuple(CSV_COLUMNS[name][0] for name in header_names(file) if name in CSV_COLUMNS)
+            return tuple(CSV_COLUMNS[name][0] for name in self.columns if name in CSV_COLUMNS)
         if self.name == "api":
             content = first_bytes(file, MAX_JSON_BYTES)
             names = set(re.findall(rb'"activities-([a-z]+)-intraday"', content))
@@ -80,20 +83,22 @@ _JSON_NAME = re.compile(
 )
 _JSON_START = re.compile(rb'^(\xef\xbb\xbf)?\s*\[\s*(\{\s*"(dateTime|logId)"|\])')
 _API_KEYS = re.compile(rb'"activities-(heart|steps|calories|distance|floors)(-intraday)?"|"sleep"\s*:\s*\[')
+_UTC = re.compile(rb"\d\d/\d\d/\d\d|\d:\d\d(\.\d+)?Z")
 
 
 def kind_of(file: SourceFile) -> Kind | None:
-    """The kind of a file by its name and its start; None for one that holds nothing to read."""
-    if (match := _JSON_NAME.fullmatch(file.name)) and _JSON_START.match(first_bytes(file, 256)):
-        return Kind(match[1].lower())
+    """The kind of a file; None for one that holds nothing to read."""
     if file.name.lower().endswith(".json"):
-        return Kind("api") if _API_KEYS.search(first_bytes(file)) else None
-    if _CSV_NAMES.fullmatch(file.name) and {*header_names(file)} & CSV_COLUMNS.keys():
-        return Kind("csv")
-    is_profile = file.name == "Profile.csv" and {"date_of_birth", "timezone"} <= {*header_names(file)}
-    return Kind("profile") if is_profile else None
-
-
-def writes_utc(file: SourceFile) -> bool:
-    """Whether the first times of a file are spelled as those in UTC are."""
-    return bool(re.search(rb"\d\d/\d\d/\d\d|\d:\d\d(\.\d+)?Z", first_bytes(file)))
+        start = first_bytes(file)
+        writes_utc = bool(_UTC.search(start))
+        if (match := _JSON_NAME.fullmatch(file.name)) and _JSON_START.match(start):
+            return Kind(match[1].lower(), writes_utc=writes_utc)
+        return Kind("api", writes_utc=writes_utc) if _API_KEYS.search(start) else None
+    if not _CSV_NAMES.fullmatch(file.name) and file.name != PROFILE:
+        return None
+    columns = header_names(file)
+    if file.name == PROFILE:
+        return Kind("profile", columns) if {"date_of_birth", "timezone"} <= {*columns} else None
+    if not {*columns} & CSV_COLUMNS.keys():
+        return None
+    return Kind("csv", columns, bool(_UTC.search(first_bytes(file))))

@@ -9,23 +9,17 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from lsm_jax.channels import REGISTRY
-from lsm_jax.errors import UserError
 from lsm_jax.ingest.files.faults import reading
-from lsm_jax.ingest.files.listing import source_files
 from lsm_jax.ingest.files.source import SourceFile
-from lsm_jax.ingest.formats.personal import PersonalReader
-from lsm_jax.ingest.formats.takeout.files import TakeoutRecords, read_file
-from lsm_jax.ingest.formats.takeout.kinds import kind_of, writes_utc
-from lsm_jax.ingest.minutes.ranked import RankedSeries, best_of
-from lsm_jax.ingest.minutes.recording import labels_about
-from lsm_jax.ingest.minutes.sleep import best_spells, sleep_events, sleep_series
-from lsm_jax.ingest.people.exports import PersonFiles
-from lsm_jax.ingest.reader import Evidence, PersonRecord, Series
+from lsm_jax.ingest.formats.personal import RecordingReader
+from lsm_jax.ingest.formats.takeout.files import TakeoutRecording, read_file
+from lsm_jax.ingest.formats.takeout.kinds import Kind, kind_of
+from lsm_jax.ingest.minutes.recording import Recording
+from lsm_jax.ingest.reader import Evidence, ReaderOptions
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.tables.rows import read_rows
 from lsm_jax.ingest.times.clock import ZONES
@@ -43,64 +37,63 @@ def looks_like(files: Sequence[SourceFile]) -> Evidence | None:
     return Evidence("Fitbit data of Google Takeout or Fitbit's web API", found) if found else None
 
 
-class TakeoutReader(PersonalReader):
+class TakeoutReader(RecordingReader):
     """Reader of Fitbit data (see `reader.Reader`)."""
 
+    content = "Fitbit data of Google Takeout"
+    expected = (
+        "files such as heart_rate-2023-01-01.json, sleep-2023-01-01.json or steps_2023-01-01.csv, plain or in the zips "
+        "of Takeout"
+    )
+
+    def __init__(self, options: ReaderOptions) -> None:
+        super().__init__(options)
+        self._kinds: dict[SourceFile, Kind | None] = {}  # finding a kind takes opening the file
+
+    def _kind(self, file: SourceFile) -> Kind | None:
+        if file not in self._kinds:
+            self._kinds[file] = kind_of(file)
+        return self._kinds[file]
+
     def reads(self, file: SourceFile) -> str:
-        return "" if kind_of(file) else "no minutes, sleep, exercise or profile of Fitbit"
+        return "" if self._kind(file) else "no minutes, sleep, exercise or profile of Fitbit"
 
     def channels(self, source: Path) -> tuple[str, ...]:
-        files = source_files(source, IngestReport(), self._options.limits)
-        present = {channel for file in files if (kind := kind_of(file)) for channel in kind.channels(file)}
-        if not present:
-            raise UserError(
-                f"{source} holds no Fitbit data of Google Takeout: expected files such as heart_rate-2023-01-01.json, "
-                "sleep-2023-01-01.json or steps_2023-01-01.csv, plain or in the zips of Takeout."
-            )
-        return tuple(name for name in REGISTRY if name in present)
+        found = super().channels(source)
+        return tuple(name for name in REGISTRY if name in found)
+
+    def channels_of(self, file: SourceFile) -> tuple[str, ...]:
+        kind = self._kind(file)
+        return kind.channels(file) if kind else ()
 
     def person_of(self, file: SourceFile, source: Path) -> str:
         """The folders and the zips of one Takeout are all of the person of the source."""
         name = super().person_of(file, source)
         return (source if source.is_dir() else source.parent).resolve().name if _TAKEOUT_PART.fullmatch(name) else name
 
-    def read(self, _: Path, key: PersonFiles, report: IngestReport) -> PersonRecord | None:
-        kinds = [(file, kind) for file in key.files if (kind := kind_of(file))]
+    def new_recording(self) -> Recording:
+        return TakeoutRecording()
+
+    def content_of(self, file: SourceFile) -> str:
+        kind = self._kind(file)
+        return "the profile" if kind and kind.is_profile else "Fitbit records"
+
+    def add_files(self, files: Sequence[SourceFile], recording: Recording, report: IngestReport) -> None:
+        """The profile comes first, since it names the zone of the wearer's clock."""
+        kinds = [(file, kind) for file in files if (kind := self._kind(file))]
         profile = _profile([file for file, kind in kinds if kind.is_profile], report)
+        recording.born, recording.sex = profile.get("date_of_birth", ""), profile.get("gender", "")
         zone = self._options.time_zone or profile.get("timezone", "")
-        zone = zone if zone in ZONES else ""
+        recording.time_zone = zone if zone in ZONES else ""
         # Wall-clock times alone are days of their own; beside times in UTC they cannot be placed without a zone.
-        is_wall_clock = not zone and not any(writes_utc(file) for file, kind in kinds if not kind.is_profile)
-        found = TakeoutRecords(zone, is_wall_clock)
-        for file, kind in kinds:
-            report.use(file.label, "the profile" if kind.is_profile else "Fitbit records")
-            if not kind.is_profile:
-                with reading(file.label, report):
-                    read_file(file, kind, found, report)
-        spells = best_spells(found.spells)
-        series = [*_best(found.series, report), *sleep_series(spells)]
-        if not any(len(each.minute) for each in series):
-            report.people_without_data += 1
-            return None
-        return PersonRecord(
-            key.person,
-            tuple(series),
-            (*sleep_events(spells), *found.activities),
-            labels_about(profile.get("date_of_birth", ""), profile.get("gender", ""), series),
-            time_zone=zone,
-            is_wall_clock=is_wall_clock,
-            day_labels=tuple(found.day_labels),
-            identity=self._options.people.identity(key.person),
-        )
+        recording.is_wall_clock = not recording.time_zone and not any(kind.writes_utc for _, kind in kinds)
+        super().add_files(files, recording, report)
 
-
-def _best(series: dict[tuple[str, int, str], list[Series]], report: IngestReport) -> Iterator[Series]:
-    """One series of each channel: in each minute that of the best kind of file."""
-    channels: dict[str, list[RankedSeries]] = defaultdict(list)
-    for (channel, rank, name), parts in series.items():
-        channels[channel] += [RankedSeries(name, rank, part) for part in parts]
-    for ranked in channels.values():
-        yield best_of(ranked, report)
+    def add_file(self, file: SourceFile, recording: Recording, report: IngestReport) -> None:
+        assert isinstance(recording, TakeoutRecording)
+        kind = self._kind(file)
+        if kind and not kind.is_profile:
+            read_file(file, kind, recording, report)
 
 
 def _profile(files: Sequence[SourceFile], report: IngestReport) -> dict[str, str]:
