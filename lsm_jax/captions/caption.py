@@ -34,12 +34,17 @@ class Caption:
     """The description of a window.
 
     Attributes:
-      text: sentences joined by spaces; empty if too little was recorded to say anything at these levels.
+      sentences: none if too little was recorded to say anything at these levels.
       statements: the content of each sentence, in the same order.
     """
 
-    text: str
+    sentences: tuple[str, ...]
     statements: tuple[Statement, ...]
+
+    @property
+    def text(self) -> str:
+        """The sentences joined by spaces."""
+        return " ".join(self.sentences)
 
     @property
     def facts(self) -> tuple[Fact, ...]:
@@ -113,7 +118,7 @@ class Captioner:
                 statements += structural_statements(window, random)
             else:
                 statements += semantic_statements(window, self.events)
-        return Caption(" ".join(render(statement, random) for statement in statements), tuple(statements))
+        return Caption(tuple(render(statement, random) for statement in statements), tuple(statements))
 
 
 def parse_levels(text: str) -> tuple[str, ...]:

@@ -72,6 +72,12 @@ class LocalClock:
         first, last = first // self.step_minutes, -(-last // self.step_minutes)
         return min(first, self.steps), min(last, self.steps)
 
+    def span(self, fact: Fact) -> tuple[int, int] | None:
+        """The steps [first, last) that a fact speaks of, one for a moment; None for a fact about the whole window."""
+        if fact.start is None or fact.end is None:
+            return None
+        return self.steps_of(fact.start, fact.start + 1 if fact.start == fact.end else fact.end)
+
 
 def clock_minutes(start: int, end: int) -> int:
     """Minutes, 1..1440, from one time of the clock to the next occurrence of the other."""

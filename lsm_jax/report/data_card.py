@@ -9,11 +9,14 @@ from typing import Any
 import jinja2
 import numpy as np
 
+from lsm_jax.captions.caption import Captioner
 from lsm_jax.data.store import SPLITS, Dataset, Moments
 from lsm_jax.errors import UserError
-from lsm_jax.report.days import draw_day
+from lsm_jax.report.days import caption_marks, draw_day
 from lsm_jax.report.render import percent, render
-from lsm_jax.windows import Window
+from lsm_jax.windows import MINUTES_PER_DAY, Window
+
+_TIMED_LEVELS = ("structural", "semantic")  # of captions: their sentences say when
 
 
 def data_card_page(dataset: Dataset, days: int) -> str:
@@ -56,8 +59,12 @@ def median_windows(dataset: Dataset, count: int) -> list[Window]:
 def _day(window: Window, moments: Mapping[str, Moments]) -> dict[str, Any]:
     local = window.start + dt.timedelta(minutes=window.utc_offset_minutes)
     observed = percent(float(window.observed.mean()), 0)
-    caption = f"{window.participant[:8]} · {local:%Y-%m-%d} · {observed} recorded"
-    return {"picture": draw_day(window, moments, caption), "caption": caption}
+    title = f"{window.participant[:8]} · {local:%Y-%m-%d} · {observed} recorded"
+    if len(window.observed) * window.minutes_per_step > MINUTES_PER_DAY:  # captions speak of at most a day
+        return {"picture": draw_day(window, moments, title), "title": title, "sentences": ()}
+    caption = Captioner(_TIMED_LEVELS)(window)
+    picture = draw_day(window, moments, title, caption_marks(window, caption))
+    return {"picture": picture, "title": title, "sentences": caption.sentences}
 
 
 def _gap_shares(gaps: Mapping[str, Any]) -> list[tuple[str, float]]:

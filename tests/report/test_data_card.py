@@ -12,12 +12,13 @@ import pytest
 from pages import Page
 from tiny_run import tiny_dataset
 
+from lsm_jax.captions.caption import Captioner
 from lsm_jax.channels import REGISTRY
 from lsm_jax.cli.main import main
 from lsm_jax.data.store import open_dataset, write_dataset
 from lsm_jax.errors import UserError
 from lsm_jax.report.data_card import data_card_page, median_windows
-from lsm_jax.report.days import draw_day
+from lsm_jax.report.days import caption_marks, draw_day
 from lsm_jax.report.style import HUES, PALETTE
 from lsm_jax.windows import Event, checked_window
 
@@ -115,6 +116,39 @@ def linear(colour):
     """Linear red, green and blue of a colour in sRGB."""
     channels = np.array([int(colour[i : i + 2], 16) for i in (1, 3, 5)]) / 255
     return np.where(channels <= 0.04045, channels / 12.92, ((channels + 0.055) / 1.055) ** 2.4)
+
+
+def test_what_a_caption_speaks_of_is_marked_on_its_day(tmp_path):
+    """A walk, and a peak of the heart rate at its end, of a recording that starts at 06:00 of the local clock."""
+    values = np.full((720, 2), [60.0, 0.0])
+    values[360:400, 0] = 110
+    values[300:400, 1] = 80
+    window, _ = checked_window(
+        values, ["heart_rate", "steps"], participant="x", start=START + dt.timedelta(hours=4), utc_offset_minutes=120,
+        events=[Event("activity", "walking", 300, 400)],
+    )  # fmt: skip
+    caption = Captioner(("statistical", "structural", "semantic"))(window)
+    marks = {(mark.fact.kind, mark.fact.subject): mark for mark in caption_marks(window, caption)}
+    walk, peak = marks["activity", "walking"], marks["peak", "heart_rate"]
+    assert (walk.first, walk.last) == (300, 400) and (peak.first, peak.last) == (380, 381)
+    assert "11:00" in caption.sentences[walk.number - 1] and "12:40" in caption.sentences[walk.number - 1]
+    assert "12:20" in caption.sentences[peak.number - 1] and peak.text == f"{peak.number}▲"
+    assert not [mark for mark in marks.values() if mark.fact.kind == "mean"]  # of the whole day
+    write_dataset(tmp_path / "day", "day", ["heart_rate", "steps"], [window])
+    page = Page(data_card_page(open_dataset(tmp_path / "day"), 1))
+    timed = Captioner(("structural", "semantic"))(window)
+    assert all(sentence in page.text for sentence in timed.sentences)
+    drawn = re.findall(r">([^<>]+)</text>", page.html)
+    assert {mark.text for mark in caption_marks(window, timed)} <= {*drawn}
+
+
+def test_a_short_recording_fills_its_picture(dataset):
+    values = np.full((1440, 1), np.nan)
+    values[605:700] = 70.0
+    window, _ = checked_window(values, ["heart_rate"], participant="x", start=START)
+    assert re.findall(r">(\d\d:\d\d)</text>", draw_day(window, dataset.normalisation, "a day")) == [
+        "10:00", "11:00", "12:00",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("theme", [0, 1])
