@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--person", help=f"{who} (formats that find people by folders)")
     order = "what comes first in dates such as 04/12/2016, for files that do not tell"
     parser.add_argument("--date-order", choices=("day", "month"), help=order)
-    prefer = "source that comes before the others of a signal, by a part of its name; the best first (format apple)"
+    prefer = "source that comes before the others of a signal, by a part of its name; the best first (apple, takeout)"
     parser.add_argument("--prefer", action="append", default=[], metavar="SOURCE", help=prefer)
     parser.add_argument("--name", help="name of the dataset (default: from --out)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the split by participant (default 0)")

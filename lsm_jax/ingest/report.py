@@ -46,6 +46,7 @@ class IngestReport(pydantic.BaseModel):
     files_used: dict[str, str] = {}  # file -> what it was taken for
     files_set_aside: list[str] = []  # "file: reason" for whole files that were refused or unreadable
     files_ignored: list[str] = []  # "file: reason" for files that are not of this format
+    ignored: Counter[str] = Counter()  # by reason: all of these files
     notes: list[str] = []  # other facts about the import
     disordered: int = 0  # samples earlier than the sample before them in the file
     # Every `Counter` is by channel, unless it says otherwise.
@@ -116,9 +117,13 @@ class IngestReport(pydantic.BaseModel):
     def ignore(self, file: str, reason: str) -> None:
         """Records a file that is not of this format."""
         _append_once(self.files_ignored, f"{file}: {reason}")
+        self.ignored[reason] += 1
 
     def claim(self, file: str) -> None:
         """Forgets that the format does not know a file, since a mapping uses it."""
+        for sentence in self.files_ignored:
+            if sentence.startswith(f"{file}: "):
+                self.ignored[sentence.removeprefix(f"{file}: ")] -= 1
         for sentences in (self.files_ignored, self.files_set_aside):
             sentences[:] = [each for each in sentences if not each.startswith(f"{file}: ")]
 
@@ -228,8 +233,11 @@ class IngestReport(pydantic.BaseModel):
             yield from (f"  {sentence}" for sentence in sentences[:MAX_PRINTED])
             if len(sentences) > MAX_PRINTED:
                 yield f"  {len(sentences) - MAX_PRINTED:,} more of these stand in ingest_report.json"
-        if self.files_ignored:
-            yield f"  {len(self.files_ignored)} files are not of this format; {others}"
+        if total := self.ignored.total():
+            reasons = ", ".join(
+                f"{count:,} {reason}" for reason, count in self.ignored.most_common(MAX_PRINTED) if count
+            )
+            yield f"  {total:,} files are not read ({reasons}); {others}"
 
 
 def _add(entries: dict[str, BadRows], key: str, file: str, lines: list[int], rows: int | None = None) -> None:

@@ -14,7 +14,7 @@ import os
 import random
 import tempfile
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -135,7 +135,7 @@ columns = { age = "age" }
 
 
 def _oura(person: int) -> dict[str, Content]:
-    """One of three files, so that each kind has its share of the damage."""
+    """One of several kinds of files, so that each has its share of the damage."""
     everything = {"sleep": [SLEEP], "activity": {"data": [ACTIVITY]}, "workout": [WORKOUT]}
     beats = [f"{at:%Y-%m-%dT%H:%M:%S}.000Z;{60 + number};awake\n" for at, number in _minutes(person)]
     files: list[tuple[str, Content]] = [
@@ -199,7 +199,7 @@ def _actigraph(person: int) -> dict[str, Content]:
 
 
 def _takeout(person: int) -> dict[str, Content]:
-    """One of three files, so that each kind has its share of the damage."""
+    """One of several kinds of files, so that each has its share of the damage."""
     folder = f"P{person}/Takeout/Fitbit/"
     night = [{"dateTime": "05/13/24 01:00:00", "level": "light", "seconds": 600 + person % 60}]
     beats = [
@@ -212,8 +212,26 @@ def _takeout(person: int) -> dict[str, Content]:
         ("Global Export Data/sleep-2024-05-13.json", json.dumps([{"logId": 1, "levels": {"data": night}}])),
         ("SpO2/Minute SpO2 - 2024-05-13.csv", "\n".join(oxygen)),
     ]
-    name, text = files[person % 3]
-    return {folder + name: text.encode()}
+    chosen = _takeout_tables(person) if person % 4 == 3 else files[person % 4 :][:1]
+    return {folder + name: text.encode() for name, text in chosen}
+
+
+def _takeout_tables(person: int) -> Iterator[tuple[str, str]]:
+    """Google's tables of one night, and a value of it."""
+    offset, day = "+05:30", "2024-05-13T0"
+    stages = [f"{person},LIGHT,{offset},{day}1:{n:02}:00Z,{day}1:{n + 1:02}:00Z" for n in range(1 + person % 50)]
+    yield (
+        "UserSleepStages_2024-05-13.csv",
+        "\n".join(("sleep_id,sleep_stage_type,start_utc_offset,sleep_stage_start,sleep_stage_end", *stages)),
+    )
+    yield (
+        "UserSleeps_2024-05-13.csv",
+        (
+            "sleep_id,minutes_to_fall_asleep,minutes_after_wake_up,start_utc_offset,sleep_start,sleep_end\n"
+            f"{person},{person % 9},1,{offset},{day}4:00:00Z,{day}5:00:00Z\n"
+        ),
+    )
+    yield "daily_resting_heart_rate.csv", f"timestamp,beats per minute\n2024-05-13T00:00:00Z,{50 + person % 50}\n"
 
 
 def _apple(person: int) -> dict[str, Content]:

@@ -153,7 +153,7 @@ def test_what_is_decided_is_said_with_counts(tmp_path):
         "2 values of a label contradict a later one of the same person or day, which is used (age 1, mood 1)",
         "1 samples were out of order and were sorted",
         "1 people have labels or events but no recording; they are left out.",
-        "1 files are not of this format; ingest_report.json names them",
+        "1 files are not read (1 matched by no section of the mapping); ingest_report.json names them",
         "tables[0].period_minutes of the mapping has no effect: the column of end says how long a row lasts",
         "events[0].minutes of the mapping has no effect: the column of duration says how long an event lasts",
         "events[0].time.formats of the mapping has no effect: a number of units has no format",

@@ -24,6 +24,7 @@ FORMATS = {
     "withings": "lsm_jax.ingest.formats.withings:WithingsReader",
     "table": "lsm_jax.ingest.described.reader:TableReader",
 }
+_NAMES_SOURCES = {"apple", "takeout"}
 _NAME_PEOPLE = {"table", "fitbit"}
 _DATES_IN_SEVERAL_ORDERS = {"table", "fitbit", "actigraph", "glucose"}
 
@@ -41,8 +42,8 @@ def make_reader(name: str, options: ReaderOptions) -> Reader:
         raise UserError(f"--time-zone: unknown time zone {zone!r}. Use an IANA name such as 'Europe/Berlin'.")
     if options.people.is_of_files and name in _NAME_PEOPLE:
         raise UserError(f"--person: files of format {name} name their people themselves, or their mapping does.")
-    if options.prefer and name != "apple":
-        raise UserError(f"--prefer: format {name} has no named sources that record one signal; apple does.")
+    if options.prefer and name not in _NAMES_SOURCES:
+        raise UserError(f"--prefer: format {name} has no named sources that record one signal; apple and takeout do.")
     if options.date_order and options.mapping is None and name not in _DATES_IN_SEVERAL_ORDERS:
         raise UserError(f"--date-order: format {name} writes all dates in one order, so leave it out.")
     make: Callable[[ReaderOptions], Reader] = pkgutil.resolve_name(FORMATS[name])

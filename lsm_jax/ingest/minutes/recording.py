@@ -13,7 +13,7 @@ import polars as pl
 
 from lsm_jax.ingest.minutes.ranked import RankedSeries, best_of
 from lsm_jax.ingest.minutes.series import Aggregate, minute_series
-from lsm_jax.ingest.minutes.sleep import Spell, best_spells, sleep_events, sleep_series
+from lsm_jax.ingest.minutes.sleep import Spell, sleep_events, sleep_series
 from lsm_jax.ingest.reader import Labels, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.times.clock import Clock, fixed_offset
@@ -66,7 +66,7 @@ class Recording:
         self.offsets: dict[int, int] = {}  # minute since the epoch, UTC -> minutes of local minus UTC, from there on
         # (seconds, values, lengths) of each sensor
         self._samples: dict[_Sensor, tuple[list[float], list[float], list[float]]] = defaultdict(lambda: ([], [], []))
-        self._spells: set[tuple[int, Spell]] = set()
+        self._spells: set[Spell] = set()
 
     def add(
         self,
@@ -90,9 +90,9 @@ class Recording:
         values.extend(value)
         lengths.extend(length or (math.nan,) * len(second))
 
-    def add_spells(self, spells: Iterable[Spell], rank: int = 0) -> None:
-        """Adds stages of sleep. Rank 0 is the best; of stages of different ranks that overlap the better one counts."""
-        self._spells.update((rank, spell) for spell in spells)
+    def add_spells(self, spells: Iterable[Spell]) -> None:
+        """Adds stages of sleep."""
+        self._spells.update(spells)
 
     def add_day_labels(self, second: float, labels: Labels, *, is_wall_clock: bool = False) -> None:
         """Adds labels of the day of a time: seconds since the epoch, UTC or (a wall clock of no known zone) local."""
@@ -136,9 +136,7 @@ class Recording:
 
     def sleep(self) -> list[Spell]:
         """Stages of sleep in order of time."""
-        if len({rank for rank, _ in self._spells}) > 1:
-            return best_spells(self._spells)
-        return sorted(spell for _, spell in self._spells)
+        return sorted(self._spells)
 
     def all_events(self) -> tuple[RecordEvent, ...]:
         """Sleep and what else was logged, each event once, in order of time."""

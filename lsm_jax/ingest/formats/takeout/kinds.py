@@ -52,12 +52,40 @@ _CSV_NAMES = re.compile(
 )
 
 
+SLEEP_TIMES = ("sleep_start", "sleep_end")
+STAGE_TIMES = ("sleep_stage_start", "sleep_stage_end")
+# Kind and start of the name of a table of sleep -> the columns that it needs.
+_SLEEP_TABLES: Mapping[tuple[str, str], tuple[str, ...]] = {
+    ("sleep_stages", "UserSleepStages"): ("sleep_stage_type", *STAGE_TIMES),
+    ("sleeps", "UserSleeps"): SLEEP_TIMES,
+}
+# Start of the name of a table with a value for each day or night -> (column, label of the day).
+_DAILY: Mapping[str, tuple[str, str]] = {
+    "daily_resting_heart_rate": ("beats per minute", "resting_heart_rate"),
+    "daily_heart_rate_variability": ("average heart rate variability milliseconds", "hrv_night_average"),
+    "Daily Heart Rate Variability Summary": ("rmssd", "hrv_night_average"),
+    "sleep_score": ("overall_score", "sleep_score"),
+}
+# What files hold that are not read: pattern of their names' start -> words.
+_SUMMARIES = (
+    "Daily |daily_|Respiratory Rate Summary|respiratory_rate_sleep_summary|Computed Temperature|UserSleepScores",
+    r"Stress Score|sedentary_minutes|\w+_active_minutes|\w*vo2_max|time_in_heart_rate_zone|activity_level",
+)
+_IGNORED: Mapping[str, str] = {
+    "|".join(_SUMMARIES): "summaries of days or nights",
+    "Heart Rate Variability Histogram": "histograms of a night's heart rate variability",
+    "estimated_oxygen_variation": "oxygen variation, a ratio that is not calibrated",
+    "UserExercises": "exercises, which are read from exercise-*.json",
+}
+
+
 @dataclasses.dataclass(frozen=True)
 class Kind:
     """What a file is, as its name and its start tell."""
 
-    name: str  # "heart_rate", "sleep", "exercise", "resting_heart_rate", "csv", "api" or "profile"
-    columns: tuple[str, ...] = ()  # of a CSV
+    name: str  # of JSON "heart_rate", "sleep", "exercise", ..., "api"; else "csv", "sleep_stages", "sleeps", "daily"
+    columns: tuple[str, ...] = ()  # of a table of minutes
+    daily: tuple[str, str] | None = None  # the column and the label of a table of days
     writes_utc: bool = False  # the first times are spelled as those in UTC are
 
     @property
@@ -75,7 +103,7 @@ class Kind:
             names = set(re.findall(rb'"activities-([a-z]+)-intraday"', content))
             found = tuple(channel for name, (channel, _) in API_SAMPLES.items() if name.encode() in names)
             return found + (SLEEP_CHANNELS if b'"sleep"' in content else ())
-        return SLEEP_CHANNELS if self.name == "sleep" else ()
+        return SLEEP_CHANNELS if self.name in ("sleep", "sleep_stages") else ()
 
 
 _JSON_NAME = re.compile(
@@ -83,7 +111,7 @@ _JSON_NAME = re.compile(
 )
 _JSON_START = re.compile(rb'^(\xef\xbb\xbf)?\s*\[\s*(\{\s*"(dateTime|logId)"|\])')
 _API_KEYS = re.compile(rb'"activities-(heart|steps|calories|distance|floors)(-intraday)?"|"sleep"\s*:\s*\[')
-_UTC = re.compile(rb"\d\d/\d\d/\d\d|\d:\d\d(\.\d+)?Z")
+_UTC = re.compile(rb"\d\d/\d\d/\d\d|\d:\d\d(\.\d+)?(Z|[+-]\d\d)")
 
 
 def kind_of(file: SourceFile) -> Kind | None:
@@ -94,11 +122,28 @@ def kind_of(file: SourceFile) -> Kind | None:
         if (match := _JSON_NAME.fullmatch(file.name)) and _JSON_START.match(start):
             return Kind(match[1].lower(), writes_utc=writes_utc)
         return Kind("api", writes_utc=writes_utc) if _API_KEYS.search(start) else None
-    if not _CSV_NAMES.fullmatch(file.name) and file.name != PROFILE:
+    if file.name == PROFILE:
+        return Kind("profile") if {"date_of_birth", "timezone"} <= {*header_names(file)} else None
+    return _table_kind(file) if file.name.lower().endswith(".csv") else None
+
+
+def _table_kind(file: SourceFile) -> Kind | None:
+    """The kind of a CSV; its header is read only where its name is one of Fitbit's."""
+    stem = re.sub(r"([ _-]+[\d()-]+)?\.csv$", "", file.name, flags=re.IGNORECASE)
+    for (name, start), needed in _SLEEP_TABLES.items():
+        if stem == start and {*needed} <= {*header_names(file)}:
+            return Kind(name, writes_utc=True)
+    if daily := _DAILY.get(stem):
+        return Kind("daily", daily=daily) if {"timestamp", daily[0]} <= {*header_names(file)} else None
+    if not _CSV_NAMES.fullmatch(file.name):
         return None
     columns = header_names(file)
-    if file.name == PROFILE:
-        return Kind("profile", columns) if {"date_of_birth", "timezone"} <= {*columns} else None
     if not {*columns} & CSV_COLUMNS.keys():
         return None
-    return Kind("csv", columns, bool(_UTC.search(first_bytes(file))))
+    return Kind("csv", columns, writes_utc=bool(_UTC.search(first_bytes(file))))
+
+
+def why_ignored(file: SourceFile) -> str:
+    """What a file that has no kind holds, where its name tells."""
+    reason = next((reason for names, reason in _IGNORED.items() if re.match(names, file.name)), "")
+    return reason or "no minutes, sleep, exercise or profile of Fitbit"

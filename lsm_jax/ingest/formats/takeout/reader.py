@@ -16,8 +16,9 @@ from lsm_jax.channels import REGISTRY
 from lsm_jax.ingest.files.faults import reading
 from lsm_jax.ingest.files.source import SourceFile
 from lsm_jax.ingest.formats.personal import RecordingReader
-from lsm_jax.ingest.formats.takeout.files import TakeoutRecording, read_file
-from lsm_jax.ingest.formats.takeout.kinds import Kind, kind_of
+from lsm_jax.ingest.formats.takeout.files import read_file
+from lsm_jax.ingest.formats.takeout.kinds import Kind, kind_of, why_ignored
+from lsm_jax.ingest.formats.takeout.recording import TakeoutRecording
 from lsm_jax.ingest.minutes.recording import Recording
 from lsm_jax.ingest.reader import Evidence, ReaderOptions
 from lsm_jax.ingest.report import IngestReport
@@ -56,7 +57,7 @@ class TakeoutReader(RecordingReader):
         return self._kinds[file]
 
     def reads(self, file: SourceFile) -> str:
-        return "" if self._kind(file) else "no minutes, sleep, exercise or profile of Fitbit"
+        return "" if self._kind(file) else why_ignored(file)
 
     def channels(self, source: Path) -> tuple[str, ...]:
         found = super().channels(source)
@@ -72,7 +73,7 @@ class TakeoutReader(RecordingReader):
         return (source if source.is_dir() else source.parent).resolve().name if _TAKEOUT_PART.fullmatch(name) else name
 
     def new_recording(self) -> Recording:
-        return TakeoutRecording()
+        return TakeoutRecording(self._options.prefer)
 
     def content_of(self, file: SourceFile) -> str:
         kind = self._kind(file)
@@ -87,7 +88,8 @@ class TakeoutReader(RecordingReader):
         recording.time_zone = zone if zone in ZONES else ""
         # Wall-clock times alone are days of their own; beside times in UTC they cannot be placed without a zone.
         recording.is_wall_clock = not recording.time_zone and not any(kind.writes_utc for _, kind in kinds)
-        super().add_files(files, recording, report)
+        first = sorted(kinds, key=lambda each: each[1].name not in ("sleeps", "sleep_stages"))  # they tell offsets
+        super().add_files([file for file, _ in first], recording, report)
 
     def add_file(self, file: SourceFile, recording: Recording, report: IngestReport) -> None:
         assert isinstance(recording, TakeoutRecording)

@@ -1,0 +1,131 @@
+"""Sleep of Takeout and of the web API: JSON logs with stages, and the tables UserSleeps and UserSleepStages."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+import polars as pl
+
+from lsm_jax.ingest.cells import LINE, add_reason, numbers, quarantine_rows
+from lsm_jax.ingest.files.faults import UnusableEntry
+from lsm_jax.ingest.files.source import SourceFile
+from lsm_jax.ingest.formats.takeout.kinds import SLEEP_TIMES, STAGE_TIMES, Kind
+from lsm_jax.ingest.formats.takeout.recording import CSV_FILES, DAY, JSON_FILES, JSON_RANK, Sleep, TakeoutRecording
+from lsm_jax.ingest.minutes.sleep import STAGES, Spell, Stage
+from lsm_jax.ingest.report import IngestReport
+from lsm_jax.ingest.tables.rows import read_rows
+
+_STAGE_NAMES: dict[str, Stage] = {"wake": "awake", **dict(zip(STAGES, STAGES, strict=True))}
+_CLASSIC_CODES: dict[str, Stage] = {"1": "asleep", "2": "restless", "3": "awake"}
+_TOO_LONG = "lasts longer than a day"
+_SESSION_RANK = JSON_RANK + 1  # the table UserSleeps tells no stages
+
+
+def add_sleep(log: Any, found: TakeoutRecording) -> None:
+    """A log of a sleep with its stages (`levels`), with a state of each minute (`minuteData`), or with neither."""
+    levels = log.get("levels") or {}
+    if entries := levels.get("data"):
+        spells = _uninterrupted([*_spells(entries, found), *_spells(levels.get("shortData") or [], found)])
+    elif states := log.get("minuteData"):
+        start = found.instant(log["startTime"])
+        stages = [_CLASSIC_CODES[str(entry["value"])] for entry in states]
+        spells = [Spell(start + 60 * n, start + 60 * n + 60, stage) for n, stage in enumerate(stages)]
+    else:
+        start = found.instant(log["startTime"])
+        asleep = start + 60 * float(log.get("minutesToFallAsleep") or 0)
+        awake = start + float(log["duration"]) / 1000 - 60 * float(log.get("minutesAfterWakeup") or 0)
+        if not start <= asleep <= awake <= start + DAY:
+            raise UnusableEntry("ends before it starts" if asleep > awake else _TOO_LONG)
+        found.sleeps.append(Sleep(JSON_FILES, _SESSION_RANK, asleep, awake))
+        return
+    found.sleeps.append(_sleep(JSON_FILES, JSON_RANK, spells))
+
+
+def read_stages(file: SourceFile, _: Kind, found: TakeoutRecording, report: IngestReport) -> None:
+    """Rows of UserSleepStages: a stage each, with the id of its sleep."""
+    sleeps: dict[str, list[Spell]] = {}
+    columns = ("sleep_id", "sleep_stage_type", "start_utc_offset", *STAGE_TIMES)
+    for block in read_rows(file, columns, report):
+        start, end, reasons = _times(block, STAGE_TIMES, found)
+        names = block["sleep_stage_type"].str.strip_chars().str.to_lowercase()
+        stages = names.replace_strict(_STAGE_NAMES, default=None, return_dtype=pl.String)
+        reasons = add_reason(reasons, stages.is_null(), "unknown stage of sleep")
+        good = quarantine_rows(block[LINE], reasons, file.label, report)
+        ids = block["sleep_id"].fill_null("") if "sleep_id" in block.columns else pl.repeat("", len(block), eager=True)
+        rows = pl.DataFrame({"id": ids, "start": start, "end": end, "stage": stages}).filter(good)
+        for sleep, *spell in rows.iter_rows():
+            sleeps.setdefault(sleep, []).append(Spell(*spell))
+        _add_offsets(block, start, found)
+    found.sleeps += [_sleep(CSV_FILES, 0, _uninterrupted(spells)) for spells in sleeps.values()]
+
+
+def read_sleeps(file: SourceFile, _: Kind, found: TakeoutRecording, report: IngestReport) -> None:
+    """Rows of UserSleeps: a sleep each, from going to bed to getting up."""
+    minutes = ("minutes_to_fall_asleep", "minutes_after_wake_up")
+    for block in read_rows(file, (*SLEEP_TIMES, "start_utc_offset", *minutes), report):
+        start, end, reasons = _times(block, SLEEP_TIMES, found)
+        before, after = (
+            60 * numbers(block[name]).fill_null(0) if name in block.columns else pl.repeat(0.0, len(block), eager=True)
+            for name in minutes
+        )
+        asleep, awake = start + before, end - after
+        impossible = (before < 0) | (after < 0) | (asleep > awake)
+        reasons = add_reason(reasons, impossible.fill_null(False), "ends before it starts")
+        good = quarantine_rows(block[LINE], reasons, file.label, report)
+        rows = pl.DataFrame({"start": asleep, "end": awake}).filter(good)
+        found.sleeps += [Sleep(CSV_FILES, _SESSION_RANK, *times) for times in rows.iter_rows()]
+        _add_offsets(block, start, found)
+
+
+def _times(
+    block: pl.DataFrame, columns: tuple[str, str], found: TakeoutRecording
+) -> tuple[pl.Series, pl.Series, pl.Series]:
+    """(starts, ends, reasons why rows are bad)."""
+    (start, reasons), (end, end_reasons) = (found.instants(block[column]) for column in columns)
+    reasons = reasons.zip_with(reasons.is_not_null(), end_reasons)
+    reasons = add_reason(reasons, (end < start).fill_null(False), "ends before it starts")
+    return start, end, add_reason(reasons, (end - start > DAY).fill_null(False), _TOO_LONG)
+
+
+def _add_offsets(block: pl.DataFrame, start: pl.Series, found: TakeoutRecording) -> None:
+    if "start_utc_offset" in block.columns:
+        found.add_offsets(start, block["start_utc_offset"])
+
+
+def _sleep(source: str, rank: int, spells: Iterable[Spell]) -> Sleep:
+    ordered = tuple(sorted(spells))
+    return Sleep(source, rank, ordered[0].start, max(spell.end for spell in ordered), ordered)
+
+
+def _spells(entries: list[Any], found: TakeoutRecording) -> list[Spell]:
+    """The spells of a log; UnusableEntry where one of them is bad."""
+    texts = [time if isinstance(time := entry["dateTime"], str) else None for entry in entries]
+    second, reasons = found.instants(pl.Series(texts, dtype=pl.String))
+    if reason := next(iter(reasons.drop_nulls()), None):
+        raise UnusableEntry(reason)
+    lengths = [float(entry["seconds"]) for entry in entries]
+    if not all(0 <= seconds <= DAY for seconds in lengths):
+        raise UnusableEntry(_TOO_LONG)
+    stages = [_STAGE_NAMES[entry["level"]] for entry in entries]
+    return [Spell(at, at + length, stage) for at, length, stage in zip(second, lengths, stages, strict=True)]
+
+
+def _uninterrupted(spells: list[Spell]) -> list[Spell]:
+    """The spells of one sleep, without the short times awake that are told beside the stage around them."""
+    rest = [spell for spell in spells if spell.stage != "awake"]
+    wakes = sorted(spell for spell in spells if spell.stage == "awake")
+    for wake in wakes:
+        rest = [part for spell in rest for part in _without(spell, wake)]
+    return rest + wakes
+
+
+def _without(spell: Spell, wake: Spell) -> Iterator[Spell]:
+    """The parts of a spell before and after a short time awake."""
+    if wake.start >= spell.end or wake.end <= spell.start:
+        yield spell
+        return
+    if spell.start < wake.start:
+        yield spell._replace(end=wake.start)
+    if wake.end < spell.end:
+        yield spell._replace(start=wake.end)

@@ -1,0 +1,202 @@
+"""Takeout's tables of sleep, nightly values, and sources that claim one signal.
+
+Files are made by hand from the columns that the READMEs of an export describe.
+"""
+
+import json
+
+import pytest
+
+from lsm_jax.ingest.detect import detect_format
+from tests.ingest.reading import read_source
+
+FOLDER = "koby/Takeout/Fitbit/"
+TABLES = FOLDER + "Health Fitness Data_GoogleData/"
+PROFILE = {
+    FOLDER + "Your Profile/Profile.csv": "date_of_birth,timezone,gender\n1990-05-20,America/Los_Angeles,FEMALE\n"
+}
+STEPS = {FOLDER + "steps-2023-01-10.json": json.dumps([{"dateTime": "01/10/23 20:00:00", "value": 9}])}
+STAGE_COLUMNS = (
+    "sleep_id,sleep_stage_id,sleep_stage_type,start_utc_offset,sleep_stage_start,"
+    "end_utc_offset,sleep_stage_end,data_source"
+)
+SLEEP_COLUMNS = (
+    "sleep_id,sleep_type,minutes_in_sleep_period,minutes_after_wake_up,minutes_to_fall_asleep,minutes_asleep,"
+    "start_utc_offset,sleep_start,end_utc_offset,sleep_end,data_source"
+)
+
+
+def stages(*rows, offset="-08:00", day="2023-01-10"):
+    """UserSleepStages of (id, stage, start, end), which are hours of a day in UTC."""
+    cells = [
+        f"{sleep},{number},{stage},{offset},{day}T{start}Z,{offset},{day}T{end}Z,DERIVED"
+        for number, (sleep, stage, start, end) in enumerate(rows)
+    ]
+    return {TABLES + "UserSleepStages_2023-01-01.csv": "\n".join((STAGE_COLUMNS, *cells))}
+
+
+def sleeps(*rows, offset="-08:00"):
+    """UserSleeps of (id, minutes to fall asleep, minutes after waking up, start, end)."""
+    cells = [f"{sleep},STAGES,9,{after},{before},9,{offset},{a},{offset},{b},X" for sleep, before, after, a, b in rows]
+    return {TABLES + "UserSleeps_2023-01-01.csv": "\n".join((SLEEP_COLUMNS, *cells))}
+
+
+def log(number, start, *levels, **more):
+    """A log of Takeout's JSON, with levels of (time, level, seconds)."""
+    data = [{"dateTime": f"2023-01-10T{time}.000", "level": level, "seconds": length} for time, level, length in levels]
+    return {"logId": number, "startTime": f"2023-01-10T{start}.000", "levels": {"data": data}, **more}
+
+
+def logs(*content):
+    return {FOLDER + "Global Export Data/sleep-2023-01-10.json": json.dumps(content)}
+
+
+def ingest(tmp_path, *files, **options):
+    content = {path: text for part in files for path, text in part.items()}
+    found = read_source("takeout", tmp_path, content, **options)
+    return found.only("koby"), found.report
+
+
+NIGHT = stages(
+    ("1", "LIGHT", "09:00:00", "09:30:00"),
+    ("1", "DEEP", "09:30:00", "10:00:30"),
+    ("1", "REM", "10:00:30", "10:10:00"),
+    ("1", "AWAKE", "09:10:00", "09:11:00"),
+)
+
+
+def test_a_table_of_stages_becomes_events_and_channels(tmp_path):
+    """Nine in UTC is one o'clock in California. A short time awake interrupts the stage that is told around it."""
+    day, report = ingest(tmp_path, NIGHT, PROFILE)
+    assert day.events == [
+        ("sleep", "light", 60, 70),
+        ("sleep", "asleep", 60, 130),
+        ("sleep", "awake", 70, 71),
+        ("sleep", "light", 71, 90),
+        ("sleep", "deep", 90, 120.5),
+        ("sleep", "rem", 120.5, 130),
+    ]
+    assert day.values("sleep_deep")[[89, 90, 120]].tolist() == [0, 1, 0.5]
+    assert day.values("sleep_awake")[70] == 1 and day.observed("sleep_rem").sum() == 70
+    assert report.rows_kept == 5 and detect_format(tmp_path / "source")[0] == "takeout"
+
+
+def test_a_night_that_the_logs_tell_too_counts_once(tmp_path):
+    """The table is better; the nap is in the logs only, and one log has no stages."""
+    night = log(1, "01:00:00", ("01:00:00", "light", 1800), ("01:30:00", "deep", 3600))
+    nap = log(2, "14:00:00", ("14:00:00", "asleep", 600))
+    plain = log(3, "20:00:00", duration=3_600_000, minutesToFallAsleep=5, minutesAfterWakeup=10)
+    day, report = ingest(tmp_path, NIGHT, PROFILE, logs(night, nap, plain, nap))
+    assert [event[1:] for event in day.events if event[1] in ("deep", "asleep")] == [
+        ("asleep", 60, 130),
+        ("deep", 90, 120.5),
+        ("asleep", 840, 850),
+        ("asleep", 1205, 1250),
+    ]
+    assert report.outranked_minutes == {"sleep of Takeout's JSON files": 90 + 10}
+
+
+def test_a_session_without_stages_is_an_event(tmp_path):
+    """From falling asleep to waking up. One whose stages are known is no second sleep."""
+    sessions = sleeps(
+        ("1", 0, 0, "2023-01-10T09:00:00Z", "2023-01-10T10:10:00Z"),
+        ("2", 10, 5, "2023-01-10 22:00:00+0000", "2023-01-10 23:00:00+0000"),
+    )
+    day, _ = ingest(tmp_path, NIGHT, sessions, PROFILE)
+    assert [event for event in day.events if event[1] == "asleep"] == [
+        ("sleep", "asleep", 60, 130),
+        ("sleep", "asleep", 14 * 60 + 10, 14 * 60 + 55),
+    ]
+    assert day.observed("sleep_light").sum() == 70
+
+
+def test_offsets_of_the_tables_are_the_clock_where_no_zone_is_known(tmp_path):
+    """They also place what is on the wearer's clock."""
+    nap = log(2, "14:00:00", ("14:00:00", "asleep", 600))
+    day, report = ingest(tmp_path, NIGHT, logs(nap))
+    assert day.window.utc_offset_minutes == -480 and not report.quarantined
+    assert [event for event in day.events if event[1] == "asleep"] == [
+        ("sleep", "asleep", 60, 130),
+        ("sleep", "asleep", 840, 850),
+    ]
+
+
+def test_bad_rows_of_sleep_are_counted_with_their_reason(tmp_path):
+    """The good ones stay."""
+    bad = stages(
+        ("1", "DOZING", "09:00:00", "09:30:00"),
+        ("1", "LIGHT", "09:30:00", "09:00:00"),
+        ("1", "LIGHT", "soon", "09:00:00"),
+        ("1", "LIGHT", "09:00:00", "10:00:00"),
+    )
+    sessions = sleeps(
+        ("2", 0, 0, "2023-01-10T12:00:00Z", "2023-01-12T12:00:00Z"),
+        ("3", 90, 0, "2023-01-10T12:00:00Z", "2023-01-10T13:00:00Z"),
+        ("4", "nan", "inf", "2023-01-10T12:00:00Z", "2023-01-10T13:00:00Z"),
+    )
+    day, report = ingest(tmp_path, bad, sessions, PROFILE)
+    assert day.events == [("sleep", "asleep", 60, 120), ("sleep", "light", 60, 120)]
+    assert {reason: entry.rows for reason, entry in report.quarantined.items()} == {
+        "unknown stage of sleep": 1,
+        "ends before it starts": 3,
+        "time is not readable": 1,
+        "lasts longer than a day": 1,
+    }
+
+
+@pytest.mark.parametrize("zone", [PROFILE, {}])
+def test_nightly_values_are_labels_of_their_day(tmp_path, zone):
+    """Dates are those of the wearer's clock, also where they are written as midnight UTC and where no zone is known."""
+    tables = {
+        "Physical Activity_GoogleData/daily_resting_heart_rate.csv": (
+            "timestamp,beats per minute,data source\n2023-01-10T00:00:00Z,61.25,App\n2023-01-11T00:00:00Z,50,App\n"
+        ),
+        "Heart Rate Variability/Daily Heart Rate Variability Summary - 2023-01-(10).csv": (
+            "timestamp,rmssd,nremhr,entropy\n2023-01-10T00:00:00,41.5,55,2.5\n"
+        ),
+        "Sleep Score/sleep_score.csv": (
+            "sleep_log_entry_id,timestamp,overall_score\n1,2023-01-10T06:30:30Z,82\n2,2023-01-10T14:00:00Z,0\n3,soon,9\n"
+        ),
+    }
+    day, report = ingest(tmp_path, STEPS, zone, {FOLDER + name: text for name, text in tables.items()})
+    labels = {name: value for name, value in day.window.labels.items() if name not in ("age", "sex")}
+    assert labels == {"resting_heart_rate": 61.25, "hrv_night_average": 41.5, "sleep_score": 82}
+    assert report.quarantined["time is not readable"].samples == [FOLDER + "Sleep Score/sleep_score.csv:4"]
+
+
+def test_a_phone_and_a_band_that_count_the_same_steps_are_ranked(tmp_path):
+    """Rows of one minute are several sources; their steps were added."""
+    rows = [
+        "timestamp,steps,data source",
+        "2023-01-10T20:05:00Z,30,MobileTrack",
+        "2023-01-10T20:05:00Z,28,Google Fitbit Air",
+        "2023-01-10T20:05:00Z,30,Fit Health Connect",
+        "2023-01-10T20:06:00Z,12,MobileTrack",
+        "2023-01-10T20:00:00Z,7,MobileTrack",
+    ]
+    table = {FOLDER + "Physical Activity_GoogleData/steps_2023-01-01.csv": "\n".join(rows)}
+    day, report = ingest(tmp_path, STEPS, table, time_zone="UTC")
+    steps = day.values("steps")[[1200, 1205, 1206]]
+    assert steps.tolist() == [9, 28, 12]  # the JSON file, which joins devices, comes before a phone
+    assert report.outranked_minutes == {"steps of MobileTrack": 2, "steps of Fit Health Connect": 1}
+    day, _ = ingest(tmp_path, time_zone="UTC", prefer=("mobiletrack",))
+    assert day.values("steps")[[1200, 1205, 1206]].tolist() == [7, 30, 12]
+
+
+def test_what_is_not_read_is_named_and_counted(tmp_path):
+    names = (
+        "Oxygen Saturation (SpO2)/Daily SpO2 - 2023-01-10-2023-02-10.csv",
+        "Global Export Data/sedentary_minutes-2023-01-10.json",
+        "Heart Rate Variability/Heart Rate Variability Histogram - 2023-01-10.csv",
+        "Health Fitness Data_GoogleData/UserExercises_2023-01-10.csv",
+        "Social/badge.json",
+    )
+    _, report = ingest(tmp_path, STEPS, {FOLDER + name: "timestamp,x\n" for name in names}, time_zone="UTC")
+    assert report.ignored == {
+        "summaries of days or nights": 2,
+        "histograms of a night's heart rate variability": 1,
+        "exercises, which are read from exercise-*.json": 1,
+        "no minutes, sleep, exercise or profile of Fitbit": 1,
+    }
+    assert "5 files are not read (2 summaries of days or nights, 1 " in "\n".join(report.sentences())
+    assert len(report.files_ignored) == 5
