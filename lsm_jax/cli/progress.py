@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 @contextlib.contextmanager
 def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows a bar on the terminal; yields the function `update(done, total)`."""
+    """Shows a bar on the terminal; yields `update(done, total)`. What fails before it starts shows none."""
     # Imported here, because the rest of the command line should not wait for it.
     from rich.progress import (
         BarColumn,
@@ -22,4 +22,7 @@ def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress:
         task = progress.add_task(description, total=None)
-        yield lambda done, total: progress.update(task, completed=done, total=total)
+        try:
+            yield lambda done, total: progress.update(task, completed=done, total=total)
+        finally:
+            progress.update(task, visible=progress.tasks[0].total is not None)

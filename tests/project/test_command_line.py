@@ -15,6 +15,7 @@ import pytest
 import lsm_jax
 from lsm_jax.cli import embed, evaluate, export
 from lsm_jax.cli import main as command
+from lsm_jax.cli.progress import progress_bar
 from lsm_jax.config import key_help
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.evals.probe import METHODS
@@ -164,6 +165,21 @@ def test_errors_become_a_sentence_and_an_exit_code(
     printed = capsys.readouterr()
     assert printed.err.strip() == sentence
     assert not printed.out
+
+
+def test_what_is_refused_before_it_starts_shows_no_progress(probe, capsys: pytest.CaptureFixture[str]) -> None:
+    def refuse(args):
+        with progress_bar("windows") as update:
+            if args.people > 1:
+                update(1, args.people)
+            raise UserError("the suite does not score such runs.")
+
+    probe(refuse)
+    assert command.main(["probe", "--people", "1"]) == 2
+    printed = capsys.readouterr()
+    assert (printed.out.strip(), printed.err) == ("", "lsm probe: error: the suite does not score such runs.\n")
+    assert command.main(["probe", "--people", "2"]) == 2
+    assert "1/2" in capsys.readouterr().out
 
 
 def test_an_unexpected_error_keeps_its_traceback(probe) -> None:
