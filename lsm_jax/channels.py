@@ -14,7 +14,7 @@ from typing import Literal
 
 from lsm_jax.errors import UserError, nearest
 
-Sensor = Literal["PPG", "ACC", "EDA", "TEMP", "ALT", "SLEEP", "SPO2", "GLUCOSE", "ENERGY", "QUALITY", "LIGHT", "DEVICE"]
+Sensor = Literal["PPG", "ACC", "EDA", "TEMP", "ALT", "SLEEP", "SPO2", "GLUCOSE", "ENERGY", "QUALITY", "LIGHT"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +118,7 @@ _CHANNELS = (
     Channel("stress_level", "PPG", "score", 0, 100, 30.0, 20.0, source=_OURS),  # of Garmin, from the pulse
     Channel("cadence", "ACC", "rounds/min", 0, 250, 80.0, 15.0, source=_OURS),  # of legs or pedals in activities
     Channel("power", "ENERGY", "W", 0, 2500, 180.0, 90.0, source=_OURS),  # mechanical, in activities
-    Channel("device_temperature", "DEVICE", "deg C", -20, 60, 28.0, 5.0, source=_OURS),  # of its housing
+    Channel("device_temperature", "TEMP", "deg C", -20, 60, 28.0, 5.0, source=_OURS),  # of its housing
     # Of ActiGraph: the length of the vector of three axes' counts, and the light at the device.
     Channel(
         "activity_count_vector",
@@ -132,7 +132,6 @@ _CHANNELS = (
         source=_OURS,
     ),
     Channel("ambient_light", "LIGHT", "lux", 0, 200000, 150.0, 600.0, heavy_tailed=True, source=_OURS),
-    Channel("device_temperature", "TEMP", "deg C", -20, 60, 28.0, 5.0, source=_OURS),  # of its housing
     Channel("floors", "ALT", "floors/min", 0, 60, 0.01, 0.15, heavy_tailed=True, is_count=True, source=_OURS),
 )
 

@@ -38,8 +38,8 @@ _GROUP_OF_SENSOR = {
     "SPO2": "blood",
     "GLUCOSE": "blood",
 }
-# Category codes have no mean, and a sensor's signal quality says nothing about the wearer.
-_NOT_CAPTIONED = frozenset({"sleep_state", "spo2_confidence", "spo2_coverage"})
+# Category codes have no mean, and a sensor's signal quality and the warmth of its housing say nothing about the wearer.
+_NOT_CAPTIONED = frozenset({"sleep_state", "spo2_confidence", "spo2_coverage", "device_temperature"})
 
 
 def group_of(name: str) -> str | None:

@@ -94,6 +94,12 @@ def test_fixed_channels_always_and_extras_in_turn(make_window, random_day) -> No
     assert "sleep_state" not in set.union(*spoken)  # codes have no mean
 
 
+def test_the_housing_of_a_device_is_no_skin(make_window) -> None:
+    window = make_window({"device_temperature": np.full(600, 28.0), "skin_temperature": np.full(600, 33.0)})
+    facts = Captioner(("statistical",))(window).facts
+    assert {fact.subject for fact in facts} == {"skin_temperature"}
+
+
 def test_a_planted_rise_and_peak_are_found_and_a_gap_is_not(make_window) -> None:
     ramp = np.concatenate([np.full(480, 60.0), np.linspace(60, 90, 480), np.full(480, 90.0)])
     facts = Captioner(("structural",))(make_window({"heart_rate": ramp})).facts

@@ -1,11 +1,15 @@
 """Parameters by canonical channel: the order of a data set's channels means nothing."""
 
+import inspect
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
 
+from lsm_jax import channels
 from lsm_jax.channels import MINUTELY_26, REGISTRY
 from lsm_jax.config import ModelConfig
 from lsm_jax.errors import UserError
@@ -22,6 +26,12 @@ SMALLEST = model_size("1x16x2x32+1x16x2x32")
 
 def test_the_registry_fits_the_tables():
     assert len(REGISTRY) <= TABLE_ROWS
+
+
+def test_a_channel_is_in_the_registry_once():
+    """Of two entries of one name the later one would win, in the row of the earlier."""
+    named = re.findall(r'\bChannel\(\s*"(\w+)"', inspect.getsource(channels))
+    assert named == [*REGISTRY]
 
 
 @pytest.mark.parametrize("kind", POSITIONS)
