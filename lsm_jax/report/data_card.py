@@ -43,7 +43,10 @@ def data_card_page(dataset: Dataset, days: int) -> str:
 
 
 def median_windows(dataset: Dataset, count: int) -> list[Window]:
-    """One window of each of `count` people, spread over all splits: the person's median by observed cells."""
+    """Windows of `count` people, spread over all splits: the person's median by observed cells.
+
+    Of fewer people there are several windows each, from little to much observed, in order of time.
+    """
     sources = {split: dataset.source(split) for split in SPLITS}
     windows: dict[tuple[str, str], list[tuple[int, int]]] = {}  # of a person: (observed cells, index)
     for split, source in sources.items():
@@ -52,8 +55,13 @@ def median_windows(dataset: Dataset, count: int) -> list[Window]:
     people = sorted(windows)
     if len(people) > count:
         people = [people[i * len(people) // count] for i in range(count)]
-    medians = [(split, sorted(windows[split, person])[len(windows[split, person]) // 2][1]) for split, person in people]
-    return [window for split, index in medians for _, window in sources[split].readable([index])]
+    each = max(count // max(len(people), 1), 1)
+    chosen = []
+    for split, person in people:
+        of_person, quantiles = sorted(windows[split, person]), min(each, len(windows[split, person]))
+        places = [(2 * i + 1) * len(of_person) // (2 * quantiles) for i in range(quantiles)]
+        chosen += [(split, index) for index in sorted(of_person[place][1] for place in places)]
+    return [window for split, index in chosen for _, window in sources[split].readable([index])]
 
 
 def _day(window: Window, moments: Mapping[str, Moments]) -> dict[str, Any]:

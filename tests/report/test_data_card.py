@@ -74,7 +74,13 @@ def test_a_garbled_card_is_a_sentence(dataset, part, damage):
 def test_days_are_of_different_people(dataset):
     windows = median_windows(dataset, 6)
     assert len({window.participant for window in windows}) == 6
-    assert len(median_windows(dataset, 50)) == 10
+    assert len(median_windows(dataset, 50)) == 30  # every day of everybody
+
+
+def test_one_persons_days_are_shown_in_order(tmp_path):
+    dataset = tiny_dataset(tmp_path / "one", people=1, days=9)
+    starts = [window.start for window in median_windows(dataset, 4)]
+    assert len({*starts}) == 4 and starts == sorted(starts)
 
 
 def pixels(svg):
