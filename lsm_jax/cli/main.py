@@ -47,7 +47,7 @@ VERBS = {
 }
 
 # Verbs that run a model: they allocate and free large arrays at every step.
-MODEL_VERBS = {"train", "evaluate", "embed", "caption", "zeroshot", "retrieve", "bench"}
+MODEL_VERBS = {"train", "evaluate", "embed", "caption", "zeroshot", "retrieve", "report", "bench"}
 
 EXIT_SECONDS = 10.0  # that libraries may take to end, after all work of a verb
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 
 from lsm_jax.cli.places import output, run_folder
+from lsm_jax.errors import UserError
 
-HELP = "write one self-contained HTML page of a run: tables, curves, pictures"
+HELP = "write one self-contained HTML page of a run: tables, curves, pictures, a map of embeddings"
 EXAMPLE = "lsm report --workdir runs/lsm2"
 
 
@@ -14,11 +15,26 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `lsm report`."""
     parser.add_argument("--workdir", type=run_folder, required=True, metavar="W", help="the run's folder")
     parser.add_argument("--out", type=output, metavar="FILE.html", help="the page to write (W/report.html)")
+    parser.add_argument(
+        "--map-windows",
+        type=int,
+        default=400,
+        metavar="N",
+        help="windows of the test splits on the map of embeddings; 0: no map, no model is loaded (%(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes the page and prints its path."""
+    if args.map_windows < 0:
+        raise UserError(f"--map-windows {args.map_windows}: give 0 or more.")
+    from lsm_jax.cli.progress import progress_bar
     from lsm_jax.report.run_report import write_report
+    from lsm_jax.train.loop import use_compile_cache
+    from lsm_jax.train.mesh import cores, use_cores
 
-    print(write_report(args.workdir, args.out or args.workdir / "report.html"))
+    use_cores(cores())
+    use_compile_cache()
+    with progress_bar("embedding for the map: windows") as progress:
+        print(write_report(args.workdir, args.out or args.workdir / "report.html", args.map_windows, progress))
     return 0

@@ -14,14 +14,16 @@ import jinja2
 import lsm_jax
 from lsm_jax.config import Config, to_json
 from lsm_jax.data.spec import DataSpec
-from lsm_jax.data.store import open_dataset
-from lsm_jax.errors import UserError
+from lsm_jax.data.store import Dataset, open_dataset
+from lsm_jax.errors import RunError, UserError
 from lsm_jax.evals import SUITES
 from lsm_jax.evals.result import write_whole
 from lsm_jax.events import read_events
 from lsm_jax.report.charts import line_chart
+from lsm_jax.report.embedding_map import SPLIT, draw_maps, embed_split
 from lsm_jax.report.render import by_split, number, percent, png_address, readable, render
 from lsm_jax.train.metrics import read_metrics
+from lsm_jax.train.run import load_run
 from lsm_jax.train.workdir import SPEC, read_config
 
 _Parsed = TypeVar("_Parsed")
@@ -59,8 +61,14 @@ _SUITES = {
 }
 
 
-def write_report(workdir: Path, out: Path) -> Path:
+def write_report(
+    workdir: Path, out: Path, map_windows: int = 0, progress: Callable[[int, int], None] | None = None
+) -> Path:
     """Writes the page and returns its path. What has not been done yet is named with the command that does it.
+
+    Args:
+      map_windows: windows of the test split on the map of embeddings, which takes the run's model; 0 makes no map.
+      progress: called with the windows embedded and in total.
 
     Raises:
       UserError: `workdir` is not the folder of a run, or an evaluation in it is damaged.
@@ -75,7 +83,7 @@ def write_report(workdir: Path, out: Path) -> Path:
     figures = sorted((workdir / "eval" / "figures").glob("*.png"))
     losses = {"loss": "training", "validation_loss": "validation"}
     seconds = _newest(metrics, "time", {})
-    datasets, datasets_missing = _datasets(config)
+    opened, datasets_missing = _open(config)
     values = {
         "title": workdir.resolve().name,
         "folder": workdir.name,
@@ -94,7 +102,8 @@ def write_report(workdir: Path, out: Path) -> Path:
         "windows_per_second": _newest(metrics, "windows_per_second", None),
         "events": _timeline(read_events(workdir)),
         "seconds": sorted(((name, spent) for name, spent in seconds.items() if spent), key=lambda item: -item[1]),
-        "datasets": datasets,
+        "map": _embedding_map(workdir, opened, map_windows, progress) if map_windows else None,
+        "datasets": [_dataset_row(dataset.card) for dataset in opened],
         "datasets_missing": datasets_missing,
         "config_text": to_json(config),
         "made_by": f"lsm_jax {lsm_jax.__version__}, {time.strftime('%Y-%m-%d %H:%M')}",
@@ -200,25 +209,41 @@ def _stale(scored: int, step: int) -> str:
     return f"Training has since gone on to step {step:,}." if step > scored else ""
 
 
-def _datasets(config: Config) -> tuple[list[dict[str, str]], list[str]]:
-    """A table row for each of the run's datasets, and a sentence for each that cannot be opened any more."""
-    rows, missing = [], []
+def _embedding_map(
+    workdir: Path, datasets: Sequence[Dataset], windows: int, progress: Callable[[int, int], None] | None
+) -> dict[str, Any]:
+    """The maps of embeddings, or why there are none."""
+    try:
+        embedded = embed_split(load_run(workdir), datasets, windows, progress)
+    except (UserError, RunError) as error:
+        return {"pictures": [], "why": str(error)}
+    people = len({*zip(embedded.datasets, embedded.people, strict=True)})
+    counts = {"windows": len(embedded.people), "people": people, "step": embedded.step}
+    return {"pictures": draw_maps(embedded), "split": SPLIT, **counts}
+
+
+def _open(config: Config) -> tuple[list[Dataset], list[str]]:
+    """The run's datasets, and a sentence for each that cannot be opened any more."""
+    opened, missing = [], []
     for path in config.data.paths:
         try:
-            card = open_dataset(path).card
-            rows.append(
-                {
-                    "name": str(card["name"]),
-                    "people": number(card["people"]),
-                    "days": number(card["days"]),
-                    "splits": by_split(card["people_by_split"]),
-                    "missing": percent(card["missing_share"]),
-                    "channels": ", ".join(readable(name) for name in card["channels"]),
-                }
-            )
+            dataset = open_dataset(path)
+            _dataset_row(dataset.card)
+            opened.append(dataset)
         except (UserError, KeyError, TypeError, ValueError) as error:
             missing.append(f"Dataset {Path(path).name} is not at hand: {error}")
-    return rows, missing
+    return opened, missing
+
+
+def _dataset_row(card: Mapping[str, Any]) -> dict[str, str]:
+    return {
+        "name": str(card["name"]),
+        "people": number(card["people"]),
+        "days": number(card["days"]),
+        "splits": by_split(card["people_by_split"]),
+        "missing": percent(card["missing_share"]),
+        "channels": ", ".join(readable(name) for name in card["channels"]),
+    }
 
 
 def _newest(metrics: Sequence[Mapping[str, Any]], name: str, default: Any) -> Any:
