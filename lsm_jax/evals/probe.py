@@ -228,6 +228,7 @@ class Probe(Suite):
         folds, notes = self._folds(task)
         if not folds:
             return {}, notes
+        features = {name: x[:, ~np.isnan(x).all(axis=0)] for name, x in features.items()}
         scored = np.concatenate([fold.test for fold in folds])
         person = index_of(task.participant[scored])
         people = int(person.max()) + 1

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import scipy.linalg
 from jaxtyping import Float, Int
 from sklearn.decomposition import PCA
 from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
@@ -23,6 +24,8 @@ _CLIP = 10.0  # standard deviations: one outlier in a test window must not decid
 _COMPONENTS = 50  # of the PCA
 _TREES, _LEAVES = 100, 8
 _TUNING_FOLDS = 5
+_ROUNDING = 1e-6  # of a feature's size: smaller differences are rounding noise
+_RANK = 1e-12  # of the greatest variance along an axis: smaller ones are rounding noise
 _SURE = 1e-6  # the smallest probability that the loss believes
 
 Scores = Float[np.ndarray, "n k"]  # probabilities of the classes, or one column with the predicted number
@@ -77,14 +80,12 @@ def linear_probe(x: Float[np.ndarray, "n f"], task: Task, fold: Fold, *, refit: 
       x: features of all examples, NaN where missing.
       refit: whether the tuning people are then learnt from, too.
     """
-    x = _standardised(x, fold.train)
-    rows = _learnt_from(fold, True)
-    if x.shape[1] > len(rows):  # the weights lie in the span of the examples, so nothing else is needed
-        x = x @ np.linalg.qr(x[rows].T)[0]
-    strengths = _INVERSE_STRENGTHS if task.classes else _STRENGTHS
-    fitted = lambda rows, strength, at: _linear(x, task, rows, strength, at)  # noqa: E731
-    losses = [loss_of(fitted(fold.train, each, fold.tune), task, fold.tune) for each in strengths]
-    return fitted(_learnt_from(fold, refit), strengths[int(np.argmin(losses))], fold.test)
+    learnt = _learnt_from(fold, True)
+    examples = _standardised(x[np.concatenate([learnt, fold.test])], np.arange(len(fold.train)))
+    if examples.shape[1] > len(learnt):
+        examples = _in_span_of(examples, len(learnt))
+    parts = np.split(examples, np.cumsum([len(fold.train), len(fold.tune)]))
+    return (_logistic if task.classes else _ridge)(task, fold, *parts, refit)
 
 
 def pca_probe(x: Float[np.ndarray, "n f"], task: Task, fold: Fold) -> Scores:
@@ -92,7 +93,8 @@ def pca_probe(x: Float[np.ndarray, "n f"], task: Task, fold: Fold) -> Scores:
     x = _standardised(x, fold.train)
     components = min(_COMPONENTS, len(fold.train) - 1, x.shape[1])
     pca = PCA(components, svd_solver="full").fit(x[fold.train])
-    return linear_probe(pca.transform(x), task, fold)
+    known = pca.explained_variance_ > _RANK * pca.explained_variance_[0]
+    return linear_probe(pca.transform(x)[:, known], task, fold)
 
 
 # Threads would wait for each other on few examples, and sum in another order each time.
@@ -105,6 +107,7 @@ def tree_probe(x: Float[np.ndarray, "n f"], task: Task, fold: Fold) -> Scores:
     if task.classes:
         settings["class_weight"] = "balanced"
     learnt = _learnt_from(fold, True)
+    settings["max_bins"] = int(np.clip(len(learnt), 2, 255))  # more bins than values take time and change nothing
     settings["min_samples_leaf"] = int(np.clip(len(fold.train) // 10, 2, 20))
     model = kind(max_iter=_TREES, **settings).fit(x[fold.train], task.target[fold.train])
     trees = 1
@@ -145,27 +148,78 @@ def _learnt_from(fold: Fold, refit: bool) -> Part:
 def _standardised(x: Float[np.ndarray, "n f"], train: Part) -> Float[np.ndarray, "n f"]:
     """Features that vary in training, with mean 0 and variance 1 there; missing ones are 0."""
     x = _varying(x, train)
-    return np.clip(np.nan_to_num(StandardScaler().fit(x[train]).transform(x), nan=0.0), -_CLIP, _CLIP)
+    x = StandardScaler().fit(x[train]).transform(x)
+    x[np.isnan(x)] = 0
+    return np.clip(x, -_CLIP, _CLIP, out=x)
 
 
 def _varying(x: Float[np.ndarray, "n f"], train: Part) -> Float[np.ndarray, "n v"]:
-    """The features with two different values in training; one that is always 0 where there are none."""
-    low = np.where(np.isnan(x[train]), np.inf, x[train]).min(axis=0)
-    high = np.where(np.isnan(x[train]), -np.inf, x[train]).max(axis=0)
-    varies = high > low
-    return x[:, varies] if varies.any() else np.zeros((len(x), 1))
+    """The features with two different values in training; one that is always 0 where there are none.
+
+    The mean of equal numbers over windows can differ from them in its last digit, which is no variation.
+    """
+    low, high = np.fmin.reduce(x[train], axis=0), np.fmax.reduce(x[train], axis=0)
+    varies = high - low > _ROUNDING * np.fmax(np.abs(high), np.abs(low))  # not so where both are NaN
+    return x[:, varies].astype(np.float64) if varies.any() else np.zeros((len(x), 1))
 
 
-def _linear(x: Float[np.ndarray, "n f"], task: Task, rows: Part, strength: float, at: Part) -> Scores:
-    if not len(at):
-        return np.zeros((0, max(len(task.classes), 1)))
-    if not task.classes:
-        return Ridge(alpha=strength).fit(x[rows], task.target[rows]).predict(x[at])[:, None]
-    model = LogisticRegression(C=strength, class_weight="balanced", max_iter=500)
+def _in_span_of(x: Float[np.ndarray, "n f"], count: int) -> Float[np.ndarray, "n r"]:
+    """Coordinates of examples along the principal axes of the first `count`, in whose span the weights lie.
+
+    A rotation, so that nothing changes but the number of columns, which is at most `count`.
+    """
+    products = x @ x[:count].T
+    power, axes = scipy.linalg.eigh(products[:count])
+    kept = power > _RANK * power[-1]
+    return products @ (axes[:, kept] / np.sqrt(power[kept]))
+
+
+def _ridge(
+    task: Task,
+    fold: Fold,
+    train: Float[np.ndarray, "a f"],
+    tune: Float[np.ndarray, "b f"],
+    test: Float[np.ndarray, "c f"],
+    refit: bool,
+) -> Scores:
+    """Ridge regression. The strengths are targets of one model, so that the features are multiplied once."""
+    target = task.target[fold.train]
+    model = Ridge(alpha=_STRENGTHS).fit(train, np.repeat(target[:, None], len(_STRENGTHS), axis=1))
+    best = 0
+    if len(tune):
+        best = int(np.argmin(np.mean((model.predict(tune) - task.target[fold.tune, None]) ** 2, axis=0)))
+    if not refit:
+        return model.predict(test)[:, best, None]
+    model = Ridge(alpha=_STRENGTHS[best])
+    learnt = task.target[_learnt_from(fold, True)]
+    return model.fit(np.concatenate([train, tune]), learnt).predict(test)[:, None]
+
+
+def _logistic(
+    task: Task,
+    fold: Fold,
+    train: Float[np.ndarray, "a f"],
+    tune: Float[np.ndarray, "b f"],
+    test: Float[np.ndarray, "c f"],
+    refit: bool,
+) -> Scores:
+    """Logistic regression. Each fit begins where a stronger regularisation ended; the first that is worse is the last."""
+    settings: dict[str, Any] = {"class_weight": "balanced", "solver": "newton-cg", "max_iter": 500}
+    model = LogisticRegression(warm_start=True, **settings)
+    lowest, best, scores = np.inf, _INVERSE_STRENGTHS[0], np.zeros((0, 0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        model.fit(x[rows], task.target[rows])
-    return _by_class(model.predict_proba(x[at]), model, task)
+        for strength in _INVERSE_STRENGTHS:
+            model.set_params(C=strength).fit(train, task.target[fold.train])
+            loss = loss_of(_by_class(model.predict_proba(tune), model, task), task, fold.tune) if len(tune) else 0.0
+            if loss >= lowest:
+                break
+            lowest, best, scores = loss, strength, _by_class(model.predict_proba(test), model, task)
+        if refit:
+            learnt = task.target[_learnt_from(fold, True)]
+            model = LogisticRegression(C=best, **settings).fit(np.concatenate([train, tune]), learnt)
+            scores = _by_class(model.predict_proba(test), model, task)
+    return scores
 
 
 def _by_class(predicted: np.ndarray, model: Any, task: Task) -> Scores:
