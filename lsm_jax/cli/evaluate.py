@@ -59,6 +59,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--folds", type=int, default=0, metavar="K",
         help="of probe, robustness: K person-grouped folds over all people; 0: the dataset's splits (0)",
     )  # fmt: skip
+    parser.add_argument(
+        "--spans-per-person", type=int, metavar="N",
+        help="of both: at most N spans of a person in tasks about spans, drawn at random; 0: all (50)",
+    )  # fmt: skip
     parser.add_argument("--pooling", choices=POOLINGS, help="of both: how tokens become one vector (that of the suite)")
     parser.add_argument("--out", type=output, metavar="DIR", help="where results go (W/eval)")
 
@@ -81,7 +85,8 @@ def run(args: argparse.Namespace) -> int:
     use_cores(cores())
     started, out = time.perf_counter(), args.out or args.workdir / "eval"
     shared = {"split": args.split, "max_windows": args.max_windows, "batch_size": args.batch_size, "seed": args.seed}
-    probes = {"folds": args.folds, **({"pooling": args.pooling} if args.pooling else {})}
+    given = {"pooling": args.pooling, "spans_per_person": args.spans_per_person}
+    probes = {"folds": args.folds, **{name: value for name, value in given.items() if value is not None}}
     own = {
         "generative": {"mask_channels": args.mask_channels},
         "zeroshot": {"prompts": args.prompts},
@@ -94,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     for step in whole_steps(args.workdir) if args.curve else [args.step]:
         loaded = load_run(args.workdir, step, objective)
         objective, datasets = loaded.objective, datasets or held_out_datasets(args, loaded)
-        with progress_bar(f"{args.suite}, step {loaded.step}: windows") as progress:
+        with progress_bar(f"{args.suite}, step {loaded.step}") as progress:
             suite = make_suite(args.suite, **shared, **own, progress=progress)
             suite.check_objective(loaded.config.objective.name)
             results.append(suite.run(loaded, datasets))

@@ -7,8 +7,11 @@ from collections.abc import Callable, Iterator
 
 
 @contextlib.contextmanager
-def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
-    """Shows a bar on the terminal; yields `update(done, total)`. What fails before it starts shows none."""
+def progress_bar(description: str) -> Iterator[Callable[..., None]]:
+    """Shows a bar on the terminal; yields `update(done, total, what)`. What fails before it starts shows none.
+
+    `what` says what is being done, and may be left out.
+    """
     # Imported here, because the rest of the command line should not wait for it.
     from rich.progress import (
         BarColumn,
@@ -22,7 +25,12 @@ def progress_bar(description: str) -> Iterator[Callable[[int, int], None]]:
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn()) as progress:
         task = progress.add_task(description, total=None)
+
+        def update(done: int, total: int, what: str = "") -> None:
+            text = f"{description}: {what}" if what else description
+            progress.update(task, description=text, completed=done, total=total)
+
         try:
-            yield lambda done, total: progress.update(task, completed=done, total=total)
+            yield update
         finally:
             progress.update(task, visible=progress.tasks[0].total is not None)

@@ -72,6 +72,7 @@ class Probe(Suite):
         labels.
       pooling: of token embeddings over a window, an event or a span.
       shots: numbers of labelled people of the few-shot curves.
+      spans_per_person: of a task about spans at most this many of a person, drawn at random; 0: all.
     """
 
     name: ClassVar[str] = "probe"
@@ -85,6 +86,7 @@ class Probe(Suite):
     folds: int = 0
     pooling: str = "channel_mean_sd"
     shots: tuple[int, ...] = SHOTS
+    spans_per_person: int = 50
 
     def run(self, run: Run, datasets: Sequence[Dataset]) -> EvalResult:
         """See `Suite.run`. A task or dataset that cannot be scored is a note; UserError where none can be."""
@@ -115,7 +117,8 @@ class Probe(Suite):
         if not parts["results"]:
             raise UserError("no task can be scored. " + " ".join(notes))
         notes += corrupt_records(datasets)
-        made_with = self.provenance(run, methods=self.methods, folds=self.folds, pooling=self.pooling)
+        settings = {name: getattr(self, name) for name in ("methods", "folds", "pooling", "spans_per_person")}
+        made_with = self.provenance(run, **settings)
         return EvalResult(self.name, provenance=made_with, notes=[*self._summary(parts), *notes], **parts)
 
     def _checked(self, run: Run) -> NetworkObjective:
@@ -128,6 +131,10 @@ class Probe(Suite):
                 )
         if self.folds and self.folds < _MIN_FOLDS:
             raise UserError(f"--folds {self.folds}: give 0 for the dataset's splits, or at least {_MIN_FOLDS}.")
+        if self.spans_per_person < 0:
+            raise UserError(
+                f"--spans-per-person {self.spans_per_person}: give a number of spans, or 0 for all of them."
+            )
         check_pooling(self.pooling)
         if not isinstance(run.objective, NetworkObjective):
             raise UserError(f"a run of objective {run.config.objective.name!r} has no token embeddings to probe.")
@@ -174,7 +181,7 @@ class Probe(Suite):
             for _, infos in self.batches(run.spec, dataset.source(split))
             for info in infos
         ]
-        tasks, notes = make_tasks(windows)
+        tasks, notes = make_tasks(windows, self.spans_per_person, self.seed)
         if not tasks and not notes:
             notes = ["there is nothing to predict: it has neither labels nor events."]
         return tasks, notes
@@ -239,14 +246,13 @@ class Probe(Suite):
             stacked, target = np.concatenate(scores), task.target[scored]
             return replicates(stacked, target, len(task.classes), person, self.seed, headline_only=headline_only)
 
-        scores = {
-            name: [
-                networks[name].scores(task, fold) if name in networks else _scores(name, features, task, fold)
-                for fold in folds
-            ]
-            for name in self.methods
-            if name != OWN_HEAD or name in features
-        }
+        def fitted(name: str) -> Iterator[Scores]:
+            for number, fold in enumerate(folds):
+                self.report(number, len(folds), f"{task.name}, {name}: folds")
+                network = networks.get(name)
+                yield network.scores(task, fold) if network else _scores(name, features, task, fold)
+
+        scores = {name: list(fitted(name)) for name in self.methods if name != OWN_HEAD or name in features}
         scores[REFERENCE] = class_blind(task, folds)
         measures = {name: measured(of_folds) for name, of_folds in scores.items()}
         results = [
@@ -310,7 +316,8 @@ class Probe(Suite):
                 continue
             for method in [each for each in _FEW if each in self.methods]:
                 each = []
-                for draw in draws:
+                for number, draw in enumerate(draws):
+                    self.report(number, len(draws), f"{task.name}, {method} of {shots} people: draws")
                     few = [fold._replace(train=chosen) for fold, chosen in zip(folds, draw, strict=True)]
                     each.append(measured([_scores(method, features, task, fold, refit=False) for fold in few], True))
                 for metric in each[0]:

@@ -203,7 +203,7 @@ def _logistic(
     test: Float[np.ndarray, "c f"],
     refit: bool,
 ) -> Scores:
-    """Logistic regression. Each fit begins where a stronger regularisation ended; the first that is worse is the last."""
+    """Logistic regression. A fit begins where a stronger regularisation ended; the first that is worse is the last."""
     settings: dict[str, Any] = {"class_weight": "balanced", "solver": "newton-cg", "max_iter": 500}
     model = LogisticRegression(warm_start=True, **settings)
     lowest, best, scores = np.inf, _INVERSE_STRENGTHS[0], np.zeros((0, 0))

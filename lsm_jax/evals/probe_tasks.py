@@ -113,8 +113,13 @@ class Task:
 Row = tuple[int, int, int, float | str]  # window, first minute, end, target
 
 
-def make_tasks(windows: Sequence[LoggedWindow]) -> tuple[list[Task], list[str]]:
-    """All tasks of a dataset's windows, and a sentence for each label that makes none."""
+def make_tasks(windows: Sequence[LoggedWindow], per_person: int = 0, seed: int = 0) -> tuple[list[Task], list[str]]:
+    """All tasks of a dataset's windows, and sentences about labels that make none and examples that are left out.
+
+    Args:
+      per_person: at most this many spans of a person, drawn at random; 0: all. Many spans of few people resemble
+        each other: they take time and say little more.
+    """
     tasks: list[Task] = []
     notes: list[str] = []
     for name in sorted({name for window in windows for name in window.labels}):
@@ -126,7 +131,14 @@ def make_tasks(windows: Sequence[LoggedWindow]) -> tuple[list[Task], list[str]]:
         rows = list(_channel_means(channel, windows))
         if rows:
             tasks.append(_task(f"mean_{channel}", "span", (), rows, windows, (channel,)))
-    return [_thinned(task) for task in tasks if len(task)], notes
+    tasks = [task for task in tasks if len(task)]
+    fewer = [_thinned(_capped(task, per_person, seed)) for task in tasks]
+    for before, after in zip(tasks, fewer, strict=True):
+        if len(after) < len(before):
+            capped = per_person and before.unit == "span"
+            limit = f"at most {per_person} of a person, drawn at random" if capped else "evenly spread"
+            notes.append(f"{after.name}: {len(after)} of {len(before)} examples are used, {limit}.")
+    return fewer, notes
 
 
 def _label_task(name: str, windows: Sequence[LoggedWindow]) -> Task | str:
@@ -265,6 +277,18 @@ def _by_person(task: Task) -> Task:
         task, unit="person", target=task.target[first], participant=task.participant[first], split=task.split[first],
         example=example,
     )  # fmt: skip
+
+
+def _capped(task: Task, per_person: int, seed: int) -> Task:
+    """A task of spans with at most `per_person` of each person, drawn at random; 0: all."""
+    if task.unit != "span" or not per_person:
+        return task
+    order = np.random.default_rng(seed).permutation(len(task))
+    order = order[np.argsort(task.participant[order], kind="stable")]
+    _, first, place = np.unique(task.participant[order], return_index=True, return_inverse=True)
+    kept = np.zeros(len(task), bool)
+    kept[order] = np.arange(len(task)) - first[place] < per_person
+    return task.only(kept)
 
 
 def _thinned(task: Task) -> Task:

@@ -20,7 +20,7 @@ from lsm_jax.evals.result import EvalResult, Row, provenance
 from lsm_jax.train.run import Run
 from lsm_jax.train.workdir import TRAINED_ON, read_trained_on
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int, str], None]
 _MAX_LIST_BYTES = 256 * 2**20  # of TRAINED_ON: millions of people
 
 
@@ -35,7 +35,8 @@ class Suite(abc.ABC):
       max_windows: at most this many windows of each dataset; None: all.
       batch_size: windows per model call.
       seed: of masks, pools, few-shot draws, decoding and bootstrap.
-      progress: called with the windows done and in total, from 0 again for each pass over a split.
+      progress: called with what is done and how much of it there is, and what that is: windows, from 0 again for each
+        pass over a split, or fits of one kind.
     """
 
     name: ClassVar[str]
@@ -74,10 +75,10 @@ class Suite(abc.ABC):
             done += len(infos)
             self.report(done, total)
 
-    def report(self, done: int, total: int) -> None:
+    def report(self, done: int, total: int, what: str = "windows") -> None:
         """Calls `progress`. A stored window may be cut into several, so `done` can exceed `total`."""
         if self.progress:
-            self.progress(done, max(total, done))
+            self.progress(done, max(total, done), what)
 
     def provenance(self, run: Run, **more: Any) -> dict[str, Any]:
         """What the numbers were made with: run, versions, settings."""

@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 import sklearn.metrics
-from sklearn.linear_model import Ridge
+from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.preprocessing import StandardScaler
 from tiny_run import CHANNELS, MINUTES, tiny_config, tiny_run, tiny_windows
 
@@ -20,7 +20,7 @@ from lsm_jax.errors import UserError
 from lsm_jax.evals import probe_network
 from lsm_jax.evals.probe import METHODS, Probe
 from lsm_jax.evals.probe_features import pool_spans
-from lsm_jax.evals.probe_fit import Fold, linear_probe, person_folds, split_fold
+from lsm_jax.evals.probe_fit import Fold, linear_probe, pca_probe, person_folds, split_fold
 from lsm_jax.evals.probe_scores import replicates
 from lsm_jax.evals.probe_tasks import LoggedWindow, Task, make_tasks
 from lsm_jax.evals.statistics import auroc, average_precision
@@ -144,6 +144,7 @@ def test_twice_the_same_bytes(run, dataset, tmp_path):
     [
         ({"methods": ("pretrain",)}, "no method 'pretrain'. Did you mean 'pretrained'"),
         ({"folds": 2}, "--folds 2: give 0 for the dataset's splits, or at least 3"),
+        ({"spans_per_person": -1}, "--spans-per-person -1: give a number of spans, or 0 for all"),
         ({"pooling": "meen"}, "no pooling 'meen'. Did you mean 'mean'"),
     ],
 )
@@ -184,19 +185,64 @@ def test_features_of_a_span_are_its_own_tokens_then_its_surroundings_and_its_win
     np.testing.assert_allclose(found, [[own, around, token.mean()], [token.mean(), np.nan, np.nan]])
 
 
+def made_task(target, classes=()):
+    """A task of 60 people, with a fold: 30 to fit on, 10 to tune on, 20 to score."""
+    spans, places = np.zeros((60, 3), int), np.arange(60)
+    task = Task("made", "person", classes, target, places.astype(str), np.full(60, "train"), spans, places)
+    return task, Fold(places[:30], places[30:40], places[40:])
+
+
 def test_a_probe_of_more_features_than_examples_equals_one_without_its_rotation():
     rng = np.random.default_rng(0)
     x = rng.normal(size=(60, 200)).astype(np.float32)
-    target, person = x[:, 0] + rng.normal(size=60), np.arange(60).astype(str)
-    spans, places = np.zeros((60, 3), int), np.arange(60)
-    task = Task("made", "person", (), target, person, np.full(60, "train"), spans, places)
-    fold = Fold(places[:30], places[30:40], places[40:])
+    target = x[:, 0] + rng.normal(size=60)
+    task, fold = made_task(target)
     rotated = linear_probe(x, task, fold)
     wide = StandardScaler().fit(x[fold.train]).transform(x)
     expected = [
         Ridge(alpha=strength).fit(wide[:40], target[:40]).predict(wide[40:]) for strength in (1, 10, 100, 1000, 10000)
     ]
     assert min(np.abs(rotated[:, 0] - each).max() for each in expected) < 1e-3
+    task, fold = made_task((target > 0).astype(float), ("low", "high"))
+    rotated = linear_probe(x, task, fold)
+    models = [
+        LogisticRegression(C=strength, class_weight="balanced", tol=1e-8, max_iter=5000).fit(
+            wide[:40], task.target[:40]
+        )
+        for strength in (0.0001, 0.001, 0.01, 0.1, 1)
+    ]
+    assert min(np.abs(rotated - model.predict_proba(wide[40:])).max() for model in models) < 1e-3
+
+
+@pytest.mark.parametrize("probe", [linear_probe, pca_probe])
+def test_rounding_noise_is_not_read_as_a_feature(probe):
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(60, 3))
+    task, fold = made_task(x[:, 0] + rng.normal(size=60))
+    noisy = np.concatenate([x, x[:, :1] * 3, 0.1 * (1 + 1e-15 * rng.normal(size=(60, 4)))], axis=1)
+    again = np.concatenate([x, x[:, :1] * 3], axis=1)
+    np.testing.assert_allclose(probe(noisy, task, fold), probe(again, task, fold), atol=1e-6)
+    three = np.concatenate([x, x[:, :1] * 3 + 1e-9 * rng.normal(size=(60, 1))], axis=1)
+    np.testing.assert_allclose(probe(three, task, fold), probe(again, task, fold), atol=1e-4)
+
+
+def test_a_person_with_many_spans_keeps_some_of_them():
+    windows = []
+    for person, minutes in (("a", 210), ("b", 210), ("c", 40)):
+        window = dataclasses.replace(next(tiny_windows(1, 1)), labels={}, participant=person)
+        recorded = np.zeros_like(window.observed)
+        recorded[:minutes] = True
+        stages = (Event("sleep", "n2", 0, 100), Event("sleep", "rem", 100, MINUTES))
+        windows.append(LoggedWindow.of(dataclasses.replace(window, observed=recorded, events=stages), "train"))
+    (whole,), notes = make_tasks(windows)
+    assert len(whole) == 21 + 21 + 4 and not notes
+    (task,), notes = make_tasks(windows, per_person=5, seed=1)
+    assert np.unique(task.participant, return_counts=True)[1].tolist() == [5, 5, 4]
+    assert notes == ["stage_sleep: 14 of 46 examples are used, at most 5 of a person, drawn at random."]
+    known = {tuple(span): target for span, target in zip(whole.spans.tolist(), whole.target, strict=True)}
+    assert [known[tuple(span)] for span in task.spans.tolist()] == task.target.tolist()
+    again, other = (make_tasks(windows, per_person=5, seed=seed)[0][0].spans.tolist() for seed in (1, 2))
+    assert again == task.spans.tolist() != other
 
 
 def test_tasks_of_events_hold_the_minutes_that_their_names_say():
