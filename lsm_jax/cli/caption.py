@@ -128,7 +128,7 @@ def _template_lines(
 
 
 def _model_lines(
-    args: argparse.Namespace, source: WindowSource, statistics: CaptionStatistics, report: Callable[[int, int], None]
+    args: argparse.Namespace, source: WindowSource, statistics: CaptionStatistics, report: Callable[..., None]
 ) -> tuple[str, Iterator[dict[str, Any]]]:
     """The levels of a run, and a line of output for each window, with the run's caption."""
     from lsm_jax.captions.grammar import facts_of

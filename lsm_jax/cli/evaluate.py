@@ -99,7 +99,7 @@ def run(args: argparse.Namespace) -> int:
     for step in whole_steps(args.workdir) if args.curve else [args.step]:
         loaded = load_run(args.workdir, step, objective)
         objective, datasets = loaded.objective, datasets or held_out_datasets(args, loaded)
-        with progress_bar(f"{args.suite}, step {loaded.step}") as progress:
+        with progress_bar(f"{args.suite}, step {loaded.step}: windows") as progress:
             suite = make_suite(args.suite, **shared, **own, progress=progress)
             suite.check_objective(loaded.config.objective.name)
             results.append(suite.run(loaded, datasets))

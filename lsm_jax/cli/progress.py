@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 def progress_bar(description: str) -> Iterator[Callable[..., None]]:
     """Shows a bar on the terminal; yields `update(done, total, what)`. What fails before it starts shows none.
 
-    `what` says what is being done, and may be left out.
+    `what` is a line for another kind of work than the description says; it may be left out.
     """
     # Imported here, because the rest of the command line should not wait for it.
     from rich.progress import (
@@ -27,8 +27,7 @@ def progress_bar(description: str) -> Iterator[Callable[..., None]]:
         task = progress.add_task(description, total=None)
 
         def update(done: int, total: int, what: str = "") -> None:
-            text = f"{description}: {what}" if what else description
-            progress.update(task, description=text, completed=done, total=total)
+            progress.update(task, description=what or description, completed=done, total=total)
 
         try:
             yield update

@@ -248,7 +248,7 @@ class Probe(Suite):
 
         def fitted(name: str) -> Iterator[Scores]:
             for number, fold in enumerate(folds):
-                self.report(number, len(folds), f"{task.name}, {name}: folds")
+                self.report(number, len(folds), f"{self.name} of {task.name}, {name}: folds")
                 network = networks.get(name)
                 yield network.scores(task, fold) if network else _scores(name, features, task, fold)
 
@@ -317,7 +317,7 @@ class Probe(Suite):
             for method in [each for each in _FEW if each in self.methods]:
                 each = []
                 for number, draw in enumerate(draws):
-                    self.report(number, len(draws), f"{task.name}, {method} of {shots} people: draws")
+                    self.report(number, len(draws), f"{self.name} of {task.name}, {method}, {shots} people: draws")
                     few = [fold._replace(train=chosen) for fold, chosen in zip(folds, draw, strict=True)]
                     each.append(measured([_scores(method, features, task, fold, refit=False) for fold in few], True))
                 for metric in each[0]:

@@ -84,8 +84,8 @@ def linear_probe(x: Float[np.ndarray, "n f"], task: Task, fold: Fold, *, refit: 
     examples = _standardised(x[np.concatenate([learnt, fold.test])], np.arange(len(fold.train)))
     if examples.shape[1] > len(learnt):
         examples = _in_span_of(examples, len(learnt))
-    parts = np.split(examples, np.cumsum([len(fold.train), len(fold.tune)]))
-    return (_logistic if task.classes else _ridge)(task, fold, *parts, refit)
+    train, tune, test = np.split(examples, np.cumsum([len(fold.train), len(fold.tune)]))
+    return (_logistic if task.classes else _ridge)(task, fold, train, tune, test, refit)
 
 
 def pca_probe(x: Float[np.ndarray, "n f"], task: Task, fold: Fold) -> Scores:

@@ -35,8 +35,8 @@ class Suite(abc.ABC):
       max_windows: at most this many windows of each dataset; None: all.
       batch_size: windows per model call.
       seed: of masks, pools, few-shot draws, decoding and bootstrap.
-      progress: called with what is done and how much of it there is, and what that is: windows, from 0 again for each
-        pass over a split, or fits of one kind.
+      progress: called with what is done, how much of it there is, and a line about it: windows (""), from 0 again for
+        each pass over a split, or fits of one kind.
     """
 
     name: ClassVar[str]
@@ -75,7 +75,7 @@ class Suite(abc.ABC):
             done += len(infos)
             self.report(done, total)
 
-    def report(self, done: int, total: int, what: str = "windows") -> None:
+    def report(self, done: int, total: int, what: str = "") -> None:
         """Calls `progress`. A stored window may be cut into several, so `done` can exceed `total`."""
         if self.progress:
             self.progress(done, max(total, done), what)
