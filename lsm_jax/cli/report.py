@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--map-windows",
         type=int,
-        default=400,
+        default=200,
         metavar="N",
         help="windows of the test splits on the map of embeddings; 0: no map, no model is loaded (%(default)s)",
     )

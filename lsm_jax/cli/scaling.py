@@ -24,12 +24,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Writes `scaling.json`, `.md` and `.png`, and prints the page."""
+    """Writes `scaling.json`, `.md`, `.html` and `.png`, and prints the text."""
     if not args.folder.is_dir():
         raise UserError(f"{args.folder}: no such folder.")
     from lsm_jax.report.scaling import write_scaling
 
     out = args.out or args.folder
     print(write_scaling(args.folder, out, args.score))
-    print(f"{out / 'scaling.json'}, its .md and .png")
+    print(f"{out / 'scaling.json'}, its .md, .html and .png")
     return 0

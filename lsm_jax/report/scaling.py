@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lsm_jax import objectives
@@ -21,8 +22,8 @@ from lsm_jax.errors import UserError
 from lsm_jax.evals.result import EvalResult, write_whole
 from lsm_jax.evals.scaling import DRAWS, MIN_POINTS, PowerLaw, frontier, law_with_intervals
 from lsm_jax.report.reconstructions import PNG
-from lsm_jax.report.render import render
-from lsm_jax.report.style import HUES, LIGHT, new_figure, styled
+from lsm_jax.report.render import readable, render
+from lsm_jax.report.style import HUES, LIGHT, inline_svg, new_figure, styled
 from lsm_jax.train.loop import make_schedule
 from lsm_jax.train.metrics import read_metrics
 from lsm_jax.train.workdir import CONFIG, EVALUATIONS, SPEC, read_config
@@ -60,7 +61,7 @@ class ScaledRun:
 
 
 def write_scaling(folder: Path, out: Path, score: str = VALIDATION) -> str:
-    """Reads the runs in `folder`, writes `scaling.json`, `.md` and `.png` into `out`, and returns the Markdown.
+    """Reads the runs in `folder`, writes `scaling.json`, `.md`, `.html` and `.png` into `out`; returns the Markdown.
 
     Args:
       score: `validation_loss`, or a squared error of the generative suite: `generative/random_imputation_80%`.
@@ -78,6 +79,7 @@ def write_scaling(folder: Path, out: Path, score: str = VALIDATION) -> str:
     scaling_figure(content).savefig(out / "scaling.png", **PNG)
     text = render("scaling.md", **content)
     write_whole(out / "scaling.md", text)
+    write_whole(out / "scaling.html", scaling_page(content))
     return text
 
 
@@ -242,25 +244,39 @@ def _parameters(config: Config, spec: DataSpec) -> int:
 def scaling_figure(content: Mapping[str, Any]) -> Figure:
     """Loss over data, parameters and compute; points are runs, lines are laws, dotted where there is none."""
     figure, panels = new_figure(11.5, 3.6, ncols=len(AXES))
-    for axes, (axis, (unit, shared)) in zip(panels, AXES.items(), strict=True):
-        if axis == "compute":
-            for run in content["runs"]:
-                if run["curve"] and content["score"] == VALIDATION:
-                    axes.plot(*zip(*run["curve"], strict=True), color=LIGHT["missing"], linewidth=0.8)
-        curves = [fit for fit in content["fits"] if fit["axis"] == axis]
-        for number, fit in enumerate(curves):
-            amounts, losses = (np.array([point[name] for point in fit["points"]]) for name in (axis, "loss"))
-            colour = LIGHT[HUES[number % len(HUES)]]
-            label = f"{fit['shared'][shared]:,.4g}" if shared else "frontier"
-            axes.plot(amounts, losses, "o", color=colour, markersize=4, label=label)
-            if fit["law"]:
-                line = np.geomspace(amounts.min(), amounts.max(), 100)
-                axes.plot(line, PowerLaw(*(fit["law"][name] for name in "abc"))(line), color=colour, linewidth=1.2)
-            else:
-                axes.plot(amounts, losses, ":", color=colour, linewidth=1)
-        axes.set(
-            xscale="log", xlabel=f"{axis.replace('_', ' ')}{f' ({unit})' if unit else ''}", ylabel=content["score"]
-        )
-        if curves:
-            axes.legend(title=shared.replace("_", " "))
+    for axes, axis in zip(panels, AXES, strict=True):
+        _draw_axis(axes, axis, content)
     return figure
+
+
+@styled()
+def scaling_page(content: Mapping[str, Any]) -> str:
+    """The content of `scaling.json` as one self-contained page, with a picture for each axis."""
+    pictures = []
+    for axis in AXES:
+        figure, axes = new_figure(3.9, 3.3)
+        _draw_axis(axes, axis, content)
+        pictures.append((readable(axis), inline_svg(figure, f"{content['score']} over {readable(axis)}")))
+    return render("scaling.html", title="Scaling", pictures=pictures, **content)
+
+
+def _draw_axis(axes: Axes, axis: str, content: Mapping[str, Any]) -> None:
+    unit, shared = AXES[axis]
+    if axis == "compute":
+        for run in content["runs"]:
+            if run["curve"] and content["score"] == VALIDATION:
+                axes.plot(*zip(*run["curve"], strict=True), color=LIGHT["missing"], linewidth=0.8)
+    curves = [fit for fit in content["fits"] if fit["axis"] == axis]
+    for number, fit in enumerate(curves):
+        amounts, losses = (np.array([point[name] for point in fit["points"]]) for name in (axis, "loss"))
+        colour = LIGHT[HUES[number % len(HUES)]]
+        label = f"{fit['shared'][shared]:,.4g}" if shared else "frontier"
+        axes.plot(amounts, losses, "o", color=colour, markersize=4, label=label)
+        if fit["law"]:
+            line = np.geomspace(amounts.min(), amounts.max(), 100)
+            axes.plot(line, PowerLaw(*(fit["law"][name] for name in "abc"))(line), color=colour, linewidth=1.2)
+        else:
+            axes.plot(amounts, losses, ":", color=colour, linewidth=1)
+    axes.set(xscale="log", xlabel=f"{readable(axis)}{f' ({unit})' if unit else ''}", ylabel=content["score"])
+    if curves:
+        axes.legend(title=readable(shared))

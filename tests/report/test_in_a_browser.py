@@ -1,23 +1,31 @@
 """The pages in a real browser: on a phone nothing scrolls sideways, and both schemes have readable text."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from browser import measured, needs_browser
 from run_results import evaluated, evaluation, trained, write
-from tiny_run import tiny_config, tiny_dataset
+from tiny_run import CHANNELS, tiny_config, tiny_windows
 
 from lsm_jax.cli.main import main
 from lsm_jax.data.spec import data_spec, open_datasets
+from lsm_jax.data.store import open_dataset, write_dataset
+from lsm_jax.report.scaling import ScaledRun, scaling, scaling_page
 from lsm_jax.train.workdir import write_config
+from lsm_jax.windows import Event
 
 PHONE, MIN_CONTRAST = 390, 4.5  # pixels; WCAG 2.2, level AA
 
 
 @pytest.fixture(scope="module")
 def pages(tmp_path_factory):
-    """Every kind of page: data card, report of a run, score card."""
+    """Every kind of page: data card with captions of days, report of a run, score card, scaling."""
     folder = tmp_path_factory.mktemp("pages")
-    dataset = tiny_dataset(folder / "tiny")
+    events = (Event("mood", "calm", 30, 31), Event("activity", "a walk by the river", 90, 150))
+    windows = (dataclasses.replace(window, events=events) for window in tiny_windows())
+    write_dataset(folder / "tiny", "tiny", CHANNELS, windows)
+    dataset = open_dataset(folder / "tiny")
     config = tiny_config(dataset.path)
     write_config(folder / "run", config, data_spec(config.data, open_datasets(config.data)))
     evaluated(folder / "run")
@@ -30,7 +38,14 @@ def pages(tmp_path_factory):
         ["compare", *runs, "--out", str(folder)],
     ):
         assert main(arguments) == 0
-    return [(folder / name).read_text() for name in ("card.html", "run/report.html", "compare.html")]
+    curves = {share: ((1e12 * share, 1 / share), (2e12 * share, 0.5 / share)) for share in (1, 2, 3, 4)}
+    grid = [
+        ScaledRun(f"size={size},share={share}", size, 10**width, 100.0 * share, 2e12, 1e6, 10, 0.5 / share, curve, {})
+        for width, size in enumerate(("tiny", "small"), 4)
+        for share, curve in curves.items()
+    ]
+    files = [(folder / name).read_text() for name in ("card.html", "run/report.html", "compare.html")]
+    return [*files, scaling_page(scaling(grid, "validation_loss"))]
 
 
 def contrast(one, other):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from pages import Page
 from tiny_run import tiny_config, tiny_dataset
 
 from lsm_jax.cli.main import main
@@ -69,6 +70,10 @@ def test_laws_frontier_and_page_of_a_grid(grid, tmp_path, capsys):
     assert content["frontier"][-1]["run"] == "width=64,people_share=1.0"
     assert "| data hours |" in capsys.readouterr().out
     assert (tmp_path / "scaling.png").stat().st_size > 10_000
+    page = Page((tmp_path / "scaling.html").read_text())
+    page.assert_self_contained()
+    assert page.tags.count("svg") == 3 and "width=64,people_share=1.0" in page.text
+    assert "unfinished is left out" in page.text
 
 
 def test_scores_of_evaluations_are_drawn_by_person(grid, tmp_path, capsys):
