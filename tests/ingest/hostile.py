@@ -217,7 +217,7 @@ def _takeout(person: int) -> dict[str, Content]:
 
 
 def _takeout_tables(person: int) -> Iterator[tuple[str, str]]:
-    """Google's tables of one night, and a value of it."""
+    """Google's tables of one night and its day."""
     offset, day = "+05:30", "2024-05-13T0"
     stages = [f"{person},LIGHT,{offset},{day}1:{n:02}:00Z,{day}1:{n + 1:02}:00Z" for n in range(1 + person % 50)]
     yield (
@@ -230,6 +230,10 @@ def _takeout_tables(person: int) -> Iterator[tuple[str, str]]:
             "sleep_id,minutes_to_fall_asleep,minutes_after_wake_up,start_utc_offset,sleep_start,sleep_end\n"
             f"{person},{person % 9},1,{offset},{day}4:00:00Z,{day}5:00:00Z\n"
         ),
+    )
+    yield (
+        "UserExercises_2024-05-13.csv",
+        (f"exercise_start,exercise_end,activity_name\n{day}6:00:00Z,{day}6:{10 + person % 50}:00Z,Walk\n"),
     )
     yield "daily_resting_heart_rate.csv", f"timestamp,beats per minute\n2024-05-13T00:00:00Z,{50 + person % 50}\n"
 

@@ -9,23 +9,22 @@ import numpy as np
 import polars as pl
 
 from lsm_jax.ingest.cells import LINE, add_reason, is_empty, numbers, quarantine_rows
-from lsm_jax.ingest.files.faults import UnusableEntry, entry
+from lsm_jax.ingest.files.faults import entry
 from lsm_jax.ingest.files.json import read_json
 from lsm_jax.ingest.files.source import SourceFile, UnreadableFile
 from lsm_jax.ingest.formats.takeout.daily import add_resting_heart_rate, read_daily
+from lsm_jax.ingest.formats.takeout.exercises import add_exercise, read_exercises
 from lsm_jax.ingest.formats.takeout.kinds import API_SAMPLES, CSV_COLUMNS, JSON_SAMPLES, MAX_JSON_BYTES, Kind
-from lsm_jax.ingest.formats.takeout.recording import CSV_FILES, DAY, JSON_FILES, WEB_API, TakeoutRecording
+from lsm_jax.ingest.formats.takeout.recording import CSV_FILES, JSON_FILES, WEB_API, TakeoutRecording
 from lsm_jax.ingest.formats.takeout.sleep import add_sleep, read_sleeps, read_stages
 from lsm_jax.ingest.minutes.ranked import RankedSeries
 from lsm_jax.ingest.minutes.series import minute_series
-from lsm_jax.ingest.reader import RecordEvent
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.tables.rows import read_rows
 
 _SOURCE = "data source"
 _MAX_SOURCES = 50  # in a file; more are no devices
 _NO_SPO2 = 50.0  # written where the measurement failed
-_ACTIVITIES = {"walk": "walking", "run": "running", "bike": "cycling", "swim": "swimming", "weights": "weightlifting"}
 
 
 def read_file(file: SourceFile, kind: Kind, found: TakeoutRecording, report: IngestReport) -> None:
@@ -39,6 +38,7 @@ def read_file(file: SourceFile, kind: Kind, found: TakeoutRecording, report: Ing
         "sleep_stages": read_stages,
         "sleeps": read_sleeps,
         "daily": read_daily,
+        "exercises": read_exercises,
     }
     if kind.name in tables:
         tables[kind.name](file, kind, found, report)
@@ -51,7 +51,7 @@ def read_file(file: SourceFile, kind: Kind, found: TakeoutRecording, report: Ing
         adders: Mapping[str, Callable[[Any, TakeoutRecording], None]] = {
             "sleep": add_sleep,
             "api": add_sleep,
-            "exercise": _add_exercise,
+            "exercise": add_exercise,
             "resting_heart_rate": add_resting_heart_rate,
         }
         entries = [*_api_items(items, file, found, report)] if kind.name == "api" else items
@@ -147,14 +147,6 @@ def _add_each(
         report.rows_read += 1
         with entry(file.label, number, report):
             add(item, found)
-
-
-def _add_exercise(log: Any, found: TakeoutRecording) -> None:
-    start, seconds = found.instant(log["startTime"]), float(log["duration"]) / 1000
-    if not 0 <= seconds <= DAY:
-        raise UnusableEntry("lasts longer than a day")
-    name = str(log["activityName"]).lower()[:64]
-    found.events.append(RecordEvent("activity", _ACTIVITIES.get(name, name), start / 60, (start + seconds) / 60))
 
 
 def _api_items(items: list[Any], file: SourceFile, found: TakeoutRecording, report: IngestReport) -> Iterator[Any]:

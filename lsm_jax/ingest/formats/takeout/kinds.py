@@ -54,10 +54,12 @@ _CSV_NAMES = re.compile(
 
 SLEEP_TIMES = ("sleep_start", "sleep_end")
 STAGE_TIMES = ("sleep_stage_start", "sleep_stage_end")
-# Kind and start of the name of a table of sleep -> the columns that it needs.
-_SLEEP_TABLES: Mapping[tuple[str, str], tuple[str, ...]] = {
+EXERCISE_COLUMNS = ("exercise_start", "exercise_end", "activity_name")
+# Kind and start of the name of a table -> the columns that it needs.
+_TABLES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("sleep_stages", "UserSleepStages"): ("sleep_stage_type", *STAGE_TIMES),
     ("sleeps", "UserSleeps"): SLEEP_TIMES,
+    ("exercises", "UserExercises"): EXERCISE_COLUMNS,
 }
 # Start of the name of a table with a value for each day or night -> (column, label of the day).
 _DAILY: Mapping[str, tuple[str, str]] = {
@@ -75,7 +77,6 @@ _IGNORED: Mapping[str, str] = {
     "|".join(_SUMMARIES): "summaries of days or nights",
     "Heart Rate Variability Histogram": "histograms of a night's heart rate variability",
     "estimated_oxygen_variation": "oxygen variation, a ratio that is not calibrated",
-    "UserExercises": "exercises, which are read from exercise-*.json",
 }
 
 
@@ -83,7 +84,7 @@ _IGNORED: Mapping[str, str] = {
 class Kind:
     """What a file is, as its name and its start tell."""
 
-    name: str  # of JSON "heart_rate", "sleep", "exercise", ..., "api"; else "csv", "sleep_stages", "sleeps", "daily"
+    name: str  # of JSON "heart_rate", "sleep", "exercise", ..., "api"; else "csv", "daily", or one of `_TABLES`
     columns: tuple[str, ...] = ()  # of a table of minutes
     daily: tuple[str, str] | None = None  # the column and the label of a table of days
     writes_utc: bool = False  # the first times are spelled as those in UTC are
@@ -130,7 +131,7 @@ def kind_of(file: SourceFile) -> Kind | None:
 def _table_kind(file: SourceFile) -> Kind | None:
     """The kind of a CSV; its header is read only where its name is one of Fitbit's."""
     stem = re.sub(r"([ _-]+[\d()-]+)?\.csv$", "", file.name, flags=re.IGNORECASE)
-    for (name, start), needed in _SLEEP_TABLES.items():
+    for (name, start), needed in _TABLES.items():
         if stem == start and {*needed} <= {*header_names(file)}:
             return Kind(name, writes_utc=True)
     if daily := _DAILY.get(stem):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bisect
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -22,8 +23,9 @@ NO_ZONE = "time of the wearer's clock, of which no zone is known: give --time-zo
 JSON_FILES, CSV_FILES, WEB_API = "Takeout's JSON files", "Takeout's CSV files", "Fitbit's web API"
 JSON_RANK = 1
 DAY = 86400
+TOO_LONG = "lasts longer than a day"
 _UTC_FORMATS = ("%m/%d/%y %H:%M:%S", "%m/%d/%Y %H:%M:%S")
-_LOCAL_FORMATS = (*ISO_FORMATS, "%Y-%m-%dT%H:%M", "%Y-%m-%d")
+_LOCAL_FORMATS = (*ISO_FORMATS, "%Y-%m-%d")
 _MAX_OVERLAP = 60  # s; sleeps that overlap more are one sleep, told twice
 
 
@@ -48,11 +50,15 @@ class TakeoutRecording(Recording):
         super().__init__()
         self._prefer = [name.casefold() for name in prefer]
         self.sleeps: list[Sleep] = []
+        self.exercises: list[RecordEvent] = []  # of tables; other events of their time repeat them
 
     def instants(self, cells: pl.Series) -> tuple[pl.Series, pl.Series]:
         """(seconds since the epoch, reasons where there are none). The spelling tells UTC from the wearer's clock."""
-        utc, local = read_times(cells, _UTC_FORMATS, "UTC"), read_times(cells, _LOCAL_FORMATS, self.time_zone)
         is_utc = cells.str.contains("/", literal=True).fill_null(False)
+        if is_utc.all():
+            utc = read_times(cells, _UTC_FORMATS, "UTC")
+            return utc.second, utc.reason
+        local = read_times(cells, _LOCAL_FORMATS, self.time_zone)
         second, reasons = local.second, local.reason
         floating = (local.clock == FLOATING).fill_null(False)
         if self.offsets and floating.any():
@@ -61,6 +67,9 @@ class TakeoutRecording(Recording):
             second = second.zip_with(~floating | second.is_null(), placed)
         elif not self.is_wall_clock:
             reasons = add_reason(reasons, floating, NO_ZONE)
+        if not is_utc.any():
+            return second, reasons
+        utc = read_times(cells, _UTC_FORMATS, "UTC")
         return utc.second.zip_with(is_utc, second), utc.reason.zip_with(is_utc, reasons)
 
     def instant(self, text: object) -> float:
@@ -98,7 +107,17 @@ class TakeoutRecording(Recording):
             for each in self._chosen()[0]
             if not each.spells
         ]
-        return tuple(dict.fromkeys((*sleep_events(self.sleep()), *plain, *self.events)))
+        first = min((event.start for event in self.exercises), default=math.inf)
+        last = max((event.start for event in self.exercises), default=-math.inf)
+        others = [event for event in self.events if not first <= event.start <= last]
+        return tuple(dict.fromkeys((*sleep_events(self.sleep()), *plain, *self.exercises, *others)))
+
+    def times(self, block: pl.DataFrame, columns: tuple[str, str]) -> tuple[pl.Series, pl.Series, pl.Series]:
+        """(starts, ends, reasons why rows are bad) of two columns, which are at most a day apart."""
+        (start, reasons), (end, end_reasons) = (self.instants(block[column]) for column in columns)
+        reasons = reasons.zip_with(reasons.is_not_null(), end_reasons)
+        reasons = add_reason(reasons, (end < start).fill_null(False), "ends before it starts")
+        return start, end, add_reason(reasons, (end - start > DAY).fill_null(False), TOO_LONG)
 
     def series(self, report: IngestReport) -> tuple[Series, ...]:
         for sleep in self._chosen()[1]:

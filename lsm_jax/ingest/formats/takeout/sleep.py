@@ -11,14 +11,21 @@ from lsm_jax.ingest.cells import LINE, add_reason, numbers, quarantine_rows
 from lsm_jax.ingest.files.faults import UnusableEntry
 from lsm_jax.ingest.files.source import SourceFile
 from lsm_jax.ingest.formats.takeout.kinds import SLEEP_TIMES, STAGE_TIMES, Kind
-from lsm_jax.ingest.formats.takeout.recording import CSV_FILES, DAY, JSON_FILES, JSON_RANK, Sleep, TakeoutRecording
+from lsm_jax.ingest.formats.takeout.recording import (
+    CSV_FILES,
+    DAY,
+    JSON_FILES,
+    JSON_RANK,
+    TOO_LONG,
+    Sleep,
+    TakeoutRecording,
+)
 from lsm_jax.ingest.minutes.sleep import STAGES, Spell, Stage
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.tables.rows import read_rows
 
 _STAGE_NAMES: dict[str, Stage] = {"wake": "awake", **dict(zip(STAGES, STAGES, strict=True))}
 _CLASSIC_CODES: dict[str, Stage] = {"1": "asleep", "2": "restless", "3": "awake"}
-_TOO_LONG = "lasts longer than a day"
 _SESSION_RANK = JSON_RANK + 1  # the table UserSleeps tells no stages
 
 
@@ -36,7 +43,7 @@ def add_sleep(log: Any, found: TakeoutRecording) -> None:
         asleep = start + 60 * float(log.get("minutesToFallAsleep") or 0)
         awake = start + float(log["duration"]) / 1000 - 60 * float(log.get("minutesAfterWakeup") or 0)
         if not start <= asleep <= awake <= start + DAY:
-            raise UnusableEntry("ends before it starts" if asleep > awake else _TOO_LONG)
+            raise UnusableEntry("ends before it starts" if asleep > awake else TOO_LONG)
         found.sleeps.append(Sleep(JSON_FILES, _SESSION_RANK, asleep, awake))
         return
     found.sleeps.append(_sleep(JSON_FILES, JSON_RANK, spells))
@@ -47,7 +54,7 @@ def read_stages(file: SourceFile, _: Kind, found: TakeoutRecording, report: Inge
     sleeps: dict[str, list[Spell]] = {}
     columns = ("sleep_id", "sleep_stage_type", "start_utc_offset", *STAGE_TIMES)
     for block in read_rows(file, columns, report):
-        start, end, reasons = _times(block, STAGE_TIMES, found)
+        start, end, reasons = found.times(block, STAGE_TIMES)
         names = block["sleep_stage_type"].str.strip_chars().str.to_lowercase()
         stages = names.replace_strict(_STAGE_NAMES, default=None, return_dtype=pl.String)
         reasons = add_reason(reasons, stages.is_null(), "unknown stage of sleep")
@@ -64,7 +71,7 @@ def read_sleeps(file: SourceFile, _: Kind, found: TakeoutRecording, report: Inge
     """Rows of UserSleeps: a sleep each, from going to bed to getting up."""
     minutes = ("minutes_to_fall_asleep", "minutes_after_wake_up")
     for block in read_rows(file, (*SLEEP_TIMES, "start_utc_offset", *minutes), report):
-        start, end, reasons = _times(block, SLEEP_TIMES, found)
+        start, end, reasons = found.times(block, SLEEP_TIMES)
         before, after = (
             60 * numbers(block[name]).fill_null(0) if name in block.columns else pl.repeat(0.0, len(block), eager=True)
             for name in minutes
@@ -76,16 +83,6 @@ def read_sleeps(file: SourceFile, _: Kind, found: TakeoutRecording, report: Inge
         rows = pl.DataFrame({"start": asleep, "end": awake}).filter(good)
         found.sleeps += [Sleep(CSV_FILES, _SESSION_RANK, *times) for times in rows.iter_rows()]
         _add_offsets(block, start, found)
-
-
-def _times(
-    block: pl.DataFrame, columns: tuple[str, str], found: TakeoutRecording
-) -> tuple[pl.Series, pl.Series, pl.Series]:
-    """(starts, ends, reasons why rows are bad)."""
-    (start, reasons), (end, end_reasons) = (found.instants(block[column]) for column in columns)
-    reasons = reasons.zip_with(reasons.is_not_null(), end_reasons)
-    reasons = add_reason(reasons, (end < start).fill_null(False), "ends before it starts")
-    return start, end, add_reason(reasons, (end - start > DAY).fill_null(False), _TOO_LONG)
 
 
 def _add_offsets(block: pl.DataFrame, start: pl.Series, found: TakeoutRecording) -> None:
@@ -106,7 +103,7 @@ def _spells(entries: list[Any], found: TakeoutRecording) -> list[Spell]:
         raise UnusableEntry(reason)
     lengths = [float(entry["seconds"]) for entry in entries]
     if not all(0 <= seconds <= DAY for seconds in lengths):
-        raise UnusableEntry(_TOO_LONG)
+        raise UnusableEntry(TOO_LONG)
     stages = [_STAGE_NAMES[entry["level"]] for entry in entries]
     return [Spell(at, at + length, stage) for at, length, stage in zip(second, lengths, stages, strict=True)]
 

@@ -1,4 +1,4 @@
-"""Takeout's tables of sleep, nightly values, and sources that claim one signal.
+"""Takeout's tables of sleep and exercises, nightly values, and sources that claim one signal.
 
 Files are made by hand from the columns that the READMEs of an export describe.
 """
@@ -188,15 +188,39 @@ def test_what_is_not_read_is_named_and_counted(tmp_path):
         "Oxygen Saturation (SpO2)/Daily SpO2 - 2023-01-10-2023-02-10.csv",
         "Global Export Data/sedentary_minutes-2023-01-10.json",
         "Heart Rate Variability/Heart Rate Variability Histogram - 2023-01-10.csv",
-        "Health Fitness Data_GoogleData/UserExercises_2023-01-10.csv",
         "Social/badge.json",
     )
     _, report = ingest(tmp_path, STEPS, {FOLDER + name: "timestamp,x\n" for name in names}, time_zone="UTC")
     assert report.ignored == {
         "summaries of days or nights": 2,
         "histograms of a night's heart rate variability": 1,
-        "exercises, which are read from exercise-*.json": 1,
         "no minutes, sleep, exercise or profile of Fitbit": 1,
     }
-    assert "5 files are not read (2 summaries of days or nights, 1 " in "\n".join(report.sentences())
-    assert len(report.files_ignored) == 5
+    assert "4 files are not read (2 summaries of days or nights, 1 " in "\n".join(report.sentences())
+    assert len(report.files_ignored) == 4
+
+
+def test_exercises_of_a_table_count_in_the_time_that_it_covers(tmp_path):
+    """The JSON logs repeat them; an earlier one is in the logs only."""
+    rows = (
+        "exercise_id,exercise_start,exercise_end,utc_offset,activity_name,events",
+        '1,2023-01-10T18:00:00Z,2023-01-10T18:30:00Z,-08:00,Walk,"{""a"": [1, 2]}"',
+        "2,2023-01-10T21:00:00Z,2023-01-10T21:10:30Z,-08:00,Outdoor Run,",
+        "3,2023-01-10T22:00:00Z,2023-01-10T21:00:00Z,-08:00,Walk,",
+        "4,2023-01-10T22:00:00Z,2023-01-10T22:10:00Z,-08:00,,",
+    )
+    logged = [
+        {"logId": n, "activityName": name, "startTime": f"01/10/23 {start}", "duration": 1_800_000}
+        for n, (name, start) in enumerate((("Bike", "17:00:00"), ("Walk", "18:00:00")))
+    ]
+    files = {TABLES + "UserExercises_2023-01-01.csv": "\n".join(rows), FOLDER + "exercise-0.json": json.dumps(logged)}
+    day, report = ingest(tmp_path, STEPS, files, PROFILE)
+    assert day.events == [
+        ("activity", "cycling", 540, 570),
+        ("activity", "walking", 600, 630),
+        ("activity", "outdoor run", 780, 790.5),
+    ]
+    assert {reason: entry.rows for reason, entry in report.quarantined.items()} == {
+        "ends before it starts": 1,
+        "exercise without a name": 1,
+    }
