@@ -45,13 +45,11 @@ CSV_COLUMNS: Mapping[str, tuple[str, float, float | None]] = {
     "temperature": ("skin_temperature", 1, None),
     "value": ("spo2", 1, None),  # of "Minute SpO2"
 }
-# Start of the name of a CSV -> its column of times. Files of other names have no minutes.
+# The tables of minutes. The first column holds the times.
 _CSV_NAMES = re.compile(
     r"(heart_rate|steps|distance|calories|floors|oxygen_saturation|heart_rate_variability)_\d{4}-\d\d-\d\d\.csv"
     r"|(Minute SpO2|Heart Rate Variability Details|Device Temperature) - .*\.csv"
 )
-
-
 SLEEP_TIMES = ("sleep_start", "sleep_end")
 STAGE_TIMES = ("sleep_stage_start", "sleep_stage_end")
 EXERCISE_COLUMNS = ("exercise_start", "exercise_end", "activity_name")
