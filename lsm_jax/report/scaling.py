@@ -14,6 +14,7 @@ import jax
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from lsm_jax import objectives
 from lsm_jax.config import Config
@@ -278,5 +279,9 @@ def _draw_axis(axes: Axes, axis: str, content: Mapping[str, Any]) -> None:
         else:
             axes.plot(amounts, losses, ":", color=colour, linewidth=1)
     axes.set(xscale="log", xlabel=f"{readable(axis)}{f' ({unit})' if unit else ''}", ylabel=content["score"])
+    low, high = axes.get_xlim()
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,)))
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
+    axes.xaxis.set_minor_formatter(NullFormatter())  # matplotlib's own are formulas, which the style shows as text
     if curves:
         axes.legend(title=readable(shared))

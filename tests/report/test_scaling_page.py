@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -74,6 +75,7 @@ def test_laws_frontier_and_page_of_a_grid(grid, tmp_path, capsys):
     page.assert_self_contained()
     assert page.tags.count("svg") == 3 and "width=64,people_share=1.0" in page.text
     assert "unfinished is left out" in page.text
+    assert "math" not in page.text and {"20", "50"} <= {*re.findall(r">([^<>]+)</text>", page.html)}  # hours
 
 
 def test_scores_of_evaluations_are_drawn_by_person(grid, tmp_path, capsys):
