@@ -58,7 +58,7 @@ def embed_split(
     """Embeds windows of people that nobody trained on, the same number of each dataset, spread evenly over it.
 
     Raises:
-      UserError: there are too few windows for a map.
+      UserError: there are too few windows for a map, or all have the same embedding.
       RunError: an embedding is not finite.
     """
     rows, vectors = [], []
@@ -74,8 +74,11 @@ def embed_split(
                 progress(len(rows), max(total, len(rows)))
     if len(rows) < _MIN_WINDOWS:
         raise UserError(f"the {SPLIT} split has {len(rows)} windows with a value, and a map needs {_MIN_WINDOWS}.")
+    stacked = np.concatenate(vectors)
+    if not np.ptp(stacked, axis=0).any():
+        raise UserError("all windows have the same embedding: the encoder has collapsed.")
     names, people, labels = zip(*rows, strict=True)
-    return EmbeddedWindows(run.step, np.concatenate(vectors), names, people, labels)
+    return EmbeddedWindows(run.step, stacked, names, people, labels)
 
 
 def tsne_positions(vectors: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n 2"]:

@@ -1,5 +1,6 @@
 """The map of embeddings: points of the test split, coloured by what is known of them, without an id."""
 
+import dataclasses
 import re
 
 import numpy as np
@@ -9,7 +10,9 @@ from tiny_run import save_run, tiny_config, tiny_dataset, tiny_run
 
 from lsm_jax.cli.main import main
 from lsm_jax.data.spec import data_spec, open_datasets
-from lsm_jax.report.embedding_map import EmbeddedWindows, draw_maps, tsne_positions
+from lsm_jax.errors import UserError
+from lsm_jax.objectives import MaskedObjective
+from lsm_jax.report.embedding_map import EmbeddedWindows, draw_maps, embed_split, tsne_positions
 from lsm_jax.train.workdir import write_config
 
 
@@ -44,6 +47,22 @@ def test_without_a_model_or_windows_the_page_says_why(dataset, tmp_path, capsys)
     assert "Map of the embeddings" not in (tmp_path / "run" / "report.html").read_text()
     assert main([*report, "-1"]) == 2
     assert "--map-windows -1: give 0 or more" in capsys.readouterr().err
+
+
+class Collapsed(MaskedObjective):
+    """An objective that gives every window the same embedding."""
+
+    def __init__(self):
+        pass
+
+    def embed(self, params, batch, pooling=""):
+        return np.ones((len(batch["values"]), 4), np.float32)
+
+
+def test_a_collapsed_encoder_has_no_map(dataset):
+    run = dataclasses.replace(tiny_run(dataset.path), objective=Collapsed())
+    with pytest.raises(UserError, match="the encoder has collapsed"):
+        embed_split(run, [dataset], 50)
 
 
 def embedded(labels, groups=2):
