@@ -72,7 +72,8 @@ class Probe(Suite):
         labels.
       pooling: of token embeddings over a window, an event or a span.
       shots: numbers of labelled people of the few-shot curves.
-      spans_per_person: of a task about spans at most this many of a person, drawn at random; 0: all.
+      spans_per_person: of a task about spans at most this many of a person, drawn at random from their classes in
+        turn; 0: all.
     """
 
     name: ClassVar[str] = "probe"

@@ -117,8 +117,8 @@ def make_tasks(windows: Sequence[LoggedWindow], per_person: int = 0, seed: int =
     """All tasks of a dataset's windows, and sentences about labels that make none and examples that are left out.
 
     Args:
-      per_person: at most this many spans of a person, drawn at random; 0: all. Many spans of few people resemble
-        each other: they take time and say little more.
+      per_person: at most this many spans of a person, drawn at random from their classes in turn; 0: all. Many spans
+        of few people resemble each other: they take time and say little more.
     """
     tasks: list[Task] = []
     notes: list[str] = []
@@ -280,15 +280,24 @@ def _by_person(task: Task) -> Task:
 
 
 def _capped(task: Task, per_person: int, seed: int) -> Task:
-    """A task of spans with at most `per_person` of each person, drawn at random; 0: all."""
+    """A task of spans with at most `per_person` of each person, drawn at random from their classes in turn; 0: all."""
     if task.unit != "span" or not per_person:
         return task
     order = np.random.default_rng(seed).permutation(len(task))
-    order = order[np.argsort(task.participant[order], kind="stable")]
-    _, first, place = np.unique(task.participant[order], return_index=True, return_inverse=True)
+    person = np.unique(task.participant, return_inverse=True)[1][order]
+    number = task.target[order].astype(int) if task.classes else 0
+    by_turn = np.lexsort((_place_within(person * max(len(task.classes), 1) + number), person))
     kept = np.zeros(len(task), bool)
-    kept[order] = np.arange(len(task)) - first[place] < per_person
+    kept[order[by_turn]] = _place_within(person[by_turn]) < per_person
     return task.only(kept)
+
+
+def _place_within(group: Int[np.ndarray, " n"]) -> Int[np.ndarray, " n"]:
+    """How many items of the same group come before each item."""
+    by_group = np.argsort(group, kind="stable")
+    place = np.empty(len(group), int)
+    place[by_group] = np.arange(len(group)) - np.searchsorted(group[by_group], group[by_group])
+    return place
 
 
 def _thinned(task: Task) -> Task:

@@ -232,7 +232,7 @@ def test_a_person_with_many_spans_keeps_some_of_them():
         window = dataclasses.replace(next(tiny_windows(1, 1)), labels={}, participant=person)
         recorded = np.zeros_like(window.observed)
         recorded[:minutes] = True
-        stages = (Event("sleep", "n2", 0, 100), Event("sleep", "rem", 100, MINUTES))
+        stages = (Event("sleep", "n2", 0, 190), Event("sleep", "rem", 190, MINUTES))
         windows.append(LoggedWindow.of(dataclasses.replace(window, observed=recorded, events=stages), "train"))
     (whole,), notes = make_tasks(windows)
     assert len(whole) == 21 + 21 + 4 and not notes
@@ -241,6 +241,7 @@ def test_a_person_with_many_spans_keeps_some_of_them():
     assert notes == ["stage_sleep: 14 of 46 examples are used, at most 5 of a person, drawn at random."]
     known = {tuple(span): target for span, target in zip(whole.spans.tolist(), whole.target, strict=True)}
     assert [known[tuple(span)] for span in task.spans.tolist()] == task.target.tolist()
+    assert task.target.sum() == 4  # all of the rare stage, which two people have twice each
     again, other = (make_tasks(windows, per_person=5, seed=seed)[0][0].spans.tolist() for seed in (1, 2))
     assert again == task.spans.tolist() != other
 
