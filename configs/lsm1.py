@@ -109,6 +109,7 @@ def _lsm1(config: ConfigDict) -> None:
     config.model.positions = "sincos"
     config.model.patch_input = "values"
     config.model.asinh_inputs = False
+    config.model.rotary = False
     config.model.num_neighbors = 0
     config.optimizer.betas = (0.9, 0.95)
 

@@ -7,7 +7,7 @@ instructions round differently. After a change that is meant: `python tests/test
 from __future__ import annotations
 
 import json
-import sys
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -84,6 +84,6 @@ def test_captions_are_as_recorded(tmp_path: Path) -> None:
 
 
 if __name__ == "__main__":
-    folder = Path(sys.argv[1])
-    recorded = {name: make(folder / name) for name, make in RECORDED.items()}
+    with tempfile.TemporaryDirectory() as folder:
+        recorded = {name: make(Path(folder, name)) for name, make in RECORDED.items()}
     GOLDEN.write_text(json.dumps(recorded, indent=0, ensure_ascii=False) + "\n")

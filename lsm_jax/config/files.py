@@ -32,6 +32,9 @@ _RENAMED = {
     "train.max_nonfinite_steps": "train.max_bad_steps",
 }
 
+# Keys added since, with what run folders without them were trained with, where that is not today's default.
+_BEFORE = {"model": {"rotary": False}}
+
 
 def defaults() -> ConfigDict:
     """All defaults, for a configuration file to change. Keys cannot be added."""
@@ -121,7 +124,7 @@ def to_json(config: Config) -> str:
 
 
 def from_json(text: str, origin: str) -> Config:
-    """Reads what `to_json` wrote. Missing keys take their defaults.
+    """Reads what `to_json` wrote. Missing keys take the values that they had before they were keys.
 
     Raises:
       UserError: damaged, or with unknown keys. Names `origin`.
@@ -132,7 +135,11 @@ def from_json(text: str, origin: str) -> Config:
         raise UserError(f"{origin}: not a configuration ({error}).") from None
     if not isinstance(nested, dict):
         raise UserError(f"{origin}: not a configuration, but a JSON {type(nested).__name__}.")
-    return resolve(_with_present_names(nested), origin)
+    nested = _with_present_names(nested)
+    for section, values in _BEFORE.items():
+        if isinstance(nested.get(section, {}), dict):
+            nested[section] = values | nested.get(section, {})
+    return resolve(nested, origin)
 
 
 @functools.cache

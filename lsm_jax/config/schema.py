@@ -108,6 +108,9 @@ class ModelConfig(Strict):
     )
     context_width: int = key(256, "width of the local context, which reads those neighbors")
     positions: Literal["learned", "sincos"] = key("learned", "position embedding; sincos is the paper's")
+    rotary: bool = key(
+        True, "attention also sees how far apart tokens are, by rotary embeddings of their time (not in the papers)"
+    )
     attention: str = key("auto", "implementation of attention; auto chooses by platform and row length")
     remat: Literal["none", "dots", "full"] = key("none", "rematerialisation in the backward pass")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = key(
@@ -150,7 +153,12 @@ class ObjectiveConfig(Strict):
         "masked_reconstruction (LSM-2), imputed_reconstruction (LSM-1); simclr; clip, siglip, cap, coca (SensorLM); "
         "supervised (fine-tuning)",
     )
-    temperature: float = key(0.1, "temperature of simclr")
+    person_weight: float = key(
+        0.0,
+        "weight of a second loss of masked_reconstruction and imputed_reconstruction: windows of one person are told "
+        "from those of others; above 0, batches hold pairs of windows of one person",
+    )
+    temperature: float = key(0.1, "temperature of simclr and of that second loss")
     jitter: float = key(0.1, "sd of the noise that simclr adds to z-scored cells")
 
 

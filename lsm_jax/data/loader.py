@@ -24,7 +24,7 @@ from lsm_jax.config import DataConfig
 from lsm_jax.data.codec import Record, decode_cells
 from lsm_jax.data.event_crops import mask_outside
 from lsm_jax.data.faults import Note, ReadFaults, RecordError
-from lsm_jax.data.order import DataOrder
+from lsm_jax.data.order import CROP_STREAM, PARTNER_STREAM, DataOrder
 from lsm_jax.data.row_balance import RowBalancer
 from lsm_jax.data.spec import DataSpec, mixture_weights
 from lsm_jax.data.store import Dataset, WindowSource
@@ -56,6 +56,8 @@ class Loader:
       position: number of global batches taken before, as returned by `loader.position`.
       captions: adds `text` to the batches, with new wording each epoch.
       targets: adds `spans` and `targets` to the batches.
+      person_pairs: every second position holds another window of the same person as the one before (the same window
+        where a person has one only), and batches have `person`.
       balance: assigns windows to rows; None keeps the data order.
 
     Raises:
@@ -76,6 +78,7 @@ class Loader:
         captions: CaptionTokens | None = None,
         balance: RowBalancer | None = None,
         targets: Targets | None = None,
+        person_pairs: bool = False,
     ) -> None:
         if config.threads < 1 or config.prefetch < 1:
             raise UserError(f"data.threads={config.threads} and data.prefetch={config.prefetch} must be at least 1.")
@@ -101,6 +104,7 @@ class Loader:
             host_rows=slice(process_index * share, (process_index + 1) * share),
             captions=captions,
             targets=targets,
+            person_pairs=person_pairs,
             balance=balance or RowBalancer.for_batch(1, 1, 1),
         )
         self._workers, self._prefetch = int(config.workers), int(config.prefetch)
@@ -286,10 +290,16 @@ class _ChannelLayout:
 
 @dataclasses.dataclass(frozen=True)
 class _Sample:
-    """A window of a training batch, in an epoch of its dataset; `interval` is its event crop, None for all of it."""
+    """A window of a training batch, in an epoch of its dataset.
+
+    Attributes:
+      dataset: number of its dataset.
+      interval: its event crop, None for all of it.
+    """
 
     info: WindowInfo
     epoch: int
+    dataset: int
     interval: tuple[int, int] | None
 
 
@@ -305,6 +315,7 @@ class _BatchReader(grain.transforms.Map):
     host_rows: slice
     captions: CaptionTokens | None
     targets: Targets | None
+    person_pairs: bool
     balance: RowBalancer
 
     def map(self, number: int) -> tuple[Batch, tuple[Note, ...]]:
@@ -312,6 +323,8 @@ class _BatchReader(grain.transforms.Map):
         batch = empty_batch(len(samples), self.spec, window_id)
         for row, sample in enumerate(samples):
             sample.info.decode_into(batch, row, sample.interval)
+        if self.person_pairs:
+            batch["person"] = self._people(samples)
         if self.captions or self.targets:
             windows = [
                 mask_outside(sample.info.window, *sample.interval) if sample.interval else sample.info.window
@@ -342,18 +355,39 @@ class _BatchReader(grain.transforms.Map):
 
     def _samples(self, positions: Int[np.ndarray, " n"]) -> list[_Sample]:
         """The windows at these positions of the data order, cropped."""
-        datasets, windows = self.order.lookup(positions)
+        # The two positions of a pair share a place in the data order.
+        places = positions // 2 if self.person_pairs else positions
+        datasets, windows = self.order.lookup(places)
+        epochs = self.order.epochs(places).tolist()
+        if self.person_pairs:
+            self._take_partners(positions, datasets, windows)
         layouts = [self.layouts[dataset] for dataset in datasets]
-        places = zip(positions.tolist(), datasets.tolist(), windows.tolist(), strict=True)
-        indices, records = zip(*(self._readable(*place) for place in places), strict=True)
+        wanted = zip(positions.tolist(), datasets.tolist(), windows.tolist(), strict=True)
+        indices, records = zip(*(self._readable(*each) for each in wanted), strict=True)
         spare = np.array([record.codes.shape[1] - self.spec.window_minutes for record in records])
-        offsets = self.order.uniform(positions, np.maximum(spare, 0) + 1).tolist()
+        offsets = self.order.uniform(positions, np.maximum(spare, 0) + 1, CROP_STREAM).tolist()
         infos = [WindowInfo(*parts) for parts in zip(indices, offsets, layouts, records, strict=True)]
-        epochs = self.order.epochs(positions).tolist()
         return [
-            _Sample(info, epoch, self.captions.event_crop(info.window, epoch) if self.captions else None)
-            for info, epoch in zip(infos, epochs, strict=True)
+            _Sample(info, epoch, dataset, self.captions.event_crop(info.window, epoch) if self.captions else None)
+            for info, epoch, dataset in zip(infos, epochs, datasets.tolist(), strict=True)
         ]
+
+    def _people(self, samples: Sequence[_Sample]) -> Int[np.ndarray, " b"]:
+        """The person of each sample, as a number among the people of all datasets."""
+        before = np.cumsum([0] + [layout.source.people.max(initial=-1) + 1 for layout in self.layouts])
+        own = [self.layouts[sample.dataset].source.people[sample.info.index] for sample in samples]
+        return (before[[sample.dataset for sample in samples]] + own).astype(np.int32)
+
+    def _take_partners(
+        self, positions: Int[np.ndarray, " n"], datasets: Int[np.ndarray, " n"], windows: Int[np.ndarray, " n"]
+    ) -> None:
+        """Replaces the window at each odd position by another one of its person, in place."""
+        for place in np.flatnonzero(positions % 2):
+            own = self.layouts[datasets[place]].source.of_same_person(windows[place])
+            others = own[own != windows[place]]
+            if len(others):
+                draw = self.order.uniform(positions[place : place + 1], np.array([len(others)]), PARTNER_STREAM)
+                windows[place] = others[draw[0]]
 
     def _readable(self, position: int, dataset: int, index: int) -> tuple[int, Record]:
         """The record of a window, or of the one that replaces it at this position because it is corrupt."""

@@ -21,7 +21,8 @@ from jaxtyping import Float, Int, UInt64
 
 _ROUNDS = 16  # with 8 rounds, some orders of five windows were 20 % more frequent than others
 _MAX_SCHEDULE = 2**16  # the resolution of weights
-_CROP_STREAM = 2**32  # no dataset has this number
+CROP_STREAM = 2**32  # no dataset has this number
+PARTNER_STREAM = 2**32 + 1  # nor this one
 _REPLACEMENT_STREAM = 2**33  # nor this one or a higher one
 
 _Integers = Int[np.ndarray, " n"]
@@ -61,9 +62,9 @@ class DataOrder:
         epoch, index = np.divmod(cycle * self._quotas[dataset] + self._rank[turn], self._sizes[dataset])
         return dataset, epoch, index
 
-    def uniform(self, positions: _Integers, bound: _Integers) -> _Integers:
-        """A random integer in [0, bound) for each position, independent of the order; used to crop windows."""
-        noise = keys(self._seed, np.full_like(positions, _CROP_STREAM), positions)
+    def uniform(self, positions: _Integers, bound: _Integers, stream: int) -> _Integers:
+        """A random integer in [0, bound) for each position, independent of the order and of other streams."""
+        noise = keys(self._seed, np.full_like(positions, stream), positions)
         return (noise % np.maximum(bound, 1).astype(np.uint64)).astype(np.int64)
 
     def replacement(self, position: int, dataset: int, tries: int) -> int:

@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import jax.numpy as jnp
 import numpy as np
 
 from lsm_jax.errors import UserError
 from lsm_jax.export.check import CheckWindows, check_embeddings
 from lsm_jax.export.function import OBSERVED, TOKENS, EmbeddingFunction, check_fits
+from lsm_jax.nn.positions import rotation
 from lsm_jax.objectives.pooling import HOUR
 from lsm_jax.objectives.sensor_language import TEXT_SPACE
 from lsm_jax.sharding import named_parameters
@@ -118,6 +120,7 @@ class _Encoder:
         self.grid = function.grid
         self.params = {name: np.asarray(leaf, np.float32) for name, leaf in named_parameters(run.params)}
         self.width = self.params["encoder/centering/center"].shape[0]
+        self.turns: dict[str, str] = {}  # of rotary embeddings
 
     def outputs(self) -> dict[str, str]:
         """The outputs by name, see `EmbeddingFunction.__call__`."""
@@ -192,8 +195,28 @@ class _Encoder:
         positions = self.function.positions().reshape(-1, self.grid.groups, self.width)
         positions_here = graph("Slice", positions, np.array([0]), patches, np.array([0]))
         tokens = graph.reshape(graph("Add", tokens, positions_here), 0, -1, self.width)
+        if self.model.rotary:
+            self._make_turns(patches)
         tokens = self._stack("encoder/stack", tokens, None, self._hidden(observed))
         return graph("Sub", tokens, params["encoder/centering/center"])
+
+    def _make_turns(self, patches: str) -> None:
+        """Cosines and sines of the angles of all tokens, [token, feature] (`nn.positions.rotation`)."""
+        graph, size = self.graph, self.width // self.params["encoder/stack/blocks/attention/output/kernel"].shape[1]
+        patch = np.repeat(np.arange(self.grid.patches), self.grid.groups).reshape(-1, self.grid.groups)
+        cosine, sine = (np.asarray(part) for part in rotation(jnp.asarray(patch), size))
+        rest = np.zeros((*patch.shape, size - 2 * cosine.shape[-1]), np.float32)  # an odd last feature stays
+        parts = {"cosine": (cosine, cosine, rest + 1), "sine": (-sine, sine, rest)}
+        for name, part in parts.items():
+            here = graph("Slice", np.concatenate(part, axis=-1), np.array([0]), patches, np.array([0]))
+            self.turns[name] = graph.reshape(here, -1, size)
+
+    def _turned(self, heads: str, size: int) -> str:
+        """Queries or keys [batch, head, token, feature], rotated (`nn.positions.rotated`)."""
+        graph, half = self.graph, size // 2
+        swapped = np.concatenate([np.arange(half) + half, np.arange(half), np.arange(2 * half, size)])
+        other = graph("Gather", heads, swapped, axis=3)
+        return graph("Add", graph("Mul", heads, self.turns["cosine"]), graph("Mul", other, self.turns["sine"]))
 
     def _hidden(self, observed: str) -> str:
         """What is added to the scores of keys, [batch, 1, 1, token]."""
@@ -231,17 +254,16 @@ class _Encoder:
         width, heads, size = kernels[0].shape
         factors = np.float32(size**-0.5), np.float32(1), np.float32(1)
 
-        def project(source: str, part: int, *order: int) -> str:
+        def project(source: str, part: int) -> str:
             own = None if part == 1 else biases[part].reshape(-1) * factors[part]
             projected = graph.linear(source, kernels[part].reshape(width, -1) * factors[part], own)
-            return graph("Transpose", graph.reshape(projected, 0, -1, heads, size), perm=order)
+            return graph("Transpose", graph.reshape(projected, 0, -1, heads, size), perm=[0, 2, 1, 3])
 
         source = memory or tokens
-        query, key, value = (
-            project(tokens, 0, 0, 2, 1, 3),
-            project(source, 1, 0, 2, 3, 1),
-            project(source, 2, 0, 2, 1, 3),
-        )
+        query, key, value = project(tokens, 0), project(source, 1), project(source, 2)
+        if memory is None and self.turns:
+            query, key = self._turned(query, size), self._turned(key, size)
+        key = graph("Transpose", key, perm=[0, 1, 3, 2])
         weights = graph("Softmax", graph("Add", graph("MatMul", query, key), bias), axis=-1)
         joined = graph("Transpose", graph("MatMul", weights, value), perm=[0, 2, 1, 3])
         out = block["attention/output/kernel"].reshape(heads * size, width)

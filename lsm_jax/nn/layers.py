@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Shaped
 
 from lsm_jax.nn.attention import BlockMask, attention, create_block_mask, platform
+from lsm_jax.nn.positions import Rotation, rotated
 from lsm_jax.nn.sizes import StackSize
 
 REMAT_POLICIES: Mapping[str, Callable[..., bool] | None] = {
@@ -66,6 +67,9 @@ def remat_elementwise(
     return jax.checkpoint(lambda tokens: layer(tokens), prevent_cse=False)(tokens)
 
 
+Rotations = tuple[Rotation, Rotation]  # of queries and keys
+
+
 class OutputTokens(NamedTuple):
     """The tokens of a row at which a stack's output is needed.
 
@@ -113,10 +117,12 @@ class Attention(nnx.Module):
         memory: tuple[Float[Array, "r t m"], Int[Array, "r t"]] | None,
         block_mask: BlockMask | None,
         outputs: OutputTokens | None = None,
+        rotations: Rotations | None = None,
     ) -> Float[Array, "r s d"]:
         """Attends to `memory` (tokens, segments) if given, else to the row itself.
 
         Args:
+          rotations: of queries and keys.
           outputs: the queries to compute; None: all tokens.
         """
         if memory is None:
@@ -126,17 +132,21 @@ class Attention(nnx.Module):
             query = self.query(tokens)
             key, value = _separate_outputs(self.key_value, memory[0])
             key_segments = memory[1]
+        query, key = _rotated(query, key, rotations)
         if outputs is not None:
             query, segments = outputs.take(query), outputs.segment_ids
         attended = attention(query, key, value, segments, key_segments, self.implementation, block_mask, self.causal)
         return self.output(attended)
 
-    def entropy(self, tokens: Float[Array, "r s d"], segments: Int[Array, "r s"]) -> Float[Array, ""]:
+    def entropy(
+        self, tokens: Float[Array, "r s d"], segments: Int[Array, "r s"], rotations: Rotations | None = None
+    ) -> Float[Array, ""]:
         """Mean entropy of the attention weights over the first queries of the first row, relative to its maximum.
 
         1 is uniform attention, 0 attention to one token.
         """
         query, key, _ = _separate_outputs(self.query_key_value, tokens[:1])
+        query, key = _rotated(query, key, jax.tree.map(lambda part: part[:1], rotations))
         query, own = query[:, :_ENTROPY_QUERIES].astype(jnp.float32), segments[:1, :_ENTROPY_QUERIES]
         scores = jnp.einsum("rqhk,rshk->rhqs", query, key.astype(jnp.float32)) * query.shape[-1] ** -0.5
         allowed = ((own[:, :, None] == segments[:1, None, :]) & (own[:, :, None] > 0))[:, None]
@@ -146,6 +156,14 @@ class Attention(nnx.Module):
         counted = jnp.broadcast_to(keys > 1, entropy.shape)
         relative = jnp.where(counted, entropy / jnp.log(jnp.maximum(keys, 2)), 0)
         return relative.sum() / jnp.maximum(counted.sum(), 1)
+
+
+def _rotated(
+    query: Float[Array, "r q h k"], key: Float[Array, "r s h k"], rotations: Rotations | None
+) -> tuple[Float[Array, "r q h k"], Float[Array, "r s h k"]]:
+    if rotations is None:
+        return query, key
+    return rotated(query, rotations[0]), rotated(key, rotations[1])
 
 
 def _separate_outputs(layer: nnx.LinearGeneral, tokens: Float[Array, "r s d"]) -> list[Float[Array, "r s h k"]]:
@@ -237,8 +255,10 @@ class Block(nnx.Module):
         memory: tuple[Float[Array, "r t m"], Int[Array, "r t"]] | None,
         block_mask: BlockMask | None,
         outputs: OutputTokens | None = None,
+        rotations: Rotations | None = None,
     ) -> Float[Array, "r s d"]:
-        attended = self.attention(remat_elementwise(self.attention_norm, tokens), segments, memory, block_mask, outputs)
+        normed = remat_elementwise(self.attention_norm, tokens)
+        attended = self.attention(normed, segments, memory, block_mask, outputs, rotations)
         tokens = attended + (tokens if outputs is None else outputs.take(tokens))
         return tokens + self.feed_forward(remat_elementwise(self.feed_forward_norm, tokens))
 
@@ -278,10 +298,12 @@ class Stack(nnx.Module):
         segments: Int[Array, "r s"],
         memory: tuple[Float[Array, "r t m"], Int[Array, "r t"]] | None = None,
         outputs: OutputTokens | None = None,
+        rotations: Rotations | None = None,
     ) -> Float[Array, "r s d"] | Float[Array, "r q d"]:
         """The tokens after all blocks.
 
         Args:
+          rotations: of queries and keys, in every block.
           outputs: the tokens to return; the last block computes no others. None: all.
         """
         graph, parameters = nnx.split(self.blocks)
@@ -290,7 +312,8 @@ class Stack(nnx.Module):
         def block(outputs: OutputTokens | None) -> Callable[..., Any]:
             query_segments = segments if outputs is None else outputs.segment_ids
             block_mask = create_block_mask(query_segments, key_segments, self.head_size, self.implementation)
-            return lambda carry, layer: (nnx.merge(graph, layer)(carry, segments, memory, block_mask, outputs), None)
+            inputs = segments, memory, block_mask, outputs, rotations
+            return lambda carry, layer: (nnx.merge(graph, layer)(carry, *inputs), None)
 
         scanned = self.depth if outputs is None else self.depth - 1
         layers = jax.tree.map(lambda stacked: stacked[:scanned], parameters)
@@ -301,7 +324,7 @@ class Stack(nnx.Module):
         return self.norm(tokens)
 
     def with_attention_entropy(
-        self, tokens: Float[Array, "r s d"], segments: Int[Array, "r s"]
+        self, tokens: Float[Array, "r s d"], segments: Int[Array, "r s"], rotations: Rotations | None = None
     ) -> tuple[Float[Array, "r s d"], Float[Array, ""]]:
         """As a call of a self-attending stack, with the mean of `Attention.entropy` over its blocks."""
         graph, parameters = nnx.split(self.blocks)
@@ -309,8 +332,8 @@ class Stack(nnx.Module):
 
         def step(tokens: Float[Array, "r s d"], layer: Any) -> tuple[Float[Array, "r s d"], Float[Array, ""]]:
             block = nnx.merge(graph, layer)
-            entropy = block.attention.entropy(block.attention_norm(tokens), segments)
-            return block(tokens, segments, None, block_mask), entropy
+            entropy = block.attention.entropy(block.attention_norm(tokens), segments, rotations)
+            return block(tokens, segments, None, block_mask, None, rotations), entropy
 
         tokens, entropies = scan_blocks(step, tokens, parameters, self.depth, self.remat)
         return self.norm(tokens), entropies.mean()

@@ -5,14 +5,16 @@ from __future__ import annotations
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int
 
 from lsm_jax.config import ModelConfig
 from lsm_jax.errors import UserError
 from lsm_jax.nn.context import Context, PatchCodes, Prediction
 from lsm_jax.nn.fills import fills
-from lsm_jax.nn.layers import Centering, OutputTokens, Stack
-from lsm_jax.nn.positions import Positions
+from lsm_jax.nn.layers import Centering, OutputTokens, Rotations, Stack
+from lsm_jax.nn.neighbours import patch_of
+from lsm_jax.nn.positions import Positions, rotation
+from lsm_jax.nn.projection import Projection, window_moments
 from lsm_jax.nn.sizes import ModelSize, StackSize
 from lsm_jax.tokens.grid import TokenCells, TokenGrid
 from lsm_jax.tokens.masking import MaskedBatch
@@ -49,13 +51,16 @@ class Encoder(nnx.Module):
         self.positions = Positions(config.positions, grid, size.width, dtype=config.dtype, rngs=rngs)
         self.stack = Stack(size, implementation=config.attention, remat=config.remat, dtype=config.dtype, rngs=rngs)
         self.centering = Centering(size.width, rngs=rngs)
+        self.rotary = config.rotary
 
     def __call__(self, cells: TokenCells, rows: Rows) -> Float[Array, "r s d"]:
-        return self.centering(self.stack(self._embedded(cells, rows), rows.segment))
+        rotations = self._rotations(patch_of(rows, self.grid))
+        return self.centering(self.stack(self._embedded(cells, rows), rows.segment, rotations=rotations))
 
     def with_attention_entropy(self, cells: TokenCells, rows: Rows) -> tuple[Float[Array, "r s d"], Float[Array, ""]]:
         """As a call, with the entropy of attention (`Stack.with_attention_entropy`)."""
-        tokens, entropy = self.stack.with_attention_entropy(self._embedded(cells, rows), rows.segment)
+        rotations = self._rotations(patch_of(rows, self.grid))
+        tokens, entropy = self.stack.with_attention_entropy(self._embedded(cells, rows), rows.segment, rotations)
         return self.centering(tokens), entropy
 
     def on_grid(self, cells: TokenCells, observed: Bool[Array, "b n"]) -> Float[Array, "b n d"]:
@@ -64,8 +69,17 @@ class Encoder(nnx.Module):
         Args:
           cells: of windows of any number of patches up to the grid's.
         """
-        tokens = self.patches(cells) + self.positions.on_grid(observed.shape[1] // self.grid.groups)
-        return self.centering(self.stack(tokens, observed.astype(jnp.int32)))
+        patches = observed.shape[1] // self.grid.groups
+        tokens = self.patches(cells) + self.positions.on_grid(patches)
+        patch = jnp.repeat(jnp.arange(patches), self.grid.groups)[None]
+        return self.centering(self.stack(tokens, observed.astype(jnp.int32), rotations=self._rotations(patch)))
+
+    def _rotations(self, patch: Int[Array, "r s"]) -> Rotations | None:
+        """Of the tokens of these patches, as queries and as keys."""
+        if not self.rotary:
+            return None
+        own = rotation(patch, self.stack.head_size)
+        return own, own
 
     def _embedded(self, cells: TokenCells, rows: Rows) -> Float[Array, "r s d"]:
         taken = TokenCells(rows.take(cells.values), rows.take(cells.observed))
@@ -77,6 +91,7 @@ class Decoder(nnx.Module):
 
     def __init__(self, grid: TokenGrid, size: ModelSize, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
         self.grid = grid
+        self.rotary = config.rotary
         dtype, memory_width, width = config.dtype, size.encoder.width, size.decoder.width
         self.mask_token = nnx.Param(nnx.initializers.normal(0.02)(rngs.params(), (width,)))
         self.positions = Positions(config.positions, grid, width, dtype=dtype, rngs=rngs)
@@ -126,7 +141,8 @@ class Decoder(nnx.Module):
         """Cross-attends to the encoder's output, or self-attends over `decoder_rows`, which include the targets."""
         visible, rows, targets = batch.encoder_rows, batch.decoder_rows, batch.target_rows
         if rows is None:
-            return self.stack(queries, targets.segment, (encoded, visible.segment))
+            memory = encoded, visible.segment
+            return self.stack(queries, targets.segment, memory, rotations=self._rotations(targets, visible))
         positions = self.positions(rows.token_index % self.grid.size)
         is_visible = (visible.slots_of(rows) < visible.length)[:, :, None]
         is_target = (targets.slots_of(rows) < targets.length)[:, :, None]
@@ -137,7 +153,14 @@ class Decoder(nnx.Module):
             self.mask_token[...].astype(encoded.dtype) + positions,
         )
         tokens = jnp.where(is_visible, _reindex(self.decoder_embed(encoded), visible, rows) + positions, masked)
-        return self.stack(tokens, rows.segment, outputs=OutputTokens(rows.slots_of(targets), targets.segment))
+        outputs = OutputTokens(rows.slots_of(targets), targets.segment)
+        return self.stack(tokens, rows.segment, outputs=outputs, rotations=self._rotations(rows, rows))
+
+    def _rotations(self, queries: Rows, keys: Rows) -> Rotations | None:
+        if not self.rotary:
+            return None
+        of_queries, of_keys = (rotation(patch_of(rows, self.grid), self.stack.head_size) for rows in (queries, keys))
+        return of_queries, of_keys
 
 
 def _reindex(tokens: Float[Array, "r s d"], source: Rows, to: Rows) -> Float[Array, "r q d"]:
@@ -147,12 +170,31 @@ def _reindex(tokens: Float[Array, "r s d"], source: Rows, to: Rows) -> Float[Arr
 
 
 class MaskedAutoencoder(nnx.Module):
-    """Encoder and decoder of LSM-1 and LSM-2."""
+    """Encoder and decoder of LSM-1 and LSM-2.
 
-    def __init__(self, grid: TokenGrid, size: ModelSize, config: ModelConfig, *, rngs: nnx.Rngs) -> None:
+    Args:
+      compares_people: adds a projection head, for `person_vectors`.
+    """
+
+    def __init__(
+        self,
+        grid: TokenGrid,
+        size: ModelSize,
+        config: ModelConfig,
+        compares_people: bool = False,
+        *,
+        rngs: nnx.Rngs,
+    ) -> None:
         self.encoder = Encoder(grid, size.encoder, config, rngs=rngs)
         self.decoder = Decoder(grid, size, config, rngs=rngs)
+        if compares_people:
+            self.person_head = Projection(2 * size.encoder.width, dtype=config.dtype, rngs=rngs)
 
-    def __call__(self, cells: TokenCells, batch: MaskedBatch) -> Float[Array, "r q k"]:
-        """Predicted cells of `batch.target_rows`, from the visible tokens only."""
-        return self.decoder(self.encoder(cells, batch.encoder_rows), cells, batch)
+    def __call__(self, cells: TokenCells, batch: MaskedBatch) -> tuple[Float[Array, "r q k"], Float[Array, "r s d"]]:
+        """Predicted cells of `batch.target_rows`, from the visible tokens only; and these tokens, encoded."""
+        encoded = self.encoder(cells, batch.encoder_rows)
+        return self.decoder(encoded, cells, batch), encoded
+
+    def person_vectors(self, encoded: Float[Array, "r s d"], rows: Rows, windows: int) -> Float[Array, "b e"]:
+        """L2-normalised vectors of windows, alike for one person, from mean and spread of their tokens; float32."""
+        return self.person_head.project(jnp.concatenate(window_moments(encoded, rows, windows), axis=1))

@@ -8,6 +8,7 @@ never seen in training still says which body signal it is), and a projection of 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -39,6 +40,33 @@ def harmonics(minute: Float[np.ndarray, " n"], count: int = 24) -> Float[np.ndar
     """Sine and cosine of the first `count` daily harmonics of a time of day in minutes."""
     angle = 2 * math.pi * minute[:, None] / 1440 * np.arange(1, count + 1)
     return np.concatenate([np.sin(angle), np.cos(angle)], axis=1).astype(np.float32)
+
+
+class Rotation(NamedTuple):
+    """Cosine and sine of the angles by which pairs of features are rotated."""
+
+    cosine: Float[Array, "*b half"]
+    sine: Float[Array, "*b half"]
+
+
+def rotation(patch: Int[Array, "*b"], head_size: int) -> Rotation:
+    """The rotation of a head's features at a patch of its window (RoPE, Su et al. 2021, arXiv 2104.09864).
+
+    The score of two tokens then depends on how far apart they are. Angles per patch go from 1 to nearly 1/150: of
+    10 minutes each, one turn takes from an hour to a week.
+    """
+    half = head_size // 2
+    angle = patch[..., None].astype(jnp.float32) * jnp.asarray(150.0 ** -(np.arange(half, dtype=np.float32) / half))
+    return Rotation(jnp.cos(angle), jnp.sin(angle))
+
+
+def rotated(heads: Float[Array, "*b h k"], rotation: Rotation) -> Float[Array, "*b h k"]:
+    """Queries or keys of all heads, rotated: feature `i` with feature `i + half`."""
+    half = rotation.cosine.shape[-1]
+    cosine, sine = (part[..., None, :].astype(heads.dtype) for part in rotation)
+    first, second = heads[..., :half], heads[..., half : 2 * half]
+    turned = first * cosine - second * sine, first * sine + second * cosine
+    return jnp.concatenate([*turned, heads[..., 2 * half :]], axis=-1)
 
 
 class Positions(nnx.Module):

@@ -36,6 +36,8 @@ def build(config: Config, spec: DataSpec) -> Objective:
         raise UserError(
             f"objective.name={name!r} is unknown.{nearest(name, OBJECTIVES)} Known: {', '.join(OBJECTIVES)}."
         )
+    if config.objective.person_weight and OBJECTIVES[name] not in (MaskedReconstruction, ImputedReconstruction):
+        raise UserError(f"objective.person_weight: only masked and imputed reconstruction have this loss, not {name}.")
     objective = OBJECTIVES[name](config, spec)
     if config.model.freeze_encoder and not objective.frozen:
         raise UserError(

@@ -10,11 +10,12 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax.sharding import AxisType, PartitionSpec
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, Int, Shaped
 
 from lsm_jax.sharding import BATCH_AXES
 
@@ -23,6 +24,7 @@ _MASK_VALUE = -1e30  # a score whose exponential is exactly zero
 
 Embeddings = tuple[Float[Array, "b d"], Float[Array, "b d"]]
 Pairs = tuple[Float[Array, "b d"], Float[Array, "b d"], Bool[Array, " b"]]
+Windows = tuple[Float[Array, "b d"], Int[Array, " b"], Int[Array, " b"], Bool[Array, " b"]]  # with number and person
 
 
 def softmax_loss(
@@ -48,7 +50,7 @@ def softmax_loss(
         to_sensor = _logsumexp(scale * text, everyone[0], everyone[2])
         return jnp.where(valid, 0.5 * (to_text + to_sensor) - own, 0).sum()
 
-    return _mean_over_pairs(local, (sensor, text, valid), (scale,), batch_axes)
+    return _summed(local, (sensor, text, valid), (scale,), batch_axes) / jnp.maximum(valid.sum(), 1)
 
 
 def sigmoid_loss(
@@ -71,7 +73,7 @@ def sigmoid_loss(
         as_negative = _softplus_sum(scale * sensor, everyone[1], everyone[2], bias)
         return jnp.where(valid, as_negative - own, 0).sum()
 
-    return _mean_over_pairs(local, (sensor, text, valid), (scale, bias), batch_axes)
+    return _summed(local, (sensor, text, valid), (scale, bias), batch_axes) / jnp.maximum(valid.sum(), 1)
 
 
 def in_batch_accuracy(
@@ -90,25 +92,56 @@ def in_batch_accuracy(
         return jnp.where(valid, 0.5 * correct, 0).sum()
 
     pairs = jax.tree.map(jax.lax.stop_gradient, (sensor, text, valid))
-    return _mean_over_pairs(local, pairs, (), batch_axes)
+    return _summed(local, pairs, (), batch_axes) / jnp.maximum(valid.sum(), 1)
 
 
-def _mean_over_pairs(
-    local: Callable[..., Float[Array, ""]], pairs: Pairs, scalars: tuple[Array, ...], batch_axes: tuple[str, ...]
-) -> Float[Array, ""]:
-    """`local(mine, everyone, *scalars)` summed over devices and divided by the number of valid pairs."""
+def same_person_loss(
+    vectors: Float[Array, "b d"],
+    person: Int[Array, " b"],
+    valid: Bool[Array, " b"],
+    scale: Float[Array, ""],
+    batch_axes: tuple[str, ...] = (),
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """Cross entropy of each window's partners, the other windows of its person, among all other windows.
+
+    The supervised contrastive loss (Khosla et al. 2020, arXiv:2004.11362, equation 2) with people as labels.
+
+    Args:
+      vectors: L2-normalised embeddings of windows.
+      valid: windows that count, also as negatives.
+      scale, batch_axes: as `softmax_loss`.
+
+    Returns:
+      The loss, and how often the most similar of all other windows is a partner (without a gradient). Both are means
+      over the windows that have a partner, 0 where none has.
+    """
+
+    def local(mine: Windows, everyone: Windows, scale: Float[Array, ""]) -> Float[Array, " 3"]:
+        others = _compare_with_others(mine, everyone, scale)
+        counted = mine[3] & (others.partners > 0)
+        losses = others.logsumexp() - others.partner_scores / jnp.maximum(others.partners, 1)
+        correct = counted & (others.best_partner >= others.best_stranger)
+        return jnp.stack([jnp.where(counted, losses, 0).sum(), correct.sum(), counted.sum()])
+
+    windows = vectors, jnp.arange(len(vectors)), person, valid
+    loss, correct, counted = _summed(local, windows, (scale,), batch_axes)
+    return loss / jnp.maximum(counted, 1), correct / jnp.maximum(counted, 1)
+
+
+def _summed(
+    local: Callable[..., Float[Array, "*s"]], members: Any, scalars: tuple[Array, ...], batch_axes: tuple[str, ...]
+) -> Float[Array, "*s"]:
+    """`local(mine, everyone, *scalars)` summed over devices; `members` are arrays over pairs or windows."""
     if not batch_axes:
-        return local(pairs, pairs, *scalars) / jnp.maximum(pairs[2].sum(), 1)
+        return local(members, members, *scalars)
 
-    def on_device(pairs: Pairs, *scalars: Array) -> Float[Array, ""]:
+    def on_device(members: Any, *scalars: Array) -> Float[Array, "*s"]:
         gather = functools.partial(jax.lax.all_gather, axis_name=batch_axes, tiled=True)
-        everyone = jax.tree.map(gather, pairs)
-        total = jax.lax.psum(local(pairs, everyone, *scalars), batch_axes)
-        return total / jnp.maximum(everyone[2].sum(), 1)
+        return jax.lax.psum(local(members, jax.tree.map(gather, members), *scalars), batch_axes)
 
     by_batch, replicated = PartitionSpec(batch_axes), PartitionSpec()
     in_specs = (by_batch, *(replicated for _ in scalars))
-    return jax.shard_map(on_device, in_specs=in_specs, out_specs=replicated, check_vma=False)(pairs, *scalars)
+    return jax.shard_map(on_device, in_specs=in_specs, out_specs=replicated, check_vma=False)(members, *scalars)
 
 
 def batch_mesh_axes(windows: int) -> tuple[str, ...]:
@@ -134,6 +167,46 @@ def _logsumexp(queries: Float[Array, "b d"], keys: Float[Array, "n d"], valid: B
     start = jnp.full(len(queries), 0.5 * _MASK_VALUE), jnp.zeros(len(queries))
     (highest, total), _ = jax.lax.scan(jax.checkpoint(step), start, _chunks(keys, valid))
     return highest + jnp.log(jnp.maximum(total, jnp.finfo(jnp.float32).tiny))
+
+
+class _Others(NamedTuple):
+    """How each window compares with all others: a running log-sum-exp of scores, and what is known of its partners."""
+
+    highest: Float[Array, " b"]
+    exponentials: Float[Array, " b"]  # sum of exp(score - highest)
+    partner_scores: Float[Array, " b"]  # their sum
+    partners: Float[Array, " b"]  # their number
+    best_partner: Float[Array, " b"]
+    best_stranger: Float[Array, " b"]
+
+    def logsumexp(self) -> Float[Array, " b"]:
+        return self.highest + jnp.log(jnp.maximum(self.exponentials, jnp.finfo(jnp.float32).tiny))
+
+
+def _compare_with_others(mine: Windows, everyone: Windows, scale: Float[Array, ""]) -> _Others:
+    """Scores of each window of `mine` with all valid windows but itself, online over chunks."""
+    queries, own, own_person, _ = scale * mine[0], mine[1][:, None], mine[2][:, None], mine[3]
+
+    def step(found: _Others, chunk: Windows) -> tuple[_Others, None]:
+        vectors, number, person, valid = chunk
+        other = valid & (number != own)
+        partner = other & (person == own_person)
+        scores = jnp.where(other, queries @ vectors.T, _MASK_VALUE)
+        fixed = jax.lax.stop_gradient(scores)
+        highest = jnp.maximum(found.highest, fixed.max(axis=1))
+        kept = found.exponentials * jnp.exp(found.highest - highest)
+        return _Others(
+            highest,
+            kept + jnp.exp(scores - highest[:, None]).sum(axis=1),
+            found.partner_scores + jnp.where(partner, scores, 0).sum(axis=1),
+            found.partners + partner.sum(axis=1),
+            jnp.maximum(found.best_partner, jnp.where(partner, fixed, _MASK_VALUE).max(axis=1)),
+            jnp.maximum(found.best_stranger, jnp.where(partner, _MASK_VALUE, fixed).max(axis=1)),
+        ), None
+
+    zeros, lowest = jnp.zeros(len(queries), queries.dtype), jnp.full(len(queries), 0.5 * _MASK_VALUE, queries.dtype)
+    start = _Others(lowest, zeros, zeros, zeros, 2 * lowest, 2 * lowest)
+    return jax.lax.scan(jax.checkpoint(step), start, _chunks(*everyone))[0]
 
 
 def _softplus_sum(
@@ -168,11 +241,11 @@ def _max_score(queries: Float[Array, "b d"], keys: Float[Array, "n d"], valid: B
     return highest
 
 
-def _chunks(keys: Float[Array, "n d"], valid: Bool[Array, " n"]) -> tuple[Float[Array, "c k d"], Bool[Array, "c k"]]:
-    """Keys in chunks of at most `_CHUNK`; the last is padded with invalid ones."""
-    size = min(_CHUNK, len(keys))
-    spare = -len(keys) % size
-    return (
-        jnp.pad(keys, ((0, spare), (0, 0))).reshape(-1, size, keys.shape[1]),
-        jnp.pad(valid, (0, spare)).reshape(-1, size),
+def _chunks(*arrays: Shaped[Array, "n ..."]) -> Any:
+    """Arrays of keys in chunks of at most `_CHUNK`; the last is padded with zeros, so that its keys are invalid."""
+    size = min(_CHUNK, len(arrays[0]))
+    spare = -len(arrays[0]) % size
+    return tuple(
+        jnp.pad(array, ((0, spare), *((0, 0),) * (array.ndim - 1))).reshape(-1, size, *array.shape[1:])
+        for array in arrays
     )

@@ -1,7 +1,8 @@
 """Masked reconstruction: the objective of LSM-2 (arXiv 2506.05321). LSM-1 fills gaps first (`imputed`).
 
 The model sees neither missing tokens (the inherited mask) nor tokens hidden for training (the artificial mask). The
-loss is taken per observed cell of artificially hidden tokens.
+loss is taken per observed cell of artificially hidden tokens. A second loss may tell windows of one person from those
+of others (`objective.person_weight`).
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from lsm_jax.config import Config
 from lsm_jax.data.spec import DataSpec
+from lsm_jax.errors import UserError
 from lsm_jax.nn.attention import resolve_implementation
 from lsm_jax.nn.flops import AttentionShape, useful_flops
 from lsm_jax.nn.masked_autoencoder import MaskedAutoencoder
 from lsm_jax.nn.representation import representation_health
 from lsm_jax.nn.sizes import model_size
+from lsm_jax.objectives import contrastive
 from lsm_jax.objectives.base import (
     AnyBatch,
     Batch,
@@ -56,6 +59,12 @@ class MaskedReconstruction(NetworkObjective, MaskedObjective):
         self.tokens = TokenGrid.from_config(config, spec)
         self.mixture = PolicyMixture(config.masking)
         self.rows = resolved_rows(config, self.tokens, self.mixture, spec)
+        self.objective = config.objective
+        if self.objective.temperature <= 0:
+            raise UserError(f"objective.temperature={self.objective.temperature} must be above 0.")
+        if self.objective.person_weight < 0:
+            raise UserError(f"objective.person_weight={self.objective.person_weight} must be at least 0.")
+        self.compares_windows = self.compares_windows or self.objective.person_weight > 0
         self.size = model_size(config.model.size)
         self.model = with_compute_dtype(config.model)
         self.implementations = implementations(self.model, self._attention(), self.model.decoder)
@@ -63,18 +72,23 @@ class MaskedReconstruction(NetworkObjective, MaskedObjective):
 
     def network(self, rng: PRNGKeyArray) -> MaskedAutoencoder:
         """The network with initial parameters."""
-        return MaskedAutoencoder(self.tokens, self.size, self.model, rngs=nnx.Rngs(rng))
+        compares_people = self.objective.person_weight > 0
+        return MaskedAutoencoder(self.tokens, self.size, self.model, compares_people, rngs=nnx.Rngs(rng))
 
     def loss(self, params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Float[Array, ""], Metrics]:
-        """Mean squared error (z-scored) over observed cells of artificially hidden tokens.
+        """Mean squared error (z-scored) over observed cells of artificially hidden tokens, and the loss of people.
 
         If only a sample of them is decoded, each is weighted by the inverse of its inclusion probability. Finite for
         any bytes in unobserved cells. Zero, with a zero gradient, if there is nothing to predict.
+
+        With `objective.person_weight`, which the loss of people is multiplied by, metrics have both parts.
         """
         cells = self.tokens.tokenize(batch)
         masked = self._mask_and_pack(cells, batch, rng)
         targets, probability = masked.target_rows, masked.inclusion_probability
-        predicted = self.restored(params)(cells, masked).astype(jnp.float32)
+        network = self.restored(params)
+        predicted, encoded = network(cells, masked)
+        predicted = predicted.astype(jnp.float32)
         scored = targets.take(cells.observed) & (targets.segment > 0)[:, :, None]
         errors = jnp.square(predicted - targets.take(cells.values))
         total = jnp.where(
@@ -83,7 +97,22 @@ class MaskedReconstruction(NetworkObjective, MaskedObjective):
         hidden_cells = (cells.observed & (probability > 0)[:, :, None]).sum().astype(jnp.float32)
         # Micro-batches and validation batches are averaged with this weight.
         metrics = self._metrics(self.tokens.tokens_observed(cells.observed), masked) | {"loss_weight": hidden_cells}
-        return total / jnp.maximum(hidden_cells, 1.0), metrics
+        loss = total / jnp.maximum(hidden_cells, 1.0)
+        if not self.objective.person_weight:
+            return loss, metrics
+        person_loss, accuracy = self._person_loss(network, encoded, masked.encoder_rows, batch)
+        metrics |= {"reconstruction_loss": loss, "person_loss": person_loss, "person_accuracy": accuracy}
+        return loss + self.objective.person_weight * person_loss, metrics
+
+    def _person_loss(
+        self, network: MaskedAutoencoder, encoded: Float[Array, "r s d"], rows: Rows, batch: Batch
+    ) -> tuple[Float[Array, ""], Float[Array, ""]]:
+        """Windows of one person are told from those of others by their visible tokens (`contrastive`)."""
+        windows = len(batch["observed"])
+        vectors = network.person_vectors(encoded, rows, windows)
+        has_tokens = rows.contains(windows).any(axis=1)
+        axes, scale = contrastive.batch_mesh_axes(windows), jnp.float32(1 / self.objective.temperature)
+        return contrastive.same_person_loss(vectors, batch["person"], has_tokens, scale, axes)
 
     def attention_shapes(self, batch: Batch, rng: PRNGKeyArray) -> list[AttentionShape]:
         """The encoder, then the decoder."""
@@ -150,6 +179,7 @@ class MaskedReconstruction(NetworkObjective, MaskedObjective):
     def _metrics(self, observed: Bool[Array, "b n"], masked: MaskedBatch) -> Metrics:
         total = lambda tokens: tokens.sum().astype(jnp.float32)  # noqa: E731
         visible, targets = masked.encoder_rows, masked.target_rows
+        layers = {name: self._shapes[name] for name in ("encoder", "decoder")}  # the head of people is small
         return {
             "tokens_observed": total(observed),
             "tokens_visible": total(visible.segment > 0),
@@ -157,7 +187,7 @@ class MaskedReconstruction(NetworkObjective, MaskedObjective):
             "tokens_targets": total(targets.segment > 0),
             "tokens_targets_left_out": total(targets.left_out),
             "row_fill": total(visible.segment > 0) / visible.segment.size,
-            "useful_flops": useful_flops(self._attention_shapes(masked), self._shapes, self.tokens),
+            "useful_flops": useful_flops(self._attention_shapes(masked), layers, self.tokens),
         }
 
     def _decoded(

@@ -39,12 +39,8 @@ class SimCLR(MaskedReconstruction):
     reconstructs = False
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
-        self.objective = config.objective
-        if self.objective.temperature <= 0 or self.objective.jitter < 0:
-            raise UserError(
-                f"objective.temperature={self.objective.temperature} must be above 0, and objective.jitter="
-                f"{self.objective.jitter} at least 0."
-            )
+        if config.objective.jitter < 0:
+            raise UserError(f"objective.jitter={config.objective.jitter} must be at least 0.")
         if config.rows.layout != "packed":
             raise UserError(f"rows.layout={config.rows.layout!r}: simclr has packed rows only; set rows.layout=packed.")
         super().__init__(config, spec)

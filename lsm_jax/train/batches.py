@@ -44,6 +44,7 @@ class DeviceBatches:
         load = functools.partial(
             Loader, config.data, datasets, spec, seed=config.seed, batch_size=self._size,
             process_index=index, process_count=count, targets=Targets.from_config(config),
+            person_pairs=config.objective.person_weight > 0,
         )  # fmt: skip
         self._training = load("train", position=position, captions=captions, balance=RowBalancer.from_config(config))
         # Validation takes whole days, those with held-out activities too, and never accumulates.

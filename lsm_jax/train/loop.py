@@ -373,7 +373,7 @@ def init_or_restore(setup: Setup, restored: CheckpointState | None, clock: Clock
         state = setup.program.init()
     origin = setup.config.model.encoder_from
     if origin:
-        state = with_encoder_of(state, origin)
+        state = with_encoder_of(state, origin, setup.config)
     report("started", "starts" + (f" from the encoder of {origin}" if origin else " from random parameters"), step=0)
     return state, 0
 

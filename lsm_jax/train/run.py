@@ -13,7 +13,7 @@ import numpy as np
 
 from lsm_jax import objectives
 from lsm_jax.captions.tokenizer import Tokenizer
-from lsm_jax.config import Config
+from lsm_jax.config import Config, flatten
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError
 from lsm_jax.objectives import Objective
@@ -25,6 +25,8 @@ from lsm_jax.train.state import State
 from lsm_jax.train.workdir import CHECKPOINTS, SPEC, read_config, run_captions
 
 _ENCODER = "encoder"
+# Settings without which an encoder's parameters mean something else; those that change shapes are seen by these.
+_ENCODER_KEYS = ("model.positions", "model.patch_input", "model.asinh_inputs", "model.rotary", "tokens.patch_minutes")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -130,20 +132,31 @@ def keep_normalisation(spec: DataSpec, workdir: Path, config: Config) -> DataSpe
     )
 
 
-def with_encoder_of(state: State, workdir: str) -> State:
+def with_encoder_of(state: State, workdir: str, config: Config) -> State:
     """The state with the encoder of the run in `workdir` in place of its own.
 
+    Args:
+      config: of this run.
+
     Raises:
-      UserError: no such run, or its encoder has other shapes; names the first parameter that differs.
+      UserError: no such run, or its encoder has other settings or shapes; names those that differ.
     """
-    loaded = load_run(workdir).params.get(_ENCODER, {})
+    origin = load_run(workdir)
+    before, now = flatten(origin.config), flatten(config)
+    changed = [name for name in _ENCODER_KEYS if before[name] != now[name]]
+    if changed:
+        settings = " ".join(f"--config.{name}={before[name]}" for name in changed)
+        raise UserError(
+            f"model.encoder_from={workdir!r}: that encoder was trained with other settings; give {settings}."
+        )
+    loaded = origin.params.get(_ENCODER, {})
     ours, theirs = (dict(named_parameters(tree)) for tree in (state.params[_ENCODER], loaded))
     for path in sorted({*ours, *theirs}):
         shapes = [str(tree[path].shape) if path in tree else "nothing" for tree in (ours, theirs)]
         if shapes[0] != shapes[1]:
             raise UserError(
                 f"model.encoder_from={workdir!r}: its encoder has {shapes[1]} at {path}, this model {shapes[0]}. "
-                "Choose the same model.size of encoder, model.patch_input, model.positions and tokens as that run."
+                "Choose the same model.size of encoder and tokens as that run."
             )
     encoder = jax.tree.map(
         lambda old, new: jax.device_put(np.asarray(new), old.sharding), state.params[_ENCODER], loaded

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime as dt
+import functools
 
 import numpy as np
 import pytest
@@ -46,6 +48,27 @@ def loader_of(dataset, other_dataset, data_config):
     yield make
     for loader in loaders:
         loader.close()
+
+
+def test_pairs_hold_two_windows_of_one_person_at_every_position_and_on_every_host(dataset, data_config):
+    config = data_config(dataset)
+    load = functools.partial(Loader, config, [dataset], data_spec(config, [dataset]), "train", seed=5, batch_size=6)
+    with contextlib.closing(load()) as loader:
+        single = np.concatenate([batch["values"] for batch in take(loader, 4)])
+    with contextlib.closing(load(person_pairs=True)) as loader:
+        pairs = take(loader, 8)
+    values, people = (np.concatenate([batch[key] for batch in pairs]) for key in ("values", "person"))
+    np.testing.assert_array_equal(values[::2], single)  # the first of each pair follows the data order
+    assert (people[::2] == people[1::2]).all()
+    assert len({*people.tolist()}) == 7
+    assert (values[::2] != values[1::2]).any(axis=(1, 2)).all()
+    person_of = {window.tobytes(): person for window, person in zip(values, people.tolist(), strict=True)}
+    assert len(person_of) == 21  # all three days of each: partners vary, and a day has one person
+    for index in (0, 1):
+        with contextlib.closing(load(person_pairs=True, process_index=index, process_count=2, position=2)) as loader:
+            (half,) = take(loader, 1)
+        for key, rows in half.items():
+            np.testing.assert_array_equal(rows, pairs[2][key][3 * index : 3 * index + 3], err_msg=key)
 
 
 def test_a_batch_holds_z_scored_windows(dataset, data_config) -> None:

@@ -1,4 +1,4 @@
-"""A stack that computes some output tokens equals, at those, one that computes all."""
+"""A stack: some output tokens equal those of all, and rotary embeddings see distances only."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lsm_jax.nn.layers import OutputTokens, Stack
+from lsm_jax.nn.positions import rotation
 from lsm_jax.nn.sizes import StackSize
 
 SLOTS, ROWS, WIDTH = 24, 2, 16
@@ -47,3 +48,20 @@ def test_outputs_and_gradients_are_those_of_all_tokens(depth, remat, seed, count
     )
     for one, other in zip(jax.tree.leaves(ours), jax.tree.leaves(theirs), strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+@settings(max_examples=10, deadline=None)
+@given(seed=st.integers(0, 2**16), shift=st.integers(1, 100))
+def test_rotary_embeddings_see_how_far_apart_tokens_are_and_nothing_else(seed, shift):
+    stack, random = make_stack(2, "none"), np.random.default_rng(seed)
+    segments = jnp.ones((ROWS, SLOTS), jnp.int32)
+    tokens = jnp.asarray(random.normal(size=(ROWS, SLOTS, WIDTH)), jnp.float32)
+    patch = np.sort(random.integers(0, 144, (ROWS, SLOTS)), axis=1)
+
+    def encoded(patch):
+        own = rotation(jnp.asarray(patch), stack.head_size)
+        return np.asarray(stack(tokens, segments, rotations=(own, own)))
+
+    np.testing.assert_allclose(encoded(patch + shift), encoded(patch), atol=1e-5)
+    assert np.abs(encoded(patch * 2) - encoded(patch)).max() > 1e-3
+    np.testing.assert_allclose(encoded(patch * 0), np.asarray(stack(tokens, segments)), atol=1e-6)

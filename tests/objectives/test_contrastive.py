@@ -30,6 +30,38 @@ def dense_sigmoid(sensor, text, valid, scale, bias):
     return -jax.nn.log_sigmoid(labels * scores).sum() / len(scores)
 
 
+def dense_same_person(vectors, person, valid, scale):
+    """Khosla et al. 2020, equation 2, over the valid windows; and how often the best other window is a partner."""
+    scores = scale * vectors[valid] @ vectors[valid].T
+    others = ~jnp.eye(len(scores), dtype=bool)
+    partners = (person[valid][:, None] == person[valid]) & others
+    has_partner = partners.any(axis=1)
+    log_shares = scores - jax.nn.logsumexp(jnp.where(others, scores, -jnp.inf), axis=1, keepdims=True)
+    losses = -jnp.where(partners, log_shares, 0).sum(axis=1) / jnp.maximum(partners.sum(axis=1), 1)
+    best = jnp.where(others, scores, -jnp.inf).argmax(axis=1)
+    correct = partners[jnp.arange(len(scores)), best]
+    return jnp.array([jnp.where(has_partner, each, 0).sum() for each in (losses, correct)]) / has_partner.sum()
+
+
+def people_of(seed, batch, hidden):
+    """Vectors of windows, their people, which of them count (two of one person at least), and scale."""
+    sensor, _, valid, scale, _ = pairs_of(seed, batch, hidden)
+    person = np.random.default_rng(seed).integers(0, 1 + batch // 2, batch)
+    person[-2:], valid[-2:] = 0, True
+    return normalised(sensor), person, valid, scale
+
+
+def person_value_and_gradients(loss, vectors, person, valid, scale):
+    """The loss, how often the best is right, and the gradients of the loss by vectors and scale."""
+
+    def first(vectors, scale):
+        both = jnp.stack([*loss(vectors, person, valid, scale)])
+        return both[0], both
+
+    gradients, both = jax.jit(jax.grad(first, (0, 1), has_aux=True))(vectors, scale)
+    return [both, *gradients]
+
+
 DENSE = {"softmax": dense_softmax, "sigmoid": dense_sigmoid}
 
 
@@ -77,6 +109,23 @@ def test_chunks_equal_the_plain_formula(seed, batch, hidden, chunk, kind):
         assert worst(got, value_and_gradients(DENSE[kind], *pairs)) < 1e-9
 
 
+@settings(max_examples=5)
+@given(st.integers(0, 99), st.integers(2, 24), st.integers(0, 6), st.integers(1, 30))
+def test_windows_of_one_person_in_chunks_equal_the_plain_formula(seed, batch, hidden, chunk):
+    with pytest.MonkeyPatch.context() as patch, jax.enable_x64(True):
+        windows = [jnp.float64(part) if part.dtype == jnp.float32 else part for part in people_of(seed, batch, hidden)]
+        patch.setattr(contrastive, "_CHUNK", chunk)
+        got = person_value_and_gradients(contrastive.same_person_loss, *windows)
+        assert worst(got, person_value_and_gradients(dense_same_person, *windows)) < 1e-9
+
+
+def test_people_with_one_window_each_have_no_loss_and_no_gradient():
+    vectors, _, valid, scale = people_of(0, 6, 0)
+    value, *gradients = person_value_and_gradients(contrastive.same_person_loss, vectors, np.arange(6), valid, scale)
+    assert value.tolist() == [0, 0]
+    assert all(not np.any(gradient) for gradient in gradients)
+
+
 def test_nothing_to_compare_is_finite_and_has_no_gradient():
     sensor, text, valid, scale, bias = pairs_of(0, 4, 0)
     for kind in DENSE:
@@ -120,6 +169,14 @@ for kind, dense in here.DENSE.items():
     found[kind] = here.worst(program(*placed, *scalars), expected)
     # 32 pairs over 4 shards: neither the matrix of all pairs nor a device's rows of it may exist.
     found[kind + " matrix"] = any(f"f32[{rows},32]" in program.as_text() for rows in (8, 32))
+windows = here.people_of(3, 32, 2)
+expected = here.person_value_and_gradients(here.dense_same_person, *windows)
+def sharded(vectors, person, valid, scale):
+    loss = lambda *parts: contrastive.same_person_loss(*parts, axes)
+    with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
+        return here.person_value_and_gradients(loss, vectors, person, valid, scale)
+step = jax.jit(sharded, in_shardings=(spread, spread, spread, None))
+found["person"] = here.worst(step(*jax.device_put(windows[:3], spread), windows[3]), expected)
 print(json.dumps(found))
 """
 
@@ -129,3 +186,4 @@ def test_eight_devices_equal_one(run_with_devices):
     for kind in DENSE:
         assert found[kind] < 1e-6
         assert found[f"{kind} matrix"] is False
+    assert found["person"] < 1e-6

@@ -342,3 +342,37 @@ def test_eight_windows_are_overfitted():
     before, after = (made.loss(each, data, jax.random.key(0))[0] for each in (made.init(jax.random.key(0)), params))
     assert before > 0.4
     assert after < 0.02
+
+
+def test_the_loss_of_people_is_added_and_pulls_windows_of_one_person_together():
+    made, step = learner(objective__person_weight=0.5, rows__windows_per_row=2)
+    params = perturbed_params(made)
+    data = batch() | {"person": np.array([0, 0, 1, 1], np.int32)}
+    (loss, metrics), gradients = step(params, data, jax.random.key(0))
+    assert float(metrics["person_loss"]) > 0
+    np.testing.assert_allclose(loss, metrics["reconstruction_loss"] + 0.5 * metrics["person_loss"], rtol=1e-6)
+    assert np.any(gradients["person_head"]["head_output"]["kernel"])
+    _, plain_step = learner(rows__windows_per_row=2)
+    own = {name: params[name] for name in ("encoder", "decoder")}
+    (reconstruction, _), _ = plain_step(own, data, jax.random.key(0))
+    np.testing.assert_allclose(metrics["reconstruction_loss"], reconstruction, rtol=1e-6)
+    for _ in range(30):
+        (_, last), gradients = step(params, data, jax.random.key(0))
+        params = jax.tree.map(lambda leaf, gradient: leaf - 0.05 * gradient, params, gradients)
+    assert float(last["person_loss"]) < 0.8 * float(metrics["person_loss"])
+
+
+def test_windows_without_a_partner_or_tokens_leave_the_loss_finite():
+    made, step = learner(objective__person_weight=0.5, rows__windows_per_row=2)
+    params = perturbed_params(made)
+    for observed, people in ((batch()["observed"], np.arange(WINDOWS)), (np.zeros_like(batch()["observed"]), [0] * 4)):
+        data = batch() | {"observed": observed, "person": np.array(people, np.int32)}
+        (loss, metrics), gradients = step(params, data, jax.random.key(0))
+        assert float(metrics["person_loss"]) == 0
+        assert all(np.isfinite(leaf).all() for leaf in jax.tree.leaves((loss, gradients)))
+
+
+@pytest.mark.parametrize(("key", "value"), [("person_weight", -1.0), ("temperature", 0.0)])
+def test_settings_of_the_loss_of_people_are_checked(key, value):
+    with pytest.raises(UserError, match=f"objective.{key}={value}"):
+        objective(**{f"objective__{key}": value})

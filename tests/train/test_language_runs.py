@@ -84,7 +84,7 @@ def test_a_run_of_coca_stopped_and_resumed_is_bit_identical(folder, tmp_path):
 def test_an_encoder_that_is_not_frozen_learns(folder):
     config = configured(folder)
     program, spec = program_of(config)
-    state = with_encoder_of(program.init(), str(folder / "lsm2"))
+    state = with_encoder_of(program.init(), str(folder / "lsm2"), config)
     encoder = jax.device_get(state.params["encoder"])
     loader = Loader(config.data, open_datasets(config.data), spec, "train", 0, 4, captions=run_captions(folder, config))
     state, metrics = program.step(state, to_devices(program.mesh, next(loader), 4))
@@ -94,9 +94,17 @@ def test_an_encoder_that_is_not_frozen_learns(folder):
 
 
 def test_an_encoder_of_other_shapes_is_refused_by_name(folder):
-    program, _ = program_of(configured(folder, **{"tokens.patch_channels": 3}))
+    config = configured(folder, **{"tokens.patch_channels": 3})
+    program, _ = program_of(config)
     with pytest.raises(UserError, match=r"encoder_from=.*has \(20, 96\) at patches/projection/kernel.*\(60, 96\)"):
-        with_encoder_of(program.init(), str(folder / "lsm2"))
+        with_encoder_of(program.init(), str(folder / "lsm2"), config)
+
+
+def test_an_encoder_of_other_settings_is_refused_with_what_to_give(folder):
+    config = configured(folder, **{"model.rotary": False, "model.asinh_inputs": False})
+    program, _ = program_of(config)
+    with pytest.raises(UserError, match=r"give --config.model.asinh_inputs=True --config.model.rotary=True\."):
+        with_encoder_of(program.init(), str(folder / "lsm2"), config)
 
 
 def test_values_are_normalised_as_the_encoder_knew_them(folder, tmp_path):

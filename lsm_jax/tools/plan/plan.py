@@ -121,6 +121,8 @@ def synthetic_batch(config: Config, spec: DataSpec, windows: int) -> dict[str, n
         batch = batch | {"text": np.ones((windows, config.language.text_length), np.int32)}
     if targets := Targets.from_config(config):
         batch = batch | targets.empty(windows)
+    if config.objective.person_weight:
+        batch = batch | {"person": np.arange(windows, dtype=np.int32) // 2}
     return batch
 
 
