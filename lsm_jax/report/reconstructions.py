@@ -90,7 +90,7 @@ def draw_reconstructions(
     for axes, number in zip(grid[:, 0], channels, strict=True):
         kind = channel(run.spec.channels[number])
         axes.set_ylabel(f"{textwrap.fill(readable(kind.name), 15)}\n({kind.unit})")
-    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="upper right", ncols=4, fontsize=9)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=9)
     return figure
 
 

@@ -81,7 +81,9 @@ def write_report(
     other_suites = list(_other_suites(workdir / "eval", step))
     evaluated = {other["suite"] for other in other_suites} | ({"generative"} if evaluation else set())
     figures = sorted((workdir / "eval" / "figures").glob("*.png"))
-    losses = {"loss": "training", "validation_loss": "validation"}
+    # With a second loss the chart shows the first, whose unit its axis names.
+    name = "reconstruction_loss" if config.objective.person_weight else "loss"
+    losses = {name: "training", f"validation_{name}": "validation"}
     seconds = _newest(metrics, "time", {})
     opened, datasets_missing = _open(config)
     values = {
