@@ -52,6 +52,8 @@ def test_a_shipped_configuration_loads_and_its_gradient_traces(location: str) ->
         "observed": jax.ShapeDtypeStruct(cells, np.bool_),
         "start_minute": integers, "weekday": integers, "window_id": integers,
     }  # fmt: skip
+    if config.objective.person_weight:
+        batch["person"] = integers
     if config.language.levels:
         batch["text"] = jax.ShapeDtypeStruct((windows, config.language.text_length), np.int32)
     if targets := Targets.from_config(config):
