@@ -1,6 +1,8 @@
 import dataclasses
 import hashlib
 import json
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -55,6 +57,19 @@ def test_comes_back_bit_for_bit(run, exported):
         assert ours.dtype == theirs.dtype == np.float32
         assert (np.asarray(ours) == np.asarray(theirs)).all()
     assert len(check_export(run, loaded, check_windows(run))) == 2
+
+
+def test_a_fresh_process_gives_the_runs_embeddings(run, exported, tmp_path):
+    windows = check_windows(run)
+    np.save(tmp_path / "values.npy", windows.values[:-1])  # the last one recorded nothing
+    code = (
+        "import sys, numpy as np, lsm_jax; encoder = lsm_jax.load(sys.argv[1]); "
+        "np.save(sys.argv[3], np.asarray(encoder.embed(np.load(sys.argv[2]))))"
+    )
+    files = exported, tmp_path / "values.npy", tmp_path / "vectors.npy"
+    subprocess.run([sys.executable, "-c", code, *map(str, files)], check=True)
+    expected = run.objective.embed(run.params, windows.batch)[: len(windows.values) - 1]
+    np.testing.assert_allclose(np.load(tmp_path / "vectors.npy"), expected, atol=1e-5)
 
 
 def test_the_folder_needs_no_framework_and_names_no_place_and_nobody(exported, dataset):
