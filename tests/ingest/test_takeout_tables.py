@@ -133,12 +133,13 @@ def test_bad_rows_of_sleep_are_counted_with_their_reason(tmp_path):
         ("2", 0, 0, "2023-01-10T12:00:00Z", "2023-01-12T12:00:00Z"),
         ("3", 90, 0, "2023-01-10T12:00:00Z", "2023-01-10T13:00:00Z"),
         ("4", "nan", "inf", "2023-01-10T12:00:00Z", "2023-01-10T13:00:00Z"),
+        ("5", 0, "nan", "2023-01-10T12:00:00Z", "2023-01-10T13:00:00Z"),
     )
     day, report = ingest(tmp_path, bad, sessions, PROFILE)
     assert day.events == [("sleep", "asleep", 60, 120), ("sleep", "light", 60, 120)]
     assert {reason: entry.rows for reason, entry in report.quarantined.items()} == {
         "unknown stage of sleep": 1,
-        "ends before it starts": 3,
+        "ends before it starts": 4,
         "time is not readable": 1,
         "lasts longer than a day": 1,
     }
@@ -200,8 +201,8 @@ def test_what_is_not_read_is_named_and_counted(tmp_path):
     assert len(report.files_ignored) == 4
 
 
-def test_exercises_of_a_table_count_in_the_time_that_it_covers(tmp_path):
-    """The JSON logs repeat them; an earlier one is in the logs only."""
+def test_an_exercise_that_the_logs_tell_too_counts_once(tmp_path):
+    """The table is better. One before its first exercise and one between two of them are in the logs only."""
     rows = (
         "exercise_id,exercise_start,exercise_end,utc_offset,activity_name,events",
         '1,2023-01-10T18:00:00Z,2023-01-10T18:30:00Z,-08:00,Walk,"{""a"": [1, 2]}"',
@@ -211,13 +212,14 @@ def test_exercises_of_a_table_count_in_the_time_that_it_covers(tmp_path):
     )
     logged = [
         {"logId": n, "activityName": name, "startTime": f"01/10/23 {start}", "duration": 1_800_000}
-        for n, (name, start) in enumerate((("Bike", "17:00:00"), ("Walk", "18:00:00")))
+        for n, (name, start) in enumerate((("Bike", "17:00:00"), ("Walk", "17:59:58"), ("Swim", "19:30:00")))
     ]
     files = {TABLES + "UserExercises_2023-01-01.csv": "\n".join(rows), FOLDER + "exercise-0.json": json.dumps(logged)}
     day, report = ingest(tmp_path, STEPS, files, PROFILE)
     assert day.events == [
         ("activity", "cycling", 540, 570),
         ("activity", "walking", 600, 630),
+        ("activity", "swimming", 690, 720),
         ("activity", "outdoor run", 780, 790.5),
     ]
     assert {reason: entry.rows for reason, entry in report.quarantined.items()} == {

@@ -21,7 +21,6 @@ RELATIVE_START = int(dt.datetime(2001, 1, 1, tzinfo=dt.UTC).timestamp())  # a Mo
 _WEEK = 7 * 86400
 _MAX_RELATIVE = 50 * 366 * 86400  # seconds
 NO_ZONE = "time zone is neither an IANA name, an offset nor one of the mapping's zones"
-_NO_TEXT = pl.Series([None], dtype=pl.String)
 _NO_NUMBER = pl.Series([None], dtype=pl.Float64)
 
 

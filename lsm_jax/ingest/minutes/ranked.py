@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from lsm_jax.ingest.reader import Series
+from lsm_jax.ingest.reader import RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
 
 
@@ -32,13 +32,37 @@ def best_of(sources: Sequence[RankedSeries], report: IngestReport) -> Series:
     value = np.concatenate([each.series.value for each in ordered])
     owner = np.repeat(np.arange(len(ordered)), [len(each.series.minute) for each in ordered])
     recorded = np.flatnonzero(~np.isnan(value))
+    minutes = np.bincount(owner[recorded], minlength=len(ordered))
     # The first of each minute belongs to the best source.
     _, first = np.unique(minute[recorded], return_index=True)
-    for number, each in enumerate(ordered):
-        if outranked := int((owner[recorded] == number).sum() - (owner[recorded][first] == number).sum()):
-            report.outranked_minutes[f"{channel} of {each.source}"] += outranked
     best = recorded[first]
+    outranked = minutes - np.bincount(owner[best], minlength=len(ordered))
+    for each, count in zip(ordered, outranked.tolist(), strict=True):
+        if count:
+            report.outranked_minutes[f"{channel} of {each.source}"] += count
     # Days without a value keep the NaN that marks them (`series.minute_series`).
     marker = np.setdiff1d(minute[np.isnan(value)] // 1440, minute[best] // 1440) * 1440 + 720
     empty = np.full(len(marker), np.nan, np.float32)
     return Series(channel, np.append(minute[best], marker), np.append(value[best], empty).astype(np.float32))
+
+
+def best_events(ranked: Iterable[tuple[int, RecordEvent]]) -> list[RecordEvent]:
+    """The events of the best sources in order of time.
+
+    One whose middle lies in an event of a better source is the same event, told again, and is left out.
+
+    Args:
+      ranked: each event with the rank of its source, 0 is the best.
+    """
+    by_rank: dict[int, set[RecordEvent]] = {}
+    for rank, event in ranked:
+        by_rank.setdefault(rank, set()).add(event)
+    kept: list[RecordEvent] = []
+    for rank in sorted(by_rank):
+        mine = list(by_rank[rank])
+        ends = np.maximum.accumulate([-np.inf, *(event.end for event in kept)])
+        middle = [(event.start + event.end) / 2 for event in mine]
+        before = np.searchsorted([event.start for event in kept], middle, side="right")
+        new = [event for event, at, end in zip(mine, middle, ends[before], strict=True) if end <= at]
+        kept = sorted([*kept, *new], key=lambda event: (event.start, event.end, event.name))
+    return kept

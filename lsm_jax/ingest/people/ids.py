@@ -14,7 +14,7 @@ from lsm_jax.ingest.cells import add_reason, is_empty
 
 Difference = Literal["case", "zeros", "marks"]
 LOST_DIGITS = "person id has lost digits to scientific notation: two people may have become one; write ids as text"
-_NO_TEXT = pl.Series([None], dtype=pl.String)
+NO_TEXT = pl.Series([None], dtype=pl.String)
 # Spreadsheets write 123456789012 as 1.23457E+11. "12E5" is an id like any other.
 _SCIENTIFIC = r"^-?\d(?:[.,]\d+[eE]\+?|[eE]\+)\d{1,3}$"
 
@@ -55,7 +55,7 @@ def _read_ids(cells: pl.Series) -> tuple[pl.Series, pl.Series]:
         text = text.replace({cell: _whole_number(cell) for cell in scientific})
         lost |= text.is_null() & cells.is_not_null()
     reasons = add_reason(reasons, lost, LOST_DIGITS)
-    return text.zip_with(reasons.is_null(), _NO_TEXT), reasons
+    return text.zip_with(reasons.is_null(), NO_TEXT), reasons
 
 
 def _whole_number(text: str) -> str | None:

@@ -9,7 +9,7 @@ import polars as pl
 import pydantic
 
 from lsm_jax.ingest.cells import add_reason
-from lsm_jax.ingest.people.ids import _NO_TEXT, Difference, identity, read_ids
+from lsm_jax.ingest.people.ids import NO_TEXT, Difference, identity, read_ids
 from lsm_jax.ingest.section import Section, mistake
 
 
@@ -89,7 +89,7 @@ class PersonRule(Section):
                 reasons = add_reason(reasons, has_mark, f"part of a person id holds {self.join!r}: give another join")
             columns = [part.alias(str(place)) for place, (part, _) in enumerate(parts)]
             ids = pl.select(pl.concat_str(columns, separator=self.join)).to_series()
-        return ids.zip_with(reasons.is_null(), _NO_TEXT), reasons
+        return ids.zip_with(reasons.is_null(), NO_TEXT), reasons
 
 
 class PeopleRule(PersonRule):

@@ -13,7 +13,7 @@ from jaxtyping import Int
 
 from lsm_jax.channels import REGISTRY
 from lsm_jax.ingest.formats.apple.types import BASAL, CHANNELS
-from lsm_jax.ingest.minutes.ranked import RankedSeries, best_of
+from lsm_jax.ingest.minutes.ranked import RankedSeries, best_events, best_of
 from lsm_jax.ingest.minutes.recording import Recording
 from lsm_jax.ingest.minutes.series import minute_series
 from lsm_jax.ingest.minutes.sleep import Spell, best_spells, sleep_events, sleep_series
@@ -82,20 +82,9 @@ class AppleRecording(Recording):
         return best_spells((ranks[number], spell) for number, spell in self.spells)
 
     def all_events(self) -> tuple[RecordEvent, ...]:
-        return (*sleep_events(self.sleep()), *self._activities())
-
-    def _activities(self) -> tuple[RecordEvent, ...]:
-        """Workouts; one whose middle lies in a workout of a better source is the same one, written again by an app."""
         ranks = self._ranks(number for number, _ in self.workouts)
-        kept: list[RecordEvent] = []
-        for number in sorted(ranks, key=lambda number: ranks[number]):
-            mine = sorted({event for source, event in self.workouts if source == number}, key=lambda each: each.start)
-            ends = np.maximum.accumulate([-np.inf, *(event.end for event in kept)])
-            middle = [(event.start + event.end) / 2 for event in mine]
-            before = np.searchsorted([event.start for event in kept], middle, side="right")
-            new = [event for event, at, end in zip(mine, middle, ends[before], strict=True) if end <= at]
-            kept = sorted([*kept, *new], key=lambda event: event.start)
-        return tuple(kept)
+        workouts = best_events((ranks[number], workout) for number, workout in self.workouts)
+        return (*sleep_events(self.sleep()), *workouts)
 
     def _ranks(self, numbers: Iterator[int]) -> dict[int, int]:
         """Number of a source -> its rank among those that occur; of equal ones the more frequent is the better."""

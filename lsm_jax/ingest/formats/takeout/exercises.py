@@ -10,7 +10,7 @@ from lsm_jax.ingest.cells import LINE, add_reason, quarantine_rows
 from lsm_jax.ingest.files.faults import UnusableEntry
 from lsm_jax.ingest.files.source import SourceFile
 from lsm_jax.ingest.formats.takeout.kinds import EXERCISE_COLUMNS, Kind
-from lsm_jax.ingest.formats.takeout.recording import DAY, TOO_LONG, TakeoutRecording
+from lsm_jax.ingest.formats.takeout.recording import DAY, JSON_RANK, TOO_LONG, TakeoutRecording
 from lsm_jax.ingest.reader import RecordEvent
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.tables.rows import read_rows
@@ -23,7 +23,7 @@ def add_exercise(log: Any, found: TakeoutRecording) -> None:
     start, seconds = found.instant(log["startTime"]), float(log["duration"]) / 1000
     if not 0 <= seconds <= DAY:
         raise UnusableEntry(TOO_LONG)
-    found.events.append(_event(str(log["activityName"]), start, start + seconds))
+    found.exercises.append((JSON_RANK, _event(str(log["activityName"]), start, start + seconds)))
 
 
 def read_exercises(file: SourceFile, _: Kind, found: TakeoutRecording, report: IngestReport) -> None:
@@ -35,7 +35,7 @@ def read_exercises(file: SourceFile, _: Kind, found: TakeoutRecording, report: I
         reasons = add_reason(reasons, names == "", "exercise without a name")
         good = quarantine_rows(block[LINE], reasons, file.label, report)
         rows = pl.DataFrame({"name": names, "start": start, "end": end}).filter(good)
-        found.exercises += [_event(*row) for row in rows.iter_rows()]
+        found.exercises += [(0, _event(*row)) for row in rows.iter_rows()]
 
 
 def _event(name: str, start: float, end: float) -> RecordEvent:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import bisect
-import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ import polars as pl
 
 from lsm_jax.ingest.cells import add_reason
 from lsm_jax.ingest.files.faults import UnusableEntry
+from lsm_jax.ingest.minutes.ranked import best_events
 from lsm_jax.ingest.minutes.recording import Recording
 from lsm_jax.ingest.minutes.sleep import Spell, sleep_events
 from lsm_jax.ingest.reader import RecordEvent, Series
@@ -50,7 +50,7 @@ class TakeoutRecording(Recording):
         super().__init__()
         self._prefer = [name.casefold() for name in prefer]
         self.sleeps: list[Sleep] = []
-        self.exercises: list[RecordEvent] = []  # of tables; other events of their time repeat them
+        self.exercises: list[tuple[int, RecordEvent]] = []  # with the rank of their source; 0 is the best
 
     def instants(self, cells: pl.Series) -> tuple[pl.Series, pl.Series]:
         """(seconds since the epoch, reasons where there are none). The spelling tells UTC from the wearer's clock."""
@@ -83,8 +83,8 @@ class TakeoutRecording(Recording):
         """Notes what a column of offsets, such as -08:00, says of the clock at these times."""
         names = {cell: zone_name(cell) for cell in cells.unique().drop_nulls()}
         clock = cells.replace_strict(names, default=None, return_dtype=pl.String)
-        told = pl.DataFrame({"second": second, "clock": clock}).sort("second")
-        self.add_clocks(Times(told["second"], told["clock"], told["clock"]))
+        told = pl.DataFrame({"second": second, "reason": None, "clock": clock}).sort("second")
+        self.add_clocks(Times(*told.get_columns()))
 
     def rank(self, source: str) -> int:
         """The rank of what wrote values; 0 is the best. Devices come before the JSON files, phones after."""
@@ -101,16 +101,13 @@ class TakeoutRecording(Recording):
         return sorted({spell for sleep in self._chosen()[0] for spell in sleep.spells})
 
     def all_events(self) -> tuple[RecordEvent, ...]:
-        """Stages and activities, and the sleeps of which no stages are known."""
+        """Stages, the sleeps of which no stages are known, and exercises."""
         plain = [
             RecordEvent("sleep", "asleep", each.start / 60, each.end / 60)
             for each in self._chosen()[0]
             if not each.spells
         ]
-        first = min((event.start for event in self.exercises), default=math.inf)
-        last = max((event.start for event in self.exercises), default=-math.inf)
-        others = [event for event in self.events if not first <= event.start <= last]
-        return tuple(dict.fromkeys((*sleep_events(self.sleep()), *plain, *self.exercises, *others)))
+        return (*sleep_events(self.sleep()), *plain, *best_events(self.exercises))
 
     def times(self, block: pl.DataFrame, columns: tuple[str, str]) -> tuple[pl.Series, pl.Series, pl.Series]:
         """(starts, ends, reasons why rows are bad) of two columns, which are at most a day apart."""

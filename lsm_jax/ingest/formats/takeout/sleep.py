@@ -77,7 +77,7 @@ def read_sleeps(file: SourceFile, _: Kind, found: TakeoutRecording, report: Inge
             for name in minutes
         )
         asleep, awake = start + before, end - after
-        impossible = (before < 0) | (after < 0) | (asleep > awake)
+        impossible = (before < 0) | (after < 0) | ~(awake - asleep).is_between(0, DAY)  # a cell may be NaN
         reasons = add_reason(reasons, impossible.fill_null(False), "ends before it starts")
         good = quarantine_rows(block[LINE], reasons, file.label, report)
         rows = pl.DataFrame({"start": asleep, "end": awake}).filter(good)
