@@ -83,7 +83,8 @@ class TakeoutRecording(Recording):
         """Notes what a column of offsets, such as -08:00, says of the clock at these times."""
         names = {cell: zone_name(cell) for cell in cells.unique().drop_nulls()}
         clock = cells.replace_strict(names, default=None, return_dtype=pl.String)
-        told = pl.DataFrame({"second": second, "reason": None, "clock": clock}).sort("second")
+        nothing = pl.repeat(None, len(second), dtype=pl.String, eager=True)
+        told = pl.DataFrame({"second": second, "reason": nothing, "clock": clock}).sort("second")
         self.add_clocks(Times(*told.get_columns()))
 
     def rank(self, source: str) -> int:
