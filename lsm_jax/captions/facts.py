@@ -73,7 +73,7 @@ class LocalClock:
         return min(first, self.steps), min(last, self.steps)
 
     def span(self, fact: Fact) -> tuple[int, int] | None:
-        """The steps [first, last) that a fact speaks of, one for a moment; None for a fact about the whole window."""
+        """The steps [first, last) of a fact, one step for a moment; None for a fact about the whole window."""
         if fact.start is None or fact.end is None:
             return None
         return self.steps_of(fact.start, fact.start + 1 if fact.start == fact.end else fact.end)

@@ -24,6 +24,7 @@ from lsm_jax.train.run import Run
 SPLIT = "test"
 _BATCH_SIZE = 256
 _MIN_WINDOWS = 10
+_ROUNDING = 1e-6  # of the largest value: smaller differences of embeddings are rounding noise
 _PERPLEXITY = 30
 _MAX_LABELS = 4
 _MARKERS = "osD^vP"  # with the hues, so that classes differ in more than colour
@@ -55,13 +56,13 @@ def embed_split(
     max_windows: int,
     progress: Callable[[int, int], None] | None = None,
 ) -> EmbeddedWindows:
-    """Embeds windows of people that nobody trained on, the same number of each dataset, spread evenly over it.
+    """Embeds windows of the test split, at most the same number of each dataset, spread evenly over it.
 
     Raises:
       UserError: there are too few windows for a map, or all have the same embedding.
       RunError: an embedding is not finite.
     """
-    rows, vectors = [], []
+    rows, vectors, done = [], [], 0
     limit = max(max_windows // max(len(datasets), 1), 1)
     total = sum(min(len(dataset.source(SPLIT)), limit) for dataset in datasets)
     for name, dataset in unique_names(datasets).items():
@@ -70,12 +71,13 @@ def embed_split(
             kept = np.isfinite(found).all(axis=1)  # the others have no token
             vectors.append(found[kept])
             rows += [(name, info.participant, info.window.labels) for info in np.array(infos, object)[kept]]
+            done += len(infos)
             if progress:
-                progress(len(rows), max(total, len(rows)))
+                progress(done, max(total, done))
     if len(rows) < _MIN_WINDOWS:
         raise UserError(f"the {SPLIT} split has {len(rows)} windows with a value, and a map needs {_MIN_WINDOWS}.")
     stacked = np.concatenate(vectors)
-    if not np.ptp(stacked, axis=0).any():
+    if np.ptp(stacked, axis=0).max() <= _ROUNDING * np.abs(stacked).max():
         raise UserError("all windows have the same embedding: the encoder has collapsed.")
     names, people, labels = zip(*rows, strict=True)
     return EmbeddedWindows(run.step, stacked, names, people, labels)

@@ -18,6 +18,7 @@ from lsm_jax.data.store import Dataset, open_dataset
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.evals import SUITES
 from lsm_jax.evals.result import write_whole
+from lsm_jax.evals.suite import check_never_trained_on
 from lsm_jax.events import read_events
 from lsm_jax.report.charts import line_chart
 from lsm_jax.report.embedding_map import SPLIT, draw_maps, embed_split
@@ -85,7 +86,7 @@ def write_report(
     name = "reconstruction_loss" if config.objective.person_weight else "loss"
     losses = {name: "training", f"validation_{name}": "validation"}
     seconds = _newest(metrics, "time", {})
-    opened, datasets_missing = _open(config)
+    opened, dataset_rows, datasets_missing = _open(config)
     values = {
         "title": workdir.resolve().name,
         "folder": workdir.name,
@@ -105,7 +106,7 @@ def write_report(
         "events": _timeline(read_events(workdir)),
         "seconds": sorted(((name, spent) for name, spent in seconds.items() if spent), key=lambda item: -item[1]),
         "map": _embedding_map(workdir, opened, map_windows, progress) if map_windows else None,
-        "datasets": [_dataset_row(dataset.card) for dataset in opened],
+        "datasets": dataset_rows,
         "datasets_missing": datasets_missing,
         "config_text": to_json(config),
         "made_by": f"lsm_jax {lsm_jax.__version__}, {time.strftime('%Y-%m-%d %H:%M')}",
@@ -215,26 +216,28 @@ def _embedding_map(
     workdir: Path, datasets: Sequence[Dataset], windows: int, progress: Callable[[int, int], None] | None
 ) -> dict[str, Any]:
     """The maps of embeddings, or why there are none."""
+    held_out = [dataset for dataset in datasets if len(dataset.source(SPLIT))]
     try:
-        embedded = embed_split(load_run(workdir), datasets, windows, progress)
+        checked = check_never_trained_on(workdir, held_out, SPLIT)
+        embedded = embed_split(load_run(workdir), held_out, windows, progress)
     except (UserError, RunError) as error:
         return {"pictures": [], "why": str(error)}
     people = len({*zip(embedded.datasets, embedded.people, strict=True)})
-    counts = {"windows": len(embedded.people), "people": people, "step": embedded.step}
+    counts = {"windows": len(embedded.people), "people": people, "step": embedded.step, "checked": checked}
     return {"pictures": draw_maps(embedded), "split": SPLIT, **counts}
 
 
-def _open(config: Config) -> tuple[list[Dataset], list[str]]:
-    """The run's datasets, and a sentence for each that cannot be opened any more."""
-    opened, missing = [], []
+def _open(config: Config) -> tuple[list[Dataset], list[dict[str, str]], list[str]]:
+    """The run's datasets, a table row for each, and a sentence for each that cannot be opened any more."""
+    opened, rows, missing = [], [], []
     for path in config.data.paths:
         try:
             dataset = open_dataset(path)
-            _dataset_row(dataset.card)
+            rows.append(_dataset_row(dataset.card))
             opened.append(dataset)
         except (UserError, KeyError, TypeError, ValueError) as error:
             missing.append(f"Dataset {Path(path).name} is not at hand: {error}")
-    return opened, missing
+    return opened, rows, missing
 
 
 def _dataset_row(card: Mapping[str, Any]) -> dict[str, str]:

@@ -104,10 +104,19 @@ def test_what_a_guide_adds_works(page: Path, tmp_path: Path, monkeypatch: pytest
         del IMPLEMENTATIONS[name]  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize(("line", "fault"), [("print(1)", "the page says"), ("1 / 0", "division by zero")])
-def test_a_page_that_is_wrong_fails(line: str, fault: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("language", "line", "fault"),
+    [
+        ("python", "print(1)", "the page says"),
+        ("python", "1 / 0", "division by zero"),
+        ("bash", "echo 2; false", "ended with 1"),
+        ("bash", "false | echo 2", "ended with 1"),
+        ("bash", "lsm inspect nowhere", "ended with exit code 2"),
+    ],
+)
+def test_a_page_that_is_wrong_fails(language: str, line: str, fault: str, tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"```python\n{line}\n```\n\n```text\n2\n```\n")
+    page.write_text(f"```{language}\n{line}\n```\n\n```text\n2\n```\n")
     with pytest.raises(Exception, match=fault):
         run_page(page)
 

@@ -104,7 +104,7 @@ def run_line(line: str, where: str) -> None:
             code = command.main(words[1:])
         assert code == 0, f"{where}: {line} ended with exit code {code}\n{problems.getvalue()[-3000:]}"
         return
-    finished = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False)
+    finished = subprocess.run(["bash", "-o", "pipefail", "-c", line], capture_output=True, text=True, check=False)
     print(finished.stdout, end="")
     assert finished.returncode == 0, f"{where}: {line} ended with {finished.returncode}\n{finished.stderr[-3000:]}"
 

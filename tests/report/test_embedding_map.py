@@ -1,6 +1,7 @@
 """The map of embeddings: points of the test split, coloured by what is known of them, without an id."""
 
 import dataclasses
+import json
 import re
 
 import numpy as np
@@ -13,7 +14,7 @@ from lsm_jax.data.spec import data_spec, open_datasets
 from lsm_jax.errors import UserError
 from lsm_jax.objectives import MaskedObjective
 from lsm_jax.report.embedding_map import EmbeddedWindows, draw_maps, embed_split, tsne_positions
-from lsm_jax.train.workdir import write_config
+from lsm_jax.train.workdir import write_config, write_trained_on
 
 
 @pytest.fixture(scope="module")
@@ -24,12 +25,16 @@ def dataset(tmp_path_factory):
 
 def test_the_report_maps_the_test_windows_of_a_run(dataset, tmp_path):
     save_run(tiny_run(dataset.path), tmp_path / "run")
-    assert main(["report", "--workdir", str(tmp_path / "run")]) == 0
-    page = Page((tmp_path / "run" / "report.html").read_text())
+    report, file = ["report", "--workdir", str(tmp_path / "run")], tmp_path / "run" / "report.html"
+    assert main([*report, "--map-windows", "10"]) == 0
+    assert "these people may be among them" in file.read_text() and "not trained on" not in file.read_text()
+    write_trained_on(tmp_path / "run", [dataset])
+    assert main(report) == 0
+    page = Page(file.read_text())
     page.assert_self_contained()
     people = {*dataset.source("test").participants}
     recorded = int((dataset.source("test").observed > 0).sum())
-    assert f"{recorded} windows of {len(people)} people" in " ".join(page.text.split())
+    assert f"{recorded} windows of {len(people)} people whom the run was not trained on" in " ".join(page.text.split())
     for expected in ("t-SNE", "step 7", "By person", f"person {len(people)}", "By age", "By sex"):
         assert expected in page.text, expected
     assert "By dataset" not in page.text  # there is one
@@ -49,18 +54,29 @@ def test_without_a_model_or_windows_the_page_says_why(dataset, tmp_path, capsys)
     assert "--map-windows -1: give 0 or more" in capsys.readouterr().err
 
 
-class Collapsed(MaskedObjective):
-    """An objective that gives every window the same embedding."""
+def test_people_whom_the_run_was_trained_on_are_not_mapped(dataset, tmp_path):
+    config = tiny_config(dataset.path)
+    write_config(tmp_path / "run", config, data_spec(config.data, open_datasets(config.data)))
+    people = sorted({*dataset.source("test").participants})
+    (tmp_path / "run" / "trained_on.json").write_text(json.dumps({"participants": {"before": people[:2]}}))
+    assert main(["report", "--workdir", str(tmp_path / "run")]) == 0
+    page = Page((tmp_path / "run" / "report.html").read_text())
+    assert f"the run was trained on 2 of the {len(people)} people of the test split" in page.text
 
-    def __init__(self):
-        pass
+
+class Collapsed(MaskedObjective):
+    """An objective that gives every window the same embedding, but for rounding noise."""
+
+    def __init__(self, noise):
+        self._noise = noise
 
     def embed(self, params, batch, pooling=""):
-        return np.ones((len(batch["values"]), 4), np.float32)
+        return 1 + self._noise * np.random.default_rng(0).random((len(batch["values"]), 4), np.float32)
 
 
-def test_a_collapsed_encoder_has_no_map(dataset):
-    run = dataclasses.replace(tiny_run(dataset.path), objective=Collapsed())
+@pytest.mark.parametrize("noise", [0, 2e-7])
+def test_a_collapsed_encoder_has_no_map(dataset, noise):
+    run = dataclasses.replace(tiny_run(dataset.path), objective=Collapsed(noise))
     with pytest.raises(UserError, match="the encoder has collapsed"):
         embed_split(run, [dataset], 50)
 
