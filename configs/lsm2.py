@@ -132,6 +132,6 @@ def _laptop(config: ConfigDict, time_block_weight: float = 0.7) -> None:
     config.optimizer.learning_rate = 3e-3
     config.optimizer.betas = (0.9, 0.99)
     config.train.batch_size = 32
-    # Days of one person are also told from those of others: embeddings say more about people, and errors fall a little.
+    # With the person loss embeddings say more about a person's age (docs/results/lsm2.md).
     config.objective.person_weight = 0.1
     config.rows.eval_max_tokens = 512  # for speed on two cores

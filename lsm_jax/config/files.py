@@ -32,7 +32,7 @@ _RENAMED = {
     "train.max_nonfinite_steps": "train.max_bad_steps",
 }
 
-# Keys added since, with what run folders without them were trained with, where that is not today's default.
+# Keys that run folders of earlier versions lack, with the value that these runs had. It is not today's default.
 _BEFORE = {"model": {"rotary": False}}
 
 

@@ -155,10 +155,10 @@ class ObjectiveConfig(Strict):
     )
     person_weight: float = key(
         0.0,
-        "weight of a second loss of masked_reconstruction and imputed_reconstruction: windows of one person are told "
-        "from those of others; above 0, batches hold pairs of windows of one person",
+        "weight of the person loss, a contrastive loss over people beside masked_reconstruction or "
+        "imputed_reconstruction; above 0, batches hold pairs of windows of one person",
     )
-    temperature: float = key(0.1, "temperature of simclr and of that second loss")
+    temperature: float = key(0.1, "temperature of simclr and of the person loss")
     jitter: float = key(0.1, "sd of the noise that simclr adds to z-scored cells")
 
 

@@ -104,7 +104,7 @@ class Loader:
             host_rows=slice(process_index * share, (process_index + 1) * share),
             captions=captions,
             targets=targets,
-            person_pairs=person_pairs,
+            first_person=np.cumsum([0] + [source.num_people for source in sources]) if person_pairs else None,
             balance=balance or RowBalancer.for_batch(1, 1, 1),
         )
         self._workers, self._prefetch = int(config.workers), int(config.prefetch)
@@ -305,7 +305,11 @@ class _Sample:
 
 @dataclasses.dataclass(frozen=True)
 class _BatchReader(grain.transforms.Map):
-    """Maps the number of a batch to this host's rows of it, and to the faults met while reading them."""
+    """Maps the number of a batch to this host's rows of it, and to the faults met while reading them.
+
+    Attributes:
+      first_person: number of the first person of each dataset; None: windows do not come in pairs of one person.
+    """
 
     layouts: Sequence[_ChannelLayout]
     spec: DataSpec
@@ -315,7 +319,7 @@ class _BatchReader(grain.transforms.Map):
     host_rows: slice
     captions: CaptionTokens | None
     targets: Targets | None
-    person_pairs: bool
+    first_person: Int[np.ndarray, " d"] | None
     balance: RowBalancer
 
     def map(self, number: int) -> tuple[Batch, tuple[Note, ...]]:
@@ -323,8 +327,9 @@ class _BatchReader(grain.transforms.Map):
         batch = empty_batch(len(samples), self.spec, window_id)
         for row, sample in enumerate(samples):
             sample.info.decode_into(batch, row, sample.interval)
-        if self.person_pairs:
-            batch["person"] = self._people(samples)
+        if self.first_person is not None:
+            own = [self.layouts[sample.dataset].source.people[sample.info.index] for sample in samples]
+            batch["person"] = (self.first_person[[sample.dataset for sample in samples]] + own).astype(np.int32)
         if self.captions or self.targets:
             windows = [
                 mask_outside(sample.info.window, *sample.interval) if sample.interval else sample.info.window
@@ -356,10 +361,11 @@ class _BatchReader(grain.transforms.Map):
     def _samples(self, positions: Int[np.ndarray, " n"]) -> list[_Sample]:
         """The windows at these positions of the data order, cropped."""
         # The two positions of a pair share a place in the data order.
-        places = positions // 2 if self.person_pairs else positions
+        in_pairs = self.first_person is not None
+        places = positions // 2 if in_pairs else positions
         datasets, windows = self.order.lookup(places)
         epochs = self.order.epochs(places).tolist()
-        if self.person_pairs:
+        if in_pairs:
             self._take_partners(positions, datasets, windows)
         layouts = [self.layouts[dataset] for dataset in datasets]
         wanted = zip(positions.tolist(), datasets.tolist(), windows.tolist(), strict=True)
@@ -371,12 +377,6 @@ class _BatchReader(grain.transforms.Map):
             _Sample(info, epoch, dataset, self.captions.event_crop(info.window, epoch) if self.captions else None)
             for info, epoch, dataset in zip(infos, epochs, datasets.tolist(), strict=True)
         ]
-
-    def _people(self, samples: Sequence[_Sample]) -> Int[np.ndarray, " b"]:
-        """The person of each sample, as a number among the people of all datasets."""
-        before = np.cumsum([0] + [layout.source.people.max(initial=-1) + 1 for layout in self.layouts])
-        own = [self.layouts[sample.dataset].source.people[sample.info.index] for sample in samples]
-        return (before[[sample.dataset for sample in samples]] + own).astype(np.int32)
 
     def _take_partners(
         self, positions: Int[np.ndarray, " n"], datasets: Int[np.ndarray, " n"], windows: Int[np.ndarray, " n"]

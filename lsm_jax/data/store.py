@@ -239,6 +239,11 @@ class WindowSource:
         """The participant of every window as a number from 0, int64[len]."""
         return self._index["participant"].rank("dense").to_numpy().astype(np.int64) - 1
 
+    @property
+    def num_people(self) -> int:
+        """Number of participants."""
+        return int(self.people.max(initial=-1)) + 1
+
     def of_same_person(self, index: int) -> np.ndarray:
         """The windows of the same person as window `index`, itself among them, in ascending order."""
         order, borders = self._by_person
@@ -249,7 +254,7 @@ class WindowSource:
     def _by_person(self) -> tuple[np.ndarray, np.ndarray]:
         """All windows in order of people, and where those of each person begin and end."""
         order = np.argsort(self.people, kind="stable")
-        return order, np.searchsorted(self.people[order], np.arange(self.people.max(initial=-1) + 2))
+        return order, np.searchsorted(self.people[order], np.arange(self.num_people + 1))
 
     @property
     def steps(self) -> np.ndarray:

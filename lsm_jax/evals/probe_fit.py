@@ -32,6 +32,19 @@ Scores = Float[np.ndarray, "n k"]  # probabilities of the classes, or one column
 Part = Int[np.ndarray, " p"]  # positions of examples
 
 
+class _Parts(NamedTuple):
+    """Features of the examples of a fold."""
+
+    train: Float[np.ndarray, "a f"]
+    tune: Float[np.ndarray, "b f"]
+    test: Float[np.ndarray, "c f"]
+
+    @property
+    def learnt(self) -> Float[np.ndarray, "ab f"]:
+        """Of those to fit on, and of those to choose on, in the order of `_learnt_from`."""
+        return np.concatenate([self.train, self.tune])
+
+
 class Fold(NamedTuple):
     """Examples to fit on, to choose regularisation on, and to score: of different people."""
 
@@ -84,8 +97,8 @@ def linear_probe(x: Float[np.ndarray, "n f"], task: Task, fold: Fold, *, refit: 
     examples = _standardised(x[np.concatenate([learnt, fold.test])], np.arange(len(fold.train)))
     if examples.shape[1] > len(learnt):
         examples = _in_span_of(examples, len(learnt))
-    train, tune, test = np.split(examples, np.cumsum([len(fold.train), len(fold.tune)]))
-    return (_logistic if task.classes else _ridge)(task, fold, train, tune, test, refit)
+    parts = _Parts(*np.split(examples, np.cumsum([len(fold.train), len(fold.tune)])))
+    return (_logistic if task.classes else _ridge)(task, fold, parts, refit)
 
 
 def pca_probe(x: Float[np.ndarray, "n f"], task: Task, fold: Fold) -> Scores:
@@ -174,35 +187,21 @@ def _in_span_of(x: Float[np.ndarray, "n f"], count: int) -> Float[np.ndarray, "n
     return products @ (axes[:, kept] / np.sqrt(power[kept]))
 
 
-def _ridge(
-    task: Task,
-    fold: Fold,
-    train: Float[np.ndarray, "a f"],
-    tune: Float[np.ndarray, "b f"],
-    test: Float[np.ndarray, "c f"],
-    refit: bool,
-) -> Scores:
+def _ridge(task: Task, fold: Fold, x: _Parts, refit: bool) -> Scores:
     """Ridge regression. The strengths are targets of one model, so that the features are multiplied once."""
     target = task.target[fold.train]
-    model = Ridge(alpha=_STRENGTHS).fit(train, np.repeat(target[:, None], len(_STRENGTHS), axis=1))
+    model = Ridge(alpha=_STRENGTHS).fit(x.train, np.repeat(target[:, None], len(_STRENGTHS), axis=1))
     best = 0
-    if len(tune):
-        best = int(np.argmin(np.mean((model.predict(tune) - task.target[fold.tune, None]) ** 2, axis=0)))
+    if len(x.tune):
+        best = int(np.argmin(np.mean((model.predict(x.tune) - task.target[fold.tune, None]) ** 2, axis=0)))
     if not refit:
-        return model.predict(test)[:, best, None]
+        return model.predict(x.test)[:, best, None]
     model = Ridge(alpha=_STRENGTHS[best])
     learnt = task.target[_learnt_from(fold, True)]
-    return model.fit(np.concatenate([train, tune]), learnt).predict(test)[:, None]
+    return model.fit(x.learnt, learnt).predict(x.test)[:, None]
 
 
-def _logistic(
-    task: Task,
-    fold: Fold,
-    train: Float[np.ndarray, "a f"],
-    tune: Float[np.ndarray, "b f"],
-    test: Float[np.ndarray, "c f"],
-    refit: bool,
-) -> Scores:
+def _logistic(task: Task, fold: Fold, x: _Parts, refit: bool) -> Scores:
     """Logistic regression. A fit begins where a stronger regularisation ended; the first that is worse is the last."""
     settings: dict[str, Any] = {"class_weight": "balanced", "solver": "newton-cg", "max_iter": 500}
     model = LogisticRegression(warm_start=True, **settings)
@@ -210,15 +209,15 @@ def _logistic(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         for strength in _INVERSE_STRENGTHS:
-            model.set_params(C=strength).fit(train, task.target[fold.train])
-            loss = loss_of(_by_class(model.predict_proba(tune), model, task), task, fold.tune) if len(tune) else 0.0
+            model.set_params(C=strength).fit(x.train, task.target[fold.train])
+            loss = loss_of(_by_class(model.predict_proba(x.tune), model, task), task, fold.tune) if len(x.tune) else 0.0
             if loss >= lowest:
                 break
-            lowest, best, scores = loss, strength, _by_class(model.predict_proba(test), model, task)
+            lowest, best, scores = loss, strength, _by_class(model.predict_proba(x.test), model, task)
         if refit:
             learnt = task.target[_learnt_from(fold, True)]
-            model = LogisticRegression(C=best, **settings).fit(np.concatenate([train, tune]), learnt)
-            scores = _by_class(model.predict_proba(test), model, task)
+            model = LogisticRegression(C=best, **settings).fit(x.learnt, learnt)
+            scores = _by_class(model.predict_proba(x.test), model, task)
     return scores
 
 

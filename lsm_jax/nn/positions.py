@@ -53,7 +53,7 @@ def rotation(patch: Int[Array, "*b"], head_size: int) -> Rotation:
     """The rotation of a head's features at a patch of its window (RoPE, Su et al. 2021, arXiv 2104.09864).
 
     The score of two tokens then depends on how far apart they are. Angles per patch go from 1 to nearly 1/150: of
-    10 minutes each, one turn takes from an hour to a week.
+    10 minutes each, one turn takes from an hour to several days.
     """
     half = head_size // 2
     angle = patch[..., None].astype(jnp.float32) * jnp.asarray(150.0 ** -(np.arange(half, dtype=np.float32) / half))

@@ -29,7 +29,7 @@ class Projection(nnx.Module):
 def window_moments(
     encoded: Float[Array, "r s d"], rows: Rows, windows: int
 ) -> tuple[Float[Array, "b d"], Float[Array, "b d"]]:
-    """Mean and standard deviation over the encoded tokens of each window; zeros where it has none."""
+    """Mean and standard deviation over the encoded tokens of each window; 0 and 0.001 where it has none."""
     member = jax.nn.one_hot(rows.segment - 1, windows // len(rows.segment), dtype=encoded.dtype)
     count = jnp.maximum(member.sum(axis=1), 1)[:, :, None]
     mean = jnp.einsum("rsw,rsd->rwd", member, encoded) / count

@@ -1,8 +1,8 @@
 """Masked reconstruction: the objective of LSM-2 (arXiv 2506.05321). LSM-1 fills gaps first (`imputed`).
 
 The model sees neither missing tokens (the inherited mask) nor tokens hidden for training (the artificial mask). The
-loss is taken per observed cell of artificially hidden tokens. A second loss may tell windows of one person from those
-of others (`objective.person_weight`).
+loss is taken per observed cell of artificially hidden tokens. With `objective.person_weight` the person loss is
+added, a contrastive loss over people.
 """
 
 from __future__ import annotations
@@ -76,12 +76,12 @@ class MaskedReconstruction(NetworkObjective, MaskedObjective):
         return MaskedAutoencoder(self.tokens, self.size, self.model, compares_people, rngs=nnx.Rngs(rng))
 
     def loss(self, params: Params, batch: Batch, rng: PRNGKeyArray) -> tuple[Float[Array, ""], Metrics]:
-        """Mean squared error (z-scored) over observed cells of artificially hidden tokens, and the loss of people.
+        """Mean squared error (z-scored) over observed cells of artificially hidden tokens, plus the person loss.
 
         If only a sample of them is decoded, each is weighted by the inverse of its inclusion probability. Finite for
         any bytes in unobserved cells. Zero, with a zero gradient, if there is nothing to predict.
 
-        With `objective.person_weight`, which the loss of people is multiplied by, metrics have both parts.
+        The person loss has the weight `objective.person_weight`; with it, metrics have both losses.
         """
         cells = self.tokens.tokenize(batch)
         masked = self._mask_and_pack(cells, batch, rng)
@@ -107,7 +107,7 @@ class MaskedReconstruction(NetworkObjective, MaskedObjective):
     def _person_loss(
         self, network: MaskedAutoencoder, encoded: Float[Array, "r s d"], rows: Rows, batch: Batch
     ) -> tuple[Float[Array, ""], Float[Array, ""]]:
-        """Windows of one person are told from those of others by their visible tokens (`contrastive`)."""
+        """`contrastive.same_person_loss` of the windows' visible tokens."""
         windows = len(batch["observed"])
         vectors = network.person_vectors(encoded, rows, windows)
         has_tokens = rows.contains(windows).any(axis=1)
@@ -179,7 +179,7 @@ class MaskedReconstruction(NetworkObjective, MaskedObjective):
     def _metrics(self, observed: Bool[Array, "b n"], masked: MaskedBatch) -> Metrics:
         total = lambda tokens: tokens.sum().astype(jnp.float32)  # noqa: E731
         visible, targets = masked.encoder_rows, masked.target_rows
-        layers = {name: self._shapes[name] for name in ("encoder", "decoder")}  # the head of people is small
+        layers = {name: self._shapes[name] for name in ("encoder", "decoder")}  # the projection head is small
         return {
             "tokens_observed": total(observed),
             "tokens_visible": total(visible.segment > 0),

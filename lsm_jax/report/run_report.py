@@ -82,7 +82,7 @@ def write_report(
     other_suites = list(_other_suites(workdir / "eval", step))
     evaluated = {other["suite"] for other in other_suites} | ({"generative"} if evaluation else set())
     figures = sorted((workdir / "eval" / "figures").glob("*.png"))
-    # With a second loss the chart shows the first, whose unit its axis names.
+    # Without the person loss, which has another unit.
     name = "reconstruction_loss" if config.objective.person_weight else "loss"
     losses = {name: "training", f"validation_{name}": "validation"}
     seconds = _newest(metrics, "time", {})

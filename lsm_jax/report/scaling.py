@@ -191,7 +191,7 @@ def _read_run(workdir: Path, name: str, score: str, counts: dict[Any, int]) -> S
     model = (config.objective, config.model, config.tokens, config.language, spec.channels, spec.window_minutes)
     if model not in counts:  # tracing a model takes a second
         counts[model] = _parameters(config, spec)
-    validated = [(record["step"], float(record[VALIDATION])) for record in metrics if VALIDATION in record]
+    validated = _validation_losses(metrics)
     return ScaledRun(
         name=name,
         size=config.model.size,
@@ -206,15 +206,24 @@ def _read_run(workdir: Path, name: str, score: str, counts: dict[Any, int]) -> S
     )
 
 
+def _validation_losses(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
+    """Steps and validation losses, without the person loss, which depends on how many people there are."""
+    return [
+        (record["step"], float(record.get("validation_reconstruction_loss", record[VALIDATION])))
+        for record in metrics
+        if VALIDATION in record
+    ]
+
+
 def _score(
     workdir: Path, score: str, metrics: Sequence[Mapping[str, Any]]
 ) -> tuple[float, dict[str, tuple[float, float]]]:
     """The score at the end of a run, and its parts by person where they are kept."""
     if score == VALIDATION:
-        values = [float(record[VALIDATION]) for record in metrics if VALIDATION in record]
-        if not values:
+        validated = _validation_losses(metrics)
+        if not validated:
             raise UserError("it has no validation loss.")
-        return values[-1], {}
+        return validated[-1][1], {}
     suite, _, task = score.partition("/")
     file = workdir / EVALUATIONS / f"{suite}.json"
     if not file.is_file():

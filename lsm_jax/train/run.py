@@ -25,7 +25,7 @@ from lsm_jax.train.state import State
 from lsm_jax.train.workdir import CHECKPOINTS, SPEC, read_config, run_captions
 
 _ENCODER = "encoder"
-# Settings without which an encoder's parameters mean something else; those that change shapes are seen by these.
+# Under another value of these an encoder's parameters mean something else. Other sizes are found by the shapes.
 _ENCODER_KEYS = ("model.positions", "model.patch_input", "model.asinh_inputs", "model.rotary", "tokens.patch_minutes")
 
 

@@ -344,7 +344,7 @@ def test_eight_windows_are_overfitted():
     assert after < 0.02
 
 
-def test_the_loss_of_people_is_added_and_pulls_windows_of_one_person_together():
+def test_the_person_loss_is_added_and_pulls_windows_of_one_person_together():
     made, step = learner(objective__person_weight=0.5, rows__windows_per_row=2)
     params = perturbed_params(made)
     data = batch() | {"person": np.array([0, 0, 1, 1], np.int32)}
@@ -373,6 +373,6 @@ def test_windows_without_a_partner_or_tokens_leave_the_loss_finite():
 
 
 @pytest.mark.parametrize(("key", "value"), [("person_weight", -1.0), ("temperature", 0.0)])
-def test_settings_of_the_loss_of_people_are_checked(key, value):
+def test_settings_of_the_person_loss_are_checked(key, value):
     with pytest.raises(UserError, match=f"objective.{key}={value}"):
         objective(**{f"objective__{key}": value})

@@ -109,6 +109,13 @@ def test_json_keeps_everything() -> None:
     assert flatten(from_json(to_json(Config()), "here")) == flatten(Config())
 
 
+def test_a_run_folder_without_a_later_key_keeps_what_it_was_trained_with() -> None:
+    assert from_json("{}", "here").model.rotary is False
+    assert from_json('{"model": {"size": "small"}}', "here").model.rotary is False
+    assert from_json('{"model": {"rotary": true}}', "here").model.rotary is True
+    assert Config().model.rotary is True
+
+
 @pytest.mark.parametrize("text", ["", "[]", "1", '{"sead": 1}', '{"seed": "one"}', '{"train": 3}', "\x00", "{" * 9000])
 def test_damaged_json_is_refused(text: str) -> None:
     with pytest.raises(UserError, match=r"run/config\.json"):

@@ -130,7 +130,7 @@ def _prepared(config: Config, batch_size: int, dtype: str) -> Config:
     # Rows of a pod may hold more windows than a device here has.
     windows = math.gcd(config.rows.windows_per_row, batch_size // jax.device_count())
     changes = {"train.batch_size": batch_size, "rows.windows_per_row": windows, "model.dtype": dtype}
-    # Batches have no people: the reconstruction alone is measured, which the loss of people adds little to.
+    # These batches name no people, so the reconstruction is measured without the person loss.
     return with_changes(config, {**changes, "objective.person_weight": 0.0})
 
 
