@@ -37,7 +37,9 @@ def build(config: Config, spec: DataSpec) -> Objective:
             f"objective.name={name!r} is unknown.{nearest(name, OBJECTIVES)} Known: {', '.join(OBJECTIVES)}."
         )
     if config.objective.person_weight and OBJECTIVES[name] not in (MaskedReconstruction, ImputedReconstruction):
-        raise UserError(f"objective.person_weight: the person loss is beside masked or imputed reconstruction, not {name}.")
+        raise UserError(
+            f"objective.person_weight: the person loss is beside masked or imputed reconstruction, not {name}."
+        )
     objective = OBJECTIVES[name](config, spec)
     if config.model.freeze_encoder and not objective.frozen:
         raise UserError(
