@@ -38,7 +38,7 @@ from lsm_jax.train.messages import Messages
 from lsm_jax.train.metrics import MetricsLog, MetricsRecorder, read_metrics
 from lsm_jax.train.mirror import RunStore, run_folder
 from lsm_jax.train.processes import PreemptionHandler
-from lsm_jax.train.run import Run, keep_normalisation, with_encoder_of
+from lsm_jax.train.run import Run, encoder_trained_on, keep_normalisation, with_encoder_of
 from lsm_jax.train.schedule import SaveTimer, TrainSchedule
 from lsm_jax.train.state import LOSS_WEIGHT, Program, State, averaged, is_sum, make_program, on_first_device
 from lsm_jax.train.step_check import CheckedSteps
@@ -104,7 +104,8 @@ def train(
         if jax.process_index() == 0:
             write_config(folder, setup.config, setup.spec, setup.captions)
             write_data(folder, setup.datasets)
-            write_trained_on(folder, datasets_with_weight(config.data, setup.datasets))
+            before = encoder_trained_on(folder, config)
+            write_trained_on(folder, datasets_with_weight(config.data, setup.datasets), before)
         with contextlib.ExitStack() as stack:
             loop = Loop(setup, evaluators, clock, watchdog, stack, start_over, store)
             step = loop.run()

@@ -22,7 +22,7 @@ from lsm_jax.storage import is_url
 from lsm_jax.train.checkpoints import restore_clock, restore_parameters, saved_steps, verify
 from lsm_jax.train.mirror import fetched_run
 from lsm_jax.train.state import State
-from lsm_jax.train.workdir import CHECKPOINTS, SPEC, read_config, run_captions
+from lsm_jax.train.workdir import CHECKPOINTS, SPEC, TRAINED_ON, read_config, read_trained_on, run_captions
 
 _ENCODER = "encoder"
 # Under another value of these an encoder's parameters mean something else. Other sizes are found by the shapes.
@@ -119,17 +119,28 @@ def keep_normalisation(spec: DataSpec, workdir: Path, config: Config) -> DataSpe
     when the run resumes.
     """
     own = workdir / SPEC
-    if own.is_file():
-        origin = DataSpec.load(own)
-    else:
-        encoder = config.model.encoder_from
-        origin = DataSpec.load((fetched_run(encoder) if is_url(encoder) else Path(encoder)) / SPEC)
+    origin = DataSpec.load(own if own.is_file() else _encoder_folder(config) / SPEC)
     column_of = {name: column for column, name in enumerate(origin.channels)}
     shared = [name in column_of for name in spec.channels]
     columns = [column_of.get(name, 0) for name in spec.channels]
     return dataclasses.replace(
         spec, mean=np.where(shared, origin.mean[columns], spec.mean), sd=np.where(shared, origin.sd[columns], spec.sd)
     )
+
+
+def encoder_trained_on(workdir: Path, config: Config) -> dict[str, list[str]]:
+    """The people that the encoder of `model.encoder_from` was trained on, by dataset.
+
+    Empty without one, and where the run in `workdir` has begun: then its own list has them.
+    """
+    if not config.model.encoder_from or (workdir / TRAINED_ON).is_file():
+        return {}
+    return read_trained_on(_encoder_folder(config))
+
+
+def _encoder_folder(config: Config) -> Path:
+    encoder = config.model.encoder_from
+    return fetched_run(encoder) if is_url(encoder) else Path(encoder)
 
 
 def with_encoder_of(state: State, workdir: str, config: Config) -> State:

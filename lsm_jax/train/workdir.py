@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -214,12 +214,21 @@ def write_config(workdir: Path, config: Config, spec: DataSpec, captions: Captio
     replace_text(workdir / CONFIG, to_json(config))
 
 
-def write_trained_on(workdir: Path, datasets: Sequence[Dataset]) -> None:
+def write_trained_on(
+    workdir: Path, datasets: Sequence[Dataset], encoder: Mapping[str, Sequence[str]] | None = None
+) -> None:
     """Adds the (hashed) people of the training splits to those the run has been trained on.
 
     Writing a dataset again may move people between splits. Evaluations refuse people who are listed here.
+
+    Args:
+      workdir: of the run.
+      datasets: that the run trains on.
+      encoder: the people that its pre-trained encoder was trained on, by dataset.
     """
     people = {name: {*listed} for name, listed in read_trained_on(workdir).items()}
+    for name, listed in (encoder or {}).items():
+        people.setdefault(name, set()).update(listed)
     for dataset in datasets:
         people.setdefault(dataset.name, set()).update(dataset.source("train").participants)
     content = {"participants": {name: sorted(listed) for name, listed in people.items()}}

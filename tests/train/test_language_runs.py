@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import jax
 import numpy as np
 import pytest
@@ -21,7 +24,7 @@ from lsm_jax.train.metrics import read_metrics
 from lsm_jax.train.run import keep_normalisation, load_run, with_encoder_of
 from lsm_jax.train.schedule import TrainSchedule
 from lsm_jax.train.state import make_program
-from lsm_jax.train.workdir import TOKENIZER, run_captions
+from lsm_jax.train.workdir import TOKENIZER, TRAINED_ON, read_trained_on, replace_text, run_captions
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +71,22 @@ def test_a_frozen_encoder_is_lsm2s_and_stays_so(folder, tmp_path):
         assert train(config, tmp_path / "run") == 3
     finally:
         (folder / "moved").rename(folder / "lsm2")
+
+
+def test_people_of_the_encoder_are_not_held_out_from_the_run_that_starts_from_it(folder, tmp_path):
+    shutil.copytree(folder / "lsm2", tmp_path / "lsm2")
+    (dataset,) = open_datasets(configured(folder).data)
+    people = {dataset.name: ["a"], "earlier": ["b", "c"]}
+    replace_text(tmp_path / "lsm2" / TRAINED_ON, json.dumps({"participants": people}))
+    config = configured(folder, **{"model.encoder_from": str(tmp_path / "lsm2")})
+    train(config, tmp_path / "run")
+    listed = read_trained_on(tmp_path / "run")
+    own = {*dataset.source("train").participants}
+    assert {*listed[dataset.name]} == {"a"} | own and listed["earlier"] == ["b", "c"]
+    # They stay listed where the encoder's folder has gone.
+    shutil.rmtree(tmp_path / "lsm2")
+    train(with_changes(config, {"train.duration": "3 steps"}), tmp_path / "run")
+    assert read_trained_on(tmp_path / "run") == listed
 
 
 def test_a_run_of_coca_stopped_and_resumed_is_bit_identical(folder, tmp_path):
