@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -86,8 +87,9 @@ def wait_until(happened: Callable[[], bool], what: str, seconds: float = 900) ->
 class Cluster:
     """A SLURM of one node; `environment` makes its commands find it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder, self.environment = folder, {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
+    def __init__(self, folder: Path, runs: Path) -> None:
+        self.folder, self.runs = folder, runs
+        self.environment = {**os.environ, "SLURM_CONF": str(folder / "slurm.conf")}
 
     def run(self, *command: str | Path) -> str:
         """What a command prints; an AssertionError with its errors if it fails."""
@@ -117,8 +119,10 @@ class Cluster:
 
         def reached() -> bool:
             now = self.job(number)["JobState"]
-            logs = [path.read_text()[-3000:] for path in sorted(self.folder.parent.rglob(f"logs/{number}*.log"))]
+            logs = [path.read_text()[-3000:] for path in sorted(self.runs.rglob(f"logs/{number}*.log"))]
             assert now not in {"FAILED", "CANCELLED", "NODE_FAIL", "COMPLETED"} - {state}, "\n".join([now, *logs])
+            daemon = (self.folder / "slurmd.log").read_text()
+            assert "fatal" not in daemon, daemon[-3000:]
             return now == state
 
         wait_until(reached, f"job {number} is {state}")
@@ -146,8 +150,9 @@ class Cluster:
 @pytest.fixture
 def cluster(tmp_path: Path) -> Iterator[Cluster]:
     """A running SLURM."""
-    folder = tmp_path / "slurm"
-    for each in (folder, folder / "state", folder / "spool"):
+    # Its sockets have names of at most 107 bytes, which a folder of pytest's can be too long for.
+    folder = Path(tempfile.mkdtemp(prefix="slurm"))
+    for each in (folder / "state", folder / "spool"):
         each.mkdir()
     folder.chmod(0o755)
     host = socket.gethostname().split(".")[0]
@@ -157,7 +162,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
     (folder / "slurm.conf").write_text(CONFIGURATION.format(**settings, first_job=os.getpid() % 3000 + 1))
     (folder / "munge.key").write_bytes(os.urandom(128))
     (folder / "munge.key").chmod(0o400)
-    cluster = Cluster(folder)
+    cluster = Cluster(folder, tmp_path)
     names = {"key-file": "munge.key", "socket": "munge.socket", "pid-file": "munge.pid", "log-file": "munge.log"}
     files = [f"--{option}={folder / name}" for option, name in {**names, "seed-file": "munge.seed"}.items()]
     daemons = [["munged", "--foreground", "--force", *files], ["slurmctld", "-D", "-c"], ["slurmd", "-D", "-c"]]
@@ -175,6 +180,7 @@ def cluster(tmp_path: Path) -> Iterator[Cluster]:
         for process in reversed(processes):
             process.terminate()
             process.wait(60)
+        shutil.rmtree(folder)
 
 
 def test_a_preempted_and_requeued_job_ends_with_the_undisturbed_runs_numbers(
