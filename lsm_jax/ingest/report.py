@@ -38,7 +38,7 @@ class IngestReport(pydantic.BaseModel):
 
     rows_read: int = 0  # rows (of text or tables) or raw samples that were parsed
     rows_kept: int = 0  # those that became a value, an event or a label
-    rows_ignored: int = 0  # rows of signals that the mapping does not name
+    rows_ignored: int = 0  # those of which no channel, event or label is read
     quarantined: dict[str, BadRows] = {}  # reason -> rows set aside; a row is set aside at most once
     damaged_cells: dict[str, BadRows] = {}  # channel -> cells that are not numbers, in rows that were kept
     replaced_cells: dict[str, BadRows] = {}  # what was read as which number -> cells
@@ -50,7 +50,7 @@ class IngestReport(pydantic.BaseModel):
     notes: list[str] = []  # other facts about the import
     disordered: int = 0  # samples earlier than the sample before them in the file
     # Every `Counter` is by channel, unless it says otherwise.
-    duplicates: Counter[str] = Counter()  # samples dropped because the same minute already had that value
+    duplicates: Counter[str] = Counter()  # or by kind of event: rows that repeat another, which were dropped
     conflicts: Counter[str] = Counter()  # instants for which one sensor gave several different values
     label_conflicts: Counter[str] = Counter()  # by label: values that a later one of the same person or day replaced
     overlaps: Counter[str] = Counter()  # minutes that several sensors recorded
@@ -189,7 +189,11 @@ class IngestReport(pydantic.BaseModel):
 
     def sentences(self, others: str = "ingest_report.json names them") -> Iterator[str]:
         """The report in words: totals, then everything that was not used. `others`: where ignored files are named."""
-        ignored = f", {self.rows_ignored:,} of signals the mapping does not name" if self.rows_ignored else ""
+        ignored = (
+            f", {self.rows_ignored:,} ignored (no channel, event or label is read from them)"
+            if self.rows_ignored
+            else ""
+        )
         yield (f"rows: {self.rows_read:,} read, {self.rows_kept:,} kept, {self.rows_quarantined:,} set aside{ignored}")
         failed = f", set aside {self.people_set_aside}" if self.people_set_aside else ""
         yield (
@@ -217,7 +221,7 @@ class IngestReport(pydantic.BaseModel):
         for source, minutes in self.outranked_minutes.items():
             yield f"  {source}: {minutes:,} minutes set aside, since a better source has them (see --prefer)"
         for what, counts in (
-            ("samples repeat another in every column that is read and were dropped", self.duplicates),
+            ("rows repeat another in every column that is read and were dropped", self.duplicates),
             ("instants have several values of one sensor, averaged or added (see aggregate)", self.conflicts),
             ("values of a label contradict a later one of the same person or day, which is used", self.label_conflicts),
             ("minutes of a count were covered for less than half and are unobserved", self.partial_minutes),

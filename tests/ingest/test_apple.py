@@ -135,6 +135,28 @@ def test_stages_are_events_within_their_sleep_and_channels(source, tmp_path):
     assert (light[64], light[65], light[90], deep[90], deep[91]) == (0, 1, 0.5, 0.5, 1)
     assert values(window, "sleep_state") == dict.fromkeys(range(780, 800), 1)
     assert report.quarantined["unknown stage of sleep"].rows == 1
+    told_again = "sleep of a time for which a better row, or an equal one, is used"
+    assert report.quarantined[told_again].rows == 2 and report.rows_kept == 6
+
+
+def test_two_exports_of_one_phone_tell_everything_once_and_the_better_source_tells_the_label(source, tmp_path):
+    write(
+        source,
+        record("HeartRate", "60", "09:59:00", unit="count/min"),
+        sleep("AsleepCore", "01:05:00", "01:30:00"),
+        workout("Running", "10:00:00", "10:30:00"),
+        record("RestingHeartRate", "51", "00:00:00", "23:59:00", "count/min"),
+        record("RestingHeartRate", "70", "00:00:00", "23:59:00", "count/min", source=APP),
+    )
+    (source / "earlier.xml").write_bytes((source / "export.xml").read_bytes())
+    (window,), report = ingest(source, tmp_path)
+    assert sorted(event.name for event in window.events) == ["asleep", "light", "running"]
+    assert window.labels["resting_heart_rate"] == 51 and not report.label_conflicts
+    assert {reason: entry.rows for reason, entry in report.quarantined.items()} == {
+        "sleep of a time for which a better row, or an equal one, is used": 1,
+        "event that another row tells too": 1,
+        "label of a day for which a better source tells it": 2,
+    }
 
 
 def test_an_export_without_a_whole_minute_is_a_person_without_data(source, tmp_path):
@@ -160,6 +182,7 @@ def test_workouts_are_events_and_an_apps_copy_is_one_too_many(source, tmp_path):
         ("activity", "hiit", 720, 725),
     ]
     assert window.labels["resting_heart_rate"] == 51 and report.rows_ignored == 2
+    assert "1 rows: event that another row tells too (export.xml)" in "\n".join(report.sentences())
     assert "ActivitySummary 1" in report.notes[0] and "HKQuantityTypeIdentifierWalkingSpeed 1" in report.notes[0]
 
 

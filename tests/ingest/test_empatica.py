@@ -16,6 +16,7 @@ from lsm_jax.errors import UserError
 from lsm_jax.ingest.files.source import Limits
 from lsm_jax.ingest.formats import make_reader
 from lsm_jax.ingest.minutes.days import day_windows
+from lsm_jax.ingest.people.rules import people_rule
 from lsm_jax.ingest.reader import ReaderOptions
 from lsm_jax.ingest.report import IngestReport
 
@@ -365,6 +366,15 @@ def test_a_recording_that_repeats_itself_is_cut(tmp_path):
     assert len(minutes_of(records["P1"], "steps")) == len(minutes_of(records["P1"], "heart_rate")) == MINUTES
     assert report.quarantined["the recording again from its start"].rows == sum(RATES.values()) * 60 * MINUTES
     assert report.rows_read == report.rows_kept + report.rows_quarantined
+
+
+def test_a_session_without_a_usable_minute_is_set_aside_with_its_rows(tmp_path):
+    session(tmp_path / "S1" / "a")
+    session(tmp_path / "S1" / "b", start=START + 3600, **dict.fromkeys((*RATES, "IBI")))
+    records, report = read_all(tmp_path, people=people_rule("{person}"))
+    assert [event.name for event in records["S1"].events] == ["tag"]
+    assert "S1/b: no usable signal" in report.files_set_aside
+    assert report.quarantined["of a file or a person that was set aside"].rows == 1 and not report.rows_unaccounted
 
 
 def test_a_truncated_zip_is_set_aside(tmp_path):

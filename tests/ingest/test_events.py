@@ -34,6 +34,23 @@ def test_a_label_per_minute_becomes_spells_and_empty_cells_are_no_events(tmp_pat
     assert report.rows_ignored == 2
 
 
+@pytest.mark.parametrize("person", ['column = "who"', 'constant = "a"'])
+def test_an_event_that_two_files_tell_is_one_and_the_repeat_is_said(tmp_path, person):
+    time = f'person = {{ {person} }}\ntime = {{ column = "when" }}\n'
+    mapping = HEART.replace('person = { column = "who" }', f"person = {{ {person} }}")
+    mapping += f'[[events]]\nfiles = "meals*.csv"\n{time}kind = "meal"\nname_column = "what"\nminutes = 10\n'
+    lunch, tea = "a,2024-03-04 12:00:00,lunch\n", "a,2024-03-04 16:00:00,tea\n"
+    files = {
+        "hr.csv": "who,when,hr\na,2024-03-04 00:00:00,60\n",
+        "meals1.csv": "who,when,what\n" + lunch,
+        "meals2.csv": "who,when,what\n" + tea + lunch,
+    }
+    (window,), report = ingest(tmp_path, mapping, files)
+    assert events(window) == [("lunch", 720, 730), ("tea", 960, 970)]
+    said = "1 rows repeat another in every column that is read and were dropped (events meal 1)"
+    assert said in "\n".join(report.sentences())
+
+
 def test_stages_of_30_seconds_without_a_header_keep_their_seconds_and_get_names(tmp_path):
     timed = (
         'person = { file = \'(A\\d)_\' }\nheader = false\ntime = { column = "1", unit = "seconds", zero = "23:59" }\n'
@@ -117,7 +134,8 @@ def test_a_survey_and_labels_are_attached_to_fitbit_and_empatica(tmp_path):
         windows, report = ingest(tmp_path / name, SURVEY, files | SURVEYED, format=name)
         (window,) = [window for window in windows if window.labels]
         assert events(window) == spells and window.labels == {"age": 40.0} and window.utc_offset_minutes == -360
-        assert report.rows_ignored == 1 and report.files_set_aside == [] and report.files_ignored == []
+        assert report.rows_ignored == 1 and report.files_ignored == []
+        assert report.files_set_aside == ["2/visit 1: no usable signal"] * (name == "empatica")
 
 
 def test_a_mapping_of_another_format_has_no_tables(tmp_path):

@@ -153,6 +153,22 @@ def test_an_activity_gives_its_values_and_an_event(tmp_path):
     assert day.values("distance")[60] == pytest.approx(180, rel=0.01)  # 30 m every 10 s
 
 
+def test_a_file_that_is_there_twice_tells_its_activity_and_sleep_once(tmp_path):
+    activity = (SESSION, {TIMESTAMP: at(62), (2, "I"): at(60), (7, "I"): 120_000, (5, "enum"): 1})
+    content = fit_file(heart(60, 70), activity, (SLEEP, {TIMESTAMP: at(90), (0, "enum"): 2}))
+    found = read_source("fit", tmp_path, {"P1/a.fit": content, "P1/copy.fit": content})
+    assert [event[0] for event in found.only("P1").events] == ["activity", "sleep", "sleep"]
+    assert found.report.quarantined["event that another row tells too"].samples == ["P1/copy.fit"]
+    assert found.report.duplicates == {"heart_rate": 1, "stages of sleep": 1}
+
+
+def test_running_totals_of_files_that_name_no_device_are_of_one_which_is_said(tmp_path):
+    files = [fit_file(total(minute, WALKING, 100 * minute), serial=0) for minute in (10, 20)]
+    found = read_source("fit", tmp_path, {"P1/1.fit": files[0], "P1/2.fit": files[1]})
+    assert found.only("P1").values("steps")[10:20] == pytest.approx([100] * 10)
+    assert "2 files: running totals are taken to be of one device, since the file names none (P1/1.fit, " in found.said
+
+
 def test_stages_of_sleep_are_events_and_shares_of_minutes(tmp_path):
     levels = [(1380, 2), (1385, 2), (1390, 3), (1392, 0), (1394, 1), (1395, 4)]  # light, deep, unmeasurable, awake, rem
     day = read(tmp_path, *((SLEEP, {TIMESTAMP: at(minute, 30), (0, "enum"): level}) for minute, level in levels)).only(

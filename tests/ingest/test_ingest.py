@@ -253,4 +253,6 @@ def test_the_survey_of_nurses_is_attached_by_the_clock_of_the_hospital(shared_da
     recorded = collections.Counter(event.name for event, is_recorded in spells if is_recorded)
     assert recorded == {"high stress": 5, "no stress": 5}
     report = json.loads((tmp_path / "data" / "ingest_report.json").read_text())
-    assert report["rows_ignored"] == 113 and report["rows_quarantined"] == 0
+    assert report["rows_ignored"] == 113
+    # Two sessions of HR.csv end after seconds: no minute of theirs is observed.
+    assert report["rows_quarantined"] == 22 and len(report["files_set_aside"]) == 2

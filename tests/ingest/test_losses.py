@@ -148,7 +148,7 @@ def test_what_is_decided_is_said_with_counts(tmp_path):
     )
     said = {sentence.strip() for sentence in report.sentences()}
     assert said >= {
-        "1 samples repeat another in every column that is read and were dropped (heart_rate 1)",
+        "1 rows repeat another in every column that is read and were dropped (heart_rate 1)",
         "1 instants have several values of one sensor, averaged or added (see aggregate) (heart_rate 1)",
         "2 values of a label contradict a later one of the same person or day, which is used (age 1, mood 1)",
         "1 samples were out of order and were sorted",

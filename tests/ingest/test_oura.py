@@ -77,6 +77,20 @@ def test_nights_activity_and_workouts_by_the_local_clock(tmp_path, files):
     assert found.report.rows_read == found.report.rows_kept == 3
 
 
+def test_a_workout_of_the_export_and_of_the_api_is_one(tmp_path):
+    files = {"P1/all.json": json.dumps([SLEEP, WORKOUT]), "P1/workout.csv": table(WORKOUT)}
+    found = read_source("oura", tmp_path, files)
+    events = [event for day in found.people["P1"] for event in day.events]
+    assert events.count(("activity", "trail running", 420, 450.5)) == 1
+    assert found.report.quarantined["event that another row tells too"].samples == ["P1/workout.csv"]
+
+
+def test_a_time_in_utc_names_no_zone(tmp_path):
+    night = {**SLEEP, "bedtime_start": "2024-05-13T21:50:00Z"}
+    found = read_source("oura", tmp_path, {"P1/sleep.json": json.dumps([night])})
+    assert found.report.people_in_utc == 1 and "1 people: no time zone is known" in found.said
+
+
 def test_the_stream_of_heart_rates_and_temperatures(tmp_path):
     files = {
         "oura.zip/x": "",  # a folder with the name of a zip is a folder

@@ -93,7 +93,9 @@ def test_a_night_that_the_logs_tell_too_counts_once(tmp_path):
         ("asleep", 840, 850),
         ("asleep", 1205, 1250),
     ]
-    assert report.outranked_minutes == {"sleep of Takeout's JSON files": 90 + 10}
+    told_again = report.quarantined["sleep of a time for which a better row, or an equal one, is used"]
+    assert told_again.rows == 2 and {*told_again.samples} == {FOLDER + "Global Export Data/sleep-2023-01-10.json"}
+    assert report.rows_kept == 4 + 2 + 1  # stages, logs, the profile
 
 
 def test_a_session_without_stages_is_an_event(tmp_path):
@@ -102,12 +104,27 @@ def test_a_session_without_stages_is_an_event(tmp_path):
         ("1", 0, 0, "2023-01-10T09:00:00Z", "2023-01-10T10:10:00Z"),
         ("2", 10, 5, "2023-01-10 22:00:00+0000", "2023-01-10 23:00:00+0000"),
     )
-    day, _ = ingest(tmp_path, NIGHT, sessions, PROFILE)
+    day, report = ingest(tmp_path, NIGHT, sessions, PROFILE)
     assert [event for event in day.events if event[1] == "asleep"] == [
         ("sleep", "asleep", 60, 130),
         ("sleep", "asleep", 14 * 60 + 10, 14 * 60 + 55),
     ]
-    assert day.observed("sleep_light").sum() == 70
+    assert day.observed("sleep_light").sum() == 70 and report.rows_kept == 4 + 1 + 1
+
+
+def test_nights_whose_stages_name_no_sleep_are_told_apart_by_time(tmp_path):
+    """As one sleep they would take the place of the nap between them. A stage that is told twice counts once."""
+    evening = ("", "DEEP", "23:00:00", "23:40:00")
+    nights = stages(("", "LIGHT", "09:00:00", "09:30:00"), (" ", "REM", "09:50:00", "10:00:00"), evening, evening)
+    day, report = ingest(tmp_path, nights, PROFILE, logs(log(2, "06:00:00", ("06:00:00", "asleep", 600))))
+    assert [event for event in day.events if event[1] == "asleep"] == [
+        ("sleep", "asleep", 60, 120),
+        ("sleep", "asleep", 360, 370),
+        ("sleep", "asleep", 900, 940),
+    ]
+    said = "\n".join(report.sentences())
+    assert "1 files: no id of the sleep in some rows: stages at most 30 minutes apart are taken for one sleep (" in said
+    assert report.rows_kept == 3 + 1 + 1 and report.rows_quarantined == 1
 
 
 def test_offsets_of_the_tables_are_the_clock_where_no_zone_is_known(tmp_path):
@@ -156,13 +173,82 @@ def test_nightly_values_are_labels_of_their_day(tmp_path, zone):
             "timestamp,rmssd,nremhr,entropy\n2023-01-10T00:00:00,41.5,55,2.5\n"
         ),
         "Sleep Score/sleep_score.csv": (
-            "sleep_log_entry_id,timestamp,overall_score\n1,2023-01-10T06:30:30Z,82\n2,2023-01-10T14:00:00Z,0\n3,soon,9\n"
+            "sleep_log_entry_id,timestamp,overall_score\n1,2023-01-10T14:30:30Z,82\n2,2023-01-10T15:00:00Z,0\n3,soon,9\n"
         ),
     }
     day, report = ingest(tmp_path, STEPS, zone, {FOLDER + name: text for name, text in tables.items()})
     labels = {name: value for name, value in day.window.labels.items() if name not in ("age", "sex")}
     assert labels == {"resting_heart_rate": 61.25, "hrv_night_average": 41.5, "sleep_score": 82}
     assert report.quarantined["time is not readable"].samples == [FOLDER + "Sleep Score/sleep_score.csv:4"]
+    assert report.quarantined["day or night without a measurement"].samples == [
+        FOLDER + "Sleep Score/sleep_score.csv:3"
+    ]
+
+
+def score(time):
+    return {FOLDER + "Sleep Score/sleep_score.csv": f"sleep_log_entry_id,timestamp,overall_score\n1,{time},82\n"}
+
+
+@pytest.mark.parametrize(
+    ("time", "zone", "is_of_the_day"),
+    [
+        ("2023-01-11T06:30:30Z", PROFILE, True),  # half past ten in the evening in California
+        ("2023-01-10T06:30:30Z", PROFILE, False),
+        ("2023-01-10T14:30:30+08:00", PROFILE, False),
+        ("2023-01-10T06:30:30Z", {}, True),
+        ("2023-01-10T23:30:30", PROFILE, True),
+        ("2023-01-10 00:30:30", PROFILE, True),
+    ],
+)
+def test_a_score_in_utc_is_of_the_day_on_the_wearers_clock(tmp_path, time, zone, is_of_the_day):
+    """A time without a Z is one of that clock."""
+    day, report = ingest(tmp_path, STEPS, zone, score(time))
+    assert ("sleep_score" in day.window.labels) == is_of_the_day and not report.quarantined
+
+
+def test_a_score_in_utc_beside_a_clock_of_no_known_zone_is_set_aside(tmp_path):
+    """It costs nothing else."""
+    beats = [{"dateTime": "2023-01-10 22:00:05", "value": {"bpm": 60, "confidence": 1}}]
+    day, report = ingest(tmp_path, {FOLDER + "heart_rate.json": json.dumps(beats)}, score("2023-01-10T06:30:30Z"))
+    assert day.values("heart_rate")[1320] == 60 and "sleep_score" not in day.window.labels
+    assert {reason: entry.rows for reason, entry in report.quarantined.items()} == {
+        "time in UTC beside a clock of which no zone is known: give --time-zone": 1
+    }
+
+
+@pytest.mark.parametrize("folder", ["Earlier/", "Later/"])
+def test_of_a_label_in_the_logs_and_in_a_table_the_tables_counts(tmp_path, folder):
+    """In whatever order the files are read, and also where both are equal. A day in the logs alone has its label."""
+    files = {
+        FOLDER + "Global Export Data/resting_heart_rate-2023-01-01.json": json.dumps(
+            [
+                {"dateTime": f"{date} 00:00:00", "value": {"date": date, "value": value, "error": 6}}
+                for date, value in (("01/10/23", 55.5), ("01/11/23", 58.0), ("01/12/23", 60.0), (None, 0.0))
+            ]
+        ),
+        FOLDER + folder + "daily_resting_heart_rate.csv": (
+            "timestamp,beats per minute,data source\n2023-01-10T00:00:00Z,61.25,Band\n"
+            "2023-01-10T00:00:00Z,70,MobileTrack\n2023-01-11T00:00:00Z,58.0,Band\n"
+        ),
+        FOLDER + "steps-2023-01-10.json": json.dumps(
+            [{"dateTime": f"01/{day}/23 20:00:00", "value": 9} for day in (10, 11, 12)]
+        ),
+    }
+    found = read_source("takeout", tmp_path, {**files, **PROFILE})
+    assert [day.window.labels["resting_heart_rate"] for day in found.people["koby"]] == [61.25, 58, 60]
+    assert {reason: entry.rows for reason, entry in found.report.quarantined.items()} == {
+        "label of a day for which a better source tells it": 3,
+        "day or night without a measurement": 1,
+    }
+    assert "3 rows: label of a day for which a better source tells it (" in found.said
+    assert not found.report.label_conflicts
+
+
+def test_of_two_profiles_the_first_is_used_and_the_other_is_said(tmp_path):
+    other = {FOLDER + "second/Profile.csv": "date_of_birth,timezone,gender\n1950-05-20,Europe/Berlin,MALE\n"}
+    day, report = ingest(tmp_path, STEPS, PROFILE, other)
+    assert day.window.labels == {"age": 32, "sex": "F"} and day.window.utc_offset_minutes == -480
+    assert f"{FOLDER}second/Profile.csv: a further profile, the first one is used" in report.files_set_aside
 
 
 def test_a_phone_and_a_band_that_count_the_same_steps_are_ranked(tmp_path):
@@ -214,7 +300,11 @@ def test_an_exercise_that_the_logs_tell_too_counts_once(tmp_path):
         {"logId": n, "activityName": name, "startTime": f"01/10/23 {start}", "duration": 1_800_000}
         for n, (name, start) in enumerate((("Bike", "17:00:00"), ("Walk", "17:59:58"), ("Swim", "19:30:00")))
     ]
-    files = {TABLES + "UserExercises_2023-01-01.csv": "\n".join(rows), FOLDER + "exercise-0.json": json.dumps(logged)}
+    files = {
+        TABLES + "UserExercises_2023-01-01.csv": "\n".join(rows),
+        FOLDER + "exercise-0.json": json.dumps(logged),
+        FOLDER + "exercise-100.json": json.dumps(logged[:1]),
+    }
     day, report = ingest(tmp_path, STEPS, files, PROFILE)
     assert day.events == [
         ("activity", "cycling", 540, 570),
@@ -225,4 +315,10 @@ def test_an_exercise_that_the_logs_tell_too_counts_once(tmp_path):
     assert {reason: entry.rows for reason, entry in report.quarantined.items()} == {
         "ends before it starts": 1,
         "exercise without a name": 1,
+        "event that another row tells too": 2,
     }
+    assert report.quarantined["event that another row tells too"].samples == [
+        FOLDER + "exercise-0.json",
+        FOLDER + "exercise-100.json",
+    ]
+    assert report.rows_kept == 2 + 2 + 1 + 1  # exercises of the table and of the logs, the profile, steps

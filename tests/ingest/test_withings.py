@@ -72,6 +72,20 @@ def test_nights_activities_and_labels_of_days(tmp_path):
     assert found.report.rows_quarantined == 1
 
 
+def test_what_two_files_tell_is_told_once(tmp_path):
+    files = {
+        "raw_tracker_hr.csv": HR,
+        "raw_tracker_sleep-state.csv": RAW + '2024-05-14T00:00:00+02:00,"[600,600]","[1,2]"\n',
+        "activities.csv": "from,to,Timezone,Activity type\n"
+        "2024-05-14T12:00:00+02:00,2024-05-14T12:30:30+02:00,Europe/Paris,Running\n",
+    }
+    both = {f"P1/{folder}/{name}": text for name, text in files.items() for folder in ("a", "b")}
+    found = read_source("withings", tmp_path, both)
+    assert [event[1] for event in found.only("P1").events] == ["light", "asleep", "deep", "running"]
+    assert found.report.quarantined["event that another row tells too"].samples == ["P1/b/activities.csv"]
+    assert found.report.duplicates["stages of sleep"] == 2
+
+
 def test_withings_is_recognised(tmp_path):
     (tmp_path / "raw_tracker_hr.csv").write_text(HR)
     assert detect_format(tmp_path)[0] == "withings"

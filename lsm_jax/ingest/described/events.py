@@ -16,6 +16,7 @@ from lsm_jax.ingest.described.columns import NO_ZONE, Origin, durations, good_ro
 from lsm_jax.ingest.described.filters import passes
 from lsm_jax.ingest.mapping.sections import EventRule, LabelRule
 from lsm_jax.ingest.reader import RecordEvent
+from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.times.clock import CLOCK
 
 MAX_NAME_LENGTH = 64
@@ -63,11 +64,18 @@ def _names(block: pl.DataFrame, rule: EventRule) -> pl.Series:
     return text.str.to_lowercase().str.slice(0, MAX_NAME_LENGTH).zip_with(text.is_not_null(), default)
 
 
-def joined_events(rows: pl.DataFrame) -> tuple[RecordEvent, ...]:
-    """Events in order of time, each once; samples of one name that follow each other are one event."""
+def joined_events(rows: pl.DataFrame, report: IngestReport) -> tuple[RecordEvent, ...]:
+    """Events in order of time, each once; samples of one name that follow each other are one event.
+
+    Rows that repeat another are counted as duplicates of their kind.
+    """
     if not len(rows):
         return ()
-    table = rows.select("kind", "name", "start", "end", "gap").unique(maintain_order=True).sort("start", "end")
+    table = rows.select("kind", "name", "start", "end", "gap")
+    is_first = table.select(pl.struct(pl.all()).is_first_distinct()).to_series()
+    for kind, repeats in table["kind"].filter(~is_first).value_counts().sort("kind").iter_rows():
+        report.duplicates[f"events {kind}"] += repeats
+    table = table.filter(is_first).sort("start", "end")
     same = ["kind", "name", "gap"]
     begins = pl.col("start") > pl.col("end").cum_max().shift(1) + pl.col("gap") + 0.001
     # Rows that are no samples have no gap: each begins an event.

@@ -199,7 +199,7 @@ class TableReader:
         return PersonRecord(
             key.person,
             sample_series(samples, self._mapping.tables, report) if len(samples) else (),
-            joined_events(events),
+            joined_events(events, report),
             about_person,
             clock.time_zone,
             clock.offsets,

@@ -104,7 +104,7 @@ def _add_event(kind: str, name: str, document: Document, recording: Recording) -
     start, end = (_local(document[field], recording) for field in ("start_datetime", "end_datetime"))
     if end < start:
         raise UnusableEntry("ends before it starts")
-    recording.events.append(RecordEvent(kind, name.replace("_", " ").lower()[:64], start / 60, end / 60))
+    recording.add_event(RecordEvent(kind, name.replace("_", " ").lower()[:64], start / 60, end / 60))
 
 
 KINDS = (
@@ -130,10 +130,11 @@ def _second(text: str) -> float:
 
 
 def _local(text: str, recording: Recording) -> float:
-    """As `_second`, of a time that is written with the offset of the place."""
+    """As `_second`, of a time that is written with the offset of the place; a Z names no place."""
     second = _second(text)
     offset = dt.datetime.fromisoformat(text).utcoffset() or dt.timedelta()
-    recording.offsets[int(second // 60)] = round(offset.total_seconds() / 60)
+    if not text.strip().endswith("Z"):
+        recording.offsets[int(second // 60)] = round(offset.total_seconds() / 60)
     return second
 
 

@@ -70,6 +70,7 @@ class RecordingReader(PersonalReader):
         """Adds the files of one person."""
         for file in files:
             report.use(file.label, self.content_of(file))
+            recording.file = file.label
             with reading(file.label, report):
                 self.add_file(file, recording, report)
 
@@ -92,11 +93,11 @@ class RecordingReader(PersonalReader):
         return PersonRecord(
             key.person,
             series,
-            recording.all_events(),
+            recording.all_events(report),
             labels_about(recording.born, recording.sex, series),
             time_zone=clock.time_zone,
             offsets=clock.offsets,
             is_wall_clock=recording.is_wall_clock,
-            day_labels=recording.day_labels(clock),
+            day_labels=recording.day_labels(clock, report),
             identity=self._options.people.identity(key.person),
         )

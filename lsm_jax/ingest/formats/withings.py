@@ -134,7 +134,7 @@ class WithingsReader(RecordingReader):
             return
         names = block[_ACTIVITY].fill_null("activity")
         for begin, stop, name in pl.DataFrame({"start": start, "end": end, "name": names}).filter(good).iter_rows():
-            recording.events.append(RecordEvent("activity", name.lower()[:64], begin / 60, stop / 60))
+            recording.add_event(RecordEvent("activity", name.lower()[:64], begin / 60, stop / 60))
 
     def _add_labels(
         self,

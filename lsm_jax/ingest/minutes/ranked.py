@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
 
 import numpy as np
 
 from lsm_jax.ingest.reader import RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
+
+EVENT_TOLD_AGAIN = "event that another row tells too"
+SLEEP_TOLD_AGAIN = "sleep of a time for which a better row, or an equal one, is used"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,3 +70,21 @@ def best_events(ranked: Iterable[tuple[int, RecordEvent]]) -> list[RecordEvent]:
         new = [event for event, at, end in zip(mine, middle, ends[before], strict=True) if end <= at]
         kept = sorted([*kept, *new], key=lambda event: (event.start, event.end, event.name))
     return kept
+
+
+def set_aside_others(
+    told: Iterable[tuple[Hashable, str]], kept: Iterable[Hashable], why: str, report: IngestReport
+) -> None:
+    """Sets aside the rows that tell what is not kept, or what a row before them tells.
+
+    Args:
+      told: what each row that was counted as kept tells, and the row's file.
+    """
+    left, others = Counter(kept), Counter[str]()
+    for what, file in told:
+        if left[what]:
+            left[what] -= 1
+        else:
+            others[file] += 1
+    for file, rows in others.items():
+        report.unkeep(why, file, rows=rows)

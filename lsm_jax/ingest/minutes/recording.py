@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import datetime as dt
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import polars as pl
 
-from lsm_jax.ingest.minutes.ranked import RankedSeries, best_of
+from lsm_jax.ingest.minutes.ranked import EVENT_TOLD_AGAIN, RankedSeries, best_events, best_of, set_aside_others
 from lsm_jax.ingest.minutes.series import Aggregate, minute_series
 from lsm_jax.ingest.minutes.sleep import Spell, sleep_events, sleep_series
 from lsm_jax.ingest.reader import Labels, RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.times.clock import Clock, fixed_offset
 from lsm_jax.ingest.times.text import Times
+from lsm_jax.windows import MINUTES_PER_DAY
 
 
 def labels_about(born: str, sex: str, series: Iterable[Series]) -> dict[str, float | str]:
@@ -43,6 +44,19 @@ def labels_about(born: str, sex: str, series: Iterable[Series]) -> dict[str, flo
     return labels
 
 
+LABEL_TOLD_BETTER = "label of a day for which a better source tells it"
+
+
+class _DayLabels(NamedTuple):
+    """What a row tells of the day of a time: seconds since the epoch, UTC, or local where no zone is known."""
+
+    second: float
+    labels: Labels
+    is_wall_clock: bool
+    rank: int
+    file: str
+
+
 class _Sensor(NamedTuple):
     """Whose samples are of one stream; those of several sensors are merged."""
 
@@ -56,17 +70,18 @@ class Recording:
     """What the files of one person hold: samples by sensor, stages of sleep, events, labels of days, the clock."""
 
     def __init__(self) -> None:
-        self.events: list[RecordEvent] = []
+        self.file = ""  # the one that is being read, as in the report
+        self._events: list[tuple[int, RecordEvent, str]] = []  # rank, event, file
         self.finished: list[Series] = []  # minute values as they are
         self.ranked: list[RankedSeries] = []  # minute values of which the best source of a channel is taken
         self.born, self.sex = "", ""  # as `labels_about` takes them
         self.time_zone = ""  # of the wearer, where the files say it
         self.is_wall_clock = False  # the files have wall-clock times, of which no zone is known
-        self._day_labels: list[tuple[float, Labels, bool]] = []
+        self._day_labels: list[_DayLabels] = []
         self.offsets: dict[int, int] = {}  # minute since the epoch, UTC -> minutes of local minus UTC, from there on
         # (seconds, values, lengths) of each sensor
         self._samples: dict[_Sensor, tuple[list[float], list[float], list[float]]] = defaultdict(lambda: ([], [], []))
-        self._spells: set[Spell] = set()
+        self._spells: list[Spell] = []
 
     def add(
         self,
@@ -92,11 +107,19 @@ class Recording:
 
     def add_spells(self, spells: Iterable[Spell]) -> None:
         """Adds stages of sleep."""
-        self._spells.update(spells)
+        self._spells.extend(spells)
 
-    def add_day_labels(self, second: float, labels: Labels, *, is_wall_clock: bool = False) -> None:
-        """Adds labels of the day of a time: seconds since the epoch, UTC or (a wall clock of no known zone) local."""
-        self._day_labels.append((second, labels, is_wall_clock))
+    def add_event(self, event: RecordEvent, rank: int = 0) -> None:
+        """Adds an event that a row tells; `rank` is that of its source, 0 is the best."""
+        self._events.append((rank, event, self.file))
+
+    def add_day_labels(self, second: float, labels: Labels, *, is_wall_clock: bool = False, rank: int = 0) -> None:
+        """Adds labels of the day of a time: seconds since the epoch, UTC or (a wall clock of no known zone) local.
+
+        Args:
+          rank: of their source, 0 is the best. Of a day's values of one label those of the best source are used.
+        """
+        self._day_labels.append(_DayLabels(second, labels, is_wall_clock, rank, self.file))
 
     def add_clocks(self, times: Times) -> None:
         """Notes the offsets that times are written with, where they change."""
@@ -105,13 +128,29 @@ class Recording:
             if (offset := fixed_offset(clock)) is not None:
                 self.offsets[int(second // 60)] = offset
 
-    def day_labels(self, clock: Clock) -> tuple[tuple[int, Labels], ...]:
-        """(minute since the epoch, UTC; labels), with times of a wall clock placed on this one."""
-        wall = clock.utc_seconds(np.array([second for second, _, _ in self._day_labels], np.float64)).tolist()
-        return tuple(
-            (int((local if is_wall else second) // 60), labels)
-            for local, (second, labels, is_wall) in zip(wall, self._day_labels, strict=True)
-        )
+    def day_labels(self, clock: Clock, report: IngestReport) -> tuple[tuple[int, Labels], ...]:
+        """(minute since the epoch, UTC; labels), with times of a wall clock placed on this one.
+
+        Rows of which a better source tells each label are set aside.
+        """
+        told = self._day_labels
+        second = np.array([each.second for each in told], np.float64)
+        placed = np.where([each.is_wall_clock for each in told], clock.utc_seconds(second), second)
+        minutes = (placed // 60).astype(np.int64)
+        days = (clock.wall_minutes(minutes) // MINUTES_PER_DAY).tolist()
+        best: dict[tuple[int, str], int] = {}
+        for day, each in zip(days, told, strict=True):
+            for name in each.labels:
+                best[day, name] = min(each.rank, best.get((day, name), each.rank))
+        used, others = list[tuple[int, Labels]](), Counter[str]()
+        for minute, day, each in zip(minutes.tolist(), days, told, strict=True):
+            if labels := {name: value for name, value in each.labels.items() if best[day, name] == each.rank}:
+                used.append((minute, labels))
+            elif each.labels:
+                others[each.file] += 1
+        for file, rows in others.items():
+            report.unkeep(LABEL_TOLD_BETTER, file, rows=rows)
+        return tuple(used)
 
     def series(self, report: IngestReport) -> tuple[Series, ...]:
         """Minute values of every channel and sensor."""
@@ -128,6 +167,8 @@ class Recording:
                 aggregate=sensor.aggregate,
             )
             made.append(series)
+        if repeated := len(self._spells) - len({*self._spells}):
+            report.duplicates["stages of sleep"] += repeated
         by_channel: dict[str, list[RankedSeries]] = defaultdict(list)
         for each in self.ranked:
             by_channel[each.series.channel].append(each)
@@ -136,9 +177,11 @@ class Recording:
 
     def sleep(self) -> list[Spell]:
         """Stages of sleep in order of time."""
-        return sorted(self._spells)
+        return sorted({*self._spells})
 
-    def all_events(self) -> tuple[RecordEvent, ...]:
-        """Sleep and what else was logged, each event once, in order of time."""
-        events = dict.fromkeys((*self.events, *sleep_events(self.sleep())))
-        return tuple(sorted(events, key=lambda event: (event.start, event.end)))
+    def all_events(self, report: IngestReport) -> tuple[RecordEvent, ...]:
+        """Sleep and what else was logged, in order of time. Rows that tell an event again are set aside."""
+        logged = best_events((rank, event) for rank, event, _ in self._events)
+        told = sorted(self._events, key=lambda each: each[0])
+        set_aside_others(((event, file) for _, event, file in told), logged, EVENT_TOLD_AGAIN, report)
+        return tuple(sorted((*logged, *sleep_events(self.sleep())), key=lambda event: (event.start, event.end)))

@@ -55,7 +55,7 @@ def sleep_events(spells: Sequence[Spell]) -> tuple[RecordEvent, ...]:
       spells: in order of time.
     """
     events = []
-    for sleep in _sleeps(spells):
+    for sleep in sleeps_of(spells):
         if asleep := [spell for spell in sleep if spell.stage != "awake"]:
             events.append(("asleep", asleep[0].start, max(spell.end for spell in asleep)))
         for stage in STAGES[:-1]:
@@ -77,7 +77,7 @@ def sleep_series(spells: Sequence[Spell]) -> Iterator[Series]:
     """
     minutes: dict[str, list[np.ndarray]] = {}
     values: dict[str, list[np.ndarray]] = {}
-    for sleep in _sleeps(spells):
+    for sleep in sleeps_of(spells):
         is_staged = any(spell.stage in STAGED for spell in sleep)
         stages = STAGE_CHANNELS if is_staged else _CLASSIC_STATES
         first = int(sleep[0].start // 60)
@@ -109,7 +109,7 @@ def _share(spells: Sequence[Spell], stage: str, first: int, count: int) -> Float
     return np.minimum(covered, 1)
 
 
-def _sleeps(spells: Sequence[Spell]) -> Iterator[list[Spell]]:
+def sleeps_of(spells: Sequence[Spell]) -> Iterator[list[Spell]]:
     """Spells that follow each other closely, as one sleep each; not those that only say "in bed"."""
     sleep: list[Spell] = []
     end = -np.inf

@@ -13,10 +13,10 @@ from jaxtyping import Int
 
 from lsm_jax.channels import REGISTRY
 from lsm_jax.ingest.formats.apple.types import BASAL, CHANNELS
-from lsm_jax.ingest.minutes.ranked import RankedSeries, best_events, best_of
+from lsm_jax.ingest.minutes.ranked import SLEEP_TOLD_AGAIN, RankedSeries, best_of, set_aside_others
 from lsm_jax.ingest.minutes.recording import Recording
 from lsm_jax.ingest.minutes.series import minute_series
-from lsm_jax.ingest.minutes.sleep import Spell, best_spells, sleep_events, sleep_series
+from lsm_jax.ingest.minutes.sleep import Spell, best_spells, sleep_series
 from lsm_jax.ingest.reader import RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.tables.by_person import RowsByPerson, load_slices
@@ -52,8 +52,9 @@ class AppleRecording(Recording):
         self._prefer = [name.casefold() for name in prefer]
         self._numbers: dict[tuple[str, str], int] = {}
         self.sources: list[Source] = []
-        self.spells: list[tuple[int, Spell]] = []  # with the number of their source
-        self.workouts: list[tuple[int, RecordEvent]] = []
+        # With the number of their source, and their file.
+        self._stages: list[tuple[int, Spell, str]] = []
+        self._workouts: list[tuple[int, RecordEvent, str]] = []
 
     def source(self, name: str, device: str) -> int:
         """The number of a source. Of the device only its model counts: the rest changes from record to record."""
@@ -76,15 +77,24 @@ class AppleRecording(Recording):
             self.sources.append(source)
         return self.sources.index(source)
 
+    def add_stage(self, source: int, spell: Spell) -> None:
+        self._stages.append((source, spell, self.file))
+
+    def add_workout(self, source: int, workout: RecordEvent) -> None:
+        self._workouts.append((source, workout, self.file))
+
     def sleep(self) -> list[Spell]:
         """The stages of the best sources; each source has a rank that no other has."""
-        ranks = self._ranks(number for number, _ in self.spells)
-        return best_spells((ranks[number], spell) for number, spell in self.spells)
+        ranks = self._ranks(number for number, _, _ in self._stages)
+        return best_spells((ranks[number], spell) for number, spell, _ in self._stages)
 
-    def all_events(self) -> tuple[RecordEvent, ...]:
-        ranks = self._ranks(number for number, _ in self.workouts)
-        workouts = best_events((ranks[number], workout) for number, workout in self.workouts)
-        return (*sleep_events(self.sleep()), *workouts)
+    def all_events(self, report: IngestReport) -> tuple[RecordEvent, ...]:
+        ranks = self._ranks(number for number, _, _ in self._stages)
+        stages = sorted(self._stages, key=lambda each: ranks[each[0]])
+        set_aside_others(((spell, file) for _, spell, file in stages), self.sleep(), SLEEP_TOLD_AGAIN, report)
+        ranks = self._ranks(number for number, _, _ in self._workouts)
+        self._events = [(ranks[number], workout, file) for number, workout, file in self._workouts]
+        return super().all_events(report)
 
     def _ranks(self, numbers: Iterator[int]) -> dict[int, int]:
         """Number of a source -> its rank among those that occur; of equal ones the more frequent is the better."""

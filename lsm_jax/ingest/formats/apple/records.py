@@ -118,12 +118,12 @@ def _sort(block: _Block, file: SourceFile, found: AppleRecording, report: Ingest
         .iter_rows()
     ):
         if kind == SLEEP:
-            found.spells.append((source, Spell(begin, finish, STAGES[text])))
+            found.add_stage(source, Spell(begin, finish, STAGES[text]))
         elif kind == _WORKOUT:
-            found.workouts.append((source, RecordEvent("activity", activity_name(text), begin / 60, finish / 60)))
+            found.add_workout(source, RecordEvent("activity", activity_name(text), begin / 60, finish / 60))
         else:  # of the day on whose clock it is written, at whatever hour
             noon = (begin // 60 + minutes) // 1440 * 1440 + 720 - minutes
-            found.add_day_labels(60 * noon, {"resting_heart_rate": value})
+            found.add_day_labels(60 * noon, {"resting_heart_rate": value}, rank=found.sources[source].rank)
 
 
 def _instants(text: pl.Series) -> tuple[pl.Series, pl.Series]:

@@ -19,7 +19,7 @@ from lsm_jax.errors import UserError
 from lsm_jax.ingest.files.faults import LOST_ROWS, reading
 from lsm_jax.ingest.files.listing import source_files
 from lsm_jax.ingest.files.opening import first_bytes
-from lsm_jax.ingest.files.source import SourceFile
+from lsm_jax.ingest.files.source import SourceFile, UnreadableFile
 from lsm_jax.ingest.formats.empatica.files import (
     Beats,
     SampledSignal,
@@ -155,7 +155,7 @@ class EmpaticaReader:
                 series += new_series
                 events += new_events
         if not series:
-            report.note(f"{key.sessions[0].folder}: no usable signal; the person is left out.")
+            report.note(f"{key.sessions[0].folder}: no session of the person is usable; the person is left out.")
             return None
         return PersonRecord(
             key.person,
@@ -187,7 +187,7 @@ class EmpaticaReader:
         beat_times = _place_beats(beats, start, end, report) if beats else None
         series = _signal_series(recorded, report) + _heart_series(recorded.get("HR"), beat_times, start, end, report)
         if not series:
-            return [], [], {}
+            raise UnreadableFile("no usable signal")
         events = [RecordEvent("session", "tag", tag // 60, tag // 60 + 1) for tag in tags]
         if session.kind:
             events.append(RecordEvent("session", session.kind, int(start // 60), int(-(-end // 60))))

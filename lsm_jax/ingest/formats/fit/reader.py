@@ -115,6 +115,7 @@ class _FitFile:
     def __init__(self, file: SourceFile, recording: _FitRecording, report: IngestReport) -> None:
         self._file, self._recording, self._report = file, recording, report
         self._clock, self._count, self._device = MessageClock(), 0, ""
+        self._is_named, self._has_totals = False, False
         self._samples: dict[Sample, list[tuple[float, float]]] = {}  # all but the value -> [(second, value)]
         self._stages: list[tuple[float, Stage | None]] = []
 
@@ -124,6 +125,7 @@ class _FitFile:
         self._count += 1
         if name == "file_id":
             self._device = f"{message.get('manufacturer')} {message.get('serial_number')}"
+            self._is_named = bool(message.get("serial_number"))
         second = self._clock.second(message)
         if second is not None and (offset := utc_offset(message)) is not None:
             self._recording.offsets[int(second // 60)] = offset
@@ -132,6 +134,7 @@ class _FitFile:
         has_totals = name in ("monitoring", "monitoring_info") and self._recording.totals.add(
             self._device, second if known else None, message
         )
+        self._has_totals |= has_totals
         if not samples and not has_totals and name not in ("sleep_level", "session", *_DAY_LABELS):
             self._report.rows_ignored += 1
         elif second is None or not known:
@@ -152,7 +155,7 @@ class _FitFile:
         elif name == "session":
             length, start = number(message, "total_elapsed_time") or 0, number(message, "start_time")
             begin = second - length if start is None else start + FIT_EPOCH  # it is saved at its end
-            self._recording.events.append(RecordEvent("activity", _sport(message), begin / 60, (begin + length) / 60))
+            self._recording.add_event(RecordEvent("activity", _sport(message), begin / 60, (begin + length) / 60))
         elif name in _DAY_LABELS:
             found = {label: message.get(field) for field, label in _DAY_LABELS[name].items()}
             labels = {
@@ -164,6 +167,9 @@ class _FitFile:
 
     def finish(self) -> None:
         """Hands the samples and the stages of sleep to the recording."""
+        if self._has_totals and not self._is_named:
+            what = "running totals are taken to be of one device, since the file names none"
+            self._report.lack(what, self._file.label)
         for sample, values in self._samples.items():
             second, value = zip(*values, strict=True)
             self._recording.add(

@@ -23,7 +23,7 @@ def add_exercise(log: Any, found: TakeoutRecording) -> None:
     start, seconds = found.instant(log["startTime"]), float(log["duration"]) / 1000
     if not 0 <= seconds <= DAY:
         raise UnusableEntry(TOO_LONG)
-    found.exercises.append((JSON_RANK, _event(str(log["activityName"]), start, start + seconds)))
+    found.add_event(_event(str(log["activityName"]), start, start + seconds), JSON_RANK)
 
 
 def read_exercises(file: SourceFile, _: Kind, found: TakeoutRecording, report: IngestReport) -> None:
@@ -35,7 +35,8 @@ def read_exercises(file: SourceFile, _: Kind, found: TakeoutRecording, report: I
         reasons = add_reason(reasons, names == "", "exercise without a name")
         good = quarantine_rows(block[LINE], reasons, file.label, report)
         rows = pl.DataFrame({"name": names, "start": start, "end": end}).filter(good)
-        found.exercises += [(0, _event(*row)) for row in rows.iter_rows()]
+        for row in rows.iter_rows():
+            found.add_event(_event(*row))
 
 
 def _event(name: str, start: float, end: float) -> RecordEvent:

@@ -15,15 +15,13 @@ from lsm_jax.ingest.files.source import SourceFile, UnreadableFile
 from lsm_jax.ingest.formats.takeout.daily import add_resting_heart_rate, read_daily
 from lsm_jax.ingest.formats.takeout.exercises import add_exercise, read_exercises
 from lsm_jax.ingest.formats.takeout.kinds import API_SAMPLES, CSV_COLUMNS, JSON_SAMPLES, MAX_JSON_BYTES, Kind
-from lsm_jax.ingest.formats.takeout.recording import CSV_FILES, JSON_FILES, WEB_API, TakeoutRecording
+from lsm_jax.ingest.formats.takeout.recording import JSON_FILES, SOURCE, WEB_API, TakeoutRecording, source_names
 from lsm_jax.ingest.formats.takeout.sleep import add_sleep, read_sleeps, read_stages
 from lsm_jax.ingest.minutes.ranked import RankedSeries
 from lsm_jax.ingest.minutes.series import minute_series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.tables.rows import read_rows
 
-_SOURCE = "data source"
-_MAX_SOURCES = 50  # in a file; more are no devices
 _NO_SPO2 = 50.0  # written where the measurement failed
 
 
@@ -85,23 +83,15 @@ def _read_csv(file: SourceFile, kind: Kind, found: TakeoutRecording, report: Ing
     """Rows with a column of times, first, columns of signals, and perhaps the device or the app that wrote the row."""
     time = kind.columns[0]
     columns = {name: CSV_COLUMNS[name] for name in kind.columns if name in CSV_COLUMNS}
-    blocks = list(read_rows(file, (time, *columns, _SOURCE), report))
+    blocks = list(read_rows(file, (time, *columns, SOURCE), report))
     if not blocks:
         return
     table = pl.concat(blocks)
     is_valid = pl.repeat(True, len(table), eager=True)
     if "value" in columns:  # of oxygen
         is_valid = (numbers(table["value"]) != _NO_SPO2).fill_null(True)
-    table = table.with_columns(is_valid=is_valid, source=_sources(table))
+    table = table.with_columns(is_valid=is_valid, source=source_names(table))
     _add_table(table, time, columns, file, found, report)
-
-
-def _sources(table: pl.DataFrame) -> pl.Expr:
-    """What wrote each row."""
-    if _SOURCE not in table.columns or table[_SOURCE].n_unique() > _MAX_SOURCES:
-        return pl.lit(CSV_FILES)
-    name = pl.col(_SOURCE).str.strip_chars().str.slice(0, 64)
-    return pl.when(name.fill_null("") == "").then(pl.lit(CSV_FILES)).otherwise(name)
 
 
 def _add_table(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from lsm_jax.ingest.files.opening import first_bytes
 from lsm_jax.ingest.files.source import MIB, SourceFile
@@ -59,12 +60,22 @@ _TABLES: Mapping[tuple[str, str], tuple[str, ...]] = {
     ("sleeps", "UserSleeps"): SLEEP_TIMES,
     ("exercises", "UserExercises"): EXERCISE_COLUMNS,
 }
-# Start of the name of a table with a value for each day or night -> (column, label of the day).
-_DAILY: Mapping[str, tuple[str, str]] = {
-    "daily_resting_heart_rate": ("beats per minute", "resting_heart_rate"),
-    "daily_heart_rate_variability": ("average heart rate variability milliseconds", "hrv_night_average"),
-    "Daily Heart Rate Variability Summary": ("rmssd", "hrv_night_average"),
-    "sleep_score": ("overall_score", "sleep_score"),
+
+
+class Daily(NamedTuple):
+    """A table with a value for each day or night."""
+
+    column: str
+    label: str
+    is_instant: bool = False  # the time of waking up; otherwise a date, often written as midnight UTC
+
+
+# By the start of the file's name.
+_DAILY: Mapping[str, Daily] = {
+    "daily_resting_heart_rate": Daily("beats per minute", "resting_heart_rate"),
+    "daily_heart_rate_variability": Daily("average heart rate variability milliseconds", "hrv_night_average"),
+    "Daily Heart Rate Variability Summary": Daily("rmssd", "hrv_night_average"),
+    "sleep_score": Daily("overall_score", "sleep_score", is_instant=True),
 }
 # What files hold that are not read: pattern of their names' start -> words.
 _SUMMARIES = (
@@ -84,7 +95,7 @@ class Kind:
 
     name: str  # of JSON "heart_rate", "sleep", "exercise", ..., "api"; else "csv", "daily", or one of `_TABLES`
     columns: tuple[str, ...] = ()  # of a table of minutes
-    daily: tuple[str, str] | None = None  # the column and the label of a table of days
+    daily: Daily | None = None
     writes_utc: bool = False  # the first times are spelled as those in UTC are
 
     @property
@@ -133,7 +144,7 @@ def _table_kind(file: SourceFile) -> Kind | None:
         if stem == start and {*needed} <= {*header_names(file)}:
             return Kind(name, writes_utc=True)
     if daily := _DAILY.get(stem):
-        return Kind("daily", daily=daily) if {"timestamp", daily[0]} <= {*header_names(file)} else None
+        return Kind("daily", daily=daily) if {"timestamp", daily.column} <= {*header_names(file)} else None
     if not _CSV_NAMES.fullmatch(file.name):
         return None
     columns = header_names(file)

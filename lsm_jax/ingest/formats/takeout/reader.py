@@ -2,7 +2,8 @@
 
 - A time such as 01/31/23 08:00:05 is in UTC, as is one with a Z; one in ISO 8601 without it is on the wearer's clock,
   whose zone is that of Profile.csv or `--time-zone`. The web API writes the wearer's clock.
-- Takeout holds most signals twice: of the minutes of both, those of the CSV files are taken.
+- Takeout holds most signals twice: of the minutes of both, those of the CSV files are taken; so are exercises, sleep
+  and labels of days.
 - Of a person nothing is kept but age and sex.
 """
 
@@ -99,11 +100,17 @@ class TakeoutReader(RecordingReader):
 
 
 def _profile(files: Sequence[SourceFile], report: IngestReport) -> dict[str, str]:
-    """Birth date, gender and zone of Profile.csv; no other column is read."""
+    """Birth date, gender and zone of the first Profile.csv with a row; no other row or column is read."""
+    found: dict[str, str] = {}
     for file in files:
+        if found:
+            report.set_aside(file.label, "a further profile, the first one is used")
+            continue
         with reading(file.label, report):
             for block in read_rows(file, _PROFILE_COLUMNS, report):
-                report.rows_kept += len(block)
-                for row in block.iter_rows(named=True):
-                    return {name: row[name] or "" for name in _PROFILE_COLUMNS if name in row}
-    return {}
+                used = 0 if found else len(block[:1])
+                report.rows_kept += used
+                report.rows_ignored += len(block) - used
+                for row in block[:used].iter_rows(named=True):
+                    found = {name: row[name] or "" for name in _PROFILE_COLUMNS if name in row}
+    return found

@@ -10,18 +10,20 @@ import polars as pl
 
 from lsm_jax.ingest.cells import add_reason
 from lsm_jax.ingest.files.faults import UnusableEntry
-from lsm_jax.ingest.minutes.ranked import best_events
+from lsm_jax.ingest.minutes.ranked import SLEEP_TOLD_AGAIN
 from lsm_jax.ingest.minutes.recording import Recording
-from lsm_jax.ingest.minutes.sleep import Spell, sleep_events
-from lsm_jax.ingest.reader import RecordEvent, Series
+from lsm_jax.ingest.minutes.sleep import Spell
+from lsm_jax.ingest.reader import RecordEvent
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.times.clock import FLOATING, Clock, changes_of_offset, zone_name
 from lsm_jax.ingest.times.text import ISO_FORMATS, Times, read_times
 
 NO_ZONE = "time of the wearer's clock, of which no zone is known: give --time-zone"
-# Names of sources in the report. JSON files rank below the tables that they repeat.
+# Names of sources in the report, where no device or app is named. JSON files rank below the tables that they repeat.
 JSON_FILES, CSV_FILES, WEB_API = "Takeout's JSON files", "Takeout's CSV files", "Fitbit's web API"
 JSON_RANK = 1
+SOURCE = "data source"  # the column of a table that names what wrote a row
+_MAX_SOURCES = 50  # in a file; more are no devices
 DAY = 86400
 TOO_LONG = "lasts longer than a day"
 _UTC_FORMATS = ("%m/%d/%y %H:%M:%S", "%m/%d/%Y %H:%M:%S")
@@ -32,11 +34,12 @@ _MAX_OVERLAP = 60  # s; sleeps that overlap more are one sleep, told twice
 class Sleep(NamedTuple):
     """One sleep as one source tells it, in seconds since the epoch, UTC."""
 
-    source: str  # in the report
     rank: int  # of the source; 0 is the best
     start: float  # of the first stage, or of falling asleep
     end: float  # of the last stage, or of waking up
+    file: str  # in the report
     spells: tuple[Spell, ...] = ()  # none where the source tells no stages
+    rows: int = 1  # that tell it
 
 
 class TakeoutRecording(Recording):
@@ -50,7 +53,6 @@ class TakeoutRecording(Recording):
         super().__init__()
         self._prefer = [name.casefold() for name in prefer]
         self.sleeps: list[Sleep] = []
-        self.exercises: list[tuple[int, RecordEvent]] = []  # with the rank of their source; 0 is the best
 
     def instants(self, cells: pl.Series) -> tuple[pl.Series, pl.Series]:
         """(seconds since the epoch, reasons where there are none). The spelling tells UTC from the wearer's clock."""
@@ -101,14 +103,13 @@ class TakeoutRecording(Recording):
     def sleep(self) -> list[Spell]:
         return sorted({spell for sleep in self._chosen()[0] for spell in sleep.spells})
 
-    def all_events(self) -> tuple[RecordEvent, ...]:
+    def all_events(self, report: IngestReport) -> tuple[RecordEvent, ...]:
         """Stages, the sleeps of which no stages are known, and exercises."""
-        plain = [
-            RecordEvent("sleep", "asleep", each.start / 60, each.end / 60)
-            for each in self._chosen()[0]
-            if not each.spells
-        ]
-        return (*sleep_events(self.sleep()), *plain, *best_events(self.exercises))
+        chosen, others = self._chosen()
+        for each in others:
+            report.unkeep(SLEEP_TOLD_AGAIN, each.file, rows=each.rows)
+        plain = [RecordEvent("sleep", "asleep", each.start / 60, each.end / 60) for each in chosen if not each.spells]
+        return (*super().all_events(report), *plain)
 
     def times(self, block: pl.DataFrame, columns: tuple[str, str]) -> tuple[pl.Series, pl.Series, pl.Series]:
         """(starts, ends, reasons why rows are bad) of two columns, which are at most a day apart."""
@@ -116,11 +117,6 @@ class TakeoutRecording(Recording):
         reasons = reasons.zip_with(reasons.is_not_null(), end_reasons)
         reasons = add_reason(reasons, (end < start).fill_null(False), "ends before it starts")
         return start, end, add_reason(reasons, (end - start > DAY).fill_null(False), TOO_LONG)
-
-    def series(self, report: IngestReport) -> tuple[Series, ...]:
-        for sleep in self._chosen()[1]:
-            report.outranked_minutes[f"sleep of {sleep.source}"] += round((sleep.end - sleep.start) / 60)
-        return super().series(report)
 
     def _chosen(self) -> tuple[list[Sleep], list[Sleep]]:
         """(each sleep as its best source tells it, what others tell of it); of equal sources the longer one counts."""
@@ -135,3 +131,11 @@ class TakeoutRecording(Recording):
             ends.insert(place, sleep.end)
             kept.append(sleep)
         return kept, others
+
+
+def source_names(table: pl.DataFrame) -> pl.Series:
+    """What wrote each row of a table."""
+    if SOURCE not in table.columns or table[SOURCE].n_unique() > _MAX_SOURCES:
+        return pl.repeat(CSV_FILES, len(table), eager=True)
+    name = table[SOURCE].fill_null("").str.strip_chars().str.slice(0, 64)
+    return name.set(name == "", CSV_FILES)

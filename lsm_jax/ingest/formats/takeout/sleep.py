@@ -7,26 +7,20 @@ from typing import Any
 
 import polars as pl
 
-from lsm_jax.ingest.cells import LINE, add_reason, numbers, quarantine_rows
+from lsm_jax.ingest.cells import LINE, add_reason, is_empty, numbers, quarantine_rows
 from lsm_jax.ingest.files.faults import UnusableEntry
 from lsm_jax.ingest.files.source import SourceFile
 from lsm_jax.ingest.formats.takeout.kinds import SLEEP_TIMES, STAGE_TIMES, Kind
-from lsm_jax.ingest.formats.takeout.recording import (
-    CSV_FILES,
-    DAY,
-    JSON_FILES,
-    JSON_RANK,
-    TOO_LONG,
-    Sleep,
-    TakeoutRecording,
-)
-from lsm_jax.ingest.minutes.sleep import STAGES, Spell, Stage
+from lsm_jax.ingest.formats.takeout.recording import DAY, JSON_RANK, TOO_LONG, Sleep, TakeoutRecording
+from lsm_jax.ingest.minutes.ranked import SLEEP_TOLD_AGAIN
+from lsm_jax.ingest.minutes.sleep import MAX_GAP_MINUTES, STAGES, Spell, Stage, sleeps_of
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.tables.rows import read_rows
 
-_STAGE_NAMES: dict[str, Stage] = {"wake": "awake", **dict(zip(STAGES, STAGES, strict=True))}
+_STAGE_NAMES: dict[str, Stage] = {"wake": "awake", **{stage: stage for stage in STAGES if stage != "in bed"}}
 _CLASSIC_CODES: dict[str, Stage] = {"1": "asleep", "2": "restless", "3": "awake"}
 _SESSION_RANK = JSON_RANK + 1  # the table UserSleeps tells no stages
+_NO_ID = f"no id of the sleep in some rows: stages at most {MAX_GAP_MINUTES} minutes apart are taken for one sleep"
 
 
 def add_sleep(log: Any, found: TakeoutRecording) -> None:
@@ -44,13 +38,13 @@ def add_sleep(log: Any, found: TakeoutRecording) -> None:
         awake = start + float(log["duration"]) / 1000 - 60 * float(log.get("minutesAfterWakeup") or 0)
         if not start <= asleep <= awake <= start + DAY:
             raise UnusableEntry("ends before it starts" if asleep > awake else TOO_LONG)
-        found.sleeps.append(Sleep(JSON_FILES, _SESSION_RANK, asleep, awake))
+        found.sleeps.append(Sleep(_SESSION_RANK, asleep, awake, found.file))
         return
-    found.sleeps.append(_sleep(JSON_FILES, JSON_RANK, spells))
+    found.sleeps.append(_sleep(JSON_RANK, found.file, spells))
 
 
 def read_stages(file: SourceFile, _: Kind, found: TakeoutRecording, report: IngestReport) -> None:
-    """Rows of UserSleepStages: a stage each, with the id of its sleep."""
+    """Rows of UserSleepStages: a stage each, with the id of its sleep; without ids the time tells sleeps apart."""
     sleeps: dict[str, list[Spell]] = {}
     columns = ("sleep_id", "sleep_stage_type", "start_utc_offset", *STAGE_TIMES)
     for block in read_rows(file, columns, report):
@@ -59,12 +53,19 @@ def read_stages(file: SourceFile, _: Kind, found: TakeoutRecording, report: Inge
         stages = names.replace_strict(_STAGE_NAMES, default=None, return_dtype=pl.String)
         reasons = add_reason(reasons, stages.is_null(), "unknown stage of sleep")
         good = quarantine_rows(block[LINE], reasons, file.label, report)
-        ids = block["sleep_id"].fill_null("") if "sleep_id" in block.columns else pl.repeat("", len(block), eager=True)
+        ids = pl.repeat("", len(block), eager=True)
+        if "sleep_id" in block.columns:
+            ids = block["sleep_id"].str.strip_chars().set(is_empty(block["sleep_id"]), "")
         rows = pl.DataFrame({"id": ids, "start": start, "end": end, "stage": stages}).filter(good)
         for sleep, *spell in rows.iter_rows():
             sleeps.setdefault(sleep, []).append(Spell(*spell))
         _add_offsets(block, start, found)
-    found.sleeps += [_sleep(CSV_FILES, 0, _uninterrupted(spells)) for spells in sleeps.values()]
+    repeated = sum(len(spells) - len({*spells}) for spells in sleeps.values())
+    report.unkeep(SLEEP_TOLD_AGAIN, file.label, rows=repeated)
+    if without_id := [*sleeps_of(sorted({*sleeps.pop("", [])}))]:
+        report.lack(_NO_ID, file.label)
+    for spells in (*(sorted({*each}) for each in sleeps.values()), *without_id):
+        found.sleeps.append(_sleep(0, file.label, _uninterrupted(spells), rows=len(spells)))
 
 
 def read_sleeps(file: SourceFile, _: Kind, found: TakeoutRecording, report: IngestReport) -> None:
@@ -81,7 +82,7 @@ def read_sleeps(file: SourceFile, _: Kind, found: TakeoutRecording, report: Inge
         reasons = add_reason(reasons, impossible.fill_null(False), "ends before it starts")
         good = quarantine_rows(block[LINE], reasons, file.label, report)
         rows = pl.DataFrame({"start": asleep, "end": awake}).filter(good)
-        found.sleeps += [Sleep(CSV_FILES, _SESSION_RANK, *times) for times in rows.iter_rows()]
+        found.sleeps += [Sleep(_SESSION_RANK, begin, stop, file.label) for begin, stop in rows.iter_rows()]
         _add_offsets(block, start, found)
 
 
@@ -90,9 +91,9 @@ def _add_offsets(block: pl.DataFrame, start: pl.Series, found: TakeoutRecording)
         found.add_offsets(start, block["start_utc_offset"])
 
 
-def _sleep(source: str, rank: int, spells: Iterable[Spell]) -> Sleep:
+def _sleep(rank: int, file: str, spells: Iterable[Spell], rows: int = 1) -> Sleep:
     ordered = tuple(sorted(spells))
-    return Sleep(source, rank, ordered[0].start, max(spell.end for spell in ordered), ordered)
+    return Sleep(rank, ordered[0].start, max(spell.end for spell in ordered), file, ordered, rows)
 
 
 def _spells(entries: list[Any], found: TakeoutRecording) -> list[Spell]:
