@@ -13,6 +13,7 @@ import functools
 import numpy as np
 
 from lsm_jax.captions.facts import EXTREMES, STATISTICS, TRENDS, Fact, LocalClock, clock_distance
+from lsm_jax.captions.grammar import parse_sentence, sentences
 from lsm_jax.captions.semantic import EVENT_SUPPORT, SUPPORT_MINUTES, event_facts
 from lsm_jax.captions.statistical import MINUTES_FOR_STATISTICS, statistics
 from lsm_jax.captions.structural import BIN_MINUTES, STEADY_RANGE, TREND_CHANGE, Bins, bin_means, find_extremes
@@ -122,6 +123,30 @@ class FactChecker:
     def _recorded(self) -> np.ndarray:
         """Steps at which any channel was observed."""
         return np.asarray(self._window.observed.T.any(axis=0))
+
+
+@dataclasses.dataclass(frozen=True)
+class CheckedSentence:
+    """A sentence of a text, with the verdict of each of its facts; none if it is in wording that is not ours."""
+
+    text: str
+    facts: tuple[tuple[Fact, Verdict], ...]
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Of the sentence: false if a fact is, otherwise unrecorded if one is; None without facts."""
+        found = {verdict for _, verdict in self.facts}
+        return next((each for each in (Verdict.FALSE, Verdict.UNRECORDED, Verdict.TRUE) if each in found), None)
+
+
+def check_sentences(text: str, window: Window) -> list[CheckedSentence]:
+    """The sentences of a text, checked; UserError as `FactChecker`."""
+    check = FactChecker(window)
+    statements = [(sentence, parse_sentence(sentence)) for sentence in sentences(text)]
+    return [
+        CheckedSentence(sentence, tuple((fact, check(fact)) for fact in statement.facts) if statement else ())
+        for sentence, statement in statements
+    ]
 
 
 def same_event(stated: Fact, actual: Fact, tolerance: Tolerance) -> bool:

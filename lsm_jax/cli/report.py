@@ -7,7 +7,7 @@ import argparse
 from lsm_jax.cli.places import output, run_folder
 from lsm_jax.errors import UserError
 
-HELP = "write one self-contained HTML page of a run: tables, curves, pictures, a map of embeddings"
+HELP = "write one self-contained HTML page of a run: tables, curves, pictures, a map of embeddings, captions"
 EXAMPLE = "lsm report --workdir runs/lsm2"
 
 
@@ -20,14 +20,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=int,
         default=200,
         metavar="N",
-        help="windows of the test splits on the map of embeddings; 0: no map, no model is loaded (%(default)s)",
+        help="windows of the test splits on the map of embeddings; 0: no map (%(default)s)",
+    )
+    parser.add_argument(
+        "--caption-days",
+        type=int,
+        default=4,
+        metavar="N",
+        help="days of each test split with the caption that a SensorLM run writes; 0: none (%(default)s)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes the page and prints its path."""
-    if args.map_windows < 0:
-        raise UserError(f"--map-windows {args.map_windows}: give 0 or more.")
+    for option, count in {"--map-windows": args.map_windows, "--caption-days": args.caption_days}.items():
+        if count < 0:
+            raise UserError(f"{option} {count}: give 0 or more.")
     from lsm_jax.cli.progress import progress_bar
     from lsm_jax.report.run_report import write_report
     from lsm_jax.train.loop import use_compile_cache
@@ -36,5 +44,6 @@ def run(args: argparse.Namespace) -> int:
     use_cores(cores())
     use_compile_cache()
     with progress_bar("embedding for the map: windows") as progress:
-        print(write_report(args.workdir, args.out or args.workdir / "report.html", args.map_windows, progress))
+        out = args.out or args.workdir / "report.html"
+        print(write_report(args.workdir, out, args.map_windows, args.caption_days, progress))
     return 0

@@ -17,9 +17,9 @@ from jaxtyping import Float, Int
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
 
-from lsm_jax.captions.fact_check import FactChecker, Tolerance, Verdict, same_event
+from lsm_jax.captions.fact_check import Tolerance, Verdict, check_sentences, same_event
 from lsm_jax.captions.facts import STATISTICS, Fact, clock_minutes
-from lsm_jax.captions.grammar import Statement, facts_of, parse_sentence, render, sentences
+from lsm_jax.captions.grammar import Statement, facts_of, render
 from lsm_jax.captions.semantic import event_facts
 from lsm_jax.data.loader import Batch, WindowInfo
 from lsm_jax.data.store import Dataset, WindowSource
@@ -175,17 +175,16 @@ def truth_scores(
 
 def check_caption(text: str, window: Window) -> Counts:
     """How much of a text is true of a window, as (numerator, denominator) by measure."""
-    check, all_sentences = FactChecker(window), sentences(text)
-    statements = [statement for statement in map(parse_sentence, all_sentences) if statement]
-    verdicts = [[(fact, check(fact)) for fact in statement.facts] for statement in statements]
-    unrecorded = sum(any(verdict is Verdict.UNRECORDED for _, verdict in facts) for facts in verdicts)
-    facts = [pair for pairs in verdicts for pair in pairs]
+    checked = check_sentences(text, window)
+    unrecorded = sum(any(verdict is Verdict.UNRECORDED for _, verdict in sentence.facts) for sentence in checked)
+    unread = sum(sentence.verdict is None for sentence in checked)
+    facts = [pair for sentence in checked for pair in sentence.facts]
     numbers = [pair for pair in facts if pair[0].kind in STATISTICS]
     counts: Counts = {
         "true facts": (_count_true(facts), len(facts)),
         "true numbers": (_count_true(numbers), len(numbers)),
-        "sentences unrecorded": (unrecorded, len(all_sentences)),
-        "sentences unread": (len(all_sentences) - len(statements), len(all_sentences)),
+        "sentences unrecorded": (unrecorded, len(checked)),
+        "sentences unread": (unread, len(checked)),
     }
     true_facts = event_facts(window)
     for group, kinds in _EVENT_GROUPS.items():

@@ -71,8 +71,9 @@ def _day(window: Window, moments: Mapping[str, Moments]) -> dict[str, Any]:
     if len(window.observed) * window.minutes_per_step > MINUTES_PER_DAY:  # captions speak of at most a day
         return {"picture": draw_day(window, moments, title), "title": title, "sentences": ()}
     caption = Captioner(_TIMED_LEVELS)(window)
-    picture = draw_day(window, moments, title, caption_marks(window, caption))
-    return {"picture": picture, "title": title, "sentences": caption.sentences}
+    marks = caption_marks(window, [statement.facts for statement in caption.statements])
+    picture = draw_day(window, moments, title, marks)
+    return {"picture": picture, "title": title, "sentences": [(sentence, "") for sentence in caption.sentences]}
 
 
 def _gap_shares(gaps: Mapping[str, Any]) -> list[tuple[str, float]]:

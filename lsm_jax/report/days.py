@@ -12,7 +12,6 @@ from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.patches import Rectangle
 
-from lsm_jax.captions.caption import Caption
 from lsm_jax.captions.facts import EVENTS, Fact, LocalClock
 from lsm_jax.data.store import Moments
 from lsm_jax.report.render import readable
@@ -41,10 +40,10 @@ class Mark:
         return f"{self.number}{ {'peak': '▲', 'drop': '▼'}.get(self.fact.kind, '') }"
 
 
-def caption_marks(window: Window, caption: Caption) -> list[Mark]:
+def caption_marks(window: Window, facts_by_sentence: Sequence[Sequence[Fact]]) -> list[Mark]:
     """The marks of a caption, numbered by its sentences from 1 on; facts about the whole window have none."""
     clock = LocalClock(window)
-    facts = [(number, fact) for number, each in enumerate(caption.statements, 1) for fact in each.facts]
+    facts = [(number, fact) for number, facts in enumerate(facts_by_sentence, 1) for fact in facts]
     spans = [(number, fact, clock.span(fact)) for number, fact in facts]
     return [Mark(number, fact, *span) for number, fact, span in spans if span]
 
@@ -57,11 +56,13 @@ def draw_day(window: Window, moments: Mapping[str, Moments], description: str, m
 
     Args:
       moments: of the training split; a channel without any is drawn on the scale of this window.
-      marks: of the window's caption, drawn on the channel or kind of event that each is about.
+      marks: of the window's caption, drawn on the channel or kind of event that each is about. A mark on a channel
+        that the window lacks is left out.
     """
     channels = window.channels
     standardised = np.ma.masked_array(_standardised(window, moments).T, mask=~window.observed.T)
-    kinds = sorted({event.kind for event in window.events})
+    marked = [mark for mark in marks if _event_kind(mark.fact) or mark.fact.subject in channels]
+    kinds = sorted({event.kind for event in window.events} | {_event_kind(mark.fact) for mark in marked} - {""})
     heights = [(_ROW_INCHES + 0.02) * len(kinds) + 0.02, max(_ROW_INCHES * len(channels), 0.8)]
     figure, (events, cells) = new_figure(
         4.0, 0.35 + sum(heights), nrows=2, ncols=1, sharex=True, gridspec_kw={"height_ratios": heights}
@@ -83,14 +84,18 @@ def draw_day(window: Window, moments: Mapping[str, Moments], description: str, m
     hide_frame(cells)
     _draw_events(events, window.events, kinds, shown[1] - shown[0])
     free: dict[tuple[bool, int], float] = {}  # where a row has space for the next number
-    for mark in sorted(marks, key=lambda mark: mark.first):
-        event = mark.fact.kind in EVENTS
-        subject = {"mark": "session"}.get(mark.fact.kind, mark.fact.kind) if event else mark.fact.subject
-        row = (kinds if event else channels).index(subject)
-        at = max(mark.first, free.get((event, row), 0))
-        free[event, row] = at + (shown[1] - shown[0]) * _NUMBER_WIDTH * len(mark.text)
-        _draw_mark(events if event else cells, mark, row, at)
+    for mark in sorted(marked, key=lambda mark: mark.first):
+        kind = _event_kind(mark.fact)
+        row = kinds.index(kind) if kind else channels.index(mark.fact.subject)
+        at = max(mark.first, free.get((bool(kind), row), 0))
+        free[bool(kind), row] = at + (shown[1] - shown[0]) * _NUMBER_WIDTH * len(mark.text)
+        _draw_mark(events if kind else cells, mark, row, at)
     return inline_svg(figure, description)
+
+
+def _event_kind(fact: Fact) -> str:
+    """The kind of event that a fact is about; empty for a fact about a channel."""
+    return {"mark": "session"}.get(fact.kind, fact.kind) if fact.kind in EVENTS else ""
 
 
 def _draw_events(axes: Axes, events: Sequence[Event], kinds: Sequence[str], shown: int) -> None:

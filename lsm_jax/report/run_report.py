@@ -17,14 +17,16 @@ from lsm_jax.data.spec import DataSpec
 from lsm_jax.data.store import Dataset, open_dataset
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.evals import SUITES
+from lsm_jax.evals.captioning import Captioning
 from lsm_jax.evals.result import write_whole
 from lsm_jax.evals.suite import check_never_trained_on
 from lsm_jax.events import read_events
 from lsm_jax.report.charts import line_chart
 from lsm_jax.report.embedding_map import SPLIT, draw_maps, embed_split
 from lsm_jax.report.render import by_split, number, percent, png_address, readable, render
+from lsm_jax.report.written_captions import written_captions
 from lsm_jax.train.metrics import read_metrics
-from lsm_jax.train.run import load_run
+from lsm_jax.train.run import Run, load_run
 from lsm_jax.train.workdir import SPEC, read_config
 
 _Parsed = TypeVar("_Parsed")
@@ -63,12 +65,18 @@ _SUITES = {
 
 
 def write_report(
-    workdir: Path, out: Path, map_windows: int = 0, progress: Callable[[int, int], None] | None = None
+    workdir: Path,
+    out: Path,
+    map_windows: int = 0,
+    caption_days: int = 0,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Path:
     """Writes the page and returns its path. What has not been done yet is named with the command that does it.
 
     Args:
       map_windows: windows of the test split on the map of embeddings, which takes the run's model; 0 makes no map.
+      caption_days: days of each test split with the caption that the run writes, which takes its model too; a run that
+        writes none has none.
       progress: called with the windows embedded and in total.
 
     Raises:
@@ -87,6 +95,7 @@ def write_report(
     losses = {name: "training", f"validation_{name}": "validation"}
     seconds = _newest(metrics, "time", {})
     opened, dataset_rows, datasets_missing = _open(config)
+    caption_days = caption_days if config.objective.name in Captioning.objectives else 0
     values = {
         "title": workdir.resolve().name,
         "folder": workdir.name,
@@ -105,7 +114,7 @@ def write_report(
         "windows_per_second": _newest(metrics, "windows_per_second", None),
         "events": _timeline(read_events(workdir)),
         "seconds": sorted(((name, spent) for name, spent in seconds.items() if spent), key=lambda item: -item[1]),
-        "map": _embedding_map(workdir, opened, map_windows, progress) if map_windows else None,
+        **_by_the_model(workdir, opened, map_windows, caption_days, progress),
         "datasets": dataset_rows,
         "datasets_missing": datasets_missing,
         "config_text": to_json(config),
@@ -212,19 +221,40 @@ def _stale(scored: int, step: int) -> str:
     return f"Training has since gone on to step {step:,}." if step > scored else ""
 
 
-def _embedding_map(
-    workdir: Path, datasets: Sequence[Dataset], windows: int, progress: Callable[[int, int], None] | None
-) -> dict[str, Any]:
-    """The maps of embeddings, or why there are none."""
+def _by_the_model(
+    workdir: Path,
+    datasets: Sequence[Dataset],
+    map_windows: int,
+    caption_days: int,
+    progress: Callable[[int, int], None] | None,
+) -> dict[str, dict[str, Any] | None]:
+    """The map of embeddings and the captions of days, or why there are none; None where none are asked for."""
     held_out = [dataset for dataset in datasets if len(dataset.source(SPLIT))]
-    try:
-        checked = check_never_trained_on(workdir, held_out, SPLIT)
-        embedded = embed_split(load_run(workdir), held_out, windows, progress)
-    except (UserError, RunError) as error:
-        return {"pictures": [], "why": str(error)}
+    sections: dict[str, Callable[[Run], dict[str, Any]]] = {}
+    if map_windows:
+        sections["map"] = lambda run: _embedding_map(run, held_out, map_windows, progress)
+    if caption_days:
+        sections["captions"] = lambda run: {"days": written_captions(run, held_out, caption_days), "step": run.step}
+    made: dict[str, dict[str, Any] | None] = {"map": None, "captions": None}
+    run, checked = None, False
+    for name, section in sections.items():
+        try:
+            checked = checked or check_never_trained_on(workdir, held_out, SPLIT)
+            run = run or load_run(workdir)
+            made[name] = {**section(run), "split": SPLIT, "checked": checked}
+        except (UserError, RunError) as error:
+            made[name] = {"why": str(error)}
+    return made
+
+
+def _embedding_map(
+    run: Run, datasets: Sequence[Dataset], windows: int, progress: Callable[[int, int], None] | None
+) -> dict[str, Any]:
+    embedded = embed_split(run, datasets, windows, progress)
     people = len({*zip(embedded.datasets, embedded.people, strict=True)})
-    counts = {"windows": len(embedded.people), "people": people, "step": embedded.step, "checked": checked}
-    return {"pictures": draw_maps(embedded), "split": SPLIT, **counts}
+    return {
+        "pictures": draw_maps(embedded), "windows": len(embedded.people), "people": people, "step": embedded.step
+    }  # fmt: skip
 
 
 def _open(config: Config) -> tuple[list[Dataset], list[dict[str, str]], list[str]]:

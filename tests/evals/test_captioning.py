@@ -7,6 +7,7 @@ import pytest
 from language_run import by_letters, language_dataset, language_run, with_oracle
 
 from lsm_jax.captions.caption import Captioner
+from lsm_jax.captions.fact_check import Verdict, check_sentences
 from lsm_jax.captions.facts import STATISTICS, Fact
 from lsm_jax.captions.grammar import facts_of, parse_caption
 from lsm_jax.errors import UserError
@@ -47,6 +48,8 @@ def test_false_late_unrecorded_and_unparsed_statements_are_counted_apart(window)
         "The wearer did some running between 00:15 and 01:00. The wearer did some running between 00:16 and 01:00. "
         "The wearer did some yoga between 01:20 and 02:30. The wearer slept between 03:10 and 03:50. Hello there."
     )
+    verdicts = [sentence.verdict for sentence in check_sentences(text, window)]
+    assert verdicts == [Verdict.TRUE, Verdict.TRUE, Verdict.FALSE, Verdict.UNRECORDED, None]
     counts = check_caption(text, window)
     assert counts["activity precision"] == (1, 3)  # predicted twice and happened once; yoga began 20 minutes later
     assert counts["activity recall"] == (1, 2) and counts["activity F1"] == (2, 5)

@@ -134,7 +134,7 @@ def test_what_a_caption_speaks_of_is_marked_on_its_day(tmp_path):
         events=[Event("activity", "walking", 300, 400)],
     )  # fmt: skip
     caption = Captioner(("statistical", "structural", "semantic"))(window)
-    marks = {(mark.fact.kind, mark.fact.subject): mark for mark in caption_marks(window, caption)}
+    marks = {(mark.fact.kind, mark.fact.subject): mark for mark in caption_marks(window, facts_of(caption))}
     walk, peak = marks["activity", "walking"], marks["peak", "heart_rate"]
     assert (walk.first, walk.last) == (300, 400) and (peak.first, peak.last) == (380, 381)
     assert "11:00" in caption.sentences[walk.number - 1] and "12:40" in caption.sentences[walk.number - 1]
@@ -145,7 +145,11 @@ def test_what_a_caption_speaks_of_is_marked_on_its_day(tmp_path):
     timed = Captioner(("structural", "semantic"))(window)
     assert all(sentence in page.text for sentence in timed.sentences)
     drawn = re.findall(r">([^<>]+)</text>", page.html)
-    assert {mark.text for mark in caption_marks(window, timed)} <= {*drawn}
+    assert {mark.text for mark in caption_marks(window, facts_of(timed))} <= {*drawn}
+
+
+def facts_of(caption):
+    return [statement.facts for statement in caption.statements]
 
 
 def test_a_short_recording_fills_its_picture(dataset):
