@@ -25,6 +25,7 @@ from lsm_jax.evals.scaling import DRAWS, MIN_POINTS, PowerLaw, frontier, law_wit
 from lsm_jax.report.reconstructions import PNG
 from lsm_jax.report.render import readable, render
 from lsm_jax.report.style import HUES, LIGHT, inline_svg, new_figure, styled
+from lsm_jax.sharding import axes_of, named_parameters
 from lsm_jax.train.loop import make_schedule
 from lsm_jax.train.metrics import read_metrics
 from lsm_jax.train.workdir import CONFIG, EVALUATIONS, SPEC, read_config
@@ -245,9 +246,14 @@ def _score(
 
 
 def _parameters(config: Config, spec: DataSpec) -> int:
-    """Trainable numbers of the model."""
+    """Trainable numbers in the model's matrices.
+
+    Tables with a row for each channel do not grow with the model and are left out, as embeddings are by Kaplan et al.
+    (2020, arXiv 2001.08361, section 2.1); so are biases and scales.
+    """
     init: Callable[..., Any] = objectives.build(config, spec).init
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(jax.eval_shape(init, jax.random.key(0))))
+    shapes = named_parameters(jax.eval_shape(init, jax.random.key(0)))
+    return sum(math.prod(leaf.shape) for path, leaf in shapes if axes_of(path, leaf.shape).is_kernel)
 
 
 @styled()

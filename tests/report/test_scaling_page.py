@@ -61,6 +61,9 @@ def test_laws_frontier_and_page_of_a_grid(grid, tmp_path, capsys):
     hours = sorted({run["data_hours"] for run in content["runs"]})
     np.testing.assert_allclose(hours, 4 * np.array([*PEOPLE.values()]))  # windows of four hours
     assert {run["tokens_seen"] for run in content["runs"]} == {5000.0}
+    # Matrices of a network eight times as wide; tables of channels, which grow by the width only, are not counted.
+    parameters = [run["parameters"] for run in content["runs"]]
+    assert min(parameters) < 96 * 8 * 2 and max(parameters) > 25 * min(parameters)
     by_axis = {axis: [fit for fit in content["fits"] if fit["axis"] == axis] for axis in ("data_hours", "parameters")}
     assert [len(fits) for fits in by_axis.values()] == [4, 4]
     for fit in by_axis["data_hours"]:
