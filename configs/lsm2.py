@@ -23,7 +23,7 @@ def quickstart(config: ConfigDict) -> None:
     config.rows.encoder_length = 256
     config.rows.decoder_length = 128
     config.train.batch_size = 16
-    config.train.duration = "240 steps"
+    config.train.duration = "200 steps"
     config.train.log_every = "10 steps"
     config.evaluate.batches = 2
 
