@@ -15,7 +15,6 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
-from scipy.signal import find_peaks
 
 from lsm_jax.captions.channel_choice import choose_channels
 from lsm_jax.captions.facts import Fact, LocalClock
@@ -119,6 +118,8 @@ def find_trends(bins: Bins, columns: Sequence[int]) -> list[Pattern]:
 
 def find_extremes(bins: Bins, columns: Sequence[int], min_distance: int = 5) -> list[Pattern]:
     """Peaks and drops of these columns, each one bin wide, at least `min_distance` bins apart; `size` is prominence."""
+    from scipy.signal import find_peaks  # not above: it takes two seconds to import, and most runs write no captions
+
     mean, supported, spread = bins.mean[columns], bins.supported[columns], bins.spread[columns]
     count = np.maximum(supported.sum(axis=1), 1)
     level = mean.sum(axis=1, where=supported) / count

@@ -14,8 +14,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
-from rouge_score.rouge_scorer import RougeScorer
-from sacrebleu.metrics import BLEU, CHRF
 
 from lsm_jax.captions.fact_check import Tolerance, Verdict, check_sentences, same_event
 from lsm_jax.captions.facts import STATISTICS, Fact, clock_minutes
@@ -145,6 +143,10 @@ def overlap_scores(
     Args:
       references: by wording, then by day.
     """
+    # Not above: rouge-score imports nltk, which takes seconds, and reports of runs need this module too.
+    from rouge_score.rouge_scorer import RougeScorer
+    from sacrebleu.metrics import BLEU, CHRF
+
     rows = [row for row, text in enumerate(references[0]) if text]
     if not rows:
         return {}

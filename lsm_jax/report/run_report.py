@@ -17,14 +17,12 @@ from lsm_jax.data.spec import DataSpec
 from lsm_jax.data.store import Dataset, open_dataset
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.evals import SUITES
-from lsm_jax.evals.captioning import Captioning
 from lsm_jax.evals.result import write_whole
 from lsm_jax.evals.suite import check_never_trained_on
 from lsm_jax.events import read_events
 from lsm_jax.report.charts import line_chart
 from lsm_jax.report.embedding_map import SPLIT, draw_maps, embed_split
 from lsm_jax.report.render import by_split, number, percent, png_address, readable, render
-from lsm_jax.report.written_captions import written_captions
 from lsm_jax.train.metrics import read_metrics
 from lsm_jax.train.run import Run, load_run
 from lsm_jax.train.workdir import SPEC, read_config
@@ -95,7 +93,7 @@ def write_report(
     losses = {name: "training", f"validation_{name}": "validation"}
     seconds = _newest(metrics, "time", {})
     opened, dataset_rows, datasets_missing = _open(config)
-    caption_days = caption_days if config.objective.name in Captioning.objectives else 0
+    caption_days = caption_days if "captioning" in suites else 0
     values = {
         "title": workdir.resolve().name,
         "folder": workdir.name,
@@ -234,6 +232,8 @@ def _by_the_model(
     if map_windows:
         sections["map"] = lambda run: _embedding_map(run, held_out, map_windows, progress)
     if caption_days:
+        from lsm_jax.report.written_captions import written_captions  # with scikit-learn, which takes seconds
+
         sections["captions"] = lambda run: {"days": written_captions(run, held_out, caption_days), "step": run.step}
     made: dict[str, dict[str, Any] | None] = {"map": None, "captions": None}
     run, checked = None, False
