@@ -130,7 +130,10 @@ class Generative(Suite):
                 "*Encoder* is 1 - model / the same model given the encoder's output of another day "
                 "(`model_swapped_encoder`). `context_only` has no encoder output at all.",
             ],
-            provenance=self.provenance(run, datasets=scored, mask_channels=self.mask_channels),
+            # As many as were hidden together, asked for or not: `lsm compare` pairs runs with equal cells.
+            provenance=self.provenance(
+                run, datasets=scored, mask_channels=self.mask_channels or masked(run.objective).tokens.patch_channels
+            ),
             by_person=sums.by_person(people),
         )
 

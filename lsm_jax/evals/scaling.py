@@ -10,6 +10,7 @@ residuals' size and with as many degrees of freedom as points beyond the three p
 from __future__ import annotations
 
 import dataclasses
+from typing import Any
 
 import numpy as np
 import scipy.optimize
@@ -17,8 +18,8 @@ from jaxtyping import Float
 
 MIN_POINTS = 4  # three parameters, and one point to be wrong about
 DRAWS = 200
-_STEEPEST = 5.0
-_EXPONENTS = np.geomspace(0.01, _STEEPEST, 1000)
+FLATTEST, STEEPEST = 0.01, 5.0  # exponents that are tried
+_EXPONENTS = np.geomspace(FLATTEST, STEEPEST, 1000)
 
 Points = Float[np.ndarray, " n"]
 
@@ -51,7 +52,7 @@ def fit_power_law(amount: Points, loss: Points) -> PowerLaw:
         scale, exponent, floor = values
         return (scale * (amount / unit) ** -exponent + floor) / loss - 1
 
-    bounds = [0, 0, 0], [np.inf, _STEEPEST, np.inf]
+    bounds = [0, 0, 0], [np.inf, STEEPEST, np.inf]
     scale, exponent, floor = scipy.optimize.least_squares(residuals, start, bounds=bounds).x
     return PowerLaw(float(scale * unit**exponent), float(-exponent), float(floor))
 
@@ -81,7 +82,7 @@ def _on_grid(amount: Points, losses: Float[np.ndarray, "r n"]) -> Float[np.ndarr
 
 def law_with_intervals(
     amount: Points, loss: Points, drawn: Float[np.ndarray, "r n"] | None = None, seed: int = 0
-) -> dict[str, object]:
+) -> dict[str, Any]:
     """The fit as a dictionary: a, b, c, and `ci95` of each.
 
     Args:

@@ -21,9 +21,17 @@ from lsm_jax.config import Config
 from lsm_jax.data.spec import DataSpec, open_datasets
 from lsm_jax.errors import UserError
 from lsm_jax.evals.result import EvalResult, write_whole
-from lsm_jax.evals.scaling import DRAWS, MIN_POINTS, PowerLaw, frontier, law_with_intervals
+from lsm_jax.evals.scaling import (
+    DRAWS,
+    FLATTEST,
+    MIN_POINTS,
+    STEEPEST,
+    PowerLaw,
+    frontier,
+    law_with_intervals,
+)
 from lsm_jax.report.reconstructions import PNG
-from lsm_jax.report.render import readable, render
+from lsm_jax.report.render import number, readable, render
 from lsm_jax.report.style import HUES, LIGHT, inline_svg, new_figure, styled
 from lsm_jax.sharding import axes_of, named_parameters
 from lsm_jax.train.loop import make_schedule
@@ -143,7 +151,11 @@ def _law(
     if len({*amounts}) < MIN_POINTS:
         notes.append(f"no law of {what}: {len({*amounts})} different amounts, and a fit needs {MIN_POINTS}.")
         return {"law": None}
-    return {"law": law_with_intervals(np.array(amounts), np.array(losses), drawn)}
+    law = law_with_intervals(np.array(amounts), np.array(losses), drawn)
+    low, high = law["ci95"]["b"]
+    if low <= -0.99 * STEEPEST and high >= -1.01 * FLATTEST:
+        notes.append(f"{what}: every exponent fits, so these losses say nothing about a law.")
+    return {"law": law}
 
 
 def _rises(members: Sequence[ScaledRun], axis: str, drawn: Drawn) -> Iterator[tuple[ScaledRun, ScaledRun]]:
@@ -259,7 +271,7 @@ def _parameters(config: Config, spec: DataSpec) -> int:
 @styled()
 def scaling_figure(content: Mapping[str, Any]) -> Figure:
     """Loss over data, parameters and compute; points are runs, lines are laws, dotted where there is none."""
-    figure, panels = new_figure(11.5, 3.6, ncols=len(AXES))
+    figure, panels = new_figure(11.5, 4.2, ncols=len(AXES))
     for axes, axis in zip(panels, AXES, strict=True):
         _draw_axis(axes, axis, content)
     return figure
@@ -270,7 +282,7 @@ def scaling_page(content: Mapping[str, Any]) -> str:
     """The content of `scaling.json` as one self-contained page, with a picture for each axis."""
     pictures = []
     for axis in AXES:
-        figure, axes = new_figure(3.9, 3.3)
+        figure, axes = new_figure(3.9, 3.9)
         _draw_axis(axes, axis, content)
         pictures.append((readable(axis), inline_svg(figure, f"{content['score']} over {readable(axis)}")))
     return render("scaling.html", title="Scaling", pictures=pictures, **content)
@@ -283,10 +295,10 @@ def _draw_axis(axes: Axes, axis: str, content: Mapping[str, Any]) -> None:
             if run["curve"] and content["score"] == VALIDATION:
                 axes.plot(*zip(*run["curve"], strict=True), color=LIGHT["missing"], linewidth=0.8)
     curves = [fit for fit in content["fits"] if fit["axis"] == axis]
-    for number, fit in enumerate(curves):
+    for place, fit in enumerate(curves):
         amounts, losses = (np.array([point[name] for point in fit["points"]]) for name in (axis, "loss"))
-        colour = LIGHT[HUES[number % len(HUES)]]
-        label = f"{fit['shared'][shared]:,.4g}" if shared else "frontier"
+        colour = LIGHT[HUES[place % len(HUES)]]
+        label = number(fit["shared"][shared]) if shared else "frontier"
         axes.plot(amounts, losses, "o", color=colour, markersize=4, label=label)
         if fit["law"]:
             line = np.geomspace(amounts.min(), amounts.max(), 100)
@@ -296,7 +308,7 @@ def _draw_axis(axes: Axes, axis: str, content: Mapping[str, Any]) -> None:
     axes.set(xscale="log", xlabel=f"{readable(axis)}{f' ({unit})' if unit else ''}", ylabel=content["score"])
     low, high = axes.get_xlim()
     axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if high < 30 * low else (1,)))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.4g}")
+    axes.xaxis.set_major_formatter(lambda value, _: number(value) if value < 1e7 else f"{value:.0e}".replace("+", ""))
     axes.xaxis.set_minor_formatter(NullFormatter())  # matplotlib's own are formulas, which the style shows as text
     if curves:
-        axes.legend(title=readable(shared))
+        axes.legend(title=readable(shared), loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)

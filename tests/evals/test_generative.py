@@ -263,6 +263,10 @@ def test_models_with_other_tokens_are_scored_on_equal_cells(real_run, dataset):
     runs = with_answer(real_run, 0.3), dataclasses.replace(real_run, objective=Constant(wide, 0.3))
     fine, coarse = (Generative(tasks=TASKS, mask_channels=2).run(run, [dataset]) for run in runs)
     assert fine.by_person == coarse.by_person
+    # Hiding what a token has is the same, and is compared with it.
+    own = Generative(tasks=TASKS).run(runs[1], [dataset])
+    assert own.by_person == coarse.by_person
+    assert own.provenance["mask_channels"] == coarse.provenance["mask_channels"] == 2
     assert fine.by_person != Generative(tasks=TASKS).run(runs[0], [dataset]).by_person
     totals = np.sum([row["scores"]["sensor_imputation 50%"] for row in fine.by_person], axis=0)
     whole = row(fine.results, task="sensor_imputation", channel="all", method="model")

@@ -18,6 +18,7 @@ from tiny_run import tiny_config, tiny_dataset
 from lsm_jax.cli.main import main
 from lsm_jax.config import with_changes
 from lsm_jax.data.spec import data_spec, open_datasets
+from lsm_jax.report.scaling import ScaledRun, scaling
 from lsm_jax.train.workdir import write_config
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -81,6 +82,16 @@ def test_laws_frontier_and_page_of_a_grid(grid, tmp_path, capsys):
     assert page.tags.count("svg") == 3 and "width=64,people_share=1.0" in page.text
     assert "unfinished is left out" in page.text
     assert "math" not in page.text and {"20", "50"} <= {*re.findall(r">([^<>]+)</text>", page.html)}  # hours
+
+
+def test_losses_that_hardly_differ_say_nothing_about_a_law():
+    losses = {1: 0.4601, 2: 0.4584, 3: 0.4612, 4: 0.4597}
+    runs = [
+        ScaledRun(f"share={n}", "tiny", 10**5, 100.0 * n, 1e12, 1e6, 10, loss, ((1e12, loss),), {})
+        for n, loss in losses.items()
+    ]
+    notes = scaling(runs, "validation_loss")["notes"]
+    assert "data_hours at parameters 1e+05: every exponent fits, so these losses say nothing about a law." in notes
 
 
 def test_scores_of_evaluations_are_drawn_by_person(grid, tmp_path, capsys):
