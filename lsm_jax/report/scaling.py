@@ -140,7 +140,7 @@ def _fit(
     """One curve: its points and, where there are enough, its law."""
     points = [{axis: amount, "loss": run.loss, "run": run.name} for run, amount in zip(members, amounts, strict=True)]
     losses = np.stack([drawn[run.name] for run in members], axis=1) if drawn else None
-    where = ", ".join(f"{name} {value:.4g}" for name, value in shared.items())
+    where = ", ".join(f"{name} {number(value)}" for name, value in shared.items())
     law = _law(amounts, [run.loss for run in members], losses, notes, f"{axis} at {where}")
     return {"axis": axis, "shared": dict(shared), "points": points} | law
 

@@ -91,7 +91,7 @@ def test_losses_that_hardly_differ_say_nothing_about_a_law():
         for n, loss in losses.items()
     ]
     notes = scaling(runs, "validation_loss")["notes"]
-    assert "data_hours at parameters 1e+05: every exponent fits, so these losses say nothing about a law." in notes
+    assert "data_hours at parameters 100,000: every exponent fits, so these losses say nothing about a law." in notes
 
 
 def test_scores_of_evaluations_are_drawn_by_person(grid, tmp_path, capsys):
