@@ -8,6 +8,7 @@ added, a contrastive loss over people.
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any
 
@@ -45,6 +46,8 @@ from lsm_jax.tokens.masking import MaskedBatch, mask_and_pack, pack_decoder, tra
 from lsm_jax.tokens.policies import PolicyMixture
 from lsm_jax.tokens.row_lengths import resolved_rows
 from lsm_jax.tokens.rows import Rows, pack
+
+_SAMPLED_TOGETHER = 128  # windows
 
 
 class MaskedReconstruction(NetworkObjective, MaskedObjective):
@@ -199,8 +202,7 @@ class MaskedReconstruction(NetworkObjective, MaskedObjective):
         read = visible
         most = self.rows.eval_max_tokens or self.tokens.size
         if visible.sum(axis=1).max(initial=0) > most:
-            keys = window_keys(jax.random.key(0), jnp.asarray(arrays["window_id"]))
-            read = np.asarray(pack(keys, jnp.asarray(visible), 1, most).contains(len(visible)))
+            read = _sampled(np.asarray(arrays["window_id"]), visible, most)
         encoded = tokens_by_window(on_packed_rows(self.encode_rows, (), params, arrays, [read]), read).vectors
         parts = {**arrays, "visible": visible, "hidden": hidden}
         # A decoder over every position has rows of whole windows.
@@ -222,3 +224,18 @@ class MaskedReconstruction(NetworkObjective, MaskedObjective):
         predicted = self.restored(params).decoder(encoded.astype(self.model.dtype), cells, masked)
         by_token = targets.scatter(predicted).reshape(*hidden.shape, -1)
         return self.tokens.windows(jnp.where(hidden[:, :, None], by_token, cells.values))
+
+
+def _sampled(window_id: Int[np.ndarray, " b"], visible: Bool[np.ndarray, "b n"], most: int) -> Bool[np.ndarray, "b n"]:
+    """At most so many of each window's visible tokens, drawn at random, the same ones every time.
+
+    Windows are padded to a multiple, because evaluations have batches of many sizes and each would be compiled.
+    """
+    padding = -len(visible) % _SAMPLED_TOGETHER
+    padded = np.pad(window_id, (0, padding)), np.pad(visible, ((0, padding), (0, 0)))
+    return np.asarray(_sample(*padded, most))[: len(visible)]
+
+
+@functools.partial(jax.jit, static_argnums=2)
+def _sample(window_id: Int[Array, " b"], visible: Bool[Array, "b n"], most: int) -> Bool[Array, "b n"]:
+    return pack(window_keys(jax.random.key(0), window_id), visible, 1, most).contains(len(visible))
