@@ -10,7 +10,6 @@ import dataclasses
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
@@ -18,6 +17,7 @@ from lsm_jax.config import Config
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.nn.flops import AttentionShape
 from lsm_jax.objectives.base import AnyBatch, Batch, EncoderAblation, Metrics, Params
+from lsm_jax.objectives.inference import padded
 from lsm_jax.objectives.masked import MaskedReconstruction
 from lsm_jax.objectives.pooling import TokenEmbeddings
 from lsm_jax.tokens.imputation import impute
@@ -64,11 +64,13 @@ class ImputedReconstruction(MaskedReconstruction):
         predictions = super().ablate_encoder(params, imputed, hidden, other)
         return EncoderAblation(*(np.where(scored, predicted, 0) for predicted in predictions))
 
-    def _imputed(self, batch: AnyBatch, hidden: Bool[Any, "b n"]) -> tuple[Batch, Bool[Array, "b t c"]]:
-        """The batch with hidden and missing cells filled, and the cells that are hidden or recorded."""
-        cells = jnp.repeat(jnp.asarray(hidden)[:, :, None], self.tokens.cells_per_token, axis=2)
-        hidden_cells, observed = self.tokens.windows(cells), jnp.asarray(batch["observed"])
-        return _impute({**batch, "observed": observed & ~hidden_cells}), observed | hidden_cells
+    def _imputed(self, batch: AnyBatch, hidden: Bool[Any, "b n"]) -> tuple[AnyBatch, Bool[np.ndarray, "b t c"]]:
+        """The batch with hidden and missing cells filled, and the cells that are hidden or recorded; on the host."""
+        cells = np.repeat(np.asarray(hidden)[:, :, None], self.tokens.cells_per_token, axis=2)
+        hidden_cells, observed = self.tokens.windows(cells), np.asarray(batch["observed"])
+        arrays = {name: np.asarray(values) for name, values in batch.items()} | {"observed": observed & ~hidden_cells}
+        imputed = jax.device_get(_impute(padded(arrays)))
+        return {name: values[: len(observed)] for name, values in imputed.items()}, observed | hidden_cells
 
     def encode_rows(self, params: Params, batch: Batch, rows: Rows) -> Float[Array, "r s d"]:
         """See `NetworkObjective.encode_rows`."""

@@ -19,6 +19,8 @@ _AXIS = "rows"
 _ROWS_PER_DEVICE = {"cpu": 1}
 _ROWS_PER_ACCELERATOR = 16
 
+_PADDED_TO = 128  # windows
+
 Calls: TypeAlias = Iterator[tuple[PackedRows, Any]]
 # (static arguments..., parameters, batch of R x W windows, rows...) -> an array
 Compute: TypeAlias = Callable[..., Any]
@@ -125,3 +127,14 @@ def _taken(batch: Mapping[str, np.ndarray], windows: np.ndarray) -> dict[str, np
         part[present] = array[place[present]]
         taken[name] = part
     return taken
+
+
+def padded(batch: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The windows with zeros behind them, up to a multiple.
+
+    Evaluations have batches of many sizes, and what JAX computes for a batch would be compiled for each.
+    """
+    return {
+        name: np.pad(values, [(0, -len(values) % _PADDED_TO)] + [(0, 0)] * (values.ndim - 1))
+        for name, values in batch.items()
+    }

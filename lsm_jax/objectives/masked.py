@@ -39,15 +39,13 @@ from lsm_jax.objectives.base import (
     sensor_part,
     with_compute_dtype,
 )
-from lsm_jax.objectives.inference import by_window, on_packed_rows, tokens_by_window
+from lsm_jax.objectives.inference import by_window, on_packed_rows, padded, tokens_by_window
 from lsm_jax.tokens.grid import TokenCells, TokenGrid
 from lsm_jax.tokens.inference_rows import MAX_WINDOWS
 from lsm_jax.tokens.masking import MaskedBatch, mask_and_pack, pack_decoder, training_masks, window_keys
 from lsm_jax.tokens.policies import PolicyMixture
 from lsm_jax.tokens.row_lengths import resolved_rows
 from lsm_jax.tokens.rows import Rows, pack
-
-_SAMPLED_TOGETHER = 128  # windows
 
 
 class MaskedReconstruction(NetworkObjective, MaskedObjective):
@@ -227,13 +225,9 @@ class MaskedReconstruction(NetworkObjective, MaskedObjective):
 
 
 def _sampled(window_id: Int[np.ndarray, " b"], visible: Bool[np.ndarray, "b n"], most: int) -> Bool[np.ndarray, "b n"]:
-    """At most so many of each window's visible tokens, drawn at random, the same ones every time.
-
-    Windows are padded to a multiple, because evaluations have batches of many sizes and each would be compiled.
-    """
-    padding = -len(visible) % _SAMPLED_TOGETHER
-    padded = np.pad(window_id, (0, padding)), np.pad(visible, ((0, padding), (0, 0)))
-    return np.asarray(_sample(*padded, most))[: len(visible)]
+    """At most so many of each window's visible tokens, drawn at random, the same ones every time."""
+    arrays = padded({"window_id": window_id, "visible": visible})
+    return np.asarray(_sample(arrays["window_id"], arrays["visible"], most))[: len(visible)]
 
 
 @functools.partial(jax.jit, static_argnums=2)
