@@ -112,7 +112,7 @@ def write_report(
         "windows_per_second": _newest(metrics, "windows_per_second", None),
         "events": _timeline(read_events(workdir)),
         "seconds": sorted(((name, spent) for name, spent in seconds.items() if spent), key=lambda item: -item[1]),
-        **_by_the_model(workdir, opened, map_windows, caption_days, progress),
+        **_model_sections(workdir, opened, map_windows, caption_days, progress),
         "datasets": dataset_rows,
         "datasets_missing": datasets_missing,
         "config_text": to_json(config),
@@ -219,7 +219,7 @@ def _stale(scored: int, step: int) -> str:
     return f"Training has since gone on to step {step:,}." if step > scored else ""
 
 
-def _by_the_model(
+def _model_sections(
     workdir: Path,
     datasets: Sequence[Dataset],
     map_windows: int,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lsm_jax.captions.fact_check import check_sentences
+from lsm_jax.captions.fact_check import Verdict, check_sentences
 from lsm_jax.data.store import Dataset, Moments
 from lsm_jax.evals.captioning import Captioning
 from lsm_jax.evals.suite import unique_names
@@ -15,7 +15,9 @@ from lsm_jax.report.render import percent
 from lsm_jax.train.run import Run
 from lsm_jax.windows import Window
 
-_VERDICTS = {None: "other wording", "true": "true", "false": "false", "unrecorded": "not recorded"}
+_WORDS = {
+    Verdict.TRUE: "true", Verdict.FALSE: "false", Verdict.UNRECORDED: "not recorded", None: "other wording",
+}  # fmt: skip
 
 
 def written_captions(run: Run, datasets: Sequence[Dataset], days: int) -> list[dict[str, Any]]:
@@ -39,6 +41,5 @@ def written_captions(run: Run, datasets: Sequence[Dataset], days: int) -> list[d
 def _day(dataset: str, window: Window, text: str, moments: Mapping[str, Moments]) -> dict[str, Any]:
     checked, title = check_sentences(text, window), f"{dataset} · {percent(float(window.observed.mean()), 0)} recorded"
     marks = caption_marks(window, [[fact for fact, _ in sentence.facts] for sentence in checked])
-    verdicts = [_VERDICTS[sentence.verdict.value if sentence.verdict else None] for sentence in checked]
-    sentences = list(zip((sentence.text for sentence in checked), verdicts, strict=True))
+    sentences = [(sentence.text, _WORDS[sentence.verdict]) for sentence in checked]
     return {"picture": draw_day(window, moments, title, marks), "title": title, "sentences": sentences}
