@@ -276,6 +276,18 @@ def test_a_sentence_names_the_url_and_not_the_copy(url, capsys):
     assert f"{url} is not the folder of a run" in capsys.readouterr().err
 
 
+def test_the_page_of_a_run_in_a_store_reads_its_checkpoint(url, dataset, tmp_path):
+    save_run(tiny_run(dataset), tmp_path / "run")
+    for name in ("checkpoints", "no checkpoint yet"):
+        run = f"{url}/{name}"
+        upload_folder(tmp_path / "run", run)
+        if name != "checkpoints":
+            Store(run).delete([file for file in Store(run).files() if file.startswith("checkpoints/")])
+        assert main(["report", "--workdir", run]) == 0
+        page = Store(run).read("report.html").decode()
+        assert ("has no whole checkpoint" in page) == (name != "checkpoints")
+
+
 def test_a_run_in_a_store_is_evaluated_and_embedded_there(url, dataset, capsys, tmp_path, monkeypatch):
     run, data = f"{url}/run", f"{url}/data"
     upload_folder(dataset, data)

@@ -138,7 +138,8 @@ def _fetched_run(url: str, args: argparse.Namespace) -> Path:
     from lsm_jax.train.mirror import fetched_run, is_small
 
     if hasattr(args, "step"):
-        return fetched_run(url, args.step, every=getattr(args, "curve", False))
+        every, optional = (getattr(args, name, False) for name in ("curve", "checkpoint_optional"))
+        return fetched_run(url, args.step, every=every, required=not optional)
     return storage.fetch_folder(url, storage.local_copy(url, "copies"), is_small)
 
 

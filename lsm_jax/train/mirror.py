@@ -189,8 +189,11 @@ def run_folder(workdir: Path | str) -> Iterator[tuple[Path, RunStore | None]]:
     store.upload_small_files()
 
 
-def fetched_run(url: str, step: int | None = None, every: bool = False) -> Path:
+def fetched_run(url: str, step: int | None = None, every: bool = False, required: bool = True) -> Path:
     """A local copy of a run to read: without checkpoints but that of a step, the newest whole one, or every one.
+
+    Args:
+      required: False for a copy without a checkpoint where there is no whole one.
 
     Raises:
       UserError: no such checkpoint, or as `Store`.
@@ -214,6 +217,8 @@ def fetched_run(url: str, step: int | None = None, every: bool = False) -> Path:
             if faults:
                 print(f"{url}: checkpoint {'; '.join(faults)}; {candidate} is taken.", file=sys.stderr)
             return folder
+    if not required:
+        return folder
     if len(faults) == len(steps) or (faults and step is not None):
         raise UserError(f"{url} has no whole checkpoint" + (f": {'; '.join(faults)}." if faults else " yet."))
     return folder
