@@ -58,24 +58,32 @@ class Recordings:
         given are unobserved. Of several rows in a minute, counts are added and levels averaged.
         """
         length, columns = spec.window_minutes, [spec.channels.index(name) for name in self.channels]
-        values, starts, owners = [], [], []
+        kinds = [REGISTRY[name] for name in self.channels]
+        is_count, high = np.array([kind.is_count for kind in kinds]), np.array([kind.high for kind in kinds])
+        values, starts, owners, outside = [], [], [], np.zeros(len(columns), int)
         for part in self.parts:
             if not len(part.minute):
                 continue
+            # As `lsm ingest`: before samples are averaged. Of samples that are added it is the sum that has a limit.
+            low = np.array([kind.low for kind in kinds])
+            samples, implausible = _within(part.values, low, np.where(is_count, np.inf, high))
+            outside += implausible
             origin = part.minute.min() // MINUTES_PER_DAY * MINUTES_PER_DAY
             number, step = np.divmod(part.minute - origin, length)
             present, window = np.unique(number, return_inverse=True)
             sums, counts = np.zeros((2, len(present), length, len(columns)))
-            np.add.at(sums, (window, step), np.nan_to_num(part.values))
-            np.add.at(counts, (window, step), ~np.isnan(part.values))
-            shared = np.where([REGISTRY[name].is_count for name in self.channels], 1, np.maximum(counts, 1))
+            np.add.at(sums, (window, step), np.nan_to_num(samples))
+            np.add.at(counts, (window, step), ~np.isnan(samples))
+            shared = np.where(is_count, 1, np.maximum(counts, 1))
             values.append(np.where(counts > 0, sums / shared, np.nan))
             starts.append(origin + present * length)
             owners += [part.owner] * len(present)
         if not values:
             raise UserError("there is nothing to embed: no row has a time and no array has a minute.")
-        natural = np.concatenate(values)
-        observed = ~np.isnan(natural) & self._plausible(natural)
+        no_limit = np.full(len(columns), np.inf)
+        natural, implausible = _within(np.concatenate(values), -no_limit, np.where(is_count, high, no_limit))
+        self._warn(outside + implausible)
+        observed = ~np.isnan(natural)
         batch = {
             "values": np.zeros((len(natural), length, len(spec.channels)), np.float32),
             "observed": np.zeros((len(natural), length, len(spec.channels)), np.bool_),
@@ -86,19 +94,25 @@ class Recordings:
         batch["observed"][:, :, columns] = observed
         return batch, np.concatenate(starts), owners
 
-    def _plausible(self, values: np.ndarray) -> np.ndarray:
-        """Whether values are in the range of their channel; a warning tells how many are not."""
-        kinds = [REGISTRY[name] for name in self.channels]
-        with np.errstate(invalid="ignore"):
-            outside = (values < [kind.low for kind in kinds]) | (values > [kind.high for kind in kinds])
-        for kind, count in zip(kinds, outside.sum(axis=(0, 1)).tolist(), strict=True):
+    def _warn(self, outside: Int[np.ndarray, " c"]) -> None:
+        """Warns of channels with values outside their range."""
+        for name, count in zip(self.channels, outside.tolist(), strict=True):
             if count:
+                kind = REGISTRY[name]
                 warnings.warn(
                     f"{kind.name}: {count} values are outside {kind.low:g} to {kind.high:g} {kind.unit} and count as "
                     "missing. Are they in this unit?",
                     stacklevel=5,
                 )
-        return ~outside
+
+
+def _within(
+    values: Float[np.ndarray, "*t c"], low: Float[np.ndarray, " c"], high: Float[np.ndarray, " c"]
+) -> tuple[Float[np.ndarray, "*t c"], Int[np.ndarray, " c"]]:
+    """Values with NaN where they are infinite or outside the limits of their channel, and how many are."""
+    with np.errstate(invalid="ignore"):
+        outside = (values < low) | (values > high) | np.isinf(values)
+    return np.where(outside, np.nan, values), outside.sum(axis=tuple(range(values.ndim - 1)))
 
 
 def recordings(
@@ -161,9 +175,13 @@ def _as_polars(data: Any) -> pl.DataFrame:
         return data.collect()
     if isinstance(data, pl.DataFrame):
         return data
-    columns = {str(name): data[name].to_numpy() for name in data.columns}
-    if (zone := getattr(data.index, "tz", None)) is not None:
-        columns["time"] = data.index.tz_convert(zone).tz_localize(None).to_numpy()
+    # A column of times with a zone would become an array of Python objects.
+    columns = {
+        str(name): (data[name].dt.tz_localize(None) if hasattr(data.dtypes[name], "tz") else data[name]).to_numpy()
+        for name in data.columns
+    }
+    if getattr(data.index, "tz", None) is not None:
+        columns["time"] = data.index.tz_localize(None).to_numpy()
     elif np.issubdtype(data.index.dtype, np.datetime64):
         columns["time"] = data.index.to_numpy()
     return pl.DataFrame(columns, nan_to_null=False)

@@ -155,6 +155,26 @@ def test_values_in_another_unit_are_said(encoder, days):
         encoder.embed(celsius)
 
 
+def test_a_sample_that_cannot_be_is_not_averaged_with_others(encoder):
+    """Three rows of one minute: a pulse of 400 was once averaged into a plausible 173."""
+    times = [dt.datetime(2024, 3, 4, 8, 0, second) for second in (0, 20, 40)]
+    rows = pl.DataFrame({"when": times, "heart_rate": [60.0, 64.0, 400.0], "steps": [200.0, 90.0, -5.0]})
+    with pytest.warns(UserWarning, match="1 values are outside") as warned:
+        found = encoder.embed(rows)
+    assert [str(each.message).split(":")[0] for each in warned] == ["heart_rate", "steps"]
+    expected = encoder.embed(pl.DataFrame({"when": times[:1], "heart_rate": [62.0], "steps": [290.0]}))
+    np.testing.assert_array_equal(found.vectors, expected.vectors)
+    with pytest.warns(UserWarning, match="steps: 1 values are outside"):  # each is possible, their sum is not
+        encoder.embed(rows.with_columns(steps=pl.Series([200.0, 90.0, 40.0]), heart_rate=62.0))
+
+
+def test_a_pandas_column_of_times_with_a_zone_is_that_zones_clock(encoder, days):
+    pandas = pytest.importorskip("pandas")
+    times = pandas.date_range("2024-03-04", periods=MINUTES, freq="min", tz="Europe/Rome")
+    rows = pandas.DataFrame(days[0], columns=CHANNELS).assign(when=times)
+    np.testing.assert_array_equal(encoder.embed(rows).vectors, encoder.embed(rows.set_index("when")).vectors)
+
+
 @pytest.mark.parametrize(
     ("data", "options", "sentence"),
     [
