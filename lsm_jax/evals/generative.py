@@ -130,9 +130,16 @@ class Generative(Suite):
                 "*Encoder* is 1 - model / the same model given the encoder's output of another day "
                 "(`model_swapped_encoder`). `context_only` has no encoder output at all.",
             ],
-            # As many as were hidden together, asked for or not: `lsm compare` pairs runs with equal cells.
+            # `lsm compare` pairs runs with equal cells (channels hidden together, asked for or not) and equal units.
             provenance=self.provenance(
-                run, datasets=scored, mask_channels=self.mask_channels or masked(run.objective).tokens.patch_channels
+                run,
+                datasets=scored,
+                mask_channels=self.mask_channels or masked(run.objective).tokens.patch_channels,
+                normalisation={
+                    name: [float(run.spec.mean[column]), float(run.spec.sd[column])]
+                    for column, name in enumerate(run.spec.channels)
+                    if sums.cells[:, :, column].any()
+                },
             ),
             by_person=sums.by_person(people),
         )

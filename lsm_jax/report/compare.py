@@ -1,7 +1,7 @@
 """Score cards: the evaluations of several runs side by side, each compared with the first.
 
 Squared errors are compared in pairs: the same people are drawn for both runs, and only where both were scored on the
-same cells. Other scores stand with their own intervals.
+same cells. Other scores stand with their own intervals. Of robustness the card shows drops, the smaller the better.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from lsm_jax.evals.statistics import bootstrap, score_and_interval, weighted_rat
 from lsm_jax.report.render import render
 from lsm_jax.train.workdir import EVALUATIONS
 
-_KEYS = ("dataset", "method", "task", "setting", "class", "unit", "metric")
+_KEYS = ("dataset", "method", "task", "setting", "class", "unit", "metric", "kind", "removal")
 _MODEL = ("model", "pretrained")  # the one method of most suites, which needs no column
-_LOWER_IS_BETTER = ("mse", "mae", "median rank")
+_LOWER_IS_BETTER = ("mse", "mae", "median rank", "drop", "sentences unrecorded", "sentences unread")
 _MUST_AGREE = ("split", "seed", "max_windows", "mask_channels")
 
 Suites = Mapping[str, Mapping[str, Any]]
@@ -66,8 +66,8 @@ def _card(suite: str, contents: Mapping[str, Mapping[str, Any] | None], seed: in
     for run, content in contents.items():
         for row, value in own_scores(content["results"] if content else ()):
             names = {key: row[key] for key in _KEYS if row.get(key) is not None and row[key] not in _MODEL}
-            kind = "mse" if "mse" in row else str(row.get("metric") or row.get("class") or "score")
-            line = lines.setdefault(tuple(names.values()), {"names": names, "measure": kind, "scores": {}})
+            measure, value = _measure(row, value)
+            line = lines.setdefault(tuple(names.items()), {"names": names, "measure": measure, "scores": {}})
             line["scores"][run] = {"value": value, "ci95": row["ci95"], "people": row["people"]}
     for line in lines.values():
         line["lower_is_better"] = line["measure"] in _LOWER_IS_BETTER
@@ -78,6 +78,13 @@ def _card(suite: str, contents: Mapping[str, Mapping[str, Any] | None], seed: in
         notes += [f"{other}: {note}" for note in _pair(lines.values(), contents, first, other, seed)]
     keys = [key for key in _KEYS if any(key in line["names"] for line in lines.values())]
     return {"suite": suite, "keys": keys, "lines": list(lines.values()), "notes": notes}
+
+
+def _measure(row: Row, value: float) -> tuple[str, float]:
+    """What a line shows, and its value: that which the interval `ci95` of the row is of."""
+    if row.get("drop") is not None:
+        return "drop", row["drop"]
+    return "mse" if "mse" in row else str(row.get("metric") or row.get("class") or "score"), value
 
 
 def _pair(
@@ -94,6 +101,13 @@ def _pair(
     settings = [key for key in _MUST_AGREE if one["provenance"].get(key) != two["provenance"].get(key)]
     if settings:
         yield f"evaluated with another {', '.join(settings)} than {first}: not compared."
+        return
+    units, others = (content["provenance"].get("normalisation", {}) for content in (one, two))
+    if rescaled := [name for name in units if others.get(name, units[name]) != units[name]]:
+        yield (
+            f"its errors have other units than those of {first}, from data of another mean or standard deviation of "
+            f"{', '.join(rescaled[:5])}{' ...' * (len(rescaled) > 5)}: not compared. Train both on the same data."
+        )
         return
     mine, theirs = (_by_person(content) for content in (one, two))
     unequal = []

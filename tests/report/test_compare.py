@@ -63,6 +63,30 @@ def test_unequal_evaluations_are_not_paired(tmp_path, people, key, value, note):
     assert note in suite["notes"][0]
 
 
+def test_errors_of_other_units_are_not_paired(tmp_path, people):
+    """The same errors in natural units are a fifth smaller where the standard deviation is larger."""
+    one, two = evaluation(people), evaluation(people / 1.25)
+    for content, sd in ((one, 8.0), (two, 8.0 * 1.25**0.5)):
+        content["provenance"] = content["provenance"] | {"normalisation": {"heart_rate": [70.0, sd]}}
+    runs = write(tmp_path / "a", generative=one), write(tmp_path / "b", generative=two)
+    suite = card(tmp_path, *runs)["suites"][0]
+    assert "lower_by" not in suite["lines"][0]["scores"]["b"]
+    assert (
+        "other units than those of a, from data of another mean or standard deviation of heart_rate"
+        in suite["notes"][0]
+    )
+
+
+def test_the_best_captioner_writes_the_fewest_sentences_about_what_was_not_recorded(tmp_path, people):
+    contents = []
+    for share in (0.01, 0.6):
+        content = copy.deepcopy(evaluation(people)) | {"suite": "captioning", "by_person": []}
+        row = {"dataset": "a", "method": "model", "task": "truth", "class": "sentences unrecorded", "people": 9}
+        contents.append(content | {"results": [row | {"score": share, "ci95": None}]})
+    runs = [write(tmp_path / name, captioning=each) for name, each in zip("ab", contents, strict=True)]
+    assert [line["best"] for line in card(tmp_path, *runs)["suites"][0]["lines"]] == [0.01]
+
+
 def test_suites_of_other_measures_and_missing_ones(tmp_path, people):
     probe = copy.deepcopy(evaluation(people)) | {"suite": "probe", "by_person": []}
     probe["results"] = [
@@ -93,3 +117,28 @@ def test_what_cannot_be_compared_is_said(tmp_path, people, capsys):
     ):
         assert main(["compare", *runs, "--out", str(tmp_path / "out")]) == 2
         assert sentence in capsys.readouterr().err
+
+
+def test_every_removal_of_robustness_has_a_line_with_its_drop(tmp_path, people):
+    """Removals once overwrote one another, and the interval of a drop stood beside the score that was left."""
+    removals = {"PPG": ("sensor", 0.05), "ACC": ("sensor", 0.3), "night": ("hours", 0.1)}
+
+    def suite(factor):
+        content = copy.deepcopy(evaluation(people)) | {"suite": "robustness", "by_person": []}
+        content["results"] = [
+            {"dataset": "a", "task": "age", "unit": "person", "metric": "auroc", "method": "pretrained",
+             "removal": removal, "kind": kind, "full_value": 0.9, "value": 0.9 - factor * drop, "drop": factor * drop,
+             "ci95": [0.0, 1.0], "people": 9}
+            for removal, (kind, drop) in removals.items()
+        ]  # fmt: skip
+        return content
+
+    runs = [write(tmp_path / name, robustness=suite(factor)) for name, factor in (("a", 1.0), ("b", 0.5))]
+    lines = card(tmp_path, *runs)["suites"][0]["lines"]
+    assert [(line["names"]["kind"], line["names"]["removal"]) for line in lines] == [
+        (kind, removal) for removal, (kind, _) in removals.items()
+    ]
+    for line, (_, drop) in zip(lines, removals.values(), strict=True):
+        assert line["measure"] == "drop" and line["lower_is_better"]
+        assert [score["value"] for score in line["scores"].values()] == [drop, 0.5 * drop]
+        assert line["best"] == 0.5 * drop
