@@ -38,6 +38,8 @@ from lsm_jax.train.loop import make_schedule
 from lsm_jax.train.metrics import read_metrics
 from lsm_jax.train.workdir import CONFIG, EVALUATIONS, SPEC, read_config
 
+# Evaluations that differ in one of these do not compare.
+_SETTINGS = ("split", "seed", "max_windows", "mask_channels", "normalisation")
 VALIDATION = "validation_loss"
 # Axis of a fit: its unit, and what the runs of one curve have in common.
 AXES = {"data_hours": ("h", "parameters"), "parameters": ("", "data_hours"), "compute": ("FLOP", "")}
@@ -181,23 +183,29 @@ def _draws_of_people(runs: Sequence[ScaledRun]) -> dict[str, np.ndarray]:
 def _read_runs(folder: Path, score: str, notes: list[str]) -> Iterator[ScaledRun]:
     """The finished runs in a folder; adds to `notes` why others are left out."""
     counts: dict[Any, int] = {}
+    settings: dict[str, Any] = {}
     for file in sorted(folder.glob(f"**/{CONFIG}")):
         if (file.parent / SPEC).is_file():
             try:
-                yield _read_run(file.parent, str(file.parent.relative_to(folder)), score, counts)
+                yield _read_run(file.parent, str(file.parent.relative_to(folder)), score, counts, settings)
             except UserError as error:
                 notes.append(f"{file.parent.relative_to(folder)} is left out: {error}")
 
 
-def _read_run(workdir: Path, name: str, score: str, counts: dict[Any, int]) -> ScaledRun:
-    """One run; UserError where it is not finished or has no score. `counts` keeps the parameters of each model."""
+def _read_run(workdir: Path, name: str, score: str, counts: dict[Any, int], settings: dict[str, Any]) -> ScaledRun:
+    """One run; UserError where it is not finished or has no score.
+
+    Args:
+      counts: keeps the parameters of each model.
+      settings: keeps how the first run was evaluated, as all others have to be.
+    """
     config, spec, metrics = read_config(workdir), DataSpec.load(workdir / SPEC), read_metrics(workdir)
     datasets = open_datasets(config.data)
     training = [record for record in metrics if "useful_flops" in record]
     step, total = max((record["step"] for record in training), default=0), make_schedule(config, datasets).total
     if step < total:
         raise UserError(f"it has taken {step} of {total} steps; run the grid again.")
-    loss, by_person = _score(workdir, score, metrics)
+    loss, by_person = _score(workdir, score, metrics, step, settings)
     flops, tokens = (
         float(np.mean([record[metric] for record in training])) for metric in ("useful_flops", "tokens_observed")
     )
@@ -229,9 +237,9 @@ def _validation_losses(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[int, 
 
 
 def _score(
-    workdir: Path, score: str, metrics: Sequence[Mapping[str, Any]]
+    workdir: Path, score: str, metrics: Sequence[Mapping[str, Any]], step: int, settings: dict[str, Any]
 ) -> tuple[float, dict[str, tuple[float, float]]]:
-    """The score at the end of a run, and its parts by person where they are kept."""
+    """The score at the end of a run, at `step`, and its parts by person where they are kept."""
     if score == VALIDATION:
         validated = _validation_losses(metrics)
         if not validated:
@@ -243,7 +251,9 @@ def _score(
         raise UserError(f"it has no evaluation; run `lsm evaluate --workdir {workdir} --suite {suite}`.")
     try:
         result = EvalResult(**json.loads(file.read_text(encoding="utf-8")))
-        scores = result.scalars()
+        errors = [row for row in result.results if row.get("mse") is not None]
+        scores = dataclasses.replace(result, results=errors).scalars()
+        scored, own = int(result.provenance["step"]), {name: result.provenance.get(name) for name in _SETTINGS}
         people = {
             f"{row['dataset']} {row['participant']}": tuple(values)
             for row in result.by_person
@@ -253,7 +263,12 @@ def _score(
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(f"{file}: damaged ({error!r}); run `lsm evaluate` again.") from None
     if task not in scores:
-        raise UserError(f"{file} has no score {task!r}; it has {', '.join(scores)}.")
+        raise UserError(f"{file} has no squared error {task!r}; it has {', '.join(scores) or 'none'}.")
+    if scored != step:
+        raise UserError(f"{file} is of step {scored}, and the run ends at {step}; run `lsm evaluate` again.")
+    for name, value in own.items():
+        if value != settings.setdefault(name, value):
+            raise UserError(f"{file} was evaluated with another {name} than the first run; run `lsm evaluate` again.")
     return float(scores[task]), people
 
 

@@ -106,7 +106,7 @@ def test_scores_of_evaluations_are_drawn_by_person(grid, tmp_path, capsys):
         row = {"task": "random_imputation", "setting": "80%", "channel": "all", "method": "model"}
         scores = [{"random_imputation 80%": [float(error * share**-0.5), 1]} for error in people]
         content = {
-            "suite": "generative", "provenance": {},
+            "suite": "generative", "provenance": {"step": STEPS, "split": "test"},
             "results": [row | {"mse": float(people.mean() * share**-0.5), "people": 30, "ci95": None}],
             "by_person": [{"dataset": "a", "participant": f"p{i}", "scores": each} for i, each in enumerate(scores)],
         }  # fmt: skip
@@ -122,6 +122,32 @@ def test_scores_of_evaluations_are_drawn_by_person(grid, tmp_path, capsys):
         < law["ci95"]["a"][1] / law["a"] - law["ci95"]["a"][0] / law["a"]
     )
     assert any("over people" in note for note in content["notes"])
+
+    faults = (
+        ("split", "validation", "another split than the first run"),
+        ("step", 50, "of step 50, and the run ends at"),
+    )
+    for name, changed, sentence in faults:
+        file = runs / "width=64,people_share=1.0" / "eval" / "generative.json"
+        content = json.loads(file.read_text())
+        content["provenance"] |= {"step": STEPS, "split": "test", name: changed}
+        file.write_text(json.dumps(content))
+        assert main(["scaling", str(runs), "--score", "generative/random_imputation_80%", "--out", str(tmp_path)]) == 0
+        notes = json.loads((tmp_path / "scaling.json").read_text())["notes"]
+        assert sum(sentence in note for note in notes) == 1
+
+
+def test_a_score_that_is_no_loss_is_refused(grid, tmp_path, capsys):
+    """AUROC was once taken for a loss: the frontier took the lowest."""
+    runs = tmp_path / "runs"
+    shutil.copytree(grid, runs)
+    row = {"task": "sex", "metric": "auroc", "method": "pretrained", "value": 0.8, "ci95": None, "people": 9}
+    for workdir in runs.iterdir():
+        (workdir / "eval").mkdir()
+        content = {"suite": "probe", "provenance": {"step": STEPS}, "results": [row]}
+        (workdir / "eval" / "probe.json").write_text(json.dumps(content))
+    assert main(["scaling", str(runs), "--score", "probe/sex_auroc"]) == 2
+    assert "has no squared error 'sex_auroc'" in capsys.readouterr().err
 
 
 def launch(folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
