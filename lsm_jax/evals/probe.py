@@ -35,7 +35,7 @@ from lsm_jax.evals.probe_tasks import Hidden, LoggedWindow, Task, make_tasks
 from lsm_jax.evals.result import EvalResult, Row
 from lsm_jax.evals.statistics import index_of, score_and_interval
 from lsm_jax.evals.suite import Suite, corrupt_records, unique_names
-from lsm_jax.objectives.base import NetworkObjective
+from lsm_jax.objectives.base import NetworkObjective, Objective
 from lsm_jax.objectives.pooling import check_pooling
 from lsm_jax.objectives.supervised import Supervised
 from lsm_jax.train.run import Run
@@ -68,8 +68,8 @@ class Probe(Suite):
     Attributes:
       methods: of `METHODS` and `NETWORKS`; `class_blind` is always there, and `OWN_HEAD` for a supervised run.
       folds: 0: learn from the training split, tune on the validation split, score the split. Otherwise so many
-        person-grouped folds over all people, each scored once; the encoder may have seen their recordings, never their
-        labels.
+        person-grouped folds over all people, each scored once; the encoder may have seen their recordings. A label
+        that it has learnt is not scored so.
       pooling: of token embeddings over a window, an event or a span.
       shots: numbers of labelled people of the few-shot curves.
       spans_per_person: of a task about spans at most this many of a person, drawn at random from their classes in
@@ -96,7 +96,8 @@ class Probe(Suite):
             return dataclasses.replace(self, methods=(*self.methods, OWN_HEAD)).run(run, datasets)
         untrained = jax.jit(objective.init)(jax.random.key(self.seed))
         encoders = {OURS: run.params, RANDOM: untrained}
-        encoders = {name: params for name, params in encoders.items() if name in self.methods}
+        used = {OURS if name == OWN_HEAD else name for name in self.methods}
+        encoders = {name: params for name, params in encoders.items() if name in used}
         parts: dict[str, list[Row]] = {"results": [], "comparisons": [], "details": []}
         notes: list[str] = []
         for name, dataset in unique_names(datasets).items():
@@ -120,7 +121,8 @@ class Probe(Suite):
         notes += corrupt_records(datasets)
         settings = {name: getattr(self, name) for name in ("methods", "folds", "pooling", "spans_per_person")}
         made_with = self.provenance(run, **settings)
-        return EvalResult(self.name, provenance=made_with, notes=[*self._summary(parts), *notes], **parts)
+        notes = [self._protocol(run), *self._summary(parts), *notes]
+        return EvalResult(self.name, provenance=made_with, notes=notes, **parts)
 
     def _checked(self, run: Run) -> NetworkObjective:
         """The run's objective; UserError where it or a setting does not suit the suite."""
@@ -160,6 +162,22 @@ class Probe(Suite):
             )
         return False
 
+    def _protocol(self, run: Run) -> str:
+        """Who teaches the probes, who is scored, and what the encoder knows of them."""
+        if not self.folds:
+            return f"probes learn from the training split, are tuned on validation people and score {self.split}."
+        sentence = (
+            f"{self.folds} person-grouped folds over all people: the encoder may have seen these people's recordings "
+            "(transductive)"
+        )
+        if run.objective.frozen:
+            return f"{sentence}. It comes from {run.config.model.encoder_from}: see there what else it has learnt."
+        if isinstance(run.objective, Supervised):
+            return f"{sentence} and has learnt {run.objective.task} of those it was trained on."
+        if run.tokenizer is not None:
+            return f"{sentence} and their captions, which name what they did: scores are too high."
+        return f"{sentence}, never their labels."
+
     def _batches(self, spec: DataSpec, dataset: Dataset) -> Iterator[tuple[Batch, list[WindowInfo]]]:
         """The windows of all splits, in the order in which tasks count them."""
         for split in SPLITS:
@@ -183,6 +201,11 @@ class Probe(Suite):
             for info in infos
         ]
         tasks, notes = make_tasks(windows, self.spans_per_person, self.seed)
+        for task in [task for task in tasks if self.folds and _encoder_has_learnt(run.objective, task)]:
+            tasks.remove(task)
+            notes.append(
+                f"{task.name} is left out: the encoder has learnt it from training people, whom --folds would score."
+            )
         if not tasks and not notes:
             notes = ["there is nothing to predict: it has neither labels nor events."]
         return tasks, notes
@@ -326,17 +349,9 @@ class Probe(Suite):
                     yield {"metric": metric, "method": method, "shots": shots} | _value(together, people)
 
     def _summary(self, parts: Mapping[str, Sequence[Row]]) -> list[str]:
-        """What was scored on whom, and in how many tasks the pre-trained encoder is ahead of each other method."""
-        if self.folds:
-            sentences = [
-                f"{self.folds} person-grouped folds over all people: the encoder may have seen these people's "
-                "recordings (transductive), never their labels."
-            ]
-        else:
-            sentences = [
-                f"probes learn from the training split, are tuned on validation people and score {self.split}."
-            ]
-        for method in (*self.methods[1:], REFERENCE):
+        """In how many tasks the pre-trained encoder is ahead of each other method."""
+        sentences = []
+        for method in (*self.methods, REFERENCE):
             rows = [row for row in parts["comparisons"] if row["method"] == method and row["metric"] in HEADLINES]
             if rows:
                 above, sure = (sum(row[key] for row in rows) for key in ("above", "sure"))
@@ -344,6 +359,11 @@ class Probe(Suite):
                     f"{OURS} is above {method} in {above} of {len(rows)} tasks, in {sure} with an interval above 0."
                 )
         return sentences
+
+
+def _encoder_has_learnt(objective: Objective, task: Task) -> bool:
+    """Whether the label of a task was what the encoder, and not a head alone, was trained on."""
+    return isinstance(objective, Supervised) and objective.task == task.name and not objective.frozen
 
 
 def _has_learnt(objective: NetworkObjective, task: Task) -> TypeGuard[Supervised]:

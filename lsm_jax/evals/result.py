@@ -133,7 +133,12 @@ class EvalResult:
         keys = [*(key for key in _INDEX if key in self.comparisons[0]), "people"]
         lines = [{key: row[key] for key in keys} | _difference(row) for row in self.comparisons]
         wide = pl.DataFrame(lines).pivot("method", index=keys, values="difference").fill_null("-")
-        return ["## The pre-trained encoder minus each method, above 0 where it is better", _markdown(wide)]
+        heading = (
+            "The drop of each method minus that of the pre-trained encoder, above 0 where the encoder loses less"
+            if "removal" in keys
+            else "The pre-trained encoder minus each method, above 0 where it is better"
+        )
+        return [f"## {heading}", _markdown(wide)]
 
     def _by_channel(self) -> str:
         keys = ("task", "setting", "channel")

@@ -104,6 +104,7 @@ class Robustness(Probe):
         size = {"examples": len(scored), "people": people}
         results: list[Row] = []
         comparisons: list[Row] = []
+        metric = ""
         drops: dict[tuple[str, Removal], Float[np.ndarray, " r"]] = {}
         for method in self.methods:
             full, *less = (
@@ -120,12 +121,15 @@ class Robustness(Probe):
                 numbers = {"value": value, "full_value": full_value, "drop": drop, "ci95": interval}
                 named = {"removal": removal.name, "kind": removal.kind, "metric": metric, "method": method}
                 results.append(shared | named | numbers | size)
-                if method != OURS and (OURS, removal) in drops:
-                    smaller, interval = score_and_interval(drops[method, removal] - drops[OURS, removal], people)
-                    sure = interval is not None and interval[0] > 0
-                    numbers = {"difference": smaller, "ci95": interval, "above": (smaller or 0) > 0, "sure": sure}
-                    comparisons.append(shared | named | numbers | size)
-        comparisons = [row for row in comparisons if row["difference"] is not None]
+        for (method, removal), drop in drops.items():
+            if method == OURS or (OURS, removal) not in drops:
+                continue
+            less, interval = score_and_interval(drop - drops[OURS, removal], people)
+            if less is not None:
+                sure = interval is not None and interval[0] > 0
+                named = {"removal": removal.name, "kind": removal.kind, "metric": metric, "method": method}
+                numbers = {"difference": less, "ci95": interval, "above": less > 0, "sure": sure}
+                comparisons.append(shared | named | numbers | size)
         return {"results": results, "comparisons": comparisons}, notes
 
     def _scores(

@@ -81,8 +81,16 @@ def test_drops_from_end_to_end(dataset, run, tmp_path):
     drop = {row["method"]: row["drop"] for row in rows if row["removal"] == "without PPG"}
     np.testing.assert_allclose(paired["difference"], drop["random_encoder"] - drop["pretrained"])
     assert "without PPG" in result.table()
+    assert "The drop of each method minus that of the pre-trained encoder" in result.markdown()
     first = result.write(tmp_path / "a").read_bytes()
     assert suite.run(run, [dataset]).write(tmp_path / "b").read_bytes() == first
+
+
+def test_the_order_of_methods_loses_no_comparison(dataset, run):
+    orders = ("engineered_linear", "pretrained"), ("pretrained", "engineered_linear")
+    one, two = (Robustness(kinds=("sensor",), batch_size=64, methods=methods).run(run, [dataset]) for methods in orders)
+    key = lambda row: (row["task"], row["removal"])  # noqa: E731
+    assert sorted(one.comparisons, key=key) == sorted(two.comparisons, key=key) and one.comparisons
 
 
 def test_a_method_that_is_not_fitted_here_is_named(dataset, run):

@@ -98,6 +98,13 @@ def test_a_number_is_learnt_in_its_own_unit_and_the_encoder_with_it(folder, tmp_
     assert own_head(tmp_path, folder)["value"] > 0.9
     validation = [row["validation_mean_absolute_error"] for row in read_metrics(tmp_path) if "validation_loss" in row]
     assert validation[-1] < 0.7 * validation[0]
+    dataset = open_dataset(folder / "data")
+    alone = Probe(methods=(OWN_HEAD,), shots=()).run(run, [dataset])
+    assert {row["method"] for row in alone.results if row["task"] == "beats"} == {OWN_HEAD, "class_blind"}
+    # On folds its encoder would be scored on people whose numbers it has learnt.
+    folds = Probe(methods=("pretrained",), folds=3, shots=()).run(run, [dataset])
+    assert "beats" not in {row["task"] for row in folds.results}
+    assert any("beats is left out: the encoder has learnt it" in note for note in folds.notes)
 
 
 def test_targets_are_those_of_the_windows_and_nan_where_there_is_none(folder):
