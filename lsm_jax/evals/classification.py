@@ -16,12 +16,14 @@ from sklearn.preprocessing import StandardScaler
 from lsm_jax.captions.grammar import event_name
 from lsm_jax.data.store import Dataset
 from lsm_jax.data.targets import MARK
+from lsm_jax.errors import UserError
 from lsm_jax.evals.days import Days, read_days
 from lsm_jax.evals.result import Row
 from lsm_jax.evals.statistics import auroc, bootstrap, score_and_interval
 from lsm_jax.evals.suite import Suite
 from lsm_jax.train.run import Run
 
+_TUNING_FOLDS = 5
 _INVERSE_REGULARISATION = (0.001, 0.01, 0.1, 1.0)  # scikit-learn's C, for features of unit variance
 
 
@@ -32,31 +34,47 @@ def logged_classes(dataset: Dataset) -> list[str]:
 
 
 def read_labelled_days(run: Run, dataset: Dataset, suite: Suite) -> tuple[Days, Days]:
-    """All training and validation days, which probes learn from."""
-    train, validation = (
-        read_days(run, dataset.nonempty_source(split), suite.without_limit, statistics=True)
-        for split in ("train", "validation")
-    )
-    return train, validation
+    """All days that probes learn from, and those that their regularisation is chosen by.
+
+    The latter are of the validation people, or of a fifth of the training people where validation people are scored.
+
+    Raises:
+      UserError: validation people are scored and the training split has one person only.
+    """
+
+    def days(split: str) -> Days:
+        return read_days(run, dataset.nonempty_source(split), suite.without_limit, statistics=True)
+
+    train = days("train")
+    if suite.split != "validation":
+        return train, days("validation")
+    people = np.random.default_rng(suite.seed).permutation(np.unique(train.person))
+    if len(people) < 2:
+        raise UserError(
+            f"{dataset.path}: its training split has one person, and to score validation people takes two: to learn "
+            "from and to choose the regularisation by. Score --split test."
+        )
+    tuning = np.isin(train.person, people[: max(len(people) // _TUNING_FOLDS, 1)])
+    return train.only(~tuning), train.only(tuning)
 
 
 def reference_probes(
-    train: Days, validation: Days, test: Days, classes: Sequence[str]
+    train: Days, tuning: Days, test: Days, classes: Sequence[str]
 ) -> dict[str, Float[np.ndarray, "m c"]]:
     """Scores of probes with all labels: on the run's embeddings (the upper reference) and on day statistics (no model).
 
-    Each takes the regularisation with the best mean AUROC on the validation days.
+    Each takes the regularisation with the best mean AUROC on the tuning days.
     """
-    labels, validation_labels = train.labels(classes), validation.labels(classes)
+    labels, tuning_labels = train.labels(classes), tuning.labels(classes)
 
-    def scores(train: np.ndarray, validation: np.ndarray, test: np.ndarray) -> np.ndarray:
-        train, validation, test = standardised(train, validation, test)
-        quality = lambda c: _mean_auroc(fit_probes(train, labels, validation, c), validation_labels)  # noqa: E731
+    def scores(train: np.ndarray, tuning: np.ndarray, test: np.ndarray) -> np.ndarray:
+        train, tuning, test = standardised(train, tuning, test)
+        quality = lambda c: _mean_auroc(fit_probes(train, labels, tuning, c), tuning_labels)  # noqa: E731
         return fit_probes(train, labels, test, max(_INVERSE_REGULARISATION, key=quality))
 
     return {
-        "linear_probe": scores(train.embeddings, validation.embeddings, test.embeddings),
-        "statistics_probe": scores(train.statistics, validation.statistics, test.statistics),
+        "linear_probe": scores(train.embeddings, tuning.embeddings, test.embeddings),
+        "statistics_probe": scores(train.statistics, tuning.statistics, test.statistics),
     }
 
 

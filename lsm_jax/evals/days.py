@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -52,6 +53,14 @@ class Days:
     def person(self) -> Int[np.ndarray, " n"]:
         """The person of each day, an index from 0."""
         return index_of(self.participants)
+
+    def only(self, chosen: Bool[np.ndarray, " n"]) -> Days:
+        """Some of the days."""
+        kept: dict[str, Any] = {}
+        for field in dataclasses.fields(self):
+            part = getattr(self, field.name)
+            kept[field.name] = part[chosen] if isinstance(part, np.ndarray) else tuple(itertools.compress(part, chosen))
+        return Days(**kept)
 
     def labels(self, classes: Sequence[str]) -> Float[np.ndarray, "n c"]:
         """1 where a day shows the class, 0 where its log does not name it.

@@ -39,7 +39,7 @@ class FewShot(DatasetSuite):
 
     def score(self, run: Run, dataset: Dataset) -> tuple[list[Row], list[str], list[Row]]:
         """See `DatasetSuite.score`. A k is left out where some class has fewer training days."""
-        train, validation = read_labelled_days(run, dataset, self)
+        train, tuning = read_labelled_days(run, dataset, self)
         test = read_days(run, dataset.nonempty_source(self.split), self, statistics=True)
         in_training = set().union(*train.captioned)
         classes = [each for each in logged_classes(dataset) if each in in_training]
@@ -52,7 +52,7 @@ class FewShot(DatasetSuite):
                 scores[f"{shots}-shot"] = few_shot_scores(train.embeddings, labels, test.embeddings, shots, self.seed)
             else:
                 too_few.append(f"no {shots}-shot: some class has fewer training days.")
-        rows, notes = auroc_rows(scores | reference_probes(train, validation, test, classes), test, classes, self.seed)
+        rows, notes = auroc_rows(scores | reference_probes(train, tuning, test, classes), test, classes, self.seed)
         return rows, [f"probes of all {len(labels)} training days; {_DRAWS} draws of few.", *notes, *too_few], []
 
 
