@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy.stats import hypergeom
 
 from lsm_jax.data.store import Dataset, WindowSource
 from lsm_jax.errors import UserError
@@ -105,7 +106,7 @@ def retrieval_rows(
     """R@1, 5, 10 and median rank in both directions, and the size of a pool (all days if fewer than `POOL_SIZE`)."""
     pool, caption_index = min(POOL_SIZE, len(captions)), index_of(captions)
     ranks: dict[str, list[np.ndarray]] = {"text_for_day": [], "day_for_text": []}
-    owners = []
+    owners, matches = [], []
     rng = np.random.default_rng(seed)
     for _ in range(_POOLS):
         chosen = rng.permutation(len(captions))[:pool]
@@ -114,22 +115,35 @@ def retrieval_rows(
         ranks["text_for_day"].append(match_ranks(similarity, same_text))
         ranks["day_for_text"].append(match_ranks(similarity.T, same_text))
         owners.append(person[chosen])
+        matches.append(same_text.sum(axis=1))
     owner = np.unique(np.concatenate(owners), return_inverse=True)[1]
     people, rows = int(owner.max()) + 1, []
     size = {"windows": len(captions), "people": people, "pool": pool}
+    at_random = chance_of_ranks(np.concatenate(matches), pool)
     for task, parts in ranks.items():
         rank = np.concatenate(parts)
         statistics: dict[str, tuple[Statistic, float]] = {
-            f"R@{k}": (weighted_ratio((rank <= k).astype(float), np.ones(len(rank))), min(k / pool, 1.0))
+            f"R@{k}": (weighted_ratio((rank <= k).astype(float), np.ones(len(rank))), at_random[min(k, pool) - 1])
             for k in _RECALL_AT
         }
-        statistics["median rank"] = functools.partial(weighted_median, rank), (pool + 1) / 2
+        middle = 1 + np.searchsorted(at_random, 0.5 - 1e-9), 1 + np.searchsorted(at_random, 0.5 + 1e-9)
+        statistics["median rank"] = functools.partial(weighted_median, rank), float(np.mean(middle))
         for name, (statistic, chance) in statistics.items():
             score, interval = score_and_interval(bootstrap(statistic, owner, seed), people)
             shared = {"task": task, "class": name, **size}
             rows.append({"method": "model", "score": score, "ci95": interval, **shared})
-            rows.append({"method": "chance", "score": chance, "ci95": None, **shared})
+            rows.append({"method": "chance", "score": float(chance), "ci95": None, **shared})
     return rows, pool
+
+
+def chance_of_ranks(matches: Int[np.ndarray, " q"], pool: int) -> Float[np.ndarray, " p"]:
+    """The share of queries whose best match has a rank of at most 1, 2, ... `pool` (`match_ranks`) in a random order.
+
+    A query misses the first k if none of them matches: of its `matches` in the pool, days with the same text, all are
+    right answers.
+    """
+    numbers, queries = np.unique(matches, return_counts=True)
+    return np.average(hypergeom.sf(0, pool, numbers[:, None], np.arange(1, pool + 1)), axis=0, weights=queries)
 
 
 def _check_texts(run: Run, texts: Sequence[str]) -> None:

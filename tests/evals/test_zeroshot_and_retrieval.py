@@ -9,11 +9,11 @@ import pytest
 from language_run import CLASSES, PROMPTS, by_classes, by_letters, language_dataset, language_run, with_oracle
 
 from lsm_jax.errors import UserError
-from lsm_jax.evals.classification import auroc_rows
+from lsm_jax.evals.classification import auroc_rows, read_labelled_days
 from lsm_jax.evals.days import read_days
 from lsm_jax.evals.fewshot import FewShot, draw_days
 from lsm_jax.evals.prompts import read_prompts
-from lsm_jax.evals.retrieval import Retrieval
+from lsm_jax.evals.retrieval import Retrieval, retrieval_rows
 from lsm_jax.evals.statistics import auroc, bootstrap
 from lsm_jax.evals.zeroshot import ZeroShot, class_directions
 
@@ -129,6 +129,13 @@ def test_a_real_run_is_scored_beside_probes(dataset, run, suite):
     np.testing.assert_allclose([day["scores"]["yoga"] for day in again.details], similarity, atol=2e-5)
 
 
+def test_nobody_who_is_scored_chooses_the_regularisation(dataset, run):
+    for split in ("test", "validation"):
+        train, tuning = read_labelled_days(run, dataset, FewShot(batch_size=8, split=split))
+        groups = [{*days.participants} for days in (train, tuning)] + [{*dataset.source(split).participants}]
+        assert all(groups) and len(set.union(*groups)) == sum(map(len, groups))
+
+
 def test_few_shots_have_each_class_and_none(dataset, run):
     result = FewShot(batch_size=8).run(run, [dataset])
     assert {row["method"] for row in result.results} >= {"1-shot", "5-shot", "linear_probe", "class_prior"}
@@ -146,6 +153,23 @@ def test_an_oracle_of_the_captions_finds_them(dataset, run):
             assert score(result, method="model", task=task, **{"class": what})["score"] == 1
     ignorant = Retrieval(batch_size=8).run(run, [dataset])
     assert score(ignorant, method="model", task="day_for_text", **{"class": "R@1"})["score"] < 1
+
+
+def test_chance_is_what_random_embeddings_reach():
+    """With ten texts among 200 days many days are right answers: a recall of 0.6 is chance."""
+    rng = np.random.default_rng(0)
+    days, texts = rng.normal(size=(2, 200, 16))
+    captions = [f"text {number % 10}" for number in range(200)]
+    rows, pool = retrieval_rows(days, texts, captions, np.arange(200), 0)
+    assert pool == 200
+    by_method = {(row["method"], row["task"], row["class"]): row["score"] for row in rows}
+    for task in ("text_for_day", "day_for_text"):
+        for what, expected in {"R@1": 0.1, "R@5": 0.42, "R@10": 0.66, "median rank": 7}.items():
+            chance, tolerance = by_method["chance", task, what], 1.5 if what == "median rank" else 0.1
+            assert chance == pytest.approx(expected, abs=0.02)
+            assert by_method["model", task, what] == pytest.approx(chance, abs=tolerance)
+    rows, _ = retrieval_rows(days, texts, [str(number) for number in range(200)], np.arange(200), 0)
+    assert [row["score"] for row in rows[:8] if row["method"] == "chance"] == [0.005, 0.025, 0.05, 100.5]
 
 
 def test_search_finds_days_for_words_and_words_for_days(dataset, run):
