@@ -98,8 +98,8 @@ class Captioning(DatasetSuite):
           UserError: a run that does not generate captions.
         """
         decoding, objective = DECODINGS[self.decode], sensor_language(run.objective)
-        for number, (batch, infos) in enumerate(self.batches(run.spec, source)):
-            ids = objective.generate(run.params, batch, run.words.vocabulary, decoding, self.seed + number)
+        for batch, infos in self.batches(run.spec, source):
+            ids = objective.generate(run.params, batch, run.words.vocabulary, decoding, self.seed)
             yield batch, list(zip(infos, run.words.decode(np.asarray(ids)[: len(infos)]), strict=True))
 
     def _captioned_days(self, run: Run, dataset: Dataset) -> Iterator[_CaptionedDay]:

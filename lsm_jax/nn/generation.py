@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, Key
 
 from lsm_jax.captions.tokenizer import BEGIN, END, PAD, SPECIAL
 from lsm_jax.errors import UserError
@@ -56,13 +56,14 @@ class _Generated(NamedTuple):
 
 
 def write_captions(
-    model: SensorLanguageModel, memory: Memory, vocabulary: int, decoding: Decoding, key: PRNGKeyArray
+    model: SensorLanguageModel, memory: Memory, vocabulary: int, decoding: Decoding, keys: Key[Array, " b"]
 ) -> Int[Array, "b l"]:
     """A caption per window: begin, text, end, padding. A caption of the full length has no end.
 
     Args:
       memory: `SensorLanguageModel.memory` of the windows, one row per window.
       vocabulary: ids of the tokenizer; later rows of the token embedding are never generated.
+      keys: of sampling, one for each window.
     """
     windows, beams, length = len(memory[0]), decoding.beams, model.language.text_length
     texts = windows * beams
@@ -76,8 +77,8 @@ def write_captions(
         logits, caches = model.caption_step(last, state.caches, state.position, repeated)
         scores = _mask_special_tokens(logits, vocabulary, state.done)
         if decoding.temperature > 0:
-            step_key = jax.random.fold_in(key, state.position)
-            parent, token, total = _sample(scores, state.log_probability, decoding, step_key)
+            step_keys = jax.vmap(jax.random.fold_in, (0, None))(keys, state.position)
+            parent, token, total = _sample(scores, state.log_probability, decoding, step_keys)
         else:
             parent, token, total = _top_beams(scores, state.log_probability, windows)
         ids = state.ids[parent].at[:, state.position + 1].set(token)
@@ -114,7 +115,7 @@ def _top_beams(
 
 
 def _sample(
-    scores: Float[Array, "n v"], log_probability: Float[Array, " n"], decoding: Decoding, key: PRNGKeyArray
+    scores: Float[Array, "n v"], log_probability: Float[Array, " n"], decoding: Decoding, keys: Key[Array, " n"]
 ) -> tuple[Int[Array, " n"], Int[Array, " n"], Float[Array, " n"]]:
     """A token from each text's nucleus."""
     texts = jnp.arange(len(scores))
@@ -122,6 +123,6 @@ def _sample(
     order = jnp.argsort(-tempered, axis=1)
     ordered = jnp.take_along_axis(tempered, order, axis=1)
     before = jnp.cumsum(jnp.exp(ordered), axis=1) - jnp.exp(ordered)
-    index = jax.random.categorical(key, jnp.where(before < decoding.nucleus, ordered, _MASK_VALUE))
+    index = jax.vmap(jax.random.categorical)(keys, jnp.where(before < decoding.nucleus, ordered, _MASK_VALUE))
     token = order[texts, index]
     return texts, token, log_probability + scores[texts, token]

@@ -134,10 +134,12 @@ class SensorLanguage(NetworkObjective):
           seed: of sampling.
         """
         self._check_supports(CAPTIONING, "writes captions")
-        static, selected = (vocabulary, decoding or Decoding(), seed), self.read_tokens(batch)
+        static, selected = (vocabulary, decoding or Decoding()), self.read_tokens(batch)
+        # The seed is data, so that another one compiles nothing.
+        parts = sensor_part(batch) | {"seed": np.full(len(selected), seed, np.uint32)}
         # Without queries that pool them, a caption is written from the tokens of a row, which may be one window's only.
         most = MAX_WINDOWS if self.language.caption_queries else 1
-        calls = on_packed_rows(self._caption_rows, static, params, sensor_part(batch), [selected], most)
+        calls = on_packed_rows(self._caption_rows, static, params, parts, [selected], most)
         return by_window(calls, len(selected))
 
     def _check_supports(self, variants: tuple[str, ...], ability: str) -> None:
@@ -155,14 +157,16 @@ class SensorLanguage(NetworkObjective):
         return network.text_embedding(network.text(ids), ids)
 
     def _caption_rows(
-        self, vocabulary: int, decoding: Decoding, seed: int, params: Params, batch: Batch, rows: Rows
+        self, vocabulary: int, decoding: Decoding, params: Params, batch: Batch, rows: Rows
     ) -> Int[Array, "w l"]:
         network = self.restored(params)
         encoded = network.encode(self.tokens.tokenize(batch), rows)
         memory = network.memory(encoded, rows, len(batch["observed"]))
-        # Rows that are computed apart sample differently.
-        key = jax.random.fold_in(jax.random.key(seed), batch["window_id"][0])
-        return write_captions(network, memory, vocabulary, decoding, key)
+        # A key for each window: what it samples does not depend on the windows beside it.
+        keys = jax.vmap(lambda seed, window: jax.random.fold_in(jax.random.key(seed), window))(
+            batch["seed"], batch["window_id"]
+        )
+        return write_captions(network, memory, vocabulary, decoding, keys)
 
     def _contrastive(
         self, network: SensorLanguageModel, pair: contrastive.Embeddings, ids: Int[Array, "b l"]

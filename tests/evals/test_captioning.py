@@ -88,12 +88,21 @@ def test_who_writes_our_captions_is_true_and_the_same_words_for_all_are_not(data
     assert result.details[0]["text"] == result.details[0]["ours"]
 
 
-def test_a_real_run_writes_in_batches_of_any_size(dataset, run):
+@pytest.mark.parametrize("decode", ["greedy", "nucleus"])
+def test_a_real_run_writes_in_batches_of_any_size(dataset, run, decode):
     source = dataset.source("test")
-    texts = [
-        [text for _, rows in Captioning(batch_size=size).generate(run, source) for _, text in rows] for size in (4, 6)
-    ]
-    assert texts[0] == texts[1] and len(texts[0]) == len(source) and any(texts[0])
+
+    def written(size, seed=0):
+        suite = Captioning(batch_size=size, decode=decode, seed=seed)
+        return [text for _, rows in suite.generate(run, source) for _, text in rows]
+
+    texts = written(4)
+    assert texts == written(6) and len(texts) == len(source) and any(texts)
+    assert (texts == written(4, seed=1)) == (decode == "greedy")
+
+
+def test_names_of_decodings_are_checked(dataset, run):
+    source = dataset.source("test")
     with pytest.raises(UserError, match=r"--decode gready: .*Did you mean 'greedy'\?"):
         next(Captioning(decode="gready").generate(run, source))
 
