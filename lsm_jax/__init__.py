@@ -1,4 +1,4 @@
-"""Pre-training foundation models on wearable sensor data: LSM-2 and SensorLM in JAX."""
+"""Pre-training foundation models on wearable sensor data: LSM-1, LSM-2 and SensorLM in JAX."""
 
 from __future__ import annotations
 
