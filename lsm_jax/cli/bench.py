@@ -7,6 +7,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
+from lsm_jax.cli.options import check_mode, flag, given
 from lsm_jax.cli.places import data_folder, output
 from lsm_jax.errors import UserError
 from lsm_jax.tools.bench.settings import BENCHES, options, parse_option
@@ -16,8 +17,11 @@ EXAMPLE = "lsm bench step --variant base --decoder all --missing 0,0.5 --dtype f
 ACCEPTS_OVERRIDES = True
 
 _CONFIG: dict[str, dict[str, Any]] = {
-    "config": {"help": "configuration (configs/lsm2.py); --config.section.key=value changes a key"},
-    "variant": {"help": "its variant (step base, inference open)"},
+    "config": {
+        "metavar": "FILE[:VARIANT]",
+        "help": "configuration (configs/lsm2.py); --config.section.key=value changes a key",
+    },
+    "variant": {"help": "its variant, where --config names none (step base, inference open)"},
 }
 # Options that are no fields of the settings, by the benchmarks that have them.
 _FURTHER_OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
@@ -51,23 +55,20 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         group = parser.add_argument_group(" and ".join(kinds))
         for name in names:
             described = _FURTHER_OPTIONS.get(kinds[0], {}).get(name) or _described(name, kinds)
-            group.add_argument(_flag(name), **described)
+            group.add_argument(flag(name), **described)
 
 
 def run(args: argparse.Namespace) -> int:
     """Measures, prints a table and writes the JSON file."""
-    for kinds, names in _options_by_kinds().items():
-        for name in names:
-            if getattr(args, name) is not None and args.kind not in kinds:
-                raise UserError(f"{_flag(name)} is for `lsm bench {' or '.join(kinds)}`, not {args.kind}.")
+    readers = {name: kinds for kinds, names in _options_by_kinds().items() for name in names}
+    check_mode(args, readers, args.kind, "lsm bench")
     if args.overrides and args.kind not in ("step", "inference"):
         raise UserError(f"{args.overrides[0]}: only `lsm bench step` and `lsm bench inference` read a configuration.")
     from lsm_jax.cli.tables import print_table
 
-    given = {name: getattr(args, name) for name in options(args.kind) if getattr(args, name) is not None}
     out = args.out / f"{args.kind}.json"
     measure = {"attention": _attention, "input": _input, "step": _step, "inference": _inference}[args.kind]
-    results = measure(args, BENCHES[args.kind](**given), out)
+    results = measure(args, BENCHES[args.kind](**given(args, options(args.kind))), out)
     columns = _COLUMNS[args.kind]
     rows = [
         [result.get(column) for column in columns]
@@ -96,8 +97,7 @@ def _step(args: argparse.Namespace, settings: Any, out: Path) -> list[dict[str, 
     from lsm_jax.train.mesh import cores_for, use_cores
 
     decoder = [f"--config.model.decoder={args.decoder}"] if args.decoder else []
-    location = f"{args.config or 'configs/lsm2.py'}:{args.variant or 'base'}"
-    config = load_config(location, [*args.overrides, *decoder])
+    config = load_config(_location(args, "base"), [*args.overrides, *decoder])
     use_cores(cores_for(settings.batch_size))
     with progress_bar("step: runs") as progress:
         return measure(config, settings, out, progress)
@@ -109,7 +109,7 @@ def _inference(args: argparse.Namespace, settings: Any, out: Path) -> list[dict[
     from lsm_jax.tools.bench.inference import measure
     from lsm_jax.train.mesh import cores, use_cores
 
-    config = load_config(f"{args.config or 'configs/lsm2.py'}:{args.variant or 'open'}", args.overrides)
+    config = load_config(_location(args, "open"), args.overrides)
     use_cores(cores())
     with progress_bar("inference: runs") as progress:
         return measure(config, settings, out, progress)
@@ -123,8 +123,12 @@ def _input(args: argparse.Namespace, settings: Any, out: Path) -> list[dict[str,
         return measure(args.data, settings, out, progress)
 
 
-def _flag(name: str) -> str:
-    return f"--{name.replace('_', '-')}"
+def _location(args: argparse.Namespace, variant: str) -> str:
+    """FILE:VARIANT of the configuration, this variant where none is named. UserError where both options name one."""
+    file, _, named = (args.config or "configs/lsm2.py").partition(":")
+    if named and args.variant:
+        raise UserError(f"--config {args.config} names a variant already: leave out --variant {args.variant}.")
+    return f"{file}:{named or args.variant or variant}"
 
 
 def _options_by_kinds() -> dict[tuple[str, ...], list[str]]:

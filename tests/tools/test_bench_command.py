@@ -64,7 +64,7 @@ def test_a_contender_that_computes_something_else_is_not_timed(monkeypatch, tmp_
 
 def test_step(tmp_path: Path) -> None:
     report = bench(
-        tmp_path, "step", "--config", str(CONFIGS), "--variant", "paper", "--missing", "0,0.5", "--batch-size", "2",
+        tmp_path, "step", "--config", f"{CONFIGS}:paper", "--missing", "0,0.5", "--batch-size", "2",
         "--config.model.size=1x16x2x32+1x16x2x32", "--config.rows.decoder_length=36", "--config.data.window_minutes=60",
         "--config.data.channels=heart_rate,steps,rmssd,skin_temperature,altitude_sd,sdnn",
     )  # fmt: skip
@@ -87,8 +87,8 @@ def test_step(tmp_path: Path) -> None:
 
 def test_inference(tmp_path: Path) -> None:
     report = bench(
-        tmp_path, "inference", "--config", str(CONFIGS), "--missing", "0.5", "--windows", "6", "--batch-size", "4",
-        "--config.model.size=1x16x2x32+1x16x2x32", "--config.data.window_minutes=60",
+        tmp_path, "inference", "--config", str(CONFIGS), "--variant", "base", "--missing", "0.5", "--windows", "6",
+        "--batch-size", "4", "--config.model.size=1x16x2x32+1x16x2x32", "--config.data.window_minutes=60",
         "--config.data.channels=heart_rate,steps,rmssd",
     )  # fmt: skip
     packed, alone = report["results"]
@@ -125,6 +125,8 @@ def test_input(tmp_path: Path) -> None:
         (["attention", "--config.seed=1"], "only `lsm bench step` and `lsm bench inference` read a configuration"),
         (["attention", "--only", "referense"], "'reference'"),
         (["step", "--variant", "bose", "--config", str(CONFIGS)], "'base'"),
+        (["step", "--config", f"{CONFIGS}:bose"], "'base'"),
+        (["inference", "--variant", "base", "--config", f"{CONFIGS}:open"], "leave out --variant base."),
         (["step", "--only", "pytorch", "--config", str(CONFIGS)], "'torch'"),
         (["input", "--data", "nowhere"], "nowhere"),
     ],
