@@ -32,7 +32,8 @@ class Suite(abc.ABC):
       name: as in `lsm evaluate --suite` and `evaluate.suites`.
       objectives: names of the objectives whose runs it can score.
       split: the split to score.
-      max_windows: at most this many windows of each dataset; None: all.
+      max_windows: at most this many windows of each dataset, spread evenly over the split; None: all. `generative` and
+        `openmhc` take whole people instead, `probe` and `robustness` so many windows of each split.
       batch_size: windows per model call.
       seed: of masks, pools, few-shot draws, decoding and bootstrap.
       progress: called with what is done, how much of it there is, and a line about it: windows (""), from 0 again for

@@ -1,10 +1,12 @@
 import dataclasses
+import json
 
 import numpy as np
 import pytest
 from test_generative import with_answer
-from tiny_run import MINUTES, tiny_dataset, tiny_run
+from tiny_run import MINUTES, save_run, tiny_dataset, tiny_run
 
+from lsm_jax.cli.main import main
 from lsm_jax.evals.generative import METHODS, ErrorSums
 from lsm_jax.evals.openmhc import OpenMHC, skill_rows
 from lsm_jax.evals.task_batches import marked_minutes
@@ -57,6 +59,18 @@ def test_a_second_run_is_the_same(run_and_data, result, tmp_path):
     run, dataset = run_and_data
     again = OpenMHC(batch_size=8).run(run, [dataset])
     assert again.write(tmp_path / "a").read_bytes() == result.write(tmp_path / "b").read_bytes()
+
+
+def test_channels_are_hidden_together_where_asked_to(run_and_data, tmp_path):
+    """`lsm compare` advises it for runs with other tokens."""
+    run, _ = run_and_data
+    save_run(run, tmp_path / "run")
+    command = ["evaluate", "--workdir", str(tmp_path / "run"), "--suite", "openmhc", "--mask-channels", "3"]
+    assert main([*command, "--max-windows", "2", "--batch-size", "8"]) == 0
+    content = json.loads((tmp_path / "run" / "eval" / "openmhc.json").read_text())
+    assert content["provenance"]["mask_channels"] == 3
+    tasks = {row["task"] for row in content["results"]}
+    assert "random_patches" in tasks and "signals" not in tasks  # it would hide the only group of channels
 
 
 def test_marks_are_sleep_workouts_and_high_heart_rates(run_and_data):

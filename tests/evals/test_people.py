@@ -1,6 +1,5 @@
 """Nobody is scored on whom the run has learnt from, whatever the dataset calls them now."""
 
-import argparse
 import json
 
 import pytest
@@ -37,12 +36,12 @@ def test_people_trained_on_are_counted_and_refused_whatever_their_dataset(datase
 
 
 def test_a_run_without_a_list_is_scored_and_a_line_says_so(dataset, tmp_path, capsys):
-    args = argparse.Namespace(workdir=tmp_path, data=[dataset.path], split="test")
-    assert [each.path for each in held_out_datasets(args, None)] == [dataset.path]
+    arguments = tiny_run(dataset.path), tmp_path, "test"
+    assert [each.path for each in held_out_datasets(*arguments)] == [dataset.path]
     printed = capsys.readouterr().out
     assert printed.count("\n") == 1 and "does not say whom the run was trained on" in printed
     write_list(tmp_path, tiny=dataset.source("train").participants)
-    held_out_datasets(args, None)
+    held_out_datasets(*arguments)
     assert capsys.readouterr().out == ""
 
 
