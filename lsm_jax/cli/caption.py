@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsm_jax.cli.evaluate import at_least_one
+from lsm_jax.cli.options import check_needed, given
 from lsm_jax.cli.places import data_folder, output, run_folder
 from lsm_jax.errors import UserError
 
@@ -24,6 +25,7 @@ HELP = "describe days in words: statistics, trends and peaks, activities and sle
 EXAMPLE = "lsm caption --data data/synth --level semantic --split test --out captions.jsonl"
 
 _NUM_SHOWN = 3  # captions on the terminal
+_VOCABULARY = 4000
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,12 +42,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="W",
         help="let the run in this folder write captions, at its own levels",
     )
-    parser.add_argument("--decode", default="greedy", metavar="D", help="of a run: greedy, beam, nucleus (%(default)s)")
+    parser.add_argument("--decode", metavar="D", help="of a run: greedy, beam, nucleus (greedy)")
     parser.add_argument("--step", type=int, metavar="N", help="of a run: this checkpoint; the newest where left out")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="B", help="of a run: windows per call (32)")
+    parser.add_argument("--batch-size", type=int, metavar="B", help="of a run: windows per call (32)")
     parser.add_argument("--split", default="train", metavar="S", help="train, validation or test (%(default)s)")
-    parser.add_argument("--epoch", type=int, default=0, metavar="N", help="each epoch has other words (%(default)s)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="another seed, other words (%(default)s)")
+    parser.add_argument("--epoch", type=int, metavar="N", help="each epoch has other words (0)")
+    parser.add_argument(
+        "--seed", type=int, metavar="N", help="another seed, other words; of a run, with --decode nucleus (0)"
+    )
     parser.add_argument(
         "--out",
         type=output,
@@ -59,7 +63,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="learn a vocabulary from the training split's captions, and put their lengths into the data card",
     )
     parser.add_argument(
-        "--vocabulary", type=int, default=4000, metavar="V", help="ids of the vocabulary at most (%(default)s)"
+        "--vocabulary", type=int, metavar="V", help=f"of --tokenizer: ids of the vocabulary at most ({_VOCABULARY})"
     )
 
 
@@ -70,18 +74,10 @@ def run(args: argparse.Namespace) -> int:
     from lsm_jax.data.store import open_dataset
     from lsm_jax.data.text import learn_vocabulary
 
-    if args.workdir and (args.level or args.tokenizer or args.epoch):
-        raise UserError(
-            "--workdir: a run has its own level and vocabulary; leave out --level, --tokenizer and --epoch."
-        )
-    at_least_one("--batch-size", args.batch_size)
-    for name in ("epoch", "seed"):
-        if getattr(args, name) < 0:
-            raise UserError(f"--{name} {getattr(args, name)}: give 0 or more.")
-    if args.out and args.out.suffix != ".jsonl":
-        raise UserError(f"--out {args.out}: name a file that ends in .jsonl.")
+    _check_options(args)
+    epoch, seed = args.epoch or 0, args.seed or 0
     level = args.level or "semantic"
-    captioner = Captioner(parse_levels(level), args.seed)
+    captioner = Captioner(parse_levels(level), seed)
     dataset = open_dataset(args.data)
     source = dataset.source(args.split)
     if not len(source):
@@ -91,15 +87,16 @@ def run(args: argparse.Namespace) -> int:
         if args.workdir:
             level, lines = _model_lines(args, source, statistics, report)
         else:
-            lines = _template_lines(source, captioner, args.epoch, statistics, report)
+            lines = _template_lines(source, captioner, epoch, statistics, report)
         texts = _write_lines(args.out, lines) if args.out else _first_texts(lines)
-    summary = {"dataset": dataset.name, "split": args.split, "level": level, "seed": args.seed}
-    summary |= {"epoch": args.epoch, "seconds": round(time.perf_counter() - started, 2)} | statistics.summary()
+    summary = {"dataset": dataset.name, "split": args.split, "level": level, "seed": seed}
+    summary |= {"epoch": epoch, "seconds": round(time.perf_counter() - started, 2)} | statistics.summary()
     _print_summary(summary, texts)
     if args.tokenizer:
-        tokenizer, summary["tokenizer"] = learn_vocabulary(dataset, captioner, args.vocabulary, args.epoch)
+        allowed = _VOCABULARY if args.vocabulary is None else args.vocabulary
+        tokenizer, summary["tokenizer"] = learn_vocabulary(dataset, captioner, allowed, epoch)
         tokenizer.save(args.tokenizer)
-        _print_vocabulary(args, summary["tokenizer"])
+        _print_vocabulary(args.tokenizer, allowed, summary["tokenizer"])
         try:
             dataset.add_to_card("captions", {"+".join(captioner.levels): summary["tokenizer"]})
         except OSError as error:
@@ -108,6 +105,24 @@ def run(args: argparse.Namespace) -> int:
         args.out.with_suffix(".summary.json").write_text(json.dumps(summary, indent=1))
         print(args.out)
     return 0
+
+
+def _check_options(args: argparse.Namespace) -> None:
+    """UserError for values out of range and options that do not go together."""
+    at_least_one("--batch-size", args.batch_size)
+    for name in ("epoch", "seed"):
+        if (getattr(args, name) or 0) < 0:
+            raise UserError(f"--{name} {getattr(args, name)}: give 0 or more.")
+    if args.out and args.out.suffix != ".jsonl":
+        raise UserError(f"--out {args.out}: name a file that ends in .jsonl.")
+    check_needed(args, "workdir", ["decode", "step", "batch_size"])
+    check_needed(args, "tokenizer", ["vocabulary"])
+    if args.workdir and given(args, ("level", "tokenizer", "epoch")):
+        raise UserError(
+            "--workdir: a run has its own level and vocabulary; leave out --level, --tokenizer and --epoch."
+        )
+    if args.workdir and args.seed is not None and args.decode != "nucleus":
+        raise UserError("--seed: a run draws words with --decode nucleus only; add that, or leave out --seed.")
 
 
 def _template_lines(
@@ -138,14 +153,14 @@ def _model_lines(
 
     use_compile_cache()
     loaded = load_run(args.workdir, args.step)
-    suite = Captioning(batch_size=args.batch_size, seed=args.seed, decode=args.decode, progress=report)
+    suite = Captioning(**given(args, ("batch_size", "seed", "decode")), progress=report)
     level = str(loaded.config.language.levels)
 
     def lines() -> Iterator[dict[str, Any]]:
         for _, rows in suite.generate(loaded, source):
             for info, text in rows:
                 statistics.add(text, facts_of(text))
-                yield _line(info.index, info.window, level, text) | {"step": loaded.step, "decode": args.decode}
+                yield _line(info.index, info.window, level, text) | {"step": loaded.step, "decode": suite.decode}
 
     return level, lines()
 
@@ -192,10 +207,10 @@ def _print_summary(summary: Mapping[str, Any], texts: Iterable[str]) -> None:
     )
 
 
-def _print_vocabulary(args: argparse.Namespace, lengths: Mapping[str, Any]) -> None:
+def _print_vocabulary(file: Path, allowed: int, lengths: Mapping[str, Any]) -> None:
     tokens = lengths["tokens"]
     print(
-        f"{args.tokenizer}: {lengths['vocabulary']:,} ids ({args.vocabulary:,} allowed) from {lengths['captions']:,} "
+        f"{file}: {lengths['vocabulary']:,} ids ({allowed:,} allowed) from {lengths['captions']:,} "
         f"captions; tokens each, begin and end included: median {tokens['median']:,}, 99th percentile "
         f"{tokens['99th percentile']:,}, most {tokens['most']:,}"
     )

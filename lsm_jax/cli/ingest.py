@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lsm_jax.cli.options import check_needed
 from lsm_jax.cli.places import data_folder, local_path, output
 from lsm_jax.errors import RunError, UserError
 
@@ -48,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--overwrite", action="store_true", help="replace the dataset in OUT")
     parser.add_argument("--max-file-mib", type=int, default=8192, help="refuse larger files (default 8192)")
     parser.add_argument("--beam", action="store_true", help="read people on Apache Beam (extra 'beam')")
-    parser.add_argument("--beam-option", action="append", default=[], help="option for Beam, such as --runner=...")
+    parser.add_argument("--beam-option", action="append", help="option for Beam, such as --runner=...")
 
 
 def run(args: argparse.Namespace) -> int:
@@ -59,8 +60,7 @@ def run(args: argparse.Namespace) -> int:
     started = time.perf_counter()
     if args.max_file_mib < 1:
         raise UserError(f"--max-file-mib is {args.max_file_mib}, must be at least 1.")
-    if args.beam_option and not args.beam:
-        raise UserError("--beam-option has no effect without --beam: add it.")
+    check_needed(args, "beam", ["beam_option"])
     source = args.source.resolve()  # Beam workers may run in another folder
     if args.out is None and not args.dry_run:
         raise UserError("give --out, the folder of the dataset to write, or --dry-run to see what is there.")
@@ -89,7 +89,7 @@ def run(args: argparse.Namespace) -> int:
             if args.beam:
                 write_on_beam = _beam_writer()
                 windows = people.beam_windows(report, scratch / "report.json")
-                write_on_beam(args.out, windows=windows, options=args.beam_option, **settings)
+                write_on_beam(args.out, windows=windows, options=args.beam_option or [], **settings)
                 report.merge(IngestReport.read(scratch / "report.json"))
             else:
                 with _progress(report) as progress:

@@ -6,11 +6,14 @@ import argparse
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from lsm_jax.cli.options import given
 from lsm_jax.cli.places import data_folder, output
 from lsm_jax.errors import UserError
 
 HELP = "show what is in a dataset: people, days, missingness, value ranges, pictures of days"
 EXAMPLE = "lsm inspect data/cohort"
+
+_DAYS = 6  # drawn
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -19,28 +22,31 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "dataset", nargs="?", type=data_folder, metavar="DIR", help="dataset folder; the page goes there too"
     )
     parser.add_argument("--channels", action="store_true", help="list the channel registry, nothing else")
-    parser.add_argument(
-        "--days", type=int, default=6, metavar="N", help="days to draw, of different people (%(default)s)"
-    )
+    parser.add_argument("--days", type=int, metavar="N", help=f"days to draw, of different people ({_DAYS})")
     parser.add_argument("--html", type=output, metavar="FILE", help="the page to write (DIR/data_card.html)")
 
 
 def run(args: argparse.Namespace) -> int:
     """Prints the data card and writes `data_card.html` beside `data_card.json`; or lists the channels."""
     if args.channels:
+        if given(args, ("dataset", "days", "html")):
+            raise UserError(
+                "--channels lists the channel registry, nothing else: leave out the dataset and its options."
+            )
         _print_channels()
         return 0
     if args.dataset is None:
         raise UserError("name a dataset folder, as in `lsm inspect DIR`, or pass --channels.")
-    if args.days < 0:
-        raise UserError(f"--days {args.days}: give 0 or more.")
+    days = _DAYS if args.days is None else args.days
+    if days < 0:
+        raise UserError(f"--days {days}: give 0 or more.")
 
     from lsm_jax.data.store import open_dataset
     from lsm_jax.report.data_card import data_card_page
 
     dataset = open_dataset(args.dataset)
     page = args.html or args.dataset / "data_card.html"
-    content = data_card_page(dataset, args.days)
+    content = data_card_page(dataset, days)
     try:
         page.write_text(content, encoding="utf-8")
     except OSError as error:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lsm_jax.cli.options import check_needed
 from lsm_jax.cli.places import local_path, output
 
 HELP = "compile the real training step for a TPU or GPU pod that is not here: memory, FLOPs, least time of a step"
 EXAMPLE = "lsm plan --config configs/lsm2.py:base --topology v5e:16x16 --out plans/base"
 ACCEPTS_OVERRIDES = True
+
+_SECONDS = 900.0
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,11 +31,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="try other meshes, batches and rematerialisation; keep the fastest that fits",
     )
-    parser.add_argument("--seconds", type=float, default=900.0, help="the search begins no trial later than this (900)")
+    parser.add_argument(
+        "--seconds", type=float, help=f"of --search: it begins no trial later than this ({_SECONDS:.0f})"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
     """Writes `plan.json` and prints it as a table."""
+    check_needed(args, "search", ["seconds"])
     import os
 
     # Planning needs no accelerator; asking for one would wait for it.
@@ -52,7 +58,8 @@ def run(args: argparse.Namespace) -> int:
     console, config = Console(), load_config(args.config, args.overrides)
     with console.status(f"compiling for {args.topology}"):
         if args.search:
-            plan, trials = search(config, args.topology, args.seconds, console.print)
+            seconds = _SECONDS if args.seconds is None else args.seconds
+            plan, trials = search(config, args.topology, seconds, console.print)
         else:
             plan, trials = make_plan(config, args.topology), []
     file = write_plan(plan | ({"search": trials} if trials else {}), args.out)

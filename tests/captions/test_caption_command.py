@@ -86,6 +86,10 @@ def test_a_vocabulary_is_learnt_from_training_people_and_described_in_the_card(c
         (["--split", "dev"], "has no split 'dev'"),
         (["--tokenizer", "t.json", "--vocabulary", "10"], "a vocabulary of 10 tokens"),
         (["--out", "/dev/null/captions.jsonl"], "cannot be written"),
+        (["--decode", "beam"], "--decode has no effect without --workdir"),
+        (["--step", "3"], "--step has no effect without --workdir"),
+        (["--batch-size", "4"], "--batch-size has no effect without --workdir"),
+        (["--vocabulary", "400"], "--vocabulary has no effect without --tokenizer"),
     ],
 )
 def test_bad_input_is_refused(

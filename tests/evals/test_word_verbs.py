@@ -109,6 +109,20 @@ def test_captions_of_a_run(folder, decode, tmp_path, capsys):
     assert "leave out --level" in capsys.readouterr().err
 
 
+def test_a_seed_changes_what_a_run_draws_and_is_refused_where_it_draws_nothing(folder, tmp_path, capsys):
+    texts = set()
+    for seed in ("1", "2"):
+        out = tmp_path / f"{seed}.jsonl"
+        arguments = ["--split", "test", "--decode", "nucleus", "--seed", seed, "--out", out]
+        assert on(folder, "caption", *arguments) == 0
+        texts.add(out.read_text())
+        assert json.loads(out.with_suffix(".summary.json").read_text())["seed"] == int(seed)
+    assert len(texts) == 2
+    for decode in ([], ["--decode", "beam"]):
+        assert on(folder, "caption", "--seed", "1", *decode) == 2
+        assert "--seed: a run draws words with --decode nucleus only" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("suite", ["zeroshot", "fewshot", "retrieval", "captioning"])
 def test_suites(folder, suite, capsys):
     prompts = ["--prompts", folder / "prompts.toml"] if suite == "zeroshot" else []

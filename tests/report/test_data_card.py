@@ -191,7 +191,9 @@ def test_the_registry_is_listed(capsys, monkeypatch):
     assert all(name in printed for name in REGISTRY)
 
 
-@pytest.mark.parametrize("arguments", [[], ["nowhere"], [".", "--days", "-1"]])
+@pytest.mark.parametrize(
+    "arguments", [[], ["nowhere"], [".", "--days", "-1"], ["--channels", "."], ["--channels", "--days", "3"]]
+)
 def test_what_cannot_be_inspected_exits_with_2(arguments, capsys):
     assert main(["inspect", *arguments]) == 2
     assert "error:" in capsys.readouterr().err

@@ -7,6 +7,7 @@ import pytest
 from jax.experimental.compilation_cache import compilation_cache
 
 from lsm_jax import objectives
+from lsm_jax.cli.main import main
 from lsm_jax.config import Config, with_changes
 from lsm_jax.data.random_batches import random_batches_with_gaps
 from lsm_jax.errors import UserError
@@ -144,6 +145,11 @@ ENTRY %main (q: bf16[1,768,2,64], k: bf16[1,512,2,64]) -> bf16[1,768,2,64] {{
     assert sum(each.repeated_scores for each in found.values()) == pytest.approx(product * pairs)
     # A kernel whose row lengths are not among those of the plan computes every pair.
     assert counted("forward", 2, []).kernels == 2 * product * all_pairs
+
+
+def test_a_limit_without_a_search_is_refused(capsys):
+    assert main(["plan", "--config", "configs/lsm2.py:base", "--topology", "v5e:2x2", "--seconds", "5"]) == 2
+    assert "--seconds has no effect without --search" in capsys.readouterr().err
 
 
 def test_the_search_keeps_the_fastest_that_fits(monkeypatch):
