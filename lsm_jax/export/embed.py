@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import datetime as dt
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -69,6 +70,7 @@ def write_embeddings(
     Writes `out`, a row per window: `participant` (hashed), `split`, `start` (UTC), `utc_offset_minutes`,
     `observed_share` (of the run's channels), a column per label of the dataset, `embedding` (list of float32). Writes
     `OUT.people.parquet`, a row per person: `participant`, `split`, `days` with an embedding, labels, `embedding`.
+    An error leaves neither.
 
     Args:
       batch_size: windows that are read and packed into rows together.
@@ -96,24 +98,27 @@ def write_embeddings(
         "embedding": pl.List(pl.Float32),
     }  # fmt: skip
     out.parent.mkdir(parents=True, exist_ok=True)
-    partial = out.with_name(out.name + ".partial")
     sums: dict[str, Float[np.ndarray, " d"]] = {}
     width = 0
-    with pyarrow.parquet.ParquetWriter(partial, pl.DataFrame(schema=schema).to_arrow().schema) as writer:
-        for rows in _embed_batches(run, dataset, splits, batch_size, pooling, level, labels, progress):
-            writer.write_table(pl.DataFrame(rows, schema).to_arrow())
-            for row in rows:
-                if row["embedding"] is not None:
-                    width = len(row["embedding"])
-                    if level in ("day", "person"):
-                        person = row["participant"]
-                        sums[person] = sums.get(person, 0) + row["embedding"].astype(np.float64)
     people_file = None
-    if level in ("day", "person"):
-        people = _people(pl.scan_parquet(partial), [*labels], sums)
-        people_file = out.with_name(f"{out.stem}.people.parquet") if level == "day" else partial
-        people.write_parquet(people_file)
-    partial.replace(out)
+    with tempfile.TemporaryDirectory(prefix=f".{out.name}.partial-", dir=out.parent) as staging:
+        partial = Path(staging) / "rows.parquet"
+        with pyarrow.parquet.ParquetWriter(partial, pl.DataFrame(schema=schema).to_arrow().schema) as writer:
+            for rows in _embed_batches(run, dataset, splits, batch_size, pooling, level, labels, progress):
+                writer.write_table(pl.DataFrame(rows, schema).to_arrow())
+                for row in rows:
+                    if row["embedding"] is not None:
+                        width = len(row["embedding"])
+                        if level in ("day", "person"):
+                            person = row["participant"]
+                            sums[person] = sums.get(person, 0) + row["embedding"].astype(np.float64)
+        if level in ("day", "person"):
+            people = _people(pl.scan_parquet(partial), [*labels], sums)
+            of_people = partial.with_name("people.parquet") if level == "day" else partial
+            people.write_parquet(of_people)
+            if level == "day":
+                people_file = of_people.replace(out.with_name(f"{out.stem}.people.parquet"))
+        partial.replace(out)
     written = pl.scan_parquet(out).select(pl.len(), empty=pl.col("embedding").null_count()).collect()
     rows, empty = written.row(0)
     if level != "day":

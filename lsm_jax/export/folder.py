@@ -48,7 +48,7 @@ def export_run(
       RunError: the written files do not give what the run gives.
     """
     file, write = FORMATS[file_format]
-    if out.exists() and not (out / CARD).is_file() and any(out.iterdir()):
+    if out.exists() and not (out / CARD).is_file() and not _is_empty_folder(out):
         raise UserError(f"{out} exists and is not an export; choose another --out.")
     windows = check_windows(run, data)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -65,3 +65,7 @@ def export_run(
             shutil.rmtree(out)
         folder.rename(out)
     return card
+
+
+def _is_empty_folder(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())

@@ -104,4 +104,15 @@ def test_a_broken_model_leaves_no_file(run, dataset, tmp_path):
 
     with pytest.raises(RunError, match="not finite"):
         write_embeddings(dataclasses.replace(run, objective=Broken()), dataset, tmp_path / "days.parquet")
-    assert not (tmp_path / "days.parquet").exists()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("level", ["day", "person", "hour"])
+def test_an_interruption_leaves_the_files_that_were_there(level, run, dataset, tmp_path):
+    def interrupt(*_):
+        raise KeyboardInterrupt
+
+    (tmp_path / "days.parquet").write_text("earlier")
+    with pytest.raises(KeyboardInterrupt):
+        write_embeddings(run, dataset, tmp_path / "days.parquet", batch_size=4, level=level, progress=interrupt)
+    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == {"days.parquet": "earlier"}

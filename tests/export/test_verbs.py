@@ -77,10 +77,12 @@ def test_export(workdir, tmp_path, capsys):
         (["evaluate", "--workdir", "{run}", "--data", "{none}"], "no such dataset"),
         (["embed", "--workdir", "{run}", "--data", "{data}", "--out", "days.csv"], "ends in .parquet"),
         (["export", "--workdir", "{none}"], "not the folder of a run"),
+        (["export", "--workdir", "{run}", "--out", "{file}"], "file exists and is not an export"),
         (["report", "--workdir", "{none}"], "not the folder of a run"),
     ],
 )
 def test_bad_input_is_a_sentence_and_code_2(command, sentence, workdir, dataset, tmp_path, capsys):
-    places = {"none": tmp_path / "none", "run": workdir, "data": dataset.path}
+    places = {"none": tmp_path / "none", "run": workdir, "data": dataset.path, "file": tmp_path / "file"}
+    places["file"].write_text("mine")
     assert main([part.format(**places) for part in command]) == 2
     assert sentence in capsys.readouterr().err
