@@ -55,6 +55,7 @@ _SUITES = {
     "masked_reconstruction": ("generative",),
     "imputed_reconstruction": ("generative",),
     "simclr": ("probe",),
+    "supervised": ("probe",),
     "clip": _CONTRASTIVE,
     "siglip": _CONTRASTIVE,
     "cap": ("captioning",),
@@ -106,7 +107,7 @@ def write_report(
         "not_evaluated": [suite for suite in suites if suite not in evaluated],
         "reconstructs": "generative" in suites,
         "pictures": [(file.stem.replace("-", " "), png_address(file.read_bytes())) for file in figures],
-        "losses": line_chart(metrics, losses, _LOSSES.get(config.objective.name, "loss")),
+        "losses": line_chart(metrics, losses, _loss_label(config)),
         "representations": line_chart(metrics, _REPRESENTATIONS, "validation windows"),
         "speed": line_chart(metrics, {"windows_per_second": "throughput"}, "windows / s", from_zero=True),
         "windows_per_second": _newest(metrics, "windows_per_second", None),
@@ -124,6 +125,12 @@ def write_report(
         raise _damaged(generative, error) from None
     write_whole(out, page)
     return out
+
+
+def _loss_label(config: Config) -> str:
+    if config.objective.name == "supervised":
+        return "cross entropy (nats / example)" if config.supervised.classes else "squared error (z)"
+    return _LOSSES.get(config.objective.name, "loss")
 
 
 def _timeline(events: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -84,14 +84,16 @@ def test_what_has_not_been_done_is_said(workdir):
 
 
 def test_losses_and_suites_are_those_of_the_objective(dataset, tmp_path):
-    for objective, unit, suites in (
-        ("masked_reconstruction", "masked MSE (z)", ["generative"]),
-        ("imputed_reconstruction", "imputed cells included", ["generative"]),
-        ("siglip", "sigmoid loss", ["zeroshot", "fewshot", "retrieval"]),
-        ("cap", "captioning loss (nats / token)", ["captioning"]),
+    for objective, task, unit, suites in (
+        ("masked_reconstruction", {}, "masked MSE (z)", ["generative"]),
+        ("imputed_reconstruction", {}, "imputed cells included", ["generative"]),
+        ("supervised", {"supervised.classes": ("F", "M")}, "cross entropy (nats / example)", ["probe"]),
+        ("supervised", {"supervised.sd": 8.0}, "squared error (z)", ["probe"]),
+        ("siglip", {}, "sigmoid loss", ["zeroshot", "fewshot", "retrieval"]),
+        ("cap", {}, "captioning loss (nats / token)", ["captioning"]),
     ):
-        workdir = tmp_path / objective
-        config = with_changes(tiny_config(dataset.path), {"objective.name": objective})
+        workdir = tmp_path / unit.split()[0] / objective
+        config = with_changes(tiny_config(dataset.path), {"objective.name": objective, **task})
         write_config(workdir, config, data_spec(config.data, open_datasets(config.data)))
         trained(workdir)
         page = page_of(workdir)
