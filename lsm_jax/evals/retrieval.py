@@ -68,7 +68,7 @@ class Retrieval(DatasetSuite):
 
         Returns:
           A dict per query: `text` or `example` (a position), and `found`, best first: example, participant, start,
-          likeness, caption.
+          similarity, caption.
 
         Raises:
           UserError: an empty text, one longer than the model reads, or no such window.
