@@ -80,9 +80,11 @@ class Supervised(NetworkObjective):
         targets = batch["targets"].reshape(outputs.shape[:2])
         known = ~jnp.isnan(targets) & inside.any(axis=-1)
         examples = known.sum().astype(jnp.float32)
+        # NaN in what is masked later would make every gradient NaN.
+        targets = jnp.where(known, targets, self.supervised.mean)
         mean = lambda values: jnp.where(known, values, 0).sum() / jnp.maximum(examples, 1)  # noqa: E731
         if self.classes:
-            number = jnp.where(known, targets, 0).astype(jnp.int32)
+            number = targets.astype(jnp.int32)
             losses = optax.softmax_cross_entropy_with_integer_labels(outputs, number)
             more = {"accuracy": mean(outputs.argmax(axis=-1) == number)}
         else:

@@ -11,6 +11,8 @@ from tiny_run import CHANNELS, MINUTES, save_run, tiny_dataset, tiny_run, tiny_w
 
 from lsm_jax import objectives
 from lsm_jax.config import Config, with_changes
+from lsm_jax.data.loader import evaluation_batches
+from lsm_jax.data.spec import data_spec
 from lsm_jax.data.store import open_dataset, write_dataset
 from lsm_jax.data.targets import Targets, with_targets
 from lsm_jax.errors import UserError
@@ -117,6 +119,22 @@ def test_targets_are_those_of_the_windows_and_nan_where_there_is_none(folder):
     np.testing.assert_array_equal(found["targets"][0, :3], [0, 1, np.nan])
     np.testing.assert_array_equal(found["spans"][0, :2], [[0, 40], [180, 220]])
     assert np.isnan(found["targets"][1]).all()
+
+
+@pytest.mark.parametrize("task", ["beats", "group"])
+def test_windows_without_the_label_leave_gradients_finite(folder, task):
+    """Every gradient of a number was once NaN as soon as one window of the batch had no label."""
+    datasets = [open_dataset(folder / "data")]
+    config = with_targets(configured(folder, task, **{"model.encoder_from": ""}), datasets)
+    objective = objectives.build(config, data_spec(config.data, datasets))
+    batch, _ = next(evaluation_batches(datasets[0].source("train"), data_spec(config.data, datasets), 4))
+    spans = np.tile(np.array([[[0, MINUTES]]], np.int32), (4, 1, 1))
+    params = objective.init(jax.random.key(0))
+    gradient = jax.jit(jax.grad(lambda params, batch: objective.loss(params, batch, jax.random.key(1))[0]))
+    for targets in ([1, 0, np.nan, 1], [np.nan] * 4):
+        found = gradient(params, batch | {"spans": spans, "targets": np.array(targets, np.float32)[:, None]})
+        sizes = [float(np.abs(leaf).max()) for leaf in jax.tree.leaves(found)]
+        assert np.isfinite(sizes).all() and (max(sizes) > 0) == (targets[0] == 1)
 
 
 def test_classes_are_those_of_the_data_card(folder):
