@@ -50,14 +50,15 @@ def embed_level(run: Run, batch: Mapping[str, Any], windows: int, level: str, po
       RunError: an embedding is not finite.
     """
     batch = {name: array[:windows] for name, array in batch.items()}
-    if level in ("day", "person"):
-        vectors = np.array(run.objective.embed(run.params, batch, pooling), np.float32)
-        _check_finite(vectors, run)
-        vectors[~vectors.any(axis=1)] = np.nan  # all zero: no token was observed
-        every = np.arange(windows)
-        return LevelEmbeddings(every, np.zeros_like(every), batch["values"].shape[1], [], vectors, whole=True)
     objective = run.objective
     assert isinstance(objective, NetworkObjective)
+    if level in ("day", "person"):
+        vectors = np.array(objective.embed(run.params, batch, pooling), np.float32)
+        _check_finite(vectors, run)
+        # In the space shared with texts a window without a token has a vector, too.
+        vectors[~objective.read_tokens(batch).any(axis=1)] = np.nan
+        every = np.arange(windows)
+        return LevelEmbeddings(every, np.zeros_like(every), batch["values"].shape[1], [], vectors, whole=True)
     grid = objective.tokens
     if level == "hour":
         hours = objective.embed(run.params, batch, "hour").reshape(windows, -(-grid.window_minutes // HOUR), -1)

@@ -225,6 +225,9 @@ def test_texts_and_days_share_a_space(tmp_path):
     texts, day = encoder.embed_text(["The wearer slept.", "The wearer ran."]), encoder.embed(np.full((9, 3), 30.0))
     assert texts.shape == (2, day.vectors.shape[1])
     np.testing.assert_allclose(np.linalg.norm([*texts, *day.vectors], axis=1), 1, atol=1e-5)
+    # A day without a recording has a place in that space, too, but it says nothing.
+    two = encoder.embed(np.stack([np.full((9, 3), 30.0), np.full((9, 3), np.nan)]))
+    np.testing.assert_array_equal(np.isnan(two.vectors).all(axis=1), [False, True])
     with pytest.raises(UserError, match="is empty"):
         encoder.embed_text([" "])
 
