@@ -1,3 +1,4 @@
+import copy
 import dataclasses
 
 import numpy as np
@@ -8,7 +9,6 @@ from tiny_run import CHANNELS, START, tiny_dataset, tiny_run
 from lsm_jax.data.store import SPLITS, open_dataset, write_dataset
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.export.embed import write_embeddings
-from lsm_jax.objectives import MaskedObjective
 from lsm_jax.windows import checked_window, hash_participant
 
 
@@ -96,14 +96,10 @@ def test_a_dataset_of_other_devices_is_refused(run, tmp_path):
 
 
 def test_a_broken_model_leaves_no_file(run, dataset, tmp_path):
-    class Broken(MaskedObjective):
-        tokens = run.objective.tokens
-
-        def embed(self, params, batch, pooling="mean"):
-            return np.full((len(batch["values"]), 4), np.nan)
-
+    broken = copy.copy(run.objective)
+    broken.embed = lambda params, batch, pooling="": np.full((len(batch["values"]), 4), np.nan)
     with pytest.raises(RunError, match="not finite"):
-        write_embeddings(dataclasses.replace(run, objective=Broken()), dataset, tmp_path / "days.parquet")
+        write_embeddings(dataclasses.replace(run, objective=broken), dataset, tmp_path / "days.parquet")
     assert not list(tmp_path.iterdir())
 
 
