@@ -26,7 +26,7 @@ from lsm_jax.errors import RunError, UserError
 from lsm_jax.retries import retry
 
 # Without its marker, a folder is not there: fetching it is refused, and uploading it writes the marker last.
-MARKERS = ("manifest.json", "dataset_info.json")
+MARKERS = ("manifest.json", "dataset_info.json", "card.json")
 RETRY_SECONDS = (1.0, 4.0)  # after those of the client library
 _TRANSFERS = 8  # at the same time
 _READ_AT_ONCE = 8 * 2**20

@@ -17,6 +17,7 @@ from lsm_jax.data.store import open_dataset
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.storage import Store, fetch_folder, local_copy, local_files, upload_folder
 from lsm_jax.train import store_lock
+from lsm_jax.train.mirror import RunStore, fetched_run
 from lsm_jax.train.store_lock import StoreLock
 
 
@@ -136,16 +137,17 @@ def test_an_object_keeps_its_last_bytes(url, end):
     assert Store(url).read("a") == b"one" + end
 
 
-def test_a_run_on_another_host_is_refused_while_the_first_lives_and_takes_over_when_it_does_not(url, monkeypatch):
+@pytest.mark.parametrize("elsewhere", [True, False])
+def test_another_run_is_refused_while_the_first_lives_and_takes_over_when_it_does_not(url, monkeypatch, elsewhere):
     told, lost = [], []
 
-    def take(beat=2.0):
-        return StoreLock(
-            Store(url), "token", lambda event, sentence, **_: told.append((event, sentence)), lost.append, beat
-        )
+    def take(beat=2.0, replaced=""):
+        tell = lambda event, sentence, **_: told.append((event, sentence))  # noqa: E731
+        return StoreLock(Store(url), "token", tell, lost.append, beat, replaced)
 
     first = take(beat=0.05)
-    monkeypatch.setattr(store_lock.socket, "gethostname", lambda: "elsewhere")
+    if elsewhere:  # otherwise another copy on this host, that of a container or of another user
+        monkeypatch.setattr(store_lock.socket, "gethostname", lambda: "elsewhere")
     here = f"process {os.getpid()} on {platform.node()}, since "
     with first:
         with pytest.raises(UserError, match=rf"{url} is in use by another run: {here}.* Stop that one or wait"):
@@ -156,6 +158,11 @@ def test_a_run_on_another_host_is_refused_while_the_first_lives_and_takes_over_w
     Store(url).write("run.lock", lock)  # as a host leaves it that is lost
     with take(beat=0.05):
         assert told[-1][0] == "took_over" and here in told[-1][1]
+    # Who has taken the dead holder's lock of the local copy need not wait.
+    Store(url).write("run.lock", lock)
+    told.clear()
+    with take(beat=0.05, replaced="token"):
+        assert [event for event, _ in told] == ["took_over"]
     assert not lost
 
 
@@ -286,6 +293,60 @@ def test_the_page_of_a_run_in_a_store_reads_its_checkpoint(url, dataset, tmp_pat
         assert main(["report", "--workdir", run]) == 0
         page = Store(run).read("report.html").decode()
         assert ("has no whole checkpoint" in page) == (name != "checkpoints")
+
+
+def test_a_damaged_copy_is_fetched_again_and_the_store_keeps_its_checkpoint(url, dataset, tmp_path):
+    save_run(tiny_run(dataset), tmp_path / "run")
+    upload_folder(tmp_path / "run", url)
+    copy = fetched_run(url)
+    damaged = copy / "checkpoints/7/_METADATA"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[:-1])
+    assert (fetched_run(url) / "checkpoints/7/_METADATA").read_bytes() == whole
+    damaged.write_bytes(whole[:-1])
+    store = RunStore(url, copy)
+    assert store.fetch(7) is None and damaged.read_bytes() == whole and store.steps() == [7]
+
+
+def test_a_damaged_checkpoint_is_none_of_those_that_are_kept(url, tmp_path):
+    for step in (1, 2, 3):
+        Store(url).write(f"checkpoints/{step}/manifest.json", b"{}")
+    store = RunStore(url, tmp_path / "copy")
+    store.prune(2, damaged=[3])
+    assert store.steps() == [1, 2, 3]
+    store.prune(2)
+    assert store.steps() == [2, 3]
+
+
+def test_messages_that_were_not_uploaded_survive_the_next_start(url, tmp_path):
+    copy = tmp_path / "copy"
+    begun, stored, unsent = ('{"event": "begun"}\n', '{"event": "saved"}\n', '{"event": "hang"}\n')
+    Store(url).write("events.jsonl", (begun + stored).encode())
+    fill(copy, **{"events.jsonl": begun + unsent, "hang-0.txt": "stacks\n", "metrics.jsonl": "of lost steps\n"})
+    store = RunStore(url, copy)
+    store.fetch_small_files()
+    assert (copy / "events.jsonl").read_text() == begun + stored + unsent
+    assert local_files(copy) == ["events.jsonl", "hang-0.txt"]
+    store.upload_small_files()
+    assert Store(url).read("hang-0.txt") == b"stacks\n" and unsent.encode() in Store(url).read("events.jsonl")
+    Store(url).write("events.jsonl", b'{"event": "another run"}\n')
+    RunStore(url, copy).fetch_small_files()
+    assert (copy / "events.jsonl").read_text() == '{"event": "another run"}\n'
+
+
+def test_an_export_replaces_an_export_and_nothing_else(url, dataset, tmp_path, capsys):
+    save_run(tiny_run(dataset), tmp_path / "run")
+    command = ["export", "--workdir", str(tmp_path / "run"), "--data", str(dataset), "--out"]
+    upload_folder(tmp_path / "run", f"{url}/run")
+    before = Store(f"{url}/run").read("config.json")
+    assert main([*command, f"{url}/run"]) == 2
+    assert f"{url}/run exists and is not an export" in capsys.readouterr().err
+    assert Store(f"{url}/run").read("config.json") == before
+    Store(f"{url}/export").write("card.json", b"{}")
+    Store(f"{url}/export").write("model.onnx", b"of an earlier export")
+    assert main([*command, f"{url}/export"]) == 0
+    assert Store(f"{url}/export").read("model.onnx") is None
+    assert b"safetensors" in Store(f"{url}/export").read("card.json")
 
 
 def test_a_run_in_a_store_is_evaluated_and_embedded_there(url, dataset, capsys, tmp_path, monkeypatch):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from lsm_jax.cli.places import data_folder, output, run_folder
+from lsm_jax.errors import UserError
 
 HELP = "write a run's parameters or embedding function for others to use, checked on real windows"
 EXAMPLE = "lsm export --workdir runs/lsm2 --format safetensors --out exports/lsm2"
@@ -28,6 +29,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
+def _check_replaceable(url: str) -> None:
+    """UserError where the place in the store holds something else than an earlier export."""
+    from lsm_jax.export.folder import CARD
+    from lsm_jax.storage import Store
+
+    found = Store(url).files()
+    if found and CARD not in found:
+        raise UserError(f"{url} exists and is not an export; choose another --out.")
+
+
 def run(args: argparse.Namespace) -> int:
     """Writes the folder and prints what was checked."""
     from lsm_jax.export.folder import export_run
@@ -36,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     from lsm_jax.train.run import load_run
 
     out = args.out or args.workdir / "export" / args.format
+    if url := args.urls.get("out"):
+        _check_replaceable(url)
     card = export_run(load_run(args.workdir, args.step), args.workdir, out, args.format, model_card, args.data)
     print(f"{out}: {card['parameters'] / 1e6:.2f}M parameters of step {card['step']}, card in README.md")
     print("\n".join(f"checked: {check}" for check in card["checked"]))

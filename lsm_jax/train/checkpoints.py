@@ -285,7 +285,7 @@ class Checkpoints:
 
     def _prune(self) -> None:
         """Deletes checkpoints older than `keep` verified ones. Whatever fails here is an event."""
-        verified = 0
+        verified, damaged = 0, []
         try:
             for step in sorted(saved_steps(self._folder), reverse=True):
                 if verified >= self._keep:
@@ -294,14 +294,16 @@ class Checkpoints:
                     self._verified.add(step)
                     verified += 1
                 else:
+                    damaged.append(step)
                     sentence = f"checkpoint {step} did not survive being written ({fault}); older ones are kept."
                     self._report("checkpoint_damaged", sentence, step=step, reason=fault)
         except Exception as error:
             sentence = f"old checkpoints are kept, because a newer one could not be verified ({reason(error)})."
             self._report("checkpoint_unreadable", sentence)
+            return
         if self._store:
             try:
-                self._store.prune(self._keep)
+                self._store.prune(self._keep, damaged)
             except Exception as error:
                 self._report("checkpoint_not_deleted", f"old checkpoints stay in the store ({reason(error)}).")
 

@@ -42,8 +42,8 @@ def guarded(config: Config, workdir: Path | str) -> Iterator[Watchdog]:
         token, sees = lock.token if lock else None, partial(holds, folder)
         if is_url(workdir):
             store = Store(str(workdir))
-            if token:
-                stack.enter_context(StoreLock(store, token, report, watchdog.end))
+            if lock:
+                stack.enter_context(StoreLock(store, token, report, watchdog.end, replaced=lock.replaced))
             sees = partial(store_lock.holds, store)
         check_agreement(config, workdir, token, sees)
         check_devices()

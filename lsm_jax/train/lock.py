@@ -36,13 +36,17 @@ class RunLock(contextlib.AbstractContextManager["RunLock"]):
       lost: called with a sentence if another run has taken the folder over, because this one was stopped for long.
       beat: seconds between two changes of the counter.
 
+    Attributes:
+      token: of this holder.
+      replaced: the token of the dead holder whose place it took; empty if there was none.
+
     Raises:
       UserError: another run holds the folder, or it cannot be written.
     """
 
     def __init__(self, workdir: Path, report: Report, lost: Callable[[str], None], beat: float = BEAT_SECONDS) -> None:
         self._file, self._report, self._lost, self._beat = workdir / LOCK, report, lost, beat
-        self.token = uuid.uuid4().hex
+        self.token, self.replaced = uuid.uuid4().hex, ""
         self._holder = {
             "host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
             "machine": _machine(), "token": self.token, "beat": beat,
@@ -82,6 +86,7 @@ class RunLock(contextlib.AbstractContextManager["RunLock"]):
             if holder and not (locked and holder.get("machine") == self._holder["machine"]):
                 self._watch(holder, descriptor)
             if holder:
+                self.replaced = str(holder.get("token", ""))
                 say_took_over(self._report, holder)
                 # A new file: if the old holder was only stopped, what it still writes is not read.
                 self._file.unlink()

@@ -11,7 +11,7 @@ from __future__ import annotations
 import contextlib
 import shutil
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 import jax
@@ -28,7 +28,7 @@ from lsm_jax.storage import (
     local_files,
     only_process,
 )
-from lsm_jax.train.checkpoint_files import MANIFEST, Files, read_manifest
+from lsm_jax.train.checkpoint_files import MANIFEST, Files, read_manifest, verify
 from lsm_jax.train.lock import LOCK
 from lsm_jax.train.messages import Messages
 from lsm_jax.train.workdir import CHECKPOINTS
@@ -51,9 +51,14 @@ class RunStore:
         self._whole: set[int] = set()
 
     def fetch_small_files(self) -> None:
-        """Makes the local copy equal to the store, without checkpoints."""
+        """Makes the local copy equal to the store, without checkpoints; messages that never got there stay."""
         url = self._store.url
         with only_process(self._folder.with_name(f"{self._folder.name}.start")):
+            messages = {
+                file.name: file.read_text(encoding="utf-8", errors="replace")
+                for pattern in ("events*.jsonl", "hang-*.txt")
+                for file in self._folder.glob(pattern)
+            }
             for name in local_files(self._folder):
                 if is_small(name):
                     (self._folder / name).unlink()
@@ -62,7 +67,22 @@ class RunStore:
             for entry in (self._folder / CHECKPOINTS).glob("*"):
                 if entry.name not in whole:
                     shutil.rmtree(entry, ignore_errors=True)
-        self._uploaded = {name: _state(self._folder / name) for name in local_files(self._folder)}
+            self._uploaded = {name: _state(self._folder / name) for name in local_files(self._folder)}
+            self._put_back(messages)
+
+    def _put_back(self, messages: Mapping[str, str]) -> None:
+        """Adds what an earlier start of this run wrote here and could not upload; the next upload takes it along."""
+        log = event_file(self._folder, 0)
+        begun = log.read_text(encoding="utf-8").partition("\n")[0] if log.is_file() else ""
+        if not begun or begun != messages.get(log.name, "").partition("\n")[0]:
+            return  # another run, in a folder of the same name
+        for name, text in messages.items():
+            file = self._folder / name
+            stored = file.read_text(encoding="utf-8") if file.is_file() else ""
+            lines = {*stored.splitlines()}
+            unsent = [line for line in text.splitlines() if line not in lines]
+            if unsent:
+                file.write_text(stored + "".join(f"{line}\n" for line in unsent), encoding="utf-8")
 
     def upload_small_files(self) -> None:
         """Uploads what has changed of the run's other files. A process other than the first has its events alone."""
@@ -95,7 +115,8 @@ class RunStore:
             manifest = self._store.read(f"{CHECKPOINTS}/{step}/{MANIFEST}")
             if manifest is None:
                 return f"{MANIFEST} is missing in {self._store.url}"
-            if (checkpoint / MANIFEST).is_file() and (checkpoint / MANIFEST).read_bytes() == manifest:
+            copied = (checkpoint / MANIFEST).is_file() and (checkpoint / MANIFEST).read_bytes() == manifest
+            if copied and verify(checkpoint) is None:  # a damaged copy says nothing about the store
                 return None
             shutil.rmtree(checkpoint, ignore_errors=True)
             arriving = checkpoint.with_name(f"{step}.arriving")
@@ -142,10 +163,15 @@ class RunStore:
         self._store.delete([f"{below}/{MANIFEST}"])
         shutil.rmtree(self._folder / CHECKPOINTS / str(step), ignore_errors=True)
 
-    def prune(self, keep: int) -> None:
-        """Deletes whole checkpoints but the newest, and what cut uploads left before them."""
+    def prune(self, keep: int, damaged: Collection[int] = ()) -> None:
+        """Deletes whole checkpoints but the newest, and what cut uploads left before them.
+
+        Args:
+          damaged: steps that were found damaged, which are not counted among the newest.
+        """
         names = self._store.files(CHECKPOINTS)
-        whole = sorted(step for name in names if (step := _step(name, MANIFEST)) is not None)[-keep:]
+        steps = {step for name in names if (step := _step(name, MANIFEST)) is not None}
+        whole = sorted(steps - {*damaged})[-keep:]
         aside = {step for name in names if (step := _step(name, _SET_ASIDE)) is not None}
         dead = [
             name

@@ -31,26 +31,34 @@ class StoreLock(contextlib.AbstractContextManager["StoreLock"]):
       report: told when a run that has not ended properly is replaced.
       lost: called with a sentence if another run has taken the lock over, because this one was stopped for long.
       beat: seconds between two changes of the counter.
+      replaced: token of a dead holder of the local copy's lock. Its run cannot be alive, so it is not waited for.
 
     Raises:
       UserError: another run holds it.
     """
 
     def __init__(
-        self, store: Store, token: str, report: Report, lost: Callable[[str], None], beat: float = BEAT_SECONDS
+        self,
+        store: Store,
+        token: str,
+        report: Report,
+        lost: Callable[[str], None],
+        beat: float = BEAT_SECONDS,
+        replaced: str = "",
     ) -> None:
         self._store, self._token, self._report, self._lost, self._beat = store, token, report, lost, beat
         self._holder = {
             "host": socket.gethostname(), "pid": os.getpid(), "since": time.strftime("%Y-%m-%d %H:%M:%S %z"),
             "token": token,
         }  # fmt: skip
+        self._replaced = replaced
         self._released = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="store lock", daemon=True)
 
     def __enter__(self) -> StoreLock:
         holder = _read(self._store)
-        # A run of this host that still lived would hold the lock of the local copy.
-        if holder and holder.get("host") != self._holder["host"]:
+        # The host's name does not tell: containers and users of one host have copies of their own.
+        if holder and holder.get("token") != self._replaced:
             self._watch(holder)
         if holder:
             say_took_over(self._report, holder)
