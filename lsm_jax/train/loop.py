@@ -217,8 +217,11 @@ class Loop:
             last = stops or step >= self._setup.schedule.total
             timed = self._save_timer.due()
             if step > saved and (last or timed or self._setup.schedule.saves(step)):
-                self._save(final=last)
-                saved = step
+                self._recorder.write_pending()
+                # Going back to a checkpoint inside a row of bad steps would not help.
+                if last or not self._recorder.bad_in_row:
+                    self._save(final=last)
+                    saved = step
             if last:
                 break
             self._train()
@@ -283,7 +286,6 @@ class Loop:
             recorder.write(step, run_evaluators(self._evaluators, run, setup.datasets, folder))
 
     def _save(self, final: bool) -> None:
-        self._recorder.write_pending()
         with self._clock.measure("checkpoint"):
             content = CheckpointState(self._state, self._batches.position, self._clock.seconds())
             self._checkpoints.save(content, final)

@@ -17,7 +17,7 @@ from lsm_jax.events import read_events
 from lsm_jax.train.batches import DeviceBatches
 from lsm_jax.train.loop import make_schedule, train
 from lsm_jax.train.metrics import MetricsLog, MetricsRecorder, read_metrics
-from lsm_jax.train.run import load_run
+from lsm_jax.train.run import load_run, whole_steps
 from lsm_jax.train.terminal import ProgressReporter
 from lsm_jax.train.timing import Clock
 
@@ -47,12 +47,12 @@ def spoil(monkeypatch: pytest.MonkeyPatch, factor: float, batches: range) -> Non
 def test_a_spoilt_batch_is_skipped_and_said(
     half_hours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], factor: float
 ) -> None:
-    config = short_config(half_hours, "train.duration=9 steps", "checkpoint.every=1 steps", "model.asinh_inputs=False")
+    config = short_config(half_hours, "train.duration=7 steps", "checkpoint.every=1 steps", "model.asinh_inputs=False")
     spoil(monkeypatch, factor, range(6, 7))
-    assert train(config, tmp_path) == 9
+    assert train(config, tmp_path) == 7
     (event,) = [event for event in read_events(tmp_path) if event["event"] == "bad_step"]
     assert (event["step"], sorted(event["suspects"])) == (7, sorted(event["windows"]))
-    assert "step 9: finished; 1 step was skipped" in capsys.readouterr().err
+    assert "step 7: finished; 1 step was skipped" in capsys.readouterr().err
     before, after = (load_run(tmp_path, step).params for step in (6, 7))
     jax.tree.map(np.testing.assert_array_equal, before, after)
 
@@ -84,6 +84,16 @@ def test_going_back_in_vain_ends_the_run(half_hours: Path, tmp_path: Path, monke
     spoil(monkeypatch, np.nan, range(5, 99))
     with pytest.raises(RunError, match="3 times since the last checkpoint"):
         train(config, tmp_path)
+
+
+def test_no_checkpoint_is_saved_among_bad_steps(
+    half_hours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes = ("checkpoint.every=1 steps", "train.max_bad_steps=2", "train.on_bad_steps=rollback")
+    spoil(monkeypatch, np.nan, range(5, 99))
+    with pytest.raises(RunError, match="3 times since the last checkpoint"):
+        train(short_config(half_hours, *changes), tmp_path)
+    assert whole_steps(tmp_path) == [1, 2, 3, 4, 5]
 
 
 def test_steps_skipped_before_a_restart_are_not_counted_again(half_hours: Path, tmp_path: Path) -> None:
