@@ -117,7 +117,7 @@ class ModelConfig(Strict):
         "auto", "type of the computation; auto: bfloat16 on accelerators, float32 on CPUs"
     )
     encoder_from: str = key("", "folder of a run whose encoder this run starts from (SensorLM, supervised)")
-    freeze_encoder: bool = key(False, "leave that encoder as it is")
+    freeze_encoder: bool = key(False, "leave the encoder of encoder_from as it is")
 
 
 @dataclasses.dataclass(frozen=True)

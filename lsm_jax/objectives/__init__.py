@@ -46,6 +46,11 @@ def build(config: Config, spec: DataSpec) -> Objective:
             f"model.freeze_encoder: objective {name} trains its encoder. Leave it out, or use configs/finetune.py or "
             "configs/sensorlm.py."
         )
+    if config.model.freeze_encoder and not config.model.encoder_from:
+        raise UserError(
+            "model.freeze_encoder: this encoder is not pre-trained. Name the run that has one with "
+            "--config.model.encoder_from, or leave freeze_encoder out."
+        )
     return objective
 
 

@@ -35,7 +35,7 @@ def made(variant, queries=3, patch_input="values_and_mask", freeze=False):
          "language.vocab_size": VOCABULARY,
          "language.text_length": LENGTH,
          "language.embed_dim": 8, "language.caption_queries": queries, "tokens.patch_channels": 2,
-         "model.patch_input": patch_input, "model.freeze_encoder": freeze}
+         "model.patch_input": patch_input, "model.freeze_encoder": freeze, "model.encoder_from": "runs/lsm2"}
     )  # fmt: skip
     objective = build(config, spec())
     params = jax.jit(objective.init)(jax.random.key(0))
