@@ -26,7 +26,10 @@ from lsm_jax.train.workdir import CHECKPOINTS, SPEC, TRAINED_ON, read_config, re
 
 _ENCODER = "encoder"
 # Under another value of these an encoder's parameters mean something else. Other sizes are found by the shapes.
-_ENCODER_KEYS = ("model.positions", "model.patch_input", "model.asinh_inputs", "model.rotary", "tokens.patch_minutes")
+_ENCODER_KEYS = (
+    "model.positions", "model.patch_input", "model.asinh_inputs", "model.rotary", "tokens.patch_minutes",
+    "tokens.min_observed_share",
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True)
@@ -150,11 +153,20 @@ def with_encoder_of(state: State, workdir: str, config: Config) -> State:
       config: of this run.
 
     Raises:
-      UserError: no such run, or its encoder has other settings or shapes; names those that differ.
+      UserError: no such run, or one of LSM-1, or its encoder has other settings or shapes; names those that differ.
     """
     origin = load_run(workdir)
+    if origin.config.objective.name == "imputed_reconstruction":
+        raise UserError(
+            f"model.encoder_from={workdir!r}: the encoder of LSM-1 knows windows without gaps only, and this run does "
+            "not impute. Use a run of LSM-2, or fine-tune that one as it is: lsm evaluate "
+            f"--workdir {workdir} --suite probe --methods fine_tuned."
+        )
     before, now = flatten(origin.config), flatten(config)
     changed = [name for name in _ENCODER_KEYS if before[name] != now[name]]
+    # Learned positions of later patches have not been trained.
+    if config.model.positions == "learned" and config.data.window_minutes > origin.config.data.window_minutes:
+        changed.append("data.window_minutes")
     if changed:
         settings = " ".join(f"--config.{name}={before[name]}" for name in changed)
         raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 
@@ -124,6 +125,26 @@ def test_an_encoder_of_other_settings_is_refused_with_what_to_give(folder):
     program, _ = program_of(config)
     with pytest.raises(UserError, match=r"give --config.model.asinh_inputs=True --config.model.rotary=True\."):
         with_encoder_of(program.init(), str(folder / "lsm2"), config)
+
+
+def test_an_encoder_of_shorter_windows_is_refused_where_positions_are_learned(folder):
+    config = configured(folder, **{"data.window_minutes": MINUTES // 2})
+    program, _ = program_of(config)
+    with_encoder_of(program.init(), str(folder / "lsm2"), config)
+    longer = with_changes(config, {"data.window_minutes": 2 * MINUTES, "tokens.min_observed_share": 0.5})
+    sentence = rf"give --config\.tokens\.min_observed_share=0\.0 --config\.data\.window_minutes={MINUTES}\."
+    with pytest.raises(UserError, match=sentence):
+        with_encoder_of(program.init(), str(folder / "lsm2"), longer)
+
+
+def test_an_encoder_of_imputed_windows_is_refused_with_what_to_do(folder, tmp_path):
+    run = tiny_run(folder / "data")
+    lsm1 = with_changes(run.config, {"objective.name": "imputed_reconstruction"})
+    save_run(dataclasses.replace(run, config=lsm1), tmp_path / "lsm1")
+    config = configured(folder)
+    program, _ = program_of(config)
+    with pytest.raises(UserError, match=r"encoder of LSM-1 .* --suite probe --methods fine_tuned\."):
+        with_encoder_of(program.init(), str(tmp_path / "lsm1"), config)
 
 
 def test_values_are_normalised_as_the_encoder_knew_them(folder, tmp_path):
