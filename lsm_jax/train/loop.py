@@ -40,7 +40,16 @@ from lsm_jax.train.mirror import RunStore, run_folder
 from lsm_jax.train.processes import PreemptionHandler
 from lsm_jax.train.run import Run, encoder_trained_on, keep_normalisation, with_encoder_of
 from lsm_jax.train.schedule import SaveTimer, TrainSchedule
-from lsm_jax.train.state import LOSS_WEIGHT, Program, State, averaged, is_sum, make_program, on_first_device
+from lsm_jax.train.state import (
+    LOSS_WEIGHT,
+    Program,
+    State,
+    averaged,
+    is_sum,
+    is_weighted,
+    make_program,
+    on_first_device,
+)
 from lsm_jax.train.step_check import CheckedSteps
 from lsm_jax.train.terminal import ProgressReporter
 from lsm_jax.train.timing import Clock, LifeSigns, TimedJit, Trace
@@ -382,17 +391,18 @@ def init_or_restore(setup: Setup, restored: CheckpointState | None, clock: Clock
 
 
 def validate(validation_step: TimedJit, params: Any, batches: DeviceBatches) -> dict[str, float]:
-    """Means of the metrics over the validation batches; the loss is weighted by `loss_weight` where there is one."""
+    """Means of the metrics over the validation batches, some weighted by `loss_weight` (`is_weighted`)."""
     results = [validation_step(params, batch) for batch in batches.validation()]
     fetched = [{name: float(value) for name, value in result.items()} for result in jax.device_get(results)]
     weights = [result.get(LOSS_WEIGHT, 1.0) for result in fetched]
-    means = {
-        f"validation_{name}": sum(result[name] for result in fetched) / len(fetched)
-        for name in fetched[0]
-        if not is_sum(name)
-    }
-    weighted_loss = sum(weight * result["loss"] for weight, result in zip(weights, fetched, strict=True))
-    return means | {"validation_loss": weighted_loss / (sum(weights) or 1.0)}
+
+    def mean(name: str) -> float:
+        values = [result[name] for result in fetched]
+        if not is_weighted(name):
+            return sum(values) / len(values)
+        return sum(weight * value for weight, value in zip(weights, values, strict=True)) / (sum(weights) or 1.0)
+
+    return {f"validation_{name}": mean(name) for name in fetched[0] if not is_sum(name)}
 
 
 def collapse_warning(metrics: Mapping[str, float]) -> str:

@@ -30,6 +30,8 @@ Loss = Callable[[Any, Batch, PRNGKeyArray], tuple[Float[Array, ""], Metrics]]
 # Metric with the number of cells or tokens that the loss is a mean over. Micro-batches are weighted by it.
 LOSS_WEIGHT = "loss_weight"
 
+_LIKE_LOSS = {"loss", "accuracy", "mean_absolute_error"}  # means over what LOSS_WEIGHT counts
+
 _FEWEST_TYPICAL = 5  # steps before a loss or gradient can be an outlier
 _NEWEST_WEIGHT = 0.02  # of the newest step in the running means
 
@@ -37,6 +39,11 @@ _NEWEST_WEIGHT = 0.02  # of the newest step in the running means
 def is_sum(metric: str) -> bool:
     """Whether a metric is a sum over the global batch. All others are means (docs/explanation/architecture.md)."""
     return metric in {LOSS_WEIGHT, "useful_flops"} or metric.startswith("tokens_")
+
+
+def is_weighted(metric: str) -> bool:
+    """Whether a metric is a mean over what `LOSS_WEIGHT` counts, so that parts of a batch are weighted by it."""
+    return metric in _LIKE_LOSS
 
 
 @jax.tree_util.register_dataclass
@@ -158,7 +165,7 @@ def gradient_of(loss: Loss, params: Any, batch: Batch, rng: PRNGKeyArray, accumu
     def weighted(batch: Batch) -> tuple[Any, Metrics, Float[Array, ""]]:
         gradient, metrics = micro_batch(batch)
         weight = metrics.get(LOSS_WEIGHT, jnp.ones(()))
-        sums = {name: value * weight if name == "loss" else value for name, value in metrics.items()}
+        sums = {name: value * weight if is_weighted(name) else value for name, value in metrics.items()}
         return jax.tree.map(lambda leaf: leaf * weight, gradient), sums, weight
 
     # Micro-batch i takes the windows i, i + accumulate, ..., so that every window stays on its device.
@@ -170,8 +177,8 @@ def gradient_of(loss: Loss, params: Any, batch: Batch, rng: PRNGKeyArray, accumu
     add = lambda total, batch: (jax.tree.map(jnp.add, total, weighted(batch)), None)  # noqa: E731
     (gradient, sums, weight), _ = jax.lax.scan(add, zeros, split)
     weight = jnp.where(weight > 0, weight, 1.0)
-    metrics = {name: value if is_sum(name) else value / accumulate for name, value in sums.items()}
-    metrics["loss"] = sums["loss"] / weight
+    parts = lambda name: 1 if is_sum(name) else weight if is_weighted(name) else accumulate  # noqa: E731
+    metrics = {name: value / parts(name) for name, value in sums.items()}
     return jax.tree.map(lambda leaf: leaf / weight, gradient), metrics
 
 

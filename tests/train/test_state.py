@@ -5,6 +5,8 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +18,7 @@ from lsm_jax import objectives
 from lsm_jax.data.spec import DataSpec, data_spec, open_datasets
 from lsm_jax.errors import UserError
 from lsm_jax.sharding import axes_of, named_parameters
+from lsm_jax.train.loop import validate
 from lsm_jax.train.mesh import make_mesh
 from lsm_jax.train.state import gradient_of, is_sum
 
@@ -34,6 +37,30 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(half_hours: Path) ->
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), whole, parts)
     for name in {"loss", *filter(is_sum, whole_metrics)}:
         np.testing.assert_allclose(whole_metrics[name], metrics[name], rtol=1e-5, err_msg=name)
+
+
+# A batch, or a micro-batch, may have few examples or none.
+PARTS = ({"loss": 2.0, "accuracy": 1.0, "row_fill": 0.5, "loss_weight": 3.0},) + 3 * (
+    {"loss": 0.0, "accuracy": 0.0, "row_fill": 0.7, "loss_weight": 0.0},
+)
+WHOLE = {"loss": 2.0, "accuracy": 1.0, "row_fill": pytest.approx(0.65)}
+
+
+def test_validation_is_a_mean_over_examples() -> None:
+    batches: Any = SimpleNamespace(validation=lambda: PARTS)
+    step: Any = lambda _, batch: batch  # noqa: E731
+    assert validate(step, None, batches) == {f"validation_{name}": value for name, value in WHOLE.items()}
+
+
+def test_metrics_of_micro_batches_are_means_over_examples() -> None:
+    def loss(scale: Any, batch: Any, _: Any) -> Any:
+        metrics = {name: part[0] for name, part in batch.items()}
+        return scale * metrics.pop("loss"), metrics
+
+    batch = {name: jnp.array([part[name] for part in PARTS]) for name in PARTS[0]}
+    gradient, metrics = gradient_of(loss, jnp.ones(()), batch, jax.random.key(0), len(PARTS))
+    assert {name: float(metrics[name]) for name in WHOLE} == WHOLE
+    assert (float(gradient), float(metrics["loss_weight"])) == (2.0, 3.0)
 
 
 def test_ema_follows_its_formula(half_hours: Path) -> None:
