@@ -183,7 +183,9 @@ class OptimizerConfig(Strict):
     cooldown: str = key("0 steps", "linear cool-down to zero at the end, for constant and rsqrt")
     final_lr_fraction: float = key(0.0, "share of the peak where cosine and linear end")
     rsqrt_timescale: str = key("10000 steps", "timescale of rsqrt")
-    weight_decay: float = key(0.05, "decay of kernels; biases, norms and tables are not decayed")
+    weight_decay: float = key(
+        0.05, "decay of kernels (with muon, of those in blocks); biases, norms and tables are not decayed"
+    )
     betas: tuple[float, float] = key((0.9, 0.95), "Adam's decay rates")
     epsilon: float = key(1e-8, "Adam's epsilon")
     clip_norm: float = key(1.0, "largest global norm of the gradient; 0: no clipping")

@@ -52,7 +52,8 @@ def make_optimizer(config: OptimizerConfig, learning_rate: LearningRate) -> opta
     """Clipping by global norm, then AdamW or Muon.
 
     Weight decay is decoupled and applies to kernels only (see `sharding.RULES`). Muon updates the kernels of blocks,
-    AdamW everything else.
+    AdamW everything else. With Muon, only the kernels of blocks decay: optax gives its AdamW no decay, and the recipes
+    were measured so.
 
     Raises:
       UserError: `config.betas` are not two numbers.
