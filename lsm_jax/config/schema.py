@@ -245,7 +245,7 @@ class EvaluateConfig(Strict):
     every: str = key("5 percent", 'how often the validation loss is taken; "0 steps": never')
     batches: int = key(16, "batches of the validation split, at most")
     suites: tuple[str, ...] = key((), "suites of `lsm evaluate --suite` that are also run during training")
-    suites_every: str = key("0 steps", 'how often they are run; "0 steps": never')
+    suites_every: str = key("0 steps", "how often they are run; needed with suites")
     suite_windows: int = key(64, "windows each of them takes, at most")
 
 

@@ -110,6 +110,7 @@ def train(
     with guarded(config, workdir) as watchdog, run_folder(workdir) as (folder, store):
         watchdog.phase = lambda: clock.bucket
         setup = set_up(config, folder)
+        check_suites(evaluators, setup.schedule)
         if jax.process_index() == 0:
             write_config(folder, setup.config, setup.spec, setup.captions)
             write_data(folder, setup.datasets)
@@ -121,6 +122,18 @@ def train(
         watchdog.finish()
         loop.say_the_end()
     return step
+
+
+def check_suites(evaluators: Sequence[Evaluator], schedule: TrainSchedule) -> None:
+    """UserError for suites that would never run, or for times at which nothing would."""
+    if evaluators and not schedule.suites_every:
+        raise UserError(
+            "evaluate.suites would never run: say how often, as in --config.evaluate.suites_every='20 percent'."
+        )
+    if schedule.suites_every and not evaluators:
+        raise UserError(
+            "evaluate.suites_every has no suites to run: name them, as in --config.evaluate.suites=generative."
+        )
 
 
 @dataclasses.dataclass(frozen=True)

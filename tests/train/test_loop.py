@@ -203,6 +203,13 @@ def test_evaluators_run_at_their_cadence_on_the_parameters_that_are_saved(half_h
         train(short_config(half_hours, *changes), tmp_path)
 
 
+def test_suites_need_a_cadence_and_a_cadence_needs_suites(half_hours: Path, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"suites would never run: .* --config\.evaluate\.suites_every"):
+        train(short_config(half_hours, "evaluate.suites=probe,"), tmp_path, [Probe()])
+    with pytest.raises(UserError, match=r"suites_every has no suites to run: .* --config\.evaluate\.suites="):
+        train(short_config(half_hours, "evaluate.suites_every=2 steps"), tmp_path)
+
+
 def test_datasets_are_opened_once(half_hours: Path, tmp_path: Path) -> None:
     opened: list[str] = []
     sys.addaudithook(lambda event, arguments: opened.append(str(arguments[0])) if event == "open" else None)
