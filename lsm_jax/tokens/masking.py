@@ -79,7 +79,7 @@ def mask_and_pack(
     if rows.layout == "dense":
         encoder_rows = dense(visible)
     elif rows.layout == "fixed_drop":
-        encoder_rows = fixed_drop(visible, int(rows.dropped_share * grid.size))
+        encoder_rows = fixed_drop(keys[:, 1], visible, int(rows.dropped_share * grid.size))
     else:
         encoder_rows = pack(keys[:, 1], visible, rows.windows_per_row, rows.encoder_length)
     target_rows, probability = pack_sampled(

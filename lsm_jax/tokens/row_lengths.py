@@ -36,6 +36,8 @@ def resolved_rows(config: Config, grid: TokenGrid, mixture: PolicyMixture, spec:
         raise UserError(f"rows.layout={rows.layout!r} holds one window to a row: set rows.windows_per_row=1.")
     if not 0 < rows.decoded_share <= 1:
         raise UserError(f"rows.decoded_share={rows.decoded_share}: give a share above 0 and at most 1.")
+    if not 0 <= rows.dropped_share < 1:
+        raise UserError(f"rows.dropped_share={rows.dropped_share}: give a share from 0 to below 1.")
 
     def length(configured: int, share: Callable[[Shares], Shares]) -> int:
         if configured:

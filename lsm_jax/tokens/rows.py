@@ -128,16 +128,20 @@ def _rows(index: Int[Array, "r s"], left_out: Int[Array, " r"], tokens: int, row
     return Rows(jnp.where(filled, index, 0), jnp.where(filled, index // tokens + 1, 0), left_out, row_tokens)
 
 
-def fixed_drop(selected: Bool[Array, "b n"], dropped: int) -> Rows:
+def fixed_drop(keys: PRNGKeyArray, selected: Bool[Array, "b n"], dropped: int) -> Rows:
     """AIM as published: `dropped` tokens that are not selected leave the row, the rest are masked in place.
 
     One window to a row of N - `dropped` slots. Tokens that are not selected get segment 0. If a window has too few of
-    them, its last selected tokens are left out and counted.
+    them, uniformly random selected tokens are left out and counted.
+
+    Args:
+      keys: one per window.
     """
-    tokens = selected.shape[1]
-    order = jnp.argsort(~selected, axis=1, stable=True)[:, : tokens - dropped].astype(jnp.int32)
-    kept = jnp.take_along_axis(selected, order, axis=1).astype(jnp.int32)
-    return Rows(order, kept, (selected.sum(axis=1) - kept.sum(axis=1)).astype(jnp.int32), tokens)
+    windows, tokens = selected.shape
+    packed = pack(keys, selected, 1, tokens - dropped)
+    fits = packed.contains(windows)
+    order = jnp.argsort(~fits, axis=1, stable=True)[:, : tokens - dropped].astype(jnp.int32)
+    return Rows(order, jnp.take_along_axis(fits, order, axis=1).astype(jnp.int32), packed.left_out, tokens)
 
 
 def dense(selected: Bool[Array, "b n"]) -> Rows:

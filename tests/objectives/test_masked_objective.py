@@ -314,6 +314,12 @@ def test_layouts_of_the_paper_hold_one_window_to_a_row():
         objective(rows__layout="dense", rows__windows_per_row=2)
 
 
+@pytest.mark.parametrize("share", [-0.5, 1.0, 1.5])
+def test_a_share_to_drop_is_below_one(share):
+    with pytest.raises(UserError, match=rf"rows\.dropped_share={share}: give a share from 0 to below 1"):
+        objective(rows__layout="fixed_drop", rows__windows_per_row=1, rows__dropped_share=share)
+
+
 def trained(made, steps):
     """Parameters after training on eight windows with one mask, and the windows."""
     minute, random = np.arange(MINUTES)[None, :, None], np.random.default_rng(0)

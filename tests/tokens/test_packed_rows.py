@@ -34,10 +34,14 @@ def test_packed_rows_hold_each_selected_token_once(seed, density, windows_per_ro
         assert (np.diff(np.where(segment[row] == 0, windows_per_row + 1, segment[row])) >= 0).all()
 
 
-@given(seed=st.integers(0, 2**31 - 1))
-def test_tokens_that_do_not_fit_depend_on_the_key(seed):
+def fixed_drop_to(key, selected, windows_per_row, length):
+    return rows_of.fixed_drop(key, selected, selected.shape[1] - length)
+
+
+@given(seed=st.integers(0, 2**31 - 1), layout=st.sampled_from([rows_of.pack, fixed_drop_to]))
+def test_tokens_that_do_not_fit_depend_on_the_key(seed, layout):
     selected = jnp.ones((1, 200), bool)
-    first, second = (rows_of.pack(jax.random.key(key)[None], selected, 1, 100) for key in (seed, seed + 1))
+    first, second = (layout(jax.random.key(key)[None], selected, 1, 100) for key in (seed, seed + 1))
     assert not np.array_equal(first.token_index, second.token_index)
     assert int(first.left_out[0]) == 100
 
@@ -62,7 +66,7 @@ def test_take_and_slots_agree(seed, windows_per_row):
 @given(seed=st.integers(0, 2**31 - 1), dropped=st.sampled_from([0, 7, TOKENS - 1]))
 def test_fixed_drop_keeps_selected_tokens_first(seed, dropped):
     selected = np.random.default_rng(seed).random((3, TOKENS)) < 0.4
-    rows = rows_of.fixed_drop(jnp.asarray(selected), dropped)
+    rows = rows_of.fixed_drop(jax.random.split(jax.random.key(seed), 3), jnp.asarray(selected), dropped)
     assert rows.token_index.shape == (3, TOKENS - dropped)
     for row in range(3):
         kept = np.asarray(rows.token_index[row])[np.asarray(rows.segment[row]) > 0]
