@@ -99,10 +99,12 @@ def make_program(config: Config, objective: Objective, mesh: Mesh, schedule: Tra
     """
     check_batch(mesh, config)
     if config.train.grad_accum_steps > 1 and objective.compares_windows:
+        by_person = config.objective.person_weight > 0
+        what = "the person loss" if by_person else f"objective {config.objective.name}"
         raise UserError(
-            f"train.grad_accum_steps={config.train.grad_accum_steps}: objective {config.objective.name} compares all "
-            "windows of a batch with each other, which micro-batches cannot. Set train.grad_accum_steps=1 and a "
-            "smaller train.batch_size, or model.remat=full."
+            f"train.grad_accum_steps={config.train.grad_accum_steps}: {what} compares all windows of a batch with each "
+            "other, which micro-batches cannot. Set train.grad_accum_steps=1 and a smaller train.batch_size, or "
+            "model.remat=full" + ("; or --config.objective.person_weight=0." if by_person else ".")
         )
     learning_rate = make_learning_rate(config.optimizer, schedule)
     optimizer = freeze(make_optimizer(config.optimizer, learning_rate), objective.frozen)

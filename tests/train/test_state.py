@@ -105,6 +105,11 @@ def test_batches_that_do_not_divide_are_refused(half_hours: Path, name: str) -> 
         program_and_batches(half_hours, name)
 
 
+def test_a_person_loss_of_micro_batches_is_refused_by_name(half_hours: Path) -> None:
+    with pytest.raises(UserError, match=r"the person loss compares .* --config\.objective\.person_weight=0\."):
+        program_and_batches(half_hours, "objective.person_weight=0.1")
+
+
 @pytest.mark.parametrize(
     "axes",
     ["mesh.data=2", "mesh.fsdp=-1", "mesh.tensor=0", "mesh.data=-2", "mesh.slices=0", "mesh.tensor=3", "mesh.slices=2"],
