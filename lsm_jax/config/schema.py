@@ -216,7 +216,7 @@ class TrainConfig(Strict):
     hang_timeout: float = key(
         1800.0, "seconds without a step before the run ends; 10 times as many to compile, evaluate or save; 0: never"
     )
-    lost_timeout: float = key(45.0, "seconds without a sign of life of another process before the run ends")
+    lost_timeout: float = key(45.0, "seconds without a sign of life of another process before the run ends; 0: never")
     peak_flops: float = key(0.0, "peak FLOP/s of one device, for MFU; 0: from a table, or measured")
 
 

@@ -52,7 +52,7 @@ class Watchdog(contextlib.AbstractContextManager["Watchdog"]):
     def __init__(self, workdir: Path, config: TrainConfig, report: Report) -> None:
         self._workdir, self._report = workdir, report
         self._hang_timeout, self._lost_timeout = config.hang_timeout, config.lost_timeout
-        self._say_every = min(_SAY_EVERY, self._lost_timeout / 3)
+        self._say_every = min(_SAY_EVERY, self._lost_timeout / 3) if self._lost_timeout > 0 else _SAY_EVERY
         self._step, self._moved, self._last_phase = 0, time.monotonic(), "start"
         self.phase: Callable[[], str] = lambda: "start"
         self.saving: Callable[[], bool] = lambda: False
@@ -88,7 +88,7 @@ class Watchdog(contextlib.AbstractContextManager["Watchdog"]):
         if self._peers and error is not None and _of_communication(error):
             # The thread ends this process with a better sentence if another one is missing.
             self._impatient = True
-            self._stop.wait(self._lost_timeout + _SAVE_SECONDS)
+            self._stop.wait(max(self._lost_timeout, 3 * self._say_every) + _SAVE_SECONDS)
         self._stop.set()
         if error is None:
             self.finish()
@@ -143,7 +143,7 @@ class Watchdog(contextlib.AbstractContextManager["Watchdog"]):
         if peers.end:
             self.end(peers.end.sentence, peers.end.code)
         lost_after = self._say_every if self._impatient else self._lost_timeout
-        if lost := peers.silent(lost_after):
+        if lost_after > 0 and (lost := peers.silent(lost_after)):
             sentence = (
                 f"{peers.named(lost)} gave no sign of life for {lost_after:.0f} s: killed, stopped or cut off from the "
                 "network. The run goes on from its last checkpoint when all processes are started again."
@@ -154,10 +154,10 @@ class Watchdog(contextlib.AbstractContextManager["Watchdog"]):
         silent = peers.silent(self._say_every)
         if silent and time.monotonic() - self._said >= self._say_every:
             self._said = time.monotonic()
+            ends = f" The run ends after {self._lost_timeout:.0f} s." if self._lost_timeout > 0 else ""
             self._report(
                 "waiting_for_processes",
-                f"waiting for {peers.named(silent)}: no sign of life for {self._say_every:.0f} s or more. The run ends "
-                f"after {self._lost_timeout:.0f} s.",
+                f"waiting for {peers.named(silent)}: no sign of life for {self._say_every:.0f} s or more.{ends}",
                 step=self._step,
             )
 

@@ -28,18 +28,21 @@ from lsm_jax.train.watchdog import Watchdog
 address, process, workdir, fate = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3]), sys.argv[4]
 processes.initialise(address, process, 2)
 report = EventLog(event_file(workdir, process), process, lambda text: print(text, file=sys.stderr, flush=True)).report
-timeouts = TrainConfig(hang_timeout=3.0 if fate == "hangs" else 0.0, lost_timeout=6.0)
+hang, lost = 3.0 if fate == "hangs" else 0.0, 0.0 if fate == "is slow" else 6.0
+timeouts = TrainConfig(hang_timeout=hang, lost_timeout=lost)
 
 def loop():
     with Watchdog(workdir, timeouts, report) as watchdog:
         watchdog.phase = lambda: "step"
-        for step in range(10**6):
+        for step in range(9 if fate == "is slow" else 10**6):
             multihost_utils.sync_global_devices("step")
             watchdog.progress(step)
             if step == 3:
                 print("runs", flush=True)
                 if process == 1 and fate == "hangs":
                     time.sleep(600)
+                if process == 1 and fate == "is slow":
+                    time.sleep(2)
                 if process == 1 and fate == "fails":
                     raise UserError("record 7 of shard 3 is missing.")
 
@@ -103,6 +106,12 @@ def test_a_process_that_fails_ends_the_others_with_its_sentence(start: Callable[
     assert errors[1].strip().splitlines()[-1] == "lsm train: error: record 7 of shard 3 is missing."
     failed = f"lsm train: failed: process 1 (host {socket.gethostname()}) has failed: record 7 of shard 3 is missing."
     assert errors[0].strip().splitlines()[-1] == failed
+
+
+def test_without_a_timeout_nobody_is_lost(start: Callable[[str], Pair]) -> None:
+    pair = start("is slow")
+    errors = [process.communicate(timeout=120)[1] for process in pair]
+    assert [process.returncode for process in pair] == [0, 0], errors
 
 
 def test_a_step_that_hangs_ends_all_processes_with_their_stacks(start: Callable[[str], Pair], tmp_path: Path) -> None:
