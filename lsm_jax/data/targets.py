@@ -103,11 +103,16 @@ def with_targets(config: Config, datasets: Sequence[Dataset]) -> Config:
     They come from the data cards, so that the same data give the same.
 
     Raises:
-      UserError: no such label or kind of events, or nothing to tell apart.
+      UserError: no such label or kind of events, nothing to tell apart, or a task of another objective.
     """
-    if config.objective.name != "supervised":
-        return config
     supervised = config.supervised
+    if config.objective.name != "supervised":
+        if supervised.task:
+            raise UserError(
+                f"supervised.task={supervised.task!r} is for fine-tuning, and objective.name is "
+                f"{config.objective.name!r}: use configs/finetune.py, or leave it out."
+            )
+        return config
     cards = [dataset.card for dataset in datasets]
     events = {kind for card in cards for kind in card.get("events", {})} - {"sleep"}
     labelled = {name for card in cards for name in card.get("labels", {})}

@@ -14,7 +14,8 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from lsm_jax.config import ModelConfig, RowsConfig
+from lsm_jax.config import Config, ModelConfig, RowsConfig
+from lsm_jax.errors import UserError
 from lsm_jax.nn.flops import AttentionShape
 from lsm_jax.objectives.inference import by_window, on_packed_rows, tokens_by_window
 from lsm_jax.objectives.pooling import TokenEmbeddings, check_pooling, pool
@@ -203,6 +204,13 @@ class NetworkObjective(Objective):
 def sensor_part(batch: AnyBatch) -> dict[str, np.ndarray]:
     """The entries of a batch that the encoder needs, on the host."""
     return {name: np.asarray(batch[name]) for name in ("values", "observed", "window_id")}
+
+
+def check_packed(config: Config) -> None:
+    """UserError unless rows are packed, for an objective that has no other layout."""
+    if config.rows.layout != "packed":
+        name = config.objective.name
+        raise UserError(f"rows.layout={config.rows.layout!r}: {name} has packed rows only; set rows.layout=packed.")
 
 
 def with_compute_dtype(model: ModelConfig) -> ModelConfig:

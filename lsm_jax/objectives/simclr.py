@@ -24,7 +24,7 @@ from lsm_jax.nn.attention import resolve_implementation
 from lsm_jax.nn.flops import AttentionShape, useful_flops
 from lsm_jax.nn.simclr import ContrastiveEncoder
 from lsm_jax.objectives import contrastive
-from lsm_jax.objectives.base import AnyBatch, Batch, EncoderAblation, Metrics, Params, implementations
+from lsm_jax.objectives.base import AnyBatch, Batch, EncoderAblation, Metrics, Params, check_packed, implementations
 from lsm_jax.objectives.masked import MaskedReconstruction
 from lsm_jax.tokens.masking import check_rows, training_masks, window_keys
 from lsm_jax.tokens.rows import Rows, pack
@@ -41,8 +41,7 @@ class SimCLR(MaskedReconstruction):
     def __init__(self, config: Config, spec: DataSpec) -> None:
         if config.objective.jitter < 0:
             raise UserError(f"objective.jitter={config.objective.jitter} must be at least 0.")
-        if config.rows.layout != "packed":
-            raise UserError(f"rows.layout={config.rows.layout!r}: simclr has packed rows only; set rows.layout=packed.")
+        check_packed(config)
         super().__init__(config, spec)
         length = min(self.rows.encoder_length, self.rows.windows_per_row * self.tokens.size)
         attention = resolve_implementation(self.model.attention, length, length)

@@ -80,6 +80,12 @@ def test_a_token_is_predicted_from_those_before_it_alone(queries):
         assert np.abs(before[:, place] - after[:, place]).max() > 1e-3
 
 
+def test_a_layout_without_packed_rows_is_refused():
+    changes = {"objective.name": "clip", "language.levels": "semantic", "rows.layout": "dense"}
+    with pytest.raises(UserError, match=r"rows\.layout='dense': clip has packed rows only"):
+        build(with_changes(Config(), changes), spec())
+
+
 @pytest.mark.parametrize(("variant", "queries"), [*((variant, 3) for variant in VARIANTS), ("coca", 0)])
 def test_unrecorded_cells_and_padding_change_nothing(variant, queries):
     _, params, step = made(variant, queries)

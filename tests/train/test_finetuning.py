@@ -152,6 +152,8 @@ def test_classes_are_those_of_the_data_card(folder):
         ("", {}, r"supervised\.task is empty: name what to predict\. The data have .*beats.*event_session"),
         ("grup", {}, r"the data have no 'grup'\. Did you mean 'group'"),
         ("event_sleep", {}, r"Stages of sleep are spans"),
+        ("group", {"objective.name": "simclr"}, r"is for fine-tuning, .* 'simclr': use configs/finetune\.py"),
+        ("group", {"rows.layout": "dense"}, r"rows\.layout='dense': supervised has packed rows only"),
     ],
 )
 def test_a_task_that_the_data_lack_is_a_sentence(folder, tmp_path, task, changes, sentence):
