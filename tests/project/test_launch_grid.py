@@ -120,6 +120,7 @@ def test_an_engine_gets_every_run_until_it_is_finished(grid: Grid) -> None:
     ("options", "sentence"),
     [
         (("--launcher", "slrum h100:1x8"), "there is no launch/slrum"),
+        (("model.size=",), "model.size= needs at least one value."),
         (("--launcher", "slurm h100:1x8", "--evaluate", "generative"), "the same line without --launcher"),
     ],
 )
