@@ -56,11 +56,11 @@ def launcher_parser(engine: str, description: str, example: str) -> argparse.Arg
     return parser
 
 
-def add_restarts(parser: argparse.ArgumentParser, default: int, count: str) -> None:
-    """The option `--restarts`; engines count failures in different ways."""
+def add_restarts(parser: argparse.ArgumentParser, default: int, what: str) -> None:
+    """The option `--restarts`; engines count in different ways."""
     parser.add_argument(
         "--restarts", type=int, default=default, metavar="N",
-        help=f"how many failures {count} are restarted ({default}); preemptions always are",
+        help=f"how many {what} ({default})",
     )  # fmt: skip
 
 

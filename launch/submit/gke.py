@@ -25,7 +25,7 @@ def run(words: Sequence[str]) -> int:
         "launch/gke v5e:16x16 --slices 2 --image IMAGE --queue tpus -- \\\n"
         "    --config configs/lsm2.py:base --workdir gs://bucket/runs/base",
     )
-    add_restarts(parser, 20, "in all")
+    add_restarts(parser, 20, "failures in all are restarted; preemptions always are")
     parser.add_argument("--image", required=True, help="container image with lsm_jax[tpu] or [cuda] and configs/")
     parser.add_argument("--slices", type=int, default=1, metavar="N", help="TPU slices; sets mesh.slices (1)")
     parser.add_argument("--namespace", default="default", help="Kubernetes namespace (default)")

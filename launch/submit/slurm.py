@@ -24,7 +24,7 @@ def run(words: Sequence[str]) -> int:
         "cpu:NODESxPROCESSES is for nodes without accelerators.",
         "launch/slurm h100:4x8 --time=24:00:00 -- --config configs/lsm2.py:base --workdir shared/runs/base",
     )
-    add_restarts(parser, 3, "without a new checkpoint in between")
+    add_restarts(parser, 3, "failures without a new checkpoint in between are restarted; preemptions always are")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="where logs go; all nodes must see it (WORKDIR/logs)")
     request = read_request(parser, words, engine_options=True, cpu=True)
     command = sbatch_command(request)

@@ -32,7 +32,7 @@ def run(words: Sequence[str]) -> int:
         "launch/tpu-queued v6e:16x16 --project P --zone us-east5-b --image IMAGE --spot -- \\\n"
         "    --config configs/lsm2.py:base --workdir gs://bucket/runs/base",
     )
-    add_restarts(parser, 5, "within an hour")
+    add_restarts(parser, 5, "failures within an hour are restarted, exit code 75 (preempted and saved) among them")
     parser.add_argument("--project", required=True, help="Google Cloud project")
     parser.add_argument("--zone", required=True, help="where the TPUs are")
     parser.add_argument("--image", required=True, help="container image with lsm_jax[tpu] and configs/")

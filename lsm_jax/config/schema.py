@@ -179,7 +179,7 @@ class OptimizerConfig(Strict):
     name: Literal["adamw", "muon"] = key("adamw", "muon: Muon for the matrices of blocks, AdamW for the rest")
     learning_rate: float = key(1e-3, "peak learning rate")
     schedule: Literal["constant", "cosine", "linear", "rsqrt"] = key("cosine", "learning-rate curve after the warm-up")
-    warmup: str = key("5 percent", "linear warm-up from zero")
+    warmup: str = key("5 percent", "linear warm-up: the first of n steps has 1/n of the peak")
     cooldown: str = key("0 steps", "linear cool-down to zero at the end, for constant and rsqrt")
     final_lr_fraction: float = key(0.0, "share of the peak where cosine and linear end")
     rsqrt_timescale: str = key("10000 steps", "timescale of rsqrt")
