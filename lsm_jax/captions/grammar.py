@@ -27,6 +27,7 @@ _PUNCTUATION = " /&'+-"
 _TEMPLATES = tomllib.loads(Path(__file__).with_name("templates.toml").read_text(encoding="utf-8"))
 FORMS: Mapping[str, Sequence[str]] = _TEMPLATES["forms"]
 VERBS: Mapping[str, Mapping[str, Sequence[str]]] = _TEMPLATES["verbs"]  # by form and kind of fact
+_WHOLE: Sequence[str] = _TEMPLATES["whole"]  # phrases that a cut event does not allow
 
 _KIND_OF_VERB = {verb: kind for verbs in VERBS.values() for kind, choices in verbs.items() for verb in choices}
 _KIND_OF_FORM = {"sleep_named": "sleep", "meal_moment": "meal", "marks": "mark"}
@@ -41,10 +42,13 @@ class Statement:
     Attributes:
       form: a key of `FORMS`.
       facts: the four statistics of a channel, or a single fact.
+      cut: whether it is of an event that touches the window's edge, so that no sentence may tell where it began or
+        ended. Sentences do not say that, so it is not part of the comparison.
     """
 
     form: str
     facts: tuple[Fact, ...]
+    cut: bool = dataclasses.field(default=False, compare=False)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +62,8 @@ class ParsedCaption:
 def render(statement: Statement, random: np.random.Generator) -> str:
     """The statement as a sentence, with a random template of its form."""
     templates = FORMS[statement.form]
+    if statement.cut:
+        templates = [each for each in templates if not any(phrase in each for phrase in _WHOLE)]
     draw = int(random.integers(2**32))
     draw, choice = divmod(draw, len(templates))
     verbs = VERBS.get(statement.form)

@@ -102,7 +102,8 @@ def _statement(event: Event, clock: LocalClock) -> Statement:
     if event.kind == "meal" and _is_moment(event):
         return Statement("meal_moment", (Fact("meal", event.name, None, start, start),))
     form = "sleep_named" if event.kind == "sleep" and event.name != "asleep" else event.kind
-    return Statement(form, (Fact(event.kind, event.name, float(minutes), start, clock.end(event.steps.stop)),))
+    fact = Fact(event.kind, event.name, float(minutes), start, clock.end(event.steps.stop))
+    return Statement(form, (fact,), cut=_touches_edge(event, clock.steps))
 
 
 def _marks(marks: Sequence[Event], clock: LocalClock) -> list[tuple[float, Statement]]:
@@ -122,6 +123,11 @@ def _is_mark(event: Event) -> bool:
 
 def _is_moment(event: Event) -> bool:
     return event.end - event.start <= 1
+
+
+def _touches_edge(event: Event, steps: int) -> bool:
+    """Whether an event may have begun before a window of so many steps, or ended after it."""
+    return event.steps.start == 0 or event.steps.stop == steps
 
 
 def _minutes(event: Event, minutes_per_step: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 
 import hypothesis
 import numpy as np
@@ -147,6 +148,19 @@ def test_events_without_recorded_data_are_skipped(make_window) -> None:
     events = [Event("activity", "running", 0, 60), Event("mood", "calm", 100, 101), Event("mood", "sad", 640, 641)]
     window = make_window({"heart_rate": minutes(630, 1440)}, events)
     assert event_facts(window) == (Fact("mood", "sad", None, 640, 640),)
+
+
+@pytest.mark.parametrize(("first", "last", "whole"), [(0, 445, False), (1384, 1440, False), (1, 1439, True)])
+@pytest.mark.parametrize(("kind", "name"), [("sleep", "asleep"), ("session", "stress")])
+def test_an_event_cut_at_midnight_has_no_length_and_no_end(
+    make_window, kind: str, name: str, first: int, last: int, whole: bool
+) -> None:
+    window = make_window({"heart_rate": minutes(0, 1440)}, [Event(kind, name, first, last)])
+    texts = {Captioner(("semantic",))(window, epoch).text for epoch in range(200)}
+    said = re.compile(r"\bhours?\b|\bminutes?\b|lasted|spans|ran")
+    assert any(said.search(text) for text in texts) is whole
+    assert len(texts) >= 7
+    assert {fact for text in texts for fact in parse_caption(text).facts} == {*event_facts(window)}
 
 
 def test_captions_are_the_same_again_and_other_words_each_epoch(random_day) -> None:
