@@ -3,7 +3,8 @@
 Thresholds are SensorLM's (arXiv 2506.09108): at most 8 activities, each of at least 20 minutes; at most 2 sleeps; every
 mood. SensorLM's released code sorts ascending and so keeps the shortest activities; this one keeps the longest. Meals
 and study sessions are ours, at most the 8 longest of each. Food items logged at most 15 minutes apart are joined into
-one meal. The button presses of a session become one sentence per name.
+one meal. The button presses of a session become one sentence per name. A press is a session of a minute that readers
+named so, or that lies inside the window: at the edge it may be the rest of a longer session.
 
 An event is mentioned only if some channel was observed in at least half of its minutes, or of the 20 minutes around a
 shorter event. What was logged about hours that the device did not record cannot be learned.
@@ -25,16 +26,17 @@ MIN_ACTIVITY_MINUTES = 20
 EVENT_SUPPORT = 0.5
 SUPPORT_MINUTES = 20
 MAX_MEAL_GAP_MINUTES = 15
+TAG = "tag"  # name of button presses, as readers write it
 EVENT_KINDS = ("activity", "sleep", "mood", "meal", "session")
 _MAX_SENTENCES = {"activity": 8, "sleep": 2, "meal": 8, "session": 8}
 
 
 def semantic_statements(window: Window, kinds: Sequence[str] = EVENT_KINDS) -> list[Statement]:
     """One statement for each event kept, in order of start."""
-    events = captioned_events(window, kinds)
-    kept = [event for event in events if event.kind == "mood" or _is_mark(event)]
+    events, steps = captioned_events(window, kinds), len(window.observed)
+    kept = [event for event in events if event.kind == "mood" or _is_mark(event, steps)]
     for kind, limit in _MAX_SENTENCES.items():
-        same = [event for event in events if event.kind == kind and not _is_mark(event)]
+        same = [event for event in events if event.kind == kind and not _is_mark(event, steps)]
         kept += sorted(same, key=lambda event: (event.start - event.end, event.start))[:limit]
     return _statements(kept, LocalClock(window))
 
@@ -90,8 +92,9 @@ def _meals_joined(events: Sequence[Event], minutes_per_step: int) -> list[Event]
 
 
 def _statements(events: Sequence[Event], clock: LocalClock) -> list[Statement]:
-    statements = [(event.start, _statement(event, clock)) for event in events if not _is_mark(event)]
-    statements += _marks([event for event in events if _is_mark(event)], clock)
+    marks = [event for event in events if _is_mark(event, clock.steps)]
+    statements = [(event.start, _statement(event, clock)) for event in events if event not in marks]
+    statements += _marks(marks, clock)
     return [statement for _, statement in sorted(statements, key=lambda each: each[0])]
 
 
@@ -117,8 +120,10 @@ def _marks(marks: Sequence[Event], clock: LocalClock) -> list[tuple[float, State
     return statements
 
 
-def _is_mark(event: Event) -> bool:
-    return event.kind == "session" and _is_moment(event)
+def _is_mark(event: Event, steps: int) -> bool:
+    """Whether an event of a window of so many steps is a button press."""
+    is_press = event.name == TAG or not _touches_edge(event, steps)
+    return event.kind == "session" and _is_moment(event) and is_press
 
 
 def _is_moment(event: Event) -> bool:

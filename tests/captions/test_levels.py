@@ -163,6 +163,19 @@ def test_an_event_cut_at_midnight_has_no_length_and_no_end(
     assert {fact for text in texts for fact in parse_caption(text).facts} == {*event_facts(window)}
 
 
+def test_the_rest_of_a_session_is_no_button_press(make_window) -> None:
+    events = [Event("session", "stress test", 0, 1), Event("session", "tag", 0, 1), Event("session", "lap", 700, 701)]
+    events += [Event("session", "baseline", 1439.5, 1440), Event("session", "tag", 1439, 1440)]
+    window = make_window({"heart_rate": minutes(0, 1440)}, events)
+    assert set(event_facts(window)) == {
+        Fact("session", "stress test", 1.0, 0, 1),
+        Fact("session", "baseline", 1.0, 1439, 1440),
+        Fact("mark", "tag", 2.0, 0, 1440),
+        Fact("mark", "lap", 1.0, 700, 700),
+    }
+    assert {*Captioner(("semantic",))(window).facts} == {*event_facts(window)}
+
+
 def test_captions_are_the_same_again_and_other_words_each_epoch(random_day) -> None:
     window = random_day(5)
     texts = [ALL(window, epoch).text for epoch in range(6)]
