@@ -142,7 +142,7 @@ def pod_spec(request: Request, name: str) -> dict[str, Any]:
     if args.spot:
         nodes["cloud.google.com/gke-spot"] = "true"
         tolerated.append("cloud.google.com/gke-spot")
-    claims = dict(mount.partition(":")[::2] for mount in args.mount)
+    mounts = [mount.partition(":")[::2] for mount in args.mount]
     if wrong := [mount for mount in args.mount if not mount.partition(":")[2].startswith("/")]:
         raise UserError(f"--mount {wrong[0]}: write CLAIM:PATH, with an absolute path.")
     command = ["lsm", "train", *request.train]
@@ -157,7 +157,7 @@ def pod_spec(request: Request, name: str) -> dict[str, Any]:
         "resources": {"limits": {resource: pod.chips_per_host}},
         # GPUs of a host exchange data through shared memory, of which a container has 64 MB by default.
         "volumeMounts": [{"name": "shared-memory", "mountPath": "/dev/shm"}]
-        + [{"name": claim, "mountPath": path} for claim, path in claims.items()],
+        + [{"name": claim, "mountPath": path} for claim, path in mounts],
     }
     spec = {"serviceAccountName": args.service_account} if args.service_account else {}
     return spec | {
@@ -167,7 +167,7 @@ def pod_spec(request: Request, name: str) -> dict[str, Any]:
         "tolerations": [{"key": key, "operator": "Exists", "effect": "NoSchedule"} for key in tolerated],
         "containers": [container],
         "volumes": [{"name": "shared-memory", "emptyDir": {"medium": "Memory"}}]
-        + [{"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim in claims],
+        + [{"name": claim, "persistentVolumeClaim": {"claimName": claim}} for claim in dict(mounts)],
     }
 
 

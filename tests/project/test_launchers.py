@@ -95,6 +95,15 @@ def test_job_sets_ask_for_the_hosts_and_chips_of_the_topology(name: str, capsys:
         assert f"--process-count={machines.hosts}" in container["command"]
 
 
+def test_a_claim_can_be_mounted_at_several_paths(capsys: pytest.CaptureFixture[str]) -> None:
+    mounts = ["--mount=data:/data", "--mount=data:/runs", "--mount=more:/more"]
+    _, text = dry_run("gke", capsys, "v5e:4x4", "--image=i", *mounts)
+    pod = yaml.safe_load(text)["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    places = [(mount["name"], mount["mountPath"]) for mount in pod["containers"][0]["volumeMounts"]]
+    assert places[1:] == [("data", "/data"), ("data", "/runs"), ("more", "/more")]
+    assert [volume["name"] for volume in pod["volumes"]][1:] == ["data", "more"]
+
+
 def check_job_set(manifest: dict[str, Any]) -> None:
     """Holds a manifest to the schema that JobSet publishes, with all of its Kubernetes types."""
     models = pytest.importorskip("kubeflow_trainer_api.models", reason="kubeflow-trainer-api is not installed")
