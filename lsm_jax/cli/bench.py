@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lsm_jax.cli.options import check_mode, flag, given
-from lsm_jax.cli.places import data_folder, output
+from lsm_jax.cli.places import check_writable, data_folder, output
 from lsm_jax.errors import UserError
 from lsm_jax.tools.bench.settings import BENCHES, options, parse_option
 
@@ -67,6 +67,7 @@ def run(args: argparse.Namespace) -> int:
     from lsm_jax.cli.tables import print_table
 
     out = args.out / f"{args.kind}.json"
+    check_writable(out)
     measure = {"attention": _attention, "input": _input, "step": _step, "inference": _inference}[args.kind]
     results = measure(args, BENCHES[args.kind](**given(args, options(args.kind))), out)
     columns = _COLUMNS[args.kind]

@@ -52,6 +52,18 @@ def local_path(text: str) -> Path:
     return Path(text)
 
 
+def check_writable(file: Path) -> None:
+    """UserError where a file of --out cannot be written; for verbs that compute for long before they write it."""
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        is_new = not file.exists()
+        file.open("ab").close()
+        if is_new:
+            file.unlink()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be written ({error.strerror}); choose another --out.") from None
+
+
 @contextlib.contextmanager
 def local_copies(args: argparse.Namespace) -> Iterator[argparse.Namespace]:
     """The arguments with local copies in place of URLs; in the end, what is new there is uploaded.

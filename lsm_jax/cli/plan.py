@@ -6,7 +6,7 @@ import argparse
 from pathlib import Path
 
 from lsm_jax.cli.options import check_needed
-from lsm_jax.cli.places import local_path, output
+from lsm_jax.cli.places import check_writable, local_path, output
 
 HELP = "compile the real training step for a TPU or GPU pod that is not here: memory, FLOPs, least time of a step"
 EXAMPLE = "lsm plan --config configs/lsm2.py:base --topology v5e:16x16 --out plans/base"
@@ -56,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     if args.keep:
         jax.config.update("jax_compilation_cache_dir", str(args.keep))
     console, config = Console(), load_config(args.config, args.overrides)
+    check_writable(args.out / "plan.json")
     with console.status(f"compiling for {args.topology}"):
         if args.search:
             seconds = _SECONDS if args.seconds is None else args.seconds

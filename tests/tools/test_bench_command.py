@@ -15,6 +15,7 @@ from lsm_jax.nn.attention import attention
 from lsm_jax.tools.bench import attention as bench_attention
 from lsm_jax.tools.bench.harness import why_no_torch
 from lsm_jax.tools.bench.settings import AttentionBench
+from lsm_jax.tools.plan import plan as planning
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "lsm2.py"
 
@@ -52,6 +53,21 @@ def test_attention(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         assert result["gflops"] * 1e9 * result["seconds"] == pytest.approx(products * 2 * 2 * 8 * count**2)
         assert set(result["times_faster_than"]) == {*names} - {result["name"]}
         assert (result["peak_bytes"] or 0) > 0 or result["name"] == "torch"
+
+
+@pytest.mark.parametrize(
+    "words", [["bench", "attention"], ["plan", "--config", f"{CONFIGS}:quickstart", "--topology", "v5e:2x2"]]
+)
+def test_a_place_that_cannot_be_written_is_refused_before_anything_is_computed(
+    words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bench_attention, "measure", lambda *_: pytest.fail("it measures"))
+    monkeypatch.setattr(planning, "make_plan", lambda *_: pytest.fail("it compiles"))
+    (tmp_path / "file").touch()
+    assert command.main([*words, "--out", str(tmp_path / "file" / "results")]) == 2
+    error = capsys.readouterr().err
+    assert f"{tmp_path}/file/results/{words[0].replace('bench', 'attention')}.json: cannot be written" in error
+    assert "choose another --out" in error
 
 
 def test_a_contender_that_computes_something_else_is_not_timed(monkeypatch, tmp_path: Path) -> None:
