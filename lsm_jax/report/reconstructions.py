@@ -49,7 +49,7 @@ class Reconstruction:
 def write_reconstructions(
     run: Run, datasets: Sequence[Dataset], folder: Path, split: str, seed: int, batch_size: int = 32
 ) -> list[Path]:
-    """Draws the fullest day of each dataset under four tasks, one PNG per dataset.
+    """Draws the fullest day of each dataset under four tasks, one PNG per dataset, instead of those in the folder.
 
     Args:
       batch_size: that of the evaluation before, so that its compiled programs are used again.
@@ -58,6 +58,8 @@ def write_reconstructions(
       The files, `reconstruction-DATASET.png`.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    for earlier in folder.glob("reconstruction-*.png"):
+        earlier.unlink()
     paths = []
     for name, dataset in unique_names(datasets).items():
         window = _fullest_window(dataset, run, split)

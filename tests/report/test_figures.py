@@ -35,7 +35,9 @@ def test_a_reconstruction_draws_what_the_model_says_where_cells_are_hidden(datas
     drawn = []
     draw = reconstructions.draw_reconstructions
     monkeypatch.setattr(reconstructions, "draw_reconstructions", lambda *args: drawn.append(draw(*args)) or drawn[-1])
+    (tmp_path / "reconstruction-other-dataset.png").touch()
     (file,) = reconstructions.write_reconstructions(run, [dataset], tmp_path, "test", 0)
+    assert list(tmp_path.iterdir()) == [file]  # what an earlier evaluation drew is gone
     assert file == tmp_path / "reconstruction-tiny.png"
     assert file.stat().st_size > 10_000
     (figure,) = drawn
