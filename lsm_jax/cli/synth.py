@@ -13,6 +13,8 @@ from lsm_jax.errors import UserError
 HELP = "make a synthetic cohort: physiology, events, labels and realistic gaps"
 EXAMPLE = "lsm synth --people 400 --days 8 --out data/synth --seed 0"
 
+_NAME, _NAME_OF_TRUTH = "synth", "synth_truth"  # of the datasets
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `lsm synth`."""
@@ -36,6 +38,13 @@ def run(args: argparse.Namespace) -> int:
         out.resolve() in [truth.resolve(), *truth.resolve().parents] or truth.resolve() in out.resolve().parents
     ):
         raise UserError(f"--ground-truth {truth} must lie outside --out {out}: no model may read it by accident.")
+    from lsm_jax.channels import MINUTELY_26
+    from lsm_jax.data.store import check_output
+
+    # Both, before the first is made.
+    check_output(out, _NAME, MINUTELY_26, args.overwrite)
+    if truth:
+        check_output(truth, _NAME_OF_TRUTH, MINUTELY_26, args.overwrite, "--ground-truth")
     summary = {"synth": _write(args, out, truth=False)}
     if truth:
         summary["ground_truth"] = _write(args, truth, truth=True)
@@ -52,7 +61,7 @@ def _write(args: argparse.Namespace, out: Path, *, truth: bool) -> dict[str, obj
 
     what = "Ground truth (no gaps, for evaluation only) of a" if truth else "A"
     size = f"{args.people} people, {args.days} days"
-    name, days, started = "synth_truth" if truth else "synth", args.people * args.days, time.perf_counter()
+    name, days, started = _NAME_OF_TRUTH if truth else _NAME, args.people * args.days, time.perf_counter()
     with progress_bar(f"{name}: person-days") as report:
         write_dataset(
             out,

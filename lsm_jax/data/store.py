@@ -129,16 +129,22 @@ def staging_folder(out: Path, name: str, channels: Sequence[str], overwrite: boo
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def check_output(out: Path, name: str, channels: Sequence[str], overwrite: bool) -> None:
-    """UserError where a dataset of this name and these channels may not be written to `out`."""
+def check_output(out: Path, name: str, channels: Sequence[str], overwrite: bool, option: str = "--out") -> None:
+    """UserError where a dataset of this name and these channels may not be written to `out`.
+
+    Args:
+      option: of the command line, which names `out`.
+    """
     registered(channels)
     if not NAME.fullmatch(name):
         raise UserError(f"dataset name {name!r}: use lower-case letters, digits and underscores, a letter first.")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         if not (out / "channels.json").is_file():
-            raise UserError(f"{out} exists and is not a dataset; choose another --out.")
+            raise UserError(f"{out} exists and is not a dataset; choose another {option}.")
         if not overwrite:
-            raise UserError(f"{out} holds a dataset already; pass --overwrite to replace it or choose another --out.")
+            raise UserError(
+                f"{out} holds a dataset already; pass --overwrite to replace it or choose another {option}."
+            )
 
 
 def finish_dataset(directory: Path, channels: Sequence[str], out: Path) -> None:

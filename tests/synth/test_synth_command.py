@@ -39,6 +39,16 @@ def test_ground_truth_inside_the_dataset_is_refused(tmp_path, capsys, place):
     assert "--ground-truth" in capsys.readouterr().err and not out.exists()
 
 
+def test_a_place_of_the_ground_truth_that_is_taken_is_refused_before_anything_is_written(tmp_path, capsys):
+    out, truth = tmp_path / "synth", tmp_path / "truth"
+    truth.mkdir()
+    (truth / "notes.txt").touch()
+    arguments = ["synth", "--people", "2", "--days", "1", "--out", str(out), "--ground-truth", str(truth)]
+    assert main(arguments) == 2
+    assert f"{truth} exists and is not a dataset; choose another --ground-truth." in capsys.readouterr().err
+    assert not out.exists()
+
+
 def test_no_people_is_refused(tmp_path, capsys):
     assert main(["synth", "--people", "0", "--days", "1", "--out", str(tmp_path / "synth")]) == 2
     assert "--people 0" in capsys.readouterr().err
