@@ -18,7 +18,7 @@ from lsm_jax.tools.plan import plan as planning
 from lsm_jax.tools.plan import search as searching
 from lsm_jax.tools.plan.costs import program_flops
 from lsm_jax.tools.plan.hlo import read_program
-from lsm_jax.tools.plan.topologies import installed, split_name
+from lsm_jax.tools.plan.topologies import chip_named, installed, split_name
 from lsm_jax.train.mesh import make_mesh, to_devices
 from lsm_jax.train.schedule import TrainSchedule
 from lsm_jax.train.state import batch_shapes, make_program
@@ -145,6 +145,24 @@ ENTRY %main (q: bf16[1,768,2,64], k: bf16[1,512,2,64]) -> bf16[1,768,2,64] {{
     assert sum(each.repeated_scores for each in found.values()) == pytest.approx(product * pairs)
     # A kernel whose row lengths are not among those of the plan computes every pair.
     assert counted("forward", 2, []).kernels == 2 * product * all_pairs
+
+
+@pytest.mark.parametrize(("kind", "devices_per_chip"), [("v5e", 1), ("tpu7x", 2)])
+def test_windows_are_per_chip_also_where_a_chip_is_two_devices(kind, devices_per_chip):
+    product = read_program(
+        """HloModule step
+
+ENTRY %main (a: bf16[512,512], b: bf16[512,512]) -> bf16[512,512] {
+  %a = bf16[512,512]{1,0} parameter(0)
+  %b = bf16[512,512]{1,0} parameter(1)
+  ROOT %dot = bf16[512,512]{1,0} dot(%a, %b), lhs_contracting_dims={1}, rhs_contracting_dims={0}
+}
+"""
+    )
+    costs = planning.step_costs(product, [0] * 8, chip_named(kind), useful=1e9, sparsity=[], batch_size=64)
+    seconds, chips = costs["step_seconds_bound"], 8 / devices_per_chip
+    assert costs["windows_per_second_per_chip_bound"] == pytest.approx(64 / seconds / chips)
+    assert costs["bound_seconds"]["compute"] == pytest.approx(2 * 512**3 * devices_per_chip / chip_named(kind).peak)
 
 
 def test_a_limit_without_a_search_is_refused(capsys):

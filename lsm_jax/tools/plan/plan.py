@@ -49,7 +49,8 @@ def make_plan(config: Config, topology: str) -> dict[str, Any]:
     if config.model.dtype == "auto":  # would be chosen for this machine
         config = with_changes(config, {"model.dtype": "bfloat16"})
     devices, (kind, _) = topology_devices(topology), split_name(topology)
-    platform, chip = "gpu" if kind in GPUS else "tpu", chip_named(kind).per_device()
+    platform, chip = "gpu" if kind in GPUS else "tpu", chip_named(kind)
+    device_memory = chip.per_device().memory
     mesh, batch_size = make_mesh(config.mesh, devices), config.train.batch_size
     try:
         check_batch(mesh, config)
@@ -62,7 +63,7 @@ def make_plan(config: Config, topology: str) -> dict[str, Any]:
         "mesh": dict(mesh.shape),
         "batch_size": batch_size,
         "remat": config.model.remat,
-        "hbm_bytes": chip.memory,
+        "hbm_bytes": device_memory,
         "hbm_source": chip.source,
         "data": "the datasets" if config.data.paths else f"assumed: 26 channels, {1 - ASSUMED_OBSERVED:.0%} missing",
     }
@@ -84,7 +85,7 @@ def make_plan(config: Config, topology: str) -> dict[str, Any]:
     plan["compile_seconds"] = time.perf_counter() - wall
     plan["compile_cpu_seconds"] = time.process_time() - cpu
     memory = memory_by_use(program, compiled)
-    plan |= {"fits": sum(memory.values()) <= chip.memory, "bytes_per_device": memory}
+    plan |= {"fits": sum(memory.values()) <= device_memory, "bytes_per_device": memory}
     counts, shapes = count_tokens_and_flops(config, spec)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         sparsity = block_sparsities(shapes, config.model.attention)
@@ -186,8 +187,14 @@ def step_costs(
     sparsity: Sparsities,
     batch_size: int,
 ) -> dict[str, Any]:
-    """FLOPs of all devices, memory traffic, collectives and the least time of a compiled step."""
-    devices = len(hosts)
+    """FLOPs of all devices, memory traffic, collectives and the least time of a compiled step.
+
+    Args:
+      entry: the program of one device.
+      hosts: of each device.
+    """
+    devices, chips = len(hosts), len(hosts) / chip.devices
+    chip = chip.per_device()
     flops, moved = program_flops(entry, sparsity), moved_bytes(entry)
     executed_flops = flops.products + flops.kernels
     exchanged = collectives(entry, hosts, chip, sparsity)
@@ -211,7 +218,7 @@ def step_costs(
         "collectives": [dataclasses.asdict(each) for each in exchanged],
         "bound_seconds": bounds,
         "step_seconds_bound": seconds,
-        "windows_per_second_per_chip_bound": batch_size / seconds / devices,
+        "windows_per_second_per_chip_bound": batch_size / seconds / chips,
         "mfu_bound": useful / devices / seconds / chip.peak,
     }
 
