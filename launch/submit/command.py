@@ -51,7 +51,7 @@ def launcher_parser(engine: str, description: str, example: str) -> argparse.Arg
         allow_abbrev=False,
     )
     parser.add_argument("topology", metavar="TOPOLOGY", help="as of `lsm plan`: h100:4x8 (hosts x GPUs), v5e:16x16")
-    parser.add_argument("--name", help="of the job (the name of the run's folder); one name never runs twice at once")
+    parser.add_argument("--name", help="of the job (made from the run's folder); one name never runs twice at once")
     parser.add_argument("--dry-run", action="store_true", help="print what would be submitted, and submit nothing")
     return parser
 
@@ -105,14 +105,19 @@ def read_request(
 
 
 def job_name(request: Request, longest: int = 40) -> str:
-    """A name that Kubernetes takes: --name, or the run's folder. What is shortened or changed gets a checksum."""
-    wanted = request.args.name or request.workdir.rstrip("/").rsplit("/", 1)[-1]
+    """A name that Kubernetes takes: --name, or that of the run's folder with a checksum of its whole path.
+
+    A --name that is shortened or changed gets a checksum, too.
+    """
+    given, workdir = request.args.name, request.workdir.rstrip("/")
+    wanted = given or workdir.rsplit("/", 1)[-1]
     name = re.sub(r"[^a-z0-9]+", "-", wanted.lower()).strip("-")
     if not name[:1].isalpha():
         name = f"lsm-{name}".strip("-")
-    if name == wanted and len(name) <= longest:
+    if name == given and len(name) <= longest:
         return name
-    return f"{name[: longest - 7].strip('-')}-{hashlib.sha256(wanted.encode()).hexdigest()[:6]}"
+    checksum = hashlib.sha256((given or workdir).encode()).hexdigest()[:6]
+    return f"{name[: longest - 7].strip('-')}-{checksum}"
 
 
 def summary(request: Request) -> str:

@@ -95,6 +95,19 @@ def test_job_sets_ask_for_the_hosts_and_chips_of_the_topology(name: str, capsys:
         assert f"--process-count={machines.hosts}" in container["command"]
 
 
+def test_runs_in_other_folders_of_one_name_are_other_jobs(capsys: pytest.CaptureFixture[str]) -> None:
+    def name(workdir: str, *words: str) -> str:
+        # The last --workdir counts.
+        _, text = dry_run("gke", capsys, "v5e:4x4", "--image=i", *words, train=(f"--workdir={workdir}",))
+        return str(yaml.safe_load(text)["metadata"]["name"])
+
+    first = name("gs://bucket/a/base")
+    assert re.fullmatch(r"base-[0-9a-f]{6}", first)
+    assert first == name("gs://bucket/a/base/") != name("gs://bucket/b/base")
+    assert len(name("gs://bucket/" + 60 * "long")) == 40
+    assert name("gs://bucket/b/base", "--name=mine") == "mine"
+
+
 def test_a_claim_can_be_mounted_at_several_paths(capsys: pytest.CaptureFixture[str]) -> None:
     mounts = ["--mount=data:/data", "--mount=data:/runs", "--mount=more:/more"]
     _, text = dry_run("gke", capsys, "v5e:4x4", "--image=i", *mounts)
@@ -276,7 +289,7 @@ def test_the_same_line_again_requests_anew_what_was_preempted(
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), CloudTpu) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         monkeypatch.setenv("CLOUDSDK_API_ENDPOINT_OVERRIDES_TPU", f"http://127.0.0.1:{server.server_port}/")
-        words = ["v5e:4x4", *CLOUD, "--", "--config", BASE, "--workdir=gs://b/base"]
+        words = ["v5e:4x4", "--name=base", *CLOUD, "--", "--config", BASE, "--workdir=gs://b/base"]
         tpu_queued = importlib.import_module("tpu_queued")
         said = []
         for state in (None, "ACTIVE", "SUSPENDED"):
