@@ -121,15 +121,15 @@ class Robustness(Probe):
                 numbers = {"value": value, "full_value": full_value, "drop": drop, "ci95": interval}
                 named = {"removal": removal.name, "kind": removal.kind, "metric": metric, "method": method}
                 results.append(shared | named | numbers | size)
-        for (method, removal), drop in drops.items():
+        for (method, removal), drawn in drops.items():
             if method == OURS or (OURS, removal) not in drops:
                 continue
-            less, interval = score_and_interval(drop - drops[OURS, removal], people)
-            if less is not None:
+            more_than_ours, interval = score_and_interval(drawn - drops[OURS, removal], people)
+            if more_than_ours is not None:
                 sure = interval is not None and interval[0] > 0
                 named = {"removal": removal.name, "kind": removal.kind, "metric": metric, "method": method}
-                numbers = {"difference": less, "ci95": interval, "above": less > 0, "sure": sure}
-                comparisons.append(shared | named | numbers | size)
+                row: Row = {"difference": more_than_ours, "ci95": interval, "above": more_than_ours > 0, "sure": sure}
+                comparisons.append(shared | named | row | size)
         return {"results": results, "comparisons": comparisons}, notes
 
     def _scores(

@@ -43,7 +43,7 @@ def guarded(config: Config, workdir: Path | str) -> Iterator[Watchdog]:
         if is_url(workdir):
             store = Store(str(workdir))
             if lock:
-                stack.enter_context(StoreLock(store, token, report, watchdog.end, replaced=lock.replaced))
+                stack.enter_context(StoreLock(store, lock.token, report, watchdog.end, replaced=lock.replaced))
             sees = partial(store_lock.holds, store)
         check_agreement(config, workdir, token, sees)
         check_devices()
