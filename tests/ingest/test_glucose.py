@@ -1,5 +1,8 @@
 """Glucose exports: languages, units, orders of the date, words for values out of range, meals."""
 
+import io
+import zipfile
+
 import numpy as np
 import pytest
 
@@ -49,6 +52,25 @@ def test_libreview_in_german_and_mmol_with_a_decimal_comma(tmp_path):
     found = read_source("glucose", tmp_path, {"P1/werte.csv": "\ufeff" + GERMAN + rows})
     glucose = found.only("P1").values("glucose")
     assert glucose[480] == pytest.approx(5.8) and glucose[500] == pytest.approx(6.1)
+
+
+def test_a_zip_without_folders_is_a_person_and_in_others_the_folders_are(tmp_path):
+    def packed(*names):
+        archive = io.BytesIO()
+        with zipfile.ZipFile(archive, "w") as written:
+            for name in names:
+                written.writestr(name, ENGLISH + "Libre,A1,13-05-2024 08:00,0,90,,,\n")
+        return archive.getvalue()
+
+    files = {
+        "P01.zip": packed("glucose.csv", "more.csv"),
+        "P02.ZIP": packed("glucose.csv"),
+        "CLARITY_Export_Ann_2024-05-14_101500.zip": packed("glucose.csv"),
+        "study.zip": packed("P03/glucose.csv", "P04/glucose.csv"),
+        "P05/export.zip": packed("glucose.csv"),
+    }
+    found = read_source("glucose", tmp_path, files)
+    assert sorted(found.people) == ["Ann", "P01", "P02", "P03", "P04", "P05"] and found.report.days == 6
 
 
 @pytest.mark.parametrize(
