@@ -77,6 +77,19 @@ def test_nights_activity_and_workouts_by_the_local_clock(tmp_path, files):
     assert found.report.rows_read == found.report.rows_kept == 3
 
 
+@pytest.mark.parametrize("kind", ["rest", "deleted"])
+@pytest.mark.parametrize("name", ["sleepmodel.csv", "sleep.json"])
+def test_sleep_that_the_wearer_rejected_is_none_but_its_heart_rates_count(tmp_path, kind, name):
+    nights = [{**SLEEP, "type": kind}, {**SLEEP, "type": kind, "heart_rate": None, "hrv": None}]
+    text = table(*nights) if name.endswith("csv") else json.dumps({"data": nights})
+    found = read_source("oura", tmp_path, {f"P1/{name}": text})
+    days = found.people["P1"]
+    assert [day.observed("heart_rate").sum() for day in days] == [5, 5] and days[1].values("rmssd")[4] == 42
+    assert not any(day.events or day.observed("sleep_light").any() for day in days)
+    assert found.report.quarantined["sleep that the wearer rejected or deleted"].rows == found.report.rows_kept == 1
+    assert "sleep that the wearer rejected (rest) or deleted is not read as sleep" in found.said
+
+
 def test_a_workout_of_the_export_and_of_the_api_is_one(tmp_path):
     files = {"P1/all.json": json.dumps([SLEEP, WORKOUT]), "P1/workout.csv": table(WORKOUT)}
     found = read_source("oura", tmp_path, files)

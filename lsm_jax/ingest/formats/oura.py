@@ -28,6 +28,8 @@ from lsm_jax.ingest.times.text import FIRST_SECOND, IMPOSSIBLE_DATE, ISO_FORMATS
 
 MAX_JSON_BYTES = 512 * MIB
 _PHASES: dict[str, Stage] = {"1": "deep", "2": "light", "3": "rem", "4": "awake"}
+_NO_SLEEP = ("rest", "deleted")  # types: falsely detected and rejected in the app's question, deleted by the wearer
+_SLEEP_ITEMS = {"heart_rate": "heart_rate", "hrv": "rmssd"}
 _INTENSITIES = {"1": 0.0, "2": 0.0, "3": 1.0, "4": 2.0, "5": 3.0}  # rest, inactive, low, medium, high; 0 is not worn
 _CLASS_SECONDS = 300
 _STREAM_MINUTES = 5.0  # the longest time between values of a stream
@@ -59,20 +61,28 @@ def _temperature(document: Document, recording: Recording, _: IngestReport) -> N
     recording.add("skin_temperature", [second], [value], sensor="stream", period_minutes=_STREAM_MINUTES)
 
 
-def _sleep(document: Document, recording: Recording, _: IngestReport) -> None:
+def _sleep(document: Document, recording: Recording, report: IngestReport) -> None:
     start = _local(document["bedtime_start"], recording)
+    series = {channel: document[field] for field, channel in _SLEEP_ITEMS.items() if document.get(field)}
+    is_sleep = document.get("type") not in _NO_SLEEP
+    if not is_sleep and not series:
+        raise UnusableEntry("sleep that the wearer rejected or deleted")
+    items = {channel: (*_items(each), _interval(each)) for channel, each in series.items()}
+    for channel, (second, value, interval) in items.items():
+        recording.add(channel, second, value, sensor="sleep", period_minutes=interval / 60)
+    if is_sleep:
+        recording.add_spells(_stages(document, start))
+    else:
+        report.note("sleep that the wearer rejected (rest) or deleted is not read as sleep; its heart rates are read.")
+
+
+def _stages(document: Document, start: float) -> Iterator[Spell]:
     phases, seconds = document.get("sleep_phase_30_sec"), 30
     if not phases:
         phases, seconds = document.get("sleep_phase_5_min"), 300
-    recording.add_spells(
-        Spell(start + number * seconds, start + (number + 1) * seconds, _PHASES[phase])
-        for number, phase in enumerate(str(phases or ""))
-        if phase in _PHASES
-    )
-    for field, channel in (("heart_rate", "heart_rate"), ("hrv", "rmssd")):
-        if series := document.get(field):
-            second, value = _items(series)
-            recording.add(channel, second, value, sensor="sleep", period_minutes=_interval(series) / 60)
+    for number, phase in enumerate(str(phases or "")):
+        if phase in _PHASES:
+            yield Spell(start + number * seconds, start + (number + 1) * seconds, _PHASES[phase])
 
 
 def _daily_activity(document: Document, recording: Recording, report: IngestReport) -> None:
