@@ -1,5 +1,9 @@
 """Withings: arrays in cells, nights, activities, labels of days, damage."""
 
+import datetime as dt
+import random
+import zoneinfo
+
 import numpy as np
 import pytest
 
@@ -84,6 +88,26 @@ def test_what_two_files_tell_is_told_once(tmp_path):
     assert [event[1] for event in found.only("P1").events] == ["light", "asleep", "deep", "running"]
     assert found.report.quarantined["event that another row tells too"].samples == ["P1/b/activities.csv"]
     assert found.report.duplicates["stages of sleep"] == 2
+
+
+@pytest.mark.parametrize("order", ["descending", "shuffled"])
+def test_days_are_those_of_the_offsets_in_any_order_of_the_rows(tmp_path, order):
+    """Clocks change on October 27."""
+    start, berlin = dt.datetime(2024, 10, 24, tzinfo=dt.UTC), zoneinfo.ZoneInfo("Europe/Berlin")
+    times = [(start + dt.timedelta(hours=hour)).astimezone(berlin).isoformat() for hour in range(7 * 24)]
+    rows = [f"{time},[60],[{60 + place % 30}]\n" for place, time in enumerate(times)]
+    other = [*reversed(rows)] if order == "descending" else random.Random(0).sample(rows, len(rows))
+    names = ("a/raw_tracker_hr.csv", "b/raw_tracker_hr.csv")  # read one by one, as the blocks of a large file are
+    ascending = {f"P1/{name}": RAW + "".join(rows[at::2]) for at, name in enumerate(names)}
+    mixed = {f"P1/{name}": RAW + "".join(other[at * 84 :][:84]) for at, name in enumerate(names)}
+    first, second = (
+        read_source("withings", tmp_path / folder, files) for folder, files in (("a", ascending), ("b", mixed))
+    )
+    assert [window.utc_offset_minutes for window in first.windows] == [120] * 4 + [60] * 4
+    assert len(second.windows) == 8
+    for expected, found in zip(first.windows, second.windows, strict=True):
+        assert (found.start, found.utc_offset_minutes) == (expected.start, expected.utc_offset_minutes)
+        np.testing.assert_array_equal(found.values, expected.values)
 
 
 def test_withings_is_recognised(tmp_path):

@@ -122,9 +122,14 @@ class Recording:
         self._day_labels.append(_DayLabels(second, labels, is_wall_clock, rank, self.file))
 
     def add_clocks(self, times: Times) -> None:
-        """Notes the offsets that times are written with, where they change."""
+        """Notes the offsets that times, in any order, are written with: where they change, and once for each day.
+
+        The day's note corrects what a change in another block, of earlier or later times, would say of this one.
+        """
         table = pl.DataFrame({"second": times.second, "clock": times.clock}).drop_nulls()
-        for second, clock in table.filter((pl.col("clock") != pl.col("clock").shift()).fill_null(True)).iter_rows():
+        table = table.sort("second", maintain_order=True).with_columns(day=pl.col("second") // 86400)
+        is_new = pl.any_horizontal((pl.col(name) != pl.col(name).shift()).fill_null(True) for name in ("clock", "day"))
+        for second, clock in table.filter(is_new).select("second", "clock").iter_rows():
             if (offset := fixed_offset(clock)) is not None:
                 self.offsets[int(second // 60)] = offset
 
