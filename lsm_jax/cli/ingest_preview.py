@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import collections
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from lsm_jax.cli.tables import print_table
@@ -11,11 +11,11 @@ from lsm_jax.cli.tables import print_table
 if TYPE_CHECKING:
     from lsm_jax.ingest.preview import PersonPreview, Preview
 
-_MAX_PEOPLE, _MAX_NAMES, _MAX_KINDS = 200, 3, 40
+_MAX_PEOPLE, _MAX_NAMES, _MAX_KINDS, _MAX_SOURCES = 200, 3, 40, 100
 
 
 def print_preview(found: Preview) -> None:
-    """Prints who and what was found. Raw ids and file names appear here and are written nowhere."""
+    """Prints who and what was found. Raw ids, names of files and of sources appear here and are written nowhere."""
     people = found.people
     shown = people[:_MAX_PEOPLE]
     print_table(
@@ -34,6 +34,7 @@ def print_preview(found: Preview) -> None:
             reasons[reason].append(file)
         rows += [(f"{outcome}: {reason}", len(files), _names(files)) for reason, files in reasons.items()]
     print_table("files", ("taken for", "files", "names"), rows)
+    _print_sources(found.report.source_minutes)
     events = collections.Counter[tuple[str, str]]()
     with_event = collections.Counter[tuple[str, str]]()
     with_label = collections.Counter[str]()
@@ -47,6 +48,17 @@ def print_preview(found: Preview) -> None:
         print_table(f"{len(events)} kinds of events{more}", ("kind", "name", "events", "people"), most)
     if with_label:
         print_table("labels", ("label", "people"), sorted(with_label.items()))
+
+
+def _print_sources(minutes: Mapping[tuple[str, str, str], int]) -> None:
+    """Prints the sources of channels that several sources recorded: `--prefer` takes a part of a name."""
+    names = sorted({(channel, name) for channel, name, _ in minutes})
+    several = {channel for channel, count in collections.Counter(channel for channel, _ in names).items() if count > 1}
+    rows = [(*each, *(minutes.get((*each, use), 0) for use in ("used", "set aside"))) for each in names]
+    if rows := [row for row in rows if row[0] in several]:
+        shown = f", the first {_MAX_SOURCES}" if len(rows) > _MAX_SOURCES else ""
+        columns = ("channel", "source", "minutes used", "set aside")
+        print_table(f"channels of several sources{shown}", columns, rows[:_MAX_SOURCES])
 
 
 def print_spellings(spellings: Sequence[tuple[str, ...]]) -> None:

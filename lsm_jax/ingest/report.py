@@ -54,7 +54,9 @@ class IngestReport(pydantic.BaseModel):
     conflicts: Counter[str] = Counter()  # instants for which one sensor gave several different values
     label_conflicts: Counter[str] = Counter()  # by label: values that a later one of the same person or day replaced
     overlaps: Counter[str] = Counter()  # minutes that several sensors recorded
-    outranked_minutes: Counter[str] = Counter()  # by "CHANNEL of SOURCE": minutes for which a better source was taken
+    outranked_minutes: Counter[str] = Counter()  # by "CHANNEL of a KIND": minutes for which a better source was taken
+    # By (channel, source, "used" or "set aside"). Names of sources hold names of people: no file gets them.
+    source_minutes: Counter[tuple[str, str, str]] = pydantic.Field(default_factory=Counter, exclude=True)
     invalid: Counter[str] = Counter()  # values the device itself marked as not valid
     implausible: Counter[str] = Counter()  # values outside the registry's range
     partial_minutes: Counter[str] = Counter()  # minutes of a count that were covered for less than half
@@ -219,7 +221,7 @@ class IngestReport(pydantic.BaseModel):
         for what, entry in self.incomplete_files.items():
             yield f"  {entry.rows:,} files: {what} ({', '.join(entry.samples[:3])})"
         for source, minutes in self.outranked_minutes.items():
-            yield f"  {source}: {minutes:,} minutes set aside, since a better source has them (see --prefer)"
+            yield f"  {source}: {minutes:,} minutes set aside, since a better source has them (see --prefer; --dry-run names all)"
         for what, counts in (
             ("rows repeat another in every column that is read and were dropped", self.duplicates),
             ("instants have several values of one sensor, averaged or added (see aggregate)", self.conflicts),

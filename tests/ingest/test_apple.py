@@ -4,6 +4,7 @@ import zipfile
 
 import pytest
 
+from lsm_jax.cli.main import main
 from lsm_jax.errors import UserError
 from lsm_jax.ingest.detect import detect_format
 from lsm_jax.ingest.formats import make_reader
@@ -91,12 +92,31 @@ def test_sources_are_ranked_and_not_added(source, tmp_path):
     assert values(window, "steps") == {
         **dict.fromkeys(range(600, 610), 10), **dict.fromkeys((602, 603), 20), 620: 7
     }  # fmt: skip
-    assert report.outranked_minutes == {"steps of Koby’s iPhone": 2, "steps of Steps & Sleep": 1}
-    assert any("steps of Koby’s iPhone: 2 minutes set aside" in sentence for sentence in report.sentences())
+    assert report.outranked_minutes == {"steps of a phone": 2, "steps of source number 3": 1}
+    assert any("steps of a phone: 2 minutes set aside" in sentence for sentence in report.sentences())
     with pytest.raises(UserError, match="--prefer: format fitbit"):
         make_reader("fitbit", ReaderOptions(prefer=("Oura",)))
-    (window,), _ = ingest(source, tmp_path, prefer=("steps &", "IPHONE"))
+    (window,), report = ingest(source, tmp_path, prefer=("steps &", "IPHONE"))
     assert values(window, "steps") == {**dict.fromkeys(range(600, 610), 10), 600: 7, 620: 7}
+    assert report.outranked_minutes == {"steps of a preferred source": 1, "steps of a watch": 2}
+
+
+def test_names_of_sources_are_shown_by_a_dry_run_and_written_nowhere(source, tmp_path, capsys):
+    write(
+        source,
+        record("StepCount", "100", "10:00:00", "10:10:00", "count", source=PHONE),
+        record("StepCount", "40", "10:02:00", "10:04:00", "count"),
+        record("HeartRate", "60", "10:06:00", unit="count/min"),
+    )
+    arguments = ["ingest", "--format", "apple", "--source", str(source)]
+    assert main([*arguments, "--dry-run"]) == 0
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert f"steps {PHONE} 8 2" in lines and "steps Koby’s Apple Watch 2 0" in lines
+    assert not any(line.startswith("heart_rate Koby") for line in lines)  # of one source
+    assert main([*arguments, "--out", str(tmp_path / "out")]) == 0
+    written = (tmp_path / "out" / "ingest_report.json").read_text(encoding="utf-8")
+    assert "Koby" not in written and "iPhone" not in written and "steps of a phone" in written
+    assert "Koby" not in capsys.readouterr().out
 
 
 def test_memory_addresses_do_not_split_a_watch(source, tmp_path):

@@ -19,7 +19,8 @@ SLEEP_TOLD_AGAIN = "sleep of a time for which a better row, or an equal one, is 
 class RankedSeries:
     """What one source recorded of a channel."""
 
-    source: str  # its name in the report
+    source: str  # its name, which often holds that of its owner: for the terminal of a dry run only
+    kind: str  # what the report calls it, such as "a phone"
     rank: int  # 0 is the best; of equal ranks the series with more minutes is the better one
     series: Series
 
@@ -40,10 +41,12 @@ def best_of(sources: Sequence[RankedSeries], report: IngestReport) -> Series:
     # The first of each minute belongs to the best source.
     _, first = np.unique(minute[recorded], return_index=True)
     best = recorded[first]
-    outranked = minutes - np.bincount(owner[best], minlength=len(ordered))
-    for each, count in zip(ordered, outranked.tolist(), strict=True):
-        if count:
-            report.outranked_minutes[f"{channel} of {each.source}"] += count
+    used = np.bincount(owner[best], minlength=len(ordered))
+    for each, count, others in zip(ordered, used.tolist(), (minutes - used).tolist(), strict=True):
+        report.source_minutes[channel, each.source, "used"] += count
+        report.source_minutes[channel, each.source, "set aside"] += others
+        if others:
+            report.outranked_minutes[f"{channel} of {each.kind}"] += others
     # Days without a value keep the NaN that marks them (`series.minute_series`).
     marker = np.setdiff1d(minute[np.isnan(value)] // 1440, minute[best] // 1440) * 1440 + 720
     empty = np.full(len(marker), np.nan, np.float32)

@@ -36,6 +36,7 @@ class Source:
     name: str
     is_watch: bool
     rank: int  # 0 is the best
+    kind: str  # "a watch", "a phone", "a preferred source", or "" for others
 
 
 class AppleRecording(Recording):
@@ -71,8 +72,9 @@ class AppleRecording(Recording):
         words = f"{model or name}".casefold()
         is_watch, is_phone = "watch" in words, "phone" in words
         preferred = (place for place, part in enumerate(self._prefer) if part in name.casefold())
+        kind = "a watch" if is_watch else "a phone" if is_phone else ""
         rank = next(preferred, len(self._prefer) + (0 if is_watch else 1 if is_phone else 2))
-        source = Source(name, is_watch, rank)
+        source = Source(name, is_watch, rank, "a preferred source" if rank < len(self._prefer) else kind)
         if source not in self.sources:
             self.sources.append(source)
         return self.sources.index(source)
@@ -102,6 +104,10 @@ class AppleRecording(Recording):
         order = sorted(counts, key=lambda each: (self.sources[each].rank, -counts[each], self.sources[each].name))
         return {number: rank for rank, number in enumerate(order)}
 
+    def _ranked(self, number: int, series: Series) -> RankedSeries:
+        source = self.sources[number]
+        return RankedSeries(source.name, source.kind or f"source number {number + 1}", source.rank, series)
+
     def series(self, report: IngestReport) -> tuple[Series, ...]:
         """The best series of each channel. The samples are then removed from the disk."""
         best: dict[str, Series] = {}
@@ -110,7 +116,7 @@ class AppleRecording(Recording):
             if slices := self.samples.slices.get(channel):
                 table = load_slices(slices)
                 parts = [
-                    RankedSeries(self.sources[number].name, self.sources[number].rank, _minutes(channel, group, report))
+                    self._ranked(int(number), _minutes(channel, group, report))
                     for (number,), group in table.group_by("source", maintain_order=True)
                 ]
                 best[channel] = best_of(parts, report)

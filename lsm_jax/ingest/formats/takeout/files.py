@@ -17,7 +17,6 @@ from lsm_jax.ingest.formats.takeout.exercises import add_exercise, read_exercise
 from lsm_jax.ingest.formats.takeout.kinds import API_SAMPLES, CSV_COLUMNS, JSON_SAMPLES, MAX_JSON_BYTES, Kind
 from lsm_jax.ingest.formats.takeout.recording import JSON_FILES, SOURCE, WEB_API, TakeoutRecording, source_names
 from lsm_jax.ingest.formats.takeout.sleep import add_sleep, read_sleeps, read_stages
-from lsm_jax.ingest.minutes.ranked import RankedSeries
 from lsm_jax.ingest.minutes.series import minute_series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.tables.rows import read_rows
@@ -122,7 +121,7 @@ def _add_table(
             series = minute_series(
                 channel, group["second"].to_numpy(), group["value"].to_numpy(), report, period_minutes=period
             )
-            found.ranked.append(RankedSeries(str(source), found.rank(str(source)), series))
+            found.add_minutes(str(source), series)
 
 
 def _add_each(

@@ -10,16 +10,16 @@ import polars as pl
 
 from lsm_jax.ingest.cells import add_reason
 from lsm_jax.ingest.files.faults import UnusableEntry
-from lsm_jax.ingest.minutes.ranked import SLEEP_TOLD_AGAIN
+from lsm_jax.ingest.minutes.ranked import SLEEP_TOLD_AGAIN, RankedSeries
 from lsm_jax.ingest.minutes.recording import Recording
 from lsm_jax.ingest.minutes.sleep import Spell
-from lsm_jax.ingest.reader import RecordEvent
+from lsm_jax.ingest.reader import RecordEvent, Series
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.times.clock import FLOATING, Clock, changes_of_offset, zone_name
 from lsm_jax.ingest.times.text import ISO_FORMATS, Times, read_times
 
 NO_ZONE = "time of the wearer's clock, of which no zone is known: give --time-zone"
-# Names of sources in the report, where no device or app is named. JSON files rank below the tables that they repeat.
+# Sources of which no device or app is named. JSON files rank below the tables that they repeat.
 JSON_FILES, CSV_FILES, WEB_API = "Takeout's JSON files", "Takeout's CSV files", "Fitbit's web API"
 JSON_RANK = 1
 SOURCE = "data source"  # the column of a table that names what wrote a row
@@ -96,9 +96,13 @@ class TakeoutRecording(Recording):
         name = source.casefold()
         if (place := next((place for place, part in enumerate(self._prefer) if part in name), None)) is not None:
             return place - len(self._prefer)
-        if "health connect" in name or "health kit" in name:  # copies of what others recorded
-            return JSON_RANK + 2
-        return JSON_RANK + 1 if "mobiletrack" in name or "phone" in name else 0
+        return {"a copy of another app": JSON_RANK + 2, "a phone": JSON_RANK + 1}.get(_kind(source), 0)
+
+    def add_minutes(self, source: str, series: Series) -> None:
+        """Adds the minutes of a channel that one source wrote."""
+        rank = self.rank(source)
+        kind = "a preferred source" if rank < 0 else _kind(source)
+        self.ranked.append(RankedSeries(source, kind, rank, series))
 
     def sleep(self) -> list[Spell]:
         return sorted({spell for sleep in self._chosen()[0] for spell in sleep.spells})
@@ -131,6 +135,16 @@ class TakeoutRecording(Recording):
             ends.insert(place, sleep.end)
             kept.append(sleep)
         return kept, others
+
+
+def _kind(source: str) -> str:
+    """What the report calls what wrote values; no name of a device, which its owner may have chosen."""
+    name = source.casefold()
+    if source in (JSON_FILES, CSV_FILES, WEB_API):
+        return source
+    if "health connect" in name or "health kit" in name:  # copies of what others recorded
+        return "a copy of another app"
+    return "a phone" if "mobiletrack" in name or "phone" in name else "a device"
 
 
 def source_names(table: pl.DataFrame) -> pl.Series:
