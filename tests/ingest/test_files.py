@@ -99,6 +99,17 @@ def test_zip_members_are_files_and_hostile_ones_are_refused(source):
     assert len(refused) == 5 and "times its packed size" in refused["z.zip!bomb.csv"]
 
 
+def test_an_archive_of_many_files_is_read_and_one_of_too_many_names_the_fix(source):
+    with zipfile.ZipFile(source / "z.zip", "w") as archive:
+        for number in range(10_001):
+            archive.writestr(f"{number}.csv", "")
+    found, refused = labels(source)
+    assert len(found) == 10_002 and not refused
+    found, refused = labels(source, members=10_000)
+    assert found == ["good.csv"]
+    assert refused["z.zip"] == "archive of 10,001 files, limit 10,000: unpack it into a folder"
+
+
 def test_a_member_larger_than_it_claims_is_cut_off(source):
     with zipfile.ZipFile(source / "z.zip", "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("data.csv", b"1\n" * 5000)

@@ -81,7 +81,7 @@ def _expand(root: Path, path: str, report: IngestReport, limits: Limits) -> Iter
         report.set_aside(path, str(error))
         return
     if len(members) > limits.members:
-        report.set_aside(path, f"archive of {len(members)} files, limit {limits.members}")
+        report.set_aside(path, f"archive of {len(members):,} files, limit {limits.members:,}: unpack it into a folder")
         return
     by_name = {member.filename: member for member in members if not member.is_dir()}
     if repeated := sum(not member.is_dir() for member in members) - len(by_name):

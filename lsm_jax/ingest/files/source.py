@@ -14,7 +14,7 @@ class Limits:
 
     file_bytes: int = 8192 * MIB  # of a file, or of an unpacked archive member
     ratio: float = 500.0  # unpacked over packed size of an archive member above 64 MiB (deflate reaches 1032)
-    members: int = 10_000  # files in one archive
+    members: int = 200_000  # files in one archive
     line_bytes: int = MIB  # of one line of text
     workbook_bytes: int = 512 * MIB  # of an unpacked Excel workbook, which is parsed whole
     files: int = 1_000_000  # in a source folder
