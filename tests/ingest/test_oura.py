@@ -98,6 +98,14 @@ def test_a_workout_of_the_export_and_of_the_api_is_one(tmp_path):
     assert found.report.quarantined["event that another row tells too"].samples == ["P1/workout.csv"]
 
 
+def test_workouts_of_somebody_without_a_recording_are_not_counted_as_kept(tmp_path):
+    found = read_source("oura", tmp_path, {"P1/a.json": json.dumps([SLEEP]), "P2/workout.csv": table(WORKOUT, WORKOUT)})
+    report = found.report
+    assert found.people["P2"] == [] and report.people_without_data == 1 and report.rows_kept == 1
+    aside = report.quarantined["row of a person of whom no minute is recorded"]
+    assert (aside.rows, aside.samples) == (2, ["P2/workout.csv"])
+
+
 def test_a_time_in_utc_names_no_zone(tmp_path):
     night = {**SLEEP, "bedtime_start": "2024-05-13T21:50:00Z"}
     found = read_source("oura", tmp_path, {"P1/sleep.json": json.dumps([night])})

@@ -244,6 +244,16 @@ def test_of_a_label_in_the_logs_and_in_a_table_the_tables_counts(tmp_path, folde
     assert not found.report.label_conflicts
 
 
+def test_the_folders_of_fitbit_are_no_people(tmp_path):
+    """The source is the folder Fitbit itself."""
+    folders = ("Sleep Score", "Stress Score", "Heart", "Biometrics", "Active Zone Minutes (AZM)")
+    score = "sleep_log_entry_id,timestamp,overall_score\n1,2023-01-10T07:00:00Z,80\n"
+    files = {f"{folder}/sleep_score.csv": score for folder in folders}
+    files["Global Export Data/steps-2023-01-10.json"] = STEPS[FOLDER + "steps-2023-01-10.json"]
+    found = read_source("takeout", tmp_path, files, time_zone="UTC")
+    assert found.only("source").window.labels == {"sleep_score": 80} and found.report.rows_kept == 6
+
+
 def test_of_two_profiles_the_first_is_used_and_the_other_is_said(tmp_path):
     other = {FOLDER + "second/Profile.csv": "date_of_birth,timezone,gender\n1950-05-20,Europe/Berlin,MALE\n"}
     day, report = ingest(tmp_path, STEPS, PROFILE, other)

@@ -17,6 +17,9 @@ from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.times.clock import Clock, changes_of_offset
 
 
+_NO_RECORDING = "row of a person of whom no minute is recorded"
+
+
 class PersonalReader(abc.ABC):
     """The people of exports of one person each (see `reader.Reader`)."""
 
@@ -70,9 +73,10 @@ class RecordingReader(PersonalReader):
         """Adds the files of one person."""
         for file in files:
             report.use(file.label, self.content_of(file))
-            recording.file = file.label
+            recording.file, kept = file.label, report.rows_kept
             with reading(file.label, report):
                 self.add_file(file, recording, report)
+            recording.rows_kept[file.label] += report.rows_kept - kept
 
     def channels(self, source: Path) -> tuple[str, ...]:
         files = [file for file in source_files(source, IngestReport(), self._options.limits) if not self.reads(file)]
@@ -88,6 +92,8 @@ class RecordingReader(PersonalReader):
         series = recording.series(report)
         if not any(len(each.minute) for each in series):
             report.people_without_data += 1
+            for label, rows in recording.rows_kept.items():
+                report.unkeep(_NO_RECORDING, label, rows=rows)
             return None
         clock = Clock(self._options.time_zone or recording.time_zone, changes_of_offset(recording.offsets))
         return PersonRecord(

@@ -71,6 +71,7 @@ class Recording:
 
     def __init__(self) -> None:
         self.file = ""  # the one that is being read, as in the report
+        self.rows_kept = Counter[str]()  # by file, as the report has counted them
         self._events: list[tuple[int, RecordEvent, str]] = []  # rank, event, file
         self.finished: list[Series] = []  # minute values as they are
         self.ranked: list[RankedSeries] = []  # minute values of which the best source of a channel is taken

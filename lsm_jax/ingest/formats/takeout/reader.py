@@ -30,6 +30,7 @@ _PROFILE_COLUMNS = ("date_of_birth", "gender", "timezone")
 _TAKEOUT_PART = re.compile(
     r"takeout-\d{8}T\d{6}Z(-\d+)*-\d+|Takeout|Fitbit|Google Health|Global Export Data|.*_GoogleData|Your Profile"
     r"|Heart Rate Variability|Oxygen Saturation \(SpO2\)|Temperature|Physical Activity|Sleep"
+    r"|Sleep Score|Stress Score|Heart|Biometrics|Active Zone Minutes \(AZM\)"
 )
 
 
@@ -83,7 +84,7 @@ class TakeoutReader(RecordingReader):
     def add_files(self, files: Sequence[SourceFile], recording: Recording, report: IngestReport) -> None:
         """The profile comes first, since it names the zone of the wearer's clock."""
         kinds = [(file, kind) for file in files if (kind := self._kind(file))]
-        profile = _profile([file for file, kind in kinds if kind.is_profile], report)
+        profile = _profile([file for file, kind in kinds if kind.is_profile], recording, report)
         recording.born, recording.sex = profile.get("date_of_birth", ""), profile.get("gender", "")
         zone = self._options.time_zone or profile.get("timezone", "")
         recording.time_zone = zone if zone in ZONES else ""
@@ -99,7 +100,7 @@ class TakeoutReader(RecordingReader):
             read_file(file, kind, recording, report)
 
 
-def _profile(files: Sequence[SourceFile], report: IngestReport) -> dict[str, str]:
+def _profile(files: Sequence[SourceFile], recording: Recording, report: IngestReport) -> dict[str, str]:
     """Birth date, gender and zone of the first Profile.csv with a row; no other row or column is read."""
     found: dict[str, str] = {}
     for file in files:
@@ -110,6 +111,7 @@ def _profile(files: Sequence[SourceFile], report: IngestReport) -> dict[str, str
             for block in read_rows(file, _PROFILE_COLUMNS, report):
                 used = 0 if found else len(block[:1])
                 report.rows_kept += used
+                recording.rows_kept[file.label] += used
                 report.rows_ignored += len(block) - used
                 for row in block[:used].iter_rows(named=True):
                     found = {name: row[name] or "" for name in _PROFILE_COLUMNS if name in row}
