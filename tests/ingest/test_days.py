@@ -216,6 +216,15 @@ def test_counts_are_added_spread_and_scaled_to_what_was_covered():
     assert counts([(0, 250)], period_minutes=5, aggregate="mean")[0] == dict.fromkeys(range(5), 250)
 
 
+@pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0]])
+def test_counts_that_start_together_are_spread_each_over_its_own_interval(order):
+    rows, length = np.array([(0, 40), (0, 100), (0, 40), (0, 3)]), np.array([60, 600, 60, np.nan])
+    known, report = counts(rows[order].tolist(), length=length[order], row=np.array([0, 1, 0, 2])[order])
+    assert known == {0: 53} | dict.fromkeys(range(1, 10), 10) and report.duplicates == {"steps": 1}
+    # Equal intervals are one, of which half a minute is known.
+    assert counts([(0, 5), (0, 6)], length=np.array([30.0, 30]))[0] == {0: 22}
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 3000), st.integers(0, 90)), min_size=1, max_size=30, unique_by=lambda row: row[0])
 )

@@ -142,12 +142,19 @@ Intervals = tuple[Float[np.ndarray, " n"], Float[np.ndarray, " n"], Float[np.nda
 def _intervals(
     second: Instants, value: Float[np.ndarray, " n"], length: Float[np.ndarray, " n"], period: float
 ) -> Intervals:
-    """(start, end, count) of sorted samples, each start once. Where no length is known the end is the start."""
-    first = np.flatnonzero(np.diff(second, prepend=second[:1] - 1))
+    """(start, end, count) of samples, each interval once. Where no length is known the end is the start.
+
+    Samples that start together and differ in length are intervals of their own.
+    """
+    length = np.nan_to_num(length).clip(0)  # 0 where it is not known
+    order = np.lexsort((length, second))
+    second, value, length = second[order], value[order], length[order]
+    first = np.flatnonzero((np.diff(second, prepend=second[:1] - 1) != 0) | (np.diff(length, prepend=-1) != 0))
     start, count = second[first].astype(np.float64), np.add.reduceat(value, first) if len(first) else value
-    until_next = np.diff(start, append=np.inf)
-    known = np.nan_to_num(length[first])
-    return start, start + np.where(known > 0, known, np.minimum(period or _regular_period(start), until_next)), count
+    starts, length = np.unique(start), length[first]
+    until_next = np.append(starts, np.inf)[np.searchsorted(starts, start, side="right")] - start
+    held = np.minimum(period or _regular_period(starts), until_next)
+    return start, start + np.where(length > 0, length, held), count
 
 
 def _regular_period(start: Float[np.ndarray, " n"]) -> float:
