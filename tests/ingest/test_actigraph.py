@@ -71,6 +71,16 @@ def test_short_epochs_are_added_and_vectors_are_of_whole_minutes(tmp_path):
     assert not day.observed("steps")[481]  # 10 of 60 seconds
 
 
+def test_a_start_just_before_midnight_adds_no_day(tmp_path):
+    """Of the last minute of May 12 only 10 seconds are known, which is too little."""
+    rows = "10,0,0\n" * 13
+    text = preamble(start="5/12/2024", time="23:59:50", epoch="00:00:10") + "Axis1,Axis2,Axis3\n" + rows
+    day = read_source("actigraph", tmp_path, {"P01.csv": text}).only("P01")
+    assert day.window.start.day == 13 and day.values("activity_count")[:2].tolist() == [60, 60]
+    assert day.values("activity_count_vector")[:2].tolist() == [60, 60]
+    assert day.window.observed.sum() == 4
+
+
 def test_zeros_stay_and_long_runs_of_them_are_said(tmp_path):
     text = preamble() + "Axis1\n" + "0\n" * 90 + "5\n" + "0\n" * 59
     found = read_source("actigraph", tmp_path, {"P01.csv": text})

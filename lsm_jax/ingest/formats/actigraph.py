@@ -199,10 +199,12 @@ class _EpochTable:
 
 
 def _axis_minutes(epochs: pl.DataFrame, axis: str, epoch_seconds: float) -> Series:
-    """The counts per minute of one axis."""
+    """The counts per minute of one axis, in order of time, without minutes of which nothing is known."""
     second, value = epochs["second"].to_numpy(), epochs[axis].fill_null(math.nan).to_numpy()
     length = np.full(len(second), epoch_seconds)
-    return minute_series("activity_count", second, value, IngestReport(), length=length)
+    made = minute_series("activity_count", second, value, IngestReport(), length=length)
+    recorded = ~np.isnan(made.value)
+    return Series(made.channel, made.minute[recorded], made.value[recorded])
 
 
 def _vector_magnitude(axes: Sequence[Series]) -> Series:
