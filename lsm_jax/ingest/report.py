@@ -221,7 +221,8 @@ class IngestReport(pydantic.BaseModel):
         for what, entry in self.incomplete_files.items():
             yield f"  {entry.rows:,} files: {what} ({', '.join(entry.samples[:3])})"
         for source, minutes in self.outranked_minutes.items():
-            yield f"  {source}: {minutes:,} minutes set aside, since a better source has them (see --prefer; --dry-run names all)"
+            fix = "see --prefer; --dry-run shows the names"
+            yield f"  {source}: {minutes:,} minutes set aside, since a better source has them ({fix})"
         for what, counts in (
             ("rows repeat another in every column that is read and were dropped", self.duplicates),
             ("instants have several values of one sensor, averaged or added (see aggregate)", self.conflicts),

@@ -16,7 +16,6 @@ from lsm_jax.ingest.reader import PersonRecord, ReaderOptions
 from lsm_jax.ingest.report import IngestReport
 from lsm_jax.ingest.times.clock import Clock, changes_of_offset
 
-
 _NO_RECORDING = "row of a person of whom no minute is recorded"
 
 
