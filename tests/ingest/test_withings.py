@@ -32,6 +32,13 @@ def test_arrays_follow_each_other(tmp_path):
     assert found.report.rows_read == found.report.rows_kept == 4
 
 
+def test_counts_of_one_start_and_value_repeat_each_other_only_where_they_last_as_long(tmp_path):
+    rows = "".join(f"2024-05-14T10:00:00+02:00,[{length}],[40]\n" for length in (60, 600, 60))
+    found = read_source("withings", tmp_path, {"P1/raw_tracker_steps.csv": RAW + rows})
+    assert found.only("P1").values("steps")[600:610].tolist() == [44] + [4] * 9
+    assert found.report.duplicates == {"steps": 1}
+
+
 def test_bad_rows_are_set_aside_with_their_reason(tmp_path):
     bad = (
         'never,[60],[70]\n2024-05-14T10:20:00+02:00,"[60,60]",[1]\n2024-05-14T10:21:00+02:00,[60],[x]\n'

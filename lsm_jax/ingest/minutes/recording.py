@@ -163,6 +163,7 @@ class Recording:
         made = []
         for sensor, samples in self._samples.items():
             second, value, length = (np.array(column, np.float64) for column in samples)
+            row = pl.DataFrame({"value": value, "length": length}).hash_rows().cast(pl.Int64, wrap_numerical=True)
             series = minute_series(
                 sensor.channel,
                 second,
@@ -171,6 +172,7 @@ class Recording:
                 period_minutes=sensor.period_minutes,
                 length=length,
                 aggregate=sensor.aggregate,
+                row=row.to_numpy(),
             )
             made.append(series)
         if repeated := len(self._spells) - len({*self._spells}):
