@@ -15,7 +15,7 @@ _MAX_PEOPLE, _MAX_NAMES, _MAX_KINDS, _MAX_SOURCES = 200, 3, 40, 100
 
 
 def print_preview(found: Preview) -> None:
-    """Prints who and what was found. Raw ids, names of files and of sources appear here and are written nowhere."""
+    """Prints who and what was found. Raw ids and names of sources appear here and are written nowhere."""
     people = found.people
     shown = people[:_MAX_PEOPLE]
     print_table(

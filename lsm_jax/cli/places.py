@@ -145,13 +145,17 @@ class _Copy:
 
 
 def _fetched_run(url: str, args: argparse.Namespace) -> Path:
-    """A run's copy, with a checkpoint if the verb reads one."""
+    """A run's copy, with a checkpoint if the verb reads one.
+
+    A verb that can do without has `checkpoint_for`: the names of the arguments that ask for the model.
+    """
     from lsm_jax import storage
     from lsm_jax.train.mirror import fetched_run, is_small
 
     if hasattr(args, "step"):
-        every, optional = (getattr(args, name, False) for name in ("curve", "checkpoint_optional"))
-        return fetched_run(url, args.step, every=every, required=not optional)
+        return fetched_run(url, args.step, every=getattr(args, "curve", False))
+    if any(getattr(args, name) for name in getattr(args, "checkpoint_for", ())):
+        return fetched_run(url, required=False)
     return storage.fetch_folder(url, storage.local_copy(url, "copies"), is_small)
 
 

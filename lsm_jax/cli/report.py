@@ -14,8 +14,7 @@ EXAMPLE = "lsm report --workdir runs/lsm2"
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `lsm report`."""
     parser.add_argument("--workdir", type=run_folder, required=True, metavar="W", help="the run's folder")
-    # The map and the captions take the newest checkpoint; the page can do without.
-    parser.set_defaults(step=None, checkpoint_optional=True)
+    parser.set_defaults(checkpoint_for=("map_windows", "caption_days"))
     parser.add_argument("--out", type=output, metavar="FILE.html", help="the page to write (W/report.html)")
     parser.add_argument(
         "--map-windows",

@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Bool
 
 from lsm_jax.captions.grammar import event_name
-from lsm_jax.captions.semantic import EVENT_SUPPORT
+from lsm_jax.captions.semantic import EVENT_SUPPORT, TAG
 from lsm_jax.config import Config, with_changes
 from lsm_jax.data.store import Dataset
 from lsm_jax.errors import UserError, nearest
@@ -18,7 +18,7 @@ from lsm_jax.windows import Event, Window
 
 EVENT_TASK = "event_"  # begins the name of a task about events
 MIN_EVENT_MINUTES = 30  # a shorter event, such as a mood, is widened about its middle
-MARK = "tag"  # a button press: it says when, not what
+MARK = TAG  # a button press says when, not what
 _MAX_EVENTS = 16  # of a window; more are thinned evenly
 _MAX_CLASSES = 100
 _SLEEP = f"{EVENT_TASK}sleep"

@@ -16,7 +16,6 @@ from sklearn.preprocessing import StandardScaler
 from lsm_jax.captions.grammar import event_name
 from lsm_jax.data.store import Dataset
 from lsm_jax.data.targets import MARK
-from lsm_jax.errors import UserError
 from lsm_jax.evals.days import Days, read_days
 from lsm_jax.evals.result import Row
 from lsm_jax.evals.statistics import auroc, bootstrap, score_and_interval
@@ -37,9 +36,7 @@ def read_labelled_days(run: Run, dataset: Dataset, suite: Suite) -> tuple[Days, 
     """All days that probes learn from, and those that their regularisation is chosen by.
 
     The latter are of the validation people, or of a fifth of the training people where validation people are scored.
-
-    Raises:
-      UserError: validation people are scored and the training split has one person only.
+    A single training person is both.
     """
 
     def days(split: str) -> Days:
@@ -50,10 +47,7 @@ def read_labelled_days(run: Run, dataset: Dataset, suite: Suite) -> tuple[Days, 
         return train, days("validation")
     people = np.random.default_rng(suite.seed).permutation(np.unique(train.person))
     if len(people) < 2:
-        raise UserError(
-            f"{dataset.path}: its training split has one person, and to score validation people takes two: to learn "
-            "from and to choose the regularisation by. Score --split test."
-        )
+        return train, train
     tuning = np.isin(train.person, people[: max(len(people) // _TUNING_FOLDS, 1)])
     return train.only(~tuning), train.only(tuning)
 

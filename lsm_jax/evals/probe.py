@@ -165,7 +165,8 @@ class Probe(Suite):
     def _protocol(self, run: Run) -> str:
         """Who teaches the probes, who is scored, and what the encoder knows of them."""
         if not self.folds:
-            return f"probes learn from the training split, are tuned on validation people and score {self.split}."
+            tuning = "a fifth of its people" if self.split == "validation" else "validation people"
+            return f"probes learn from the training split, are tuned on {tuning} and score {self.split}."
         sentence = (
             f"{self.folds} person-grouped folds over all people: the encoder may have seen these people's recordings "
             "(transductive)"

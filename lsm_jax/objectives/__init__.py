@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from lsm_jax.config import Config
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError, nearest
-from lsm_jax.objectives.base import MaskedObjective, Objective
+from lsm_jax.objectives.base import MaskedObjective, Objective, check_packed
 from lsm_jax.objectives.imputed import ImputedReconstruction
 from lsm_jax.objectives.masked import MaskedReconstruction
 from lsm_jax.objectives.sensor_language import VARIANTS, SensorLanguage
 from lsm_jax.objectives.simclr import SimCLR
 from lsm_jax.objectives.supervised import Supervised
 
-__all__ = ["OBJECTIVES", "MaskedObjective", "Objective", "build", "masked", "sensor_language"]
+__all__ = ["OBJECTIVES", "MaskedObjective", "Objective", "build", "check_new_run", "masked", "sensor_language"]
 
 OBJECTIVES: Mapping[str, Callable[[Config, DataSpec], Objective]] = {
     "masked_reconstruction": MaskedReconstruction,
@@ -46,12 +46,18 @@ def build(config: Config, spec: DataSpec) -> Objective:
             f"model.freeze_encoder: objective {name} trains its encoder. Leave it out, or use configs/finetune.py or "
             "configs/sensorlm.py."
         )
+    return objective
+
+
+def check_new_run(config: Config) -> None:
+    """UserError for settings that a run should not begin with. Runs that did still resume and open."""
     if config.model.freeze_encoder and not config.model.encoder_from:
         raise UserError(
             "model.freeze_encoder: this encoder is not pre-trained. Name the run that has one with "
             "--config.model.encoder_from, or leave freeze_encoder out."
         )
-    return objective
+    if OBJECTIVES[config.objective.name] in (SensorLanguage, Supervised):
+        check_packed(config)
 
 
 def masked(objective: Objective) -> MaskedObjective:

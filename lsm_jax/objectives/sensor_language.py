@@ -33,7 +33,6 @@ from lsm_jax.objectives.base import (
     Metrics,
     NetworkObjective,
     Params,
-    check_packed,
     implementations,
     sensor_part,
     with_compute_dtype,
@@ -58,7 +57,6 @@ class SensorLanguage(NetworkObjective):
     """
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
-        check_packed(config)
         self.variant, self.language = config.objective.name, config.language
         if not self.language.levels:
             raise UserError(

@@ -27,7 +27,6 @@ from lsm_jax.objectives.base import (
     Metrics,
     NetworkObjective,
     Params,
-    check_packed,
     implementations,
     sensor_part,
     with_compute_dtype,
@@ -48,7 +47,6 @@ class Supervised(NetworkObjective):
     """
 
     def __init__(self, config: Config, spec: DataSpec) -> None:
-        check_packed(config)
         self.supervised = config.supervised
         self.task, self.classes = config.supervised.task, tuple(config.supervised.classes)
         if not self.task or not (self.classes or self.supervised.sd > 0):

@@ -39,7 +39,7 @@ from lsm_jax.train.metrics import read_metrics
 from lsm_jax.train.workdir import CONFIG, EVALUATIONS, SPEC, read_config
 
 # Evaluations that differ in one of these do not compare.
-_SETTINGS = ("split", "seed", "max_windows", "mask_channels", "normalisation")
+_SETTINGS = ("split", "seed", "max_windows", "mask_channels")
 VALIDATION = "validation_loss"
 # Axis of a fit: its unit, and what the runs of one curve have in common.
 AXES = {"data_hours": ("h", "parameters"), "parameters": ("", "data_hours"), "compute": ("FLOP", "")}
@@ -197,7 +197,7 @@ def _read_run(workdir: Path, name: str, score: str, counts: dict[Any, int], sett
 
     Args:
       counts: keeps the parameters of each model.
-      settings: keeps how the first run was evaluated, as all others have to be.
+      settings: keeps how the first run was evaluated and in which units, as all others have to be.
     """
     config, spec, metrics = read_config(workdir), DataSpec.load(workdir / SPEC), read_metrics(workdir)
     datasets = open_datasets(config.data)
@@ -268,7 +268,12 @@ def _score(
         raise UserError(f"{file} is of step {scored}, and the run ends at {step}; run `lsm evaluate` again.")
     for name, value in own.items():
         if value != settings.setdefault(name, value):
-            raise UserError(f"{file} was evaluated with another {name} than the first run; run `lsm evaluate` again.")
+            raise UserError(
+                f"{file} was evaluated with another {name} than the first run ({settings[name]}): evaluate all alike."
+            )
+    for channel, units in result.provenance.get("normalisation", {}).items():
+        if units != settings.setdefault(channel, units):
+            raise UserError(f"{file}: errors of {channel} have other units than those of the first run.")
     return float(scores[task]), people
 
 

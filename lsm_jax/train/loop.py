@@ -57,6 +57,7 @@ from lsm_jax.train.trackers import check_trackers, open_trackers
 from lsm_jax.train.watchdog import Watchdog
 from lsm_jax.train.workdir import (
     CHECKPOINTS,
+    CONFIG,
     EVALUATIONS,
     TENSORBOARD,
     check_same,
@@ -162,6 +163,8 @@ def set_up(config: Config, workdir: Path) -> Setup:
         spec = keep_normalisation(spec, workdir, config)
     check_same_data(workdir, config, spec, datasets)
     objective = objectives.build(config, spec)
+    if not (workdir / CONFIG).is_file():
+        objectives.check_new_run(config)
     captions = run_captions(workdir, config)
     check_held_out_activities(config.language.held_out_activities, datasets)
     schedule = make_schedule(config, datasets)
@@ -229,7 +232,7 @@ class Loop:
         """Trains up to the end, or until it is asked to stop; returns the steps taken in all."""
         self._clock.begin_loop()
         self._recorder.start_interval()
-        saved = self._step
+        saved, due = self._step, False
         while True:
             step = self._step
             stops = self._preemption.should_stop(step)
@@ -238,18 +241,19 @@ class Loop:
                 self._evaluate(step)
             last = stops or step >= self._setup.schedule.total
             timed = self._save_timer.due()
-            if step > saved and (last or timed or self._setup.schedule.saves(step)):
+            due = step > saved and (due or timed or self._setup.schedule.saves(step))
+            if step > saved and (last or due):
                 self._recorder.write_pending()
-                # Going back to a checkpoint inside a row of bad steps would not help.
+                # Going back to a checkpoint inside a row of bad steps would not help: it is saved after the row.
                 if last or not self._recorder.bad_in_row:
                     self._save(final=last)
-                    saved = step
+                    saved, due = step, False
             if last:
                 break
             self._train()
             if self._recorder.must_act:
                 self._roll_back()
-                saved = self._step
+                saved, due = self._step, False
         self._recorder.write_pending()
         with self._clock.measure("checkpoint"):
             self._checkpoints.close()

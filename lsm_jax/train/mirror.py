@@ -51,7 +51,10 @@ class RunStore:
         self._whole: set[int] = set()
 
     def fetch_small_files(self) -> None:
-        """Makes the local copy equal to the store, without checkpoints; messages that never got there stay."""
+        """Makes the local copy equal to the store, without checkpoints.
+
+        Messages of this run that never got there stay, once its log is in the store (`_put_back`).
+        """
         url = self._store.url
         with only_process(self._folder.with_name(f"{self._folder.name}.start")):
             messages = {
@@ -89,8 +92,8 @@ class RunStore:
         process = jax.process_index()
         names = [name for name in local_files(self._folder) if is_small(name) and not name.startswith("events-")]
         if process > 0:
-            own = event_file(self._folder, process)
-            names = [own.name] if own.is_file() else []
+            own = event_file(self._folder, process), self._folder / f"hang-{process}.txt"
+            names = [file.name for file in own if file.is_file()]
         # Taken before the upload: what is written meanwhile is uploaded next time.
         states = {name: _state(self._folder / name) for name in names}
         changed = [name for name, state in states.items() if self._uploaded.get(name) != state]

@@ -54,7 +54,7 @@ def test_libreview_in_german_and_mmol_with_a_decimal_comma(tmp_path):
     assert glucose[480] == pytest.approx(5.8) and glucose[500] == pytest.approx(6.1)
 
 
-def test_a_zip_without_folders_is_a_person_and_in_others_the_folders_are(tmp_path):
+def test_files_in_a_zip_are_of_whom_their_folder_their_name_or_the_zip_tells(tmp_path):
     def packed(*names):
         archive = io.BytesIO()
         with zipfile.ZipFile(archive, "w") as written:
@@ -68,9 +68,10 @@ def test_a_zip_without_folders_is_a_person_and_in_others_the_folders_are(tmp_pat
         "CLARITY_Export_Ann_2024-05-14_101500.zip": packed("glucose.csv"),
         "study.zip": packed("P03/glucose.csv", "P04/glucose.csv"),
         "P05/export.zip": packed("glucose.csv"),
+        "clinic.zip": packed("CLARITY_Export_P06_2024-05-14_101500.csv", "P07_glucose_5-14-2024.csv"),
     }
     found = read_source("glucose", tmp_path, files)
-    assert sorted(found.people) == ["Ann", "P01", "P02", "P03", "P04", "P05"] and found.report.days == 6
+    assert sorted(found.people) == ["Ann", *(f"P0{number}" for number in range(1, 8))] and found.report.days == 8
 
 
 @pytest.mark.parametrize(

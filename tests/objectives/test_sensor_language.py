@@ -14,7 +14,7 @@ from lsm_jax.config import Config, load_config, with_changes
 from lsm_jax.data.spec import DataSpec
 from lsm_jax.errors import UserError
 from lsm_jax.nn.generation import Decoding
-from lsm_jax.objectives import build
+from lsm_jax.objectives import build, check_new_run
 from lsm_jax.objectives.sensor_language import VARIANTS, caption_loss
 from lsm_jax.tokens import rows as rows_of
 
@@ -83,7 +83,7 @@ def test_a_token_is_predicted_from_those_before_it_alone(queries):
 def test_a_layout_without_packed_rows_is_refused():
     changes = {"objective.name": "clip", "language.levels": "semantic", "rows.layout": "dense"}
     with pytest.raises(UserError, match=r"rows\.layout='dense': clip has packed rows only"):
-        build(with_changes(Config(), changes), spec())
+        check_new_run(with_changes(Config(), changes))
 
 
 @pytest.mark.parametrize(("variant", "queries"), [*((variant, 3) for variant in VARIANTS), ("coca", 0)])

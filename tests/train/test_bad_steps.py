@@ -96,6 +96,14 @@ def test_no_checkpoint_is_saved_among_bad_steps(
     assert whole_steps(tmp_path) == [1, 2, 3, 4, 5]
 
 
+def test_a_checkpoint_due_at_a_bad_step_is_saved_after_it(
+    half_hours: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spoil(monkeypatch, np.nan, [3])
+    train(short_config(half_hours, "checkpoint.every=4 steps", "checkpoint.keep=9", "train.duration=7 steps"), tmp_path)
+    assert whole_steps(tmp_path) == [5, 7]
+
+
 def test_steps_skipped_before_a_restart_are_not_counted_again(half_hours: Path, tmp_path: Path) -> None:
     config, events = short_config(half_hours, "train.max_bad_steps=1"), []
     report = lambda event, sentence, **_: events.append((event, sentence))  # noqa: E731

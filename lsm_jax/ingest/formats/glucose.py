@@ -65,10 +65,10 @@ _DEXCOM_WORDS = {
     "mmol/L": {"Low": 2.2, "High": 22.2, "Niedrig": 2.2, "Hoch": 22.2},
 }
 _LIBRE_DATES = ("%d-%m-%Y", "%m-%d-%Y", "%Y-%m-%d", "%d/%m/%Y", "%m/%d/%Y", "%Y/%m/%d", "%d.%m.%Y")
-# The first folder, or the file without what the vendors put around the person's name. A zip that holds no folders
-# counts as a folder; of another one the first folder in it is the person.
+# The first folder, or the file without what the vendors put around the person's name. A zip counts as a folder for
+# files at its root whose names are not the vendors' own; otherwise the first folder in it, or the file, is the person.
 _PERSON = (
-    r"^(?:[^/!]+\.(?i:zip)!(?=[^/]+/))?(?:CLARITY_Export_)?([^/!]+?)(?:_glucose_\d+-\d+-\d+|_\d{4}-\d\d-\d\d_\d+)?"
+    r"^(?:[^/!]+\.(?i:zip)!(?=[^/]+/|CLARITY_Export_|[^/]+_glucose_\d))?(?:CLARITY_Export_)?([^/!]+?)(?:_glucose_\d+-\d+-\d+|_\d{4}-\d\d-\d\d_\d+)?"
     r"(?:\.(?:csv|tsv|txt|gz))*(?:\.(?i:zip)!|/|$)"
 )
 

@@ -106,7 +106,7 @@ class AppleRecording(Recording):
 
     def _ranked(self, number: int, series: Series) -> RankedSeries:
         source = self.sources[number]
-        return RankedSeries(source.name, source.kind or f"source number {number + 1}", source.rank, series)
+        return RankedSeries(source.name, source.kind or "another source", source.rank, series)
 
     def series(self, report: IngestReport) -> tuple[Series, ...]:
         """The best series of each channel. The samples are then removed from the disk."""
