@@ -17,12 +17,12 @@ from lsm_jax.captions.grammar import event_name
 from lsm_jax.data.store import Dataset
 from lsm_jax.data.targets import MARK
 from lsm_jax.evals.days import Days, read_days
+from lsm_jax.evals.probe_fit import TUNING_FOLDS
 from lsm_jax.evals.result import Row
 from lsm_jax.evals.statistics import auroc, bootstrap, score_and_interval
 from lsm_jax.evals.suite import Suite
 from lsm_jax.train.run import Run
 
-_TUNING_FOLDS = 5
 _INVERSE_REGULARISATION = (0.001, 0.01, 0.1, 1.0)  # scikit-learn's C, for features of unit variance
 
 
@@ -48,7 +48,7 @@ def read_labelled_days(run: Run, dataset: Dataset, suite: Suite) -> tuple[Days, 
     people = np.random.default_rng(suite.seed).permutation(np.unique(train.person))
     if len(people) < 2:
         return train, train
-    tuning = np.isin(train.person, people[: max(len(people) // _TUNING_FOLDS, 1)])
+    tuning = np.isin(train.person, people[: max(len(people) // TUNING_FOLDS, 1)])
     return train.only(~tuning), train.only(tuning)
 
 

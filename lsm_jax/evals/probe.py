@@ -202,11 +202,13 @@ class Probe(Suite):
             for info in infos
         ]
         tasks, notes = make_tasks(windows, self.spans_per_person, self.seed)
-        for task in [task for task in tasks if self.folds and _encoder_has_learnt(run.objective, task)]:
-            tasks.remove(task)
-            notes.append(
+        if self.folds and not run.objective.frozen:
+            notes += [
                 f"{task.name} is left out: the encoder has learnt it from training people, whom --folds would score."
-            )
+                for task in tasks
+                if _has_learnt(run.objective, task)
+            ]
+            tasks = [task for task in tasks if not _has_learnt(run.objective, task)]
         if not tasks and not notes:
             notes = ["there is nothing to predict: it has neither labels nor events."]
         return tasks, notes
@@ -362,12 +364,7 @@ class Probe(Suite):
         return sentences
 
 
-def _encoder_has_learnt(objective: Objective, task: Task) -> bool:
-    """Whether the label of a task was what the encoder, and not a head alone, was trained on."""
-    return isinstance(objective, Supervised) and objective.task == task.name and not objective.frozen
-
-
-def _has_learnt(objective: NetworkObjective, task: Task) -> TypeGuard[Supervised]:
+def _has_learnt(objective: Objective, task: Task) -> TypeGuard[Supervised]:
     return isinstance(objective, Supervised) and objective.task == task.name
 
 

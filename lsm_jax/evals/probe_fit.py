@@ -23,7 +23,7 @@ _STRENGTHS = (1.0, 10.0, 100.0, 1000.0, 10000.0)  # scikit-learn's alpha, likewi
 _CLIP = 10.0  # standard deviations: one outlier in a test window must not decide a linear score
 _COMPONENTS = 50  # of the PCA
 _TREES, _LEAVES = 100, 8
-_TUNING_FOLDS = 5
+TUNING_FOLDS = 5
 _ROUNDING = 1e-6  # of a feature's size: smaller differences are rounding noise
 _RANK = 1e-12  # of the greatest variance along an axis: smaller ones are rounding noise
 _SURE = 1e-6  # the smallest probability that the loss believes
@@ -57,7 +57,7 @@ def split_fold(task: Task, split: str, seed: int) -> Fold:
     """The dataset's splits. A fifth of the training people tune where validation people are scored, or lack."""
     train, tune, test = (np.flatnonzero(task.split == name) for name in ("train", "validation", split))
     if len(train) and (split == "validation" or not len(tune)):
-        tuning = person_groups(task, train, _TUNING_FOLDS, seed) == 0
+        tuning = person_groups(task, train, TUNING_FOLDS, seed) == 0
         train, tune = train[~tuning], train[tuning]
     return Fold(train, tune, test)
 

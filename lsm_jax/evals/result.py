@@ -167,6 +167,15 @@ def own_scores(results: Iterable[Row]) -> Iterator[tuple[Row, float]]:
             yield row, value
 
 
+def channels_of_other_units(one: Mapping[str, Any], other: Mapping[str, Any]) -> list[str]:
+    """Channels that two provenances of the generative suite z-score differently, so that errors do not compare.
+
+    Evaluations made before `normalisation` was kept say nothing and are taken to agree.
+    """
+    units, others = (made.get("normalisation", {}) for made in (one, other))
+    return [name for name in units if others.get(name, units[name]) != units[name]]
+
+
 def provenance(run: Run) -> dict[str, Any]:
     """Configuration, step, command and versions behind a result."""
     versions = {name: importlib.metadata.version(name) for name in _LIBRARIES}

@@ -104,7 +104,6 @@ class Robustness(Probe):
         size = {"examples": len(scored), "people": people}
         results: list[Row] = []
         comparisons: list[Row] = []
-        metric = ""
         drops: dict[tuple[str, Removal], Float[np.ndarray, " r"]] = {}
         for method in self.methods:
             full, *less = (
@@ -121,14 +120,12 @@ class Robustness(Probe):
                 numbers = {"value": value, "full_value": full_value, "drop": drop, "ci95": interval}
                 named = {"removal": removal.name, "kind": removal.kind, "metric": metric, "method": method}
                 results.append(shared | named | numbers | size)
-        for (method, removal), drawn in drops.items():
-            if method == OURS or (OURS, removal) not in drops:
-                continue
-            more_than_ours, interval = score_and_interval(drawn - drops[OURS, removal], people)
-            if more_than_ours is not None:
-                sure = interval is not None and interval[0] > 0
+        for method, removal in drops if OURS in self.methods else ():
+            margin, interval = score_and_interval(drops[method, removal] - drops[OURS, removal], people)
+            if method != OURS and margin is not None:
                 named = {"removal": removal.name, "kind": removal.kind, "metric": metric, "method": method}
-                row: Row = {"difference": more_than_ours, "ci95": interval, "above": more_than_ours > 0, "sure": sure}
+                row: Row = {"difference": margin, "ci95": interval, "above": margin > 0}
+                row["sure"] = interval is not None and interval[0] > 0
                 comparisons.append(shared | named | row | size)
         return {"results": results, "comparisons": comparisons}, notes
 

@@ -59,13 +59,13 @@ class Recordings:
         """
         length, columns = spec.window_minutes, [spec.channels.index(name) for name in self.channels]
         kinds = [REGISTRY[name] for name in self.channels]
-        is_count, high = np.array([kind.is_count for kind in kinds]), np.array([kind.high for kind in kinds])
+        is_count = np.array([kind.is_count for kind in kinds])
+        low, high = (np.array([getattr(kind, end) for kind in kinds], float) for end in ("low", "high"))
         values, starts, owners, outside = [], [], [], np.zeros(len(columns), int)
         for part in self.parts:
             if not len(part.minute):
                 continue
             # As `lsm ingest`: before samples are averaged. Of samples that are added it is the sum that has a limit.
-            low = np.array([kind.low for kind in kinds])
             samples, implausible = _within(part.values, low, np.where(is_count, np.inf, high))
             outside += implausible
             origin = part.minute.min() // MINUTES_PER_DAY * MINUTES_PER_DAY
@@ -80,8 +80,9 @@ class Recordings:
             owners += [part.owner] * len(present)
         if not values:
             raise UserError("there is nothing to embed: no row has a time and no array has a minute.")
-        no_limit = np.full(len(columns), np.inf)
-        natural, implausible = _within(np.concatenate(values), -no_limit, np.where(is_count, high, no_limit))
+        natural, implausible = _within(
+            np.concatenate(values), np.where(is_count, low, -np.inf), np.where(is_count, high, np.inf)
+        )
         self._warn(outside + implausible)
         observed = ~np.isnan(natural)
         batch = {

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from lsm_jax.errors import UserError
-from lsm_jax.evals.result import Row, own_scores, write_whole
+from lsm_jax.evals.result import Row, channels_of_other_units, own_scores, write_whole
 from lsm_jax.evals.statistics import bootstrap, score_and_interval, weighted_ratio
 from lsm_jax.report.render import render
 from lsm_jax.train.workdir import EVALUATIONS
@@ -102,8 +102,7 @@ def _pair(
     if settings:
         yield f"evaluated with another {', '.join(settings)} than {first}: not compared."
         return
-    units, others = (content["provenance"].get("normalisation", {}) for content in (one, two))
-    if rescaled := [name for name in units if others.get(name, units[name]) != units[name]]:
+    if rescaled := channels_of_other_units(one["provenance"], two["provenance"]):
         yield (
             f"its errors have other units than those of {first}, from data of another mean or standard deviation of "
             f"{', '.join(rescaled[:5])}{' ...' * (len(rescaled) > 5)}: not compared. Train both on the same data."

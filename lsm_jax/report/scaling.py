@@ -20,7 +20,7 @@ from lsm_jax import objectives
 from lsm_jax.config import Config
 from lsm_jax.data.spec import DataSpec, open_datasets
 from lsm_jax.errors import UserError
-from lsm_jax.evals.result import EvalResult, write_whole
+from lsm_jax.evals.result import EvalResult, channels_of_other_units, write_whole
 from lsm_jax.evals.scaling import (
     DRAWS,
     FLATTEST,
@@ -183,21 +183,21 @@ def _draws_of_people(runs: Sequence[ScaledRun]) -> dict[str, np.ndarray]:
 def _read_runs(folder: Path, score: str, notes: list[str]) -> Iterator[ScaledRun]:
     """The finished runs in a folder; adds to `notes` why others are left out."""
     counts: dict[Any, int] = {}
-    settings: dict[str, Any] = {}
+    first: dict[str, Any] = {}
     for file in sorted(folder.glob(f"**/{CONFIG}")):
         if (file.parent / SPEC).is_file():
             try:
-                yield _read_run(file.parent, str(file.parent.relative_to(folder)), score, counts, settings)
+                yield _read_run(file.parent, str(file.parent.relative_to(folder)), score, counts, first)
             except UserError as error:
                 notes.append(f"{file.parent.relative_to(folder)} is left out: {error}")
 
 
-def _read_run(workdir: Path, name: str, score: str, counts: dict[Any, int], settings: dict[str, Any]) -> ScaledRun:
+def _read_run(workdir: Path, name: str, score: str, counts: dict[Any, int], first: dict[str, Any]) -> ScaledRun:
     """One run; UserError where it is not finished or has no score.
 
     Args:
       counts: keeps the parameters of each model.
-      settings: keeps how the first run was evaluated and in which units, as all others have to be.
+      first: keeps the provenance of the first run's evaluation; all others must have been evaluated alike.
     """
     config, spec, metrics = read_config(workdir), DataSpec.load(workdir / SPEC), read_metrics(workdir)
     datasets = open_datasets(config.data)
@@ -205,7 +205,7 @@ def _read_run(workdir: Path, name: str, score: str, counts: dict[Any, int], sett
     step, total = max((record["step"] for record in training), default=0), make_schedule(config, datasets).total
     if step < total:
         raise UserError(f"it has taken {step} of {total} steps; run the grid again.")
-    loss, by_person = _score(workdir, score, metrics, step, settings)
+    loss, by_person = _score(workdir, score, metrics, step, first)
     flops, tokens = (
         float(np.mean([record[metric] for record in training])) for metric in ("useful_flops", "tokens_observed")
     )
@@ -237,7 +237,7 @@ def _validation_losses(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[int, 
 
 
 def _score(
-    workdir: Path, score: str, metrics: Sequence[Mapping[str, Any]], step: int, settings: dict[str, Any]
+    workdir: Path, score: str, metrics: Sequence[Mapping[str, Any]], step: int, first: dict[str, Any]
 ) -> tuple[float, dict[str, tuple[float, float]]]:
     """The score at the end of a run, at `step`, and its parts by person where they are kept."""
     if score == VALIDATION:
@@ -253,7 +253,7 @@ def _score(
         result = EvalResult(**json.loads(file.read_text(encoding="utf-8")))
         errors = [row for row in result.results if row.get("mse") is not None]
         scores = dataclasses.replace(result, results=errors).scalars()
-        scored, own = int(result.provenance["step"]), {name: result.provenance.get(name) for name in _SETTINGS}
+        scored = int(result.provenance["step"])
         people = {
             f"{row['dataset']} {row['participant']}": tuple(values)
             for row in result.by_person
@@ -266,14 +266,15 @@ def _score(
         raise UserError(f"{file} has no squared error {task!r}; it has {', '.join(scores) or 'none'}.")
     if scored != step:
         raise UserError(f"{file} is of step {scored}, and the run ends at {step}; run `lsm evaluate` again.")
-    for name, value in own.items():
-        if value != settings.setdefault(name, value):
+    if not first:
+        first.update(result.provenance)
+    for name in _SETTINGS:
+        if result.provenance.get(name) != first.get(name):
             raise UserError(
-                f"{file} was evaluated with another {name} than the first run ({settings[name]}): evaluate all alike."
+                f"{file} was evaluated with another {name} than the first run ({first.get(name)}): evaluate all alike."
             )
-    for channel, units in result.provenance.get("normalisation", {}).items():
-        if units != settings.setdefault(channel, units):
-            raise UserError(f"{file}: errors of {channel} have other units than those of the first run.")
+    if rescaled := channels_of_other_units(first, result.provenance):
+        raise UserError(f"{file}: errors of {', '.join(rescaled)} have other units than those of the first run.")
     return float(scores[task]), people
 
 

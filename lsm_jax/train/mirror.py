@@ -58,7 +58,7 @@ class RunStore:
         url = self._store.url
         with only_process(self._folder.with_name(f"{self._folder.name}.start")):
             messages = {
-                file.name: file.read_text(encoding="utf-8", errors="replace")
+                file.name: _text(file)
                 for pattern in ("events*.jsonl", "hang-*.txt")
                 for file in self._folder.glob(pattern)
             }
@@ -76,19 +76,19 @@ class RunStore:
     def _put_back(self, messages: Mapping[str, str]) -> None:
         """Adds what an earlier start of this run wrote here and could not upload; the next upload takes it along."""
         log = event_file(self._folder, 0)
-        begun = log.read_text(encoding="utf-8").partition("\n")[0] if log.is_file() else ""
+        begun = _text(log).partition("\n")[0]
         if not begun or begun != messages.get(log.name, "").partition("\n")[0]:
             return  # another run, in a folder of the same name
         for name, text in messages.items():
             file = self._folder / name
-            stored = file.read_text(encoding="utf-8") if file.is_file() else ""
+            stored = _text(file)
             lines = {*stored.splitlines()}
             unsent = [line for line in text.splitlines() if line not in lines]
             if unsent:
                 file.write_text(stored + "".join(f"{line}\n" for line in unsent), encoding="utf-8")
 
     def upload_small_files(self) -> None:
-        """Uploads what has changed of the run's other files. A process other than the first has its events alone."""
+        """Uploads what has changed of the run's other files. A process other than the first has its own messages."""
         process = jax.process_index()
         names = [name for name in local_files(self._folder) if is_small(name) and not name.startswith("events-")]
         if process > 0:
@@ -264,6 +264,11 @@ def _step(name: str, file: str = "") -> int | None:
     return (
         int(step) if name.startswith(f"{CHECKPOINTS}/") and step.isdecimal() and (not file or rest[0] == file) else None
     )
+
+
+def _text(file: Path) -> str:
+    """The content of a file of messages, which a crash may have cut; empty without one."""
+    return file.read_text(encoding="utf-8", errors="replace") if file.is_file() else ""
 
 
 def _state(file: Path) -> tuple[int, int]:
