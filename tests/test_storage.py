@@ -268,7 +268,8 @@ def test_a_dataset_without_its_marker_is_not_there(url, dataset, tmp_path):
 def test_a_dataset_is_made_and_inspected_in_a_store(url, capsys):
     command = ["synth", "--people", "4", "--days", "1", "--out", url]
     assert main(command) == 0
-    assert f"uploaded to {url}" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"{url}: 4 people" in printed and f"uploaded to {url}" in printed
     assert main(command) == 2
     assert f"{url} holds a dataset already; pass --overwrite" in capsys.readouterr().err
     assert main([*command, "--overwrite"]) == 0
@@ -276,6 +277,23 @@ def test_a_dataset_is_made_and_inspected_in_a_store(url, capsys):
     assert b"<html" in Store(url).read("data_card.html")
     assert main(["ingest", "--format", "table", "--source", "absent", "--out", url]) == 2
     assert "give --salt, the key of the pseudonyms" in capsys.readouterr().err
+
+
+def test_a_dataset_does_not_replace_what_is_none(url, capsys):
+    Store(f"{url}/runs/first").write("config.json", b"{}")
+    for options in (["--out", url], ["--out", f"{url}/data", "--ground-truth", f"{url}/runs"]):
+        assert main(["synth", "--people", "4", "--days", "1", "--overwrite", *options]) == 2
+        sentence = f"{options[-1]} exists and is not a dataset; choose another {options[-2]}."
+        assert sentence in capsys.readouterr().err
+        assert [*Store(url).files()] == ["runs/first/config.json"]
+
+
+@pytest.mark.parametrize(("data", "truth"), [("a", "a"), ("a", "a/truth"), ("a/data", "a")])
+def test_ground_truth_inside_a_dataset_in_a_store_is_refused(url, data, truth, capsys):
+    places = ["--out", f"{url}/{data}", "--ground-truth", f"{url}/{truth}"]
+    assert main(["synth", "--people", "4", "--days", "1", *places]) == 2
+    assert f"--ground-truth {url}/{truth} and --out {url}/{data} must lie apart" in capsys.readouterr().err
+    assert not Store(url).files()
 
 
 def test_a_sentence_names_the_url_and_not_the_copy(url, capsys):

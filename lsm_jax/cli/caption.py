@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsm_jax.cli.evaluate import at_least_one
-from lsm_jax.cli.options import check_needed, given
+from lsm_jax.cli.options import check_needed, given, whole_number
 from lsm_jax.cli.places import data_folder, output, run_folder
 from lsm_jax.errors import UserError
 
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--split", default="train", metavar="S", help="train, validation or test (%(default)s)")
     parser.add_argument("--epoch", type=int, metavar="N", help="each epoch has other words (0)")
     parser.add_argument(
-        "--seed", type=int, metavar="N", help="another seed, other words; of a run, with --decode nucleus (0)"
+        "--seed", type=whole_number, metavar="N", help="another seed, other words; of a run, with --decode nucleus (0)"
     )
     parser.add_argument(
         "--out",
@@ -110,9 +110,8 @@ def run(args: argparse.Namespace) -> int:
 def _check_options(args: argparse.Namespace) -> None:
     """UserError for values out of range and options that do not go together."""
     at_least_one("--batch-size", args.batch_size)
-    for name in ("epoch", "seed"):
-        if (getattr(args, name) or 0) < 0:
-            raise UserError(f"--{name} {getattr(args, name)}: give 0 or more.")
+    if (args.epoch or 0) < 0:
+        raise UserError(f"--epoch {args.epoch}: give 0 or more.")
     if args.out and args.out.suffix != ".jsonl":
         raise UserError(f"--out {args.out}: name a file that ends in .jsonl.")
     check_needed(args, "workdir", ["decode", "step", "batch_size"])

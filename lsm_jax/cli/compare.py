@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from lsm_jax.cli.options import whole_number
 from lsm_jax.cli.places import output, run_folder
 
 HELP = "put the evaluations of several runs into one table, each compared with the first"
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out", type=output, default=Path("compare"), metavar="DIR", help="where it goes (%(default)s)"
     )
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="of the bootstrap over people (0)")
+    parser.add_argument("--seed", type=whole_number, default=0, metavar="S", help="of the bootstrap over people (0)")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lsm_jax.cli.embed import POOLINGS
-from lsm_jax.cli.options import check_mode, flag, given
+from lsm_jax.cli.options import check_mode, flag, given, whole_number
 from lsm_jax.cli.places import data_folder, local_path, output, run_folder
 from lsm_jax.errors import UserError
 from lsm_jax.evals import SUITES
@@ -83,7 +83,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "evenly over the split; probe and robustness take N of each split",
     )  # fmt: skip
     parser.add_argument("--batch-size", type=int, metavar="B", help="windows per model call (32)")
-    parser.add_argument("--seed", type=int, metavar="S", help="of hidden tokens and bootstrap (0)")
+    parser.add_argument("--seed", type=whole_number, metavar="S", help="of hidden tokens and bootstrap (0)")
     for name, (suites, described) in _OPTIONS_OF_SUITES.items():
         parser.add_argument(flag(name), **{**described, "help": f"of {', '.join(suites)}: {described['help']}"})
     parser.add_argument("--out", type=output, metavar="DIR", help="where results go (W/eval)")

@@ -13,8 +13,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lsm_jax.cli.options import check_needed
-from lsm_jax.cli.places import data_folder, local_path, output
+from lsm_jax.cli.options import check_needed, whole_number
+from lsm_jax.cli.places import data_folder, local_path, output_dataset
 from lsm_jax.errors import RunError, UserError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     known = "actigraph, apple, empatica, fit, fitbit, glucose, oura, takeout, withings or table"
     parser.add_argument("--format", help=f"{known} (default: what the files show)")
     parser.add_argument("--source", required=True, type=data_folder, help="folder (or file) of the export")
-    parser.add_argument("--out", type=output, help="folder of the dataset to write")
+    parser.add_argument("--out", type=output_dataset, help="folder of the dataset to write")
     shown = "read everything, show people, files, days, events and what would be set aside, and write nothing"
     parser.add_argument("--dry-run", action="store_true", help=shown)
     meaning = "TOML file that says what the columns of tables mean; for other formats, those of events and labels"
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     prefer = "source that comes before the others of a signal, by a part of its name; the best first (apple, takeout)"
     parser.add_argument("--prefer", action="append", default=[], metavar="SOURCE", help=prefer)
     parser.add_argument("--name", help="name of the dataset (default: from --out)")
-    parser.add_argument("--seed", type=int, default=0, help="seed of the split by participant (default 0)")
+    parser.add_argument("--seed", type=whole_number, default=0, help="seed of the split by participant (default 0)")
     parser.add_argument("--salt", help="key of the pseudonyms (default: a random one, kept in OUT.salt beside OUT)")
     parser.add_argument("--overwrite", action="store_true", help="replace the dataset in OUT")
     parser.add_argument("--max-file-mib", type=int, default=8192, help="refuse larger files (default 8192)")
@@ -95,10 +95,10 @@ def run(args: argparse.Namespace) -> int:
                 with _progress(report) as progress:
                     write_dataset(args.out, windows=people.windows(report), progress=progress, **settings)
         finally:
-            _print(report, f"ingest into {args.out}")
+            _print(report, f"ingest into {args.urls.get('out', args.out)}")
         seconds = time.perf_counter() - started
         report.write(args.out / "ingest_report.json", seconds=round(seconds, 2), format=file_format)
-    print(f"{args.out}: {report.days} days of {report.people} people in {seconds:.1f} s")
+    print(f"{args.urls.get('out', args.out)}: {report.days} days of {report.people} people in {seconds:.1f} s")
     return 0
 
 

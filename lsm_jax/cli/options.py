@@ -14,6 +14,13 @@ def flag(name: str) -> str:
     return f"--{name.replace('_', '-')}"
 
 
+def whole_number(text: str) -> int:
+    """Argument type: 0 or more, such as a seed."""
+    if (number := int(text)) < 0:
+        raise argparse.ArgumentTypeError(f"{number}: give 0 or more.")
+    return number
+
+
 def given(args: argparse.Namespace, names: Iterable[str]) -> dict[str, Any]:
     """The values of those of these options that are given."""
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}

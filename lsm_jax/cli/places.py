@@ -1,8 +1,8 @@
 """Places on the command line: a local path, or a `gs://` or `s3://` URL.
 
 A verb works on local folders only. Before it runs, the URLs among its arguments are replaced by local copies of what is
-there; afterwards, what it has written is uploaded. So each argument says what it names: a `run_folder`, a `data_folder`
-or an `output`; `local_path` takes no URL.
+there; afterwards, what it has written is uploaded. So each argument says what it names: a `run_folder`, a
+`data_folder`, an `output` or an `output_dataset`; `local_path` takes no URL.
 """
 
 from __future__ import annotations
@@ -17,11 +17,13 @@ from typing import Literal
 
 from lsm_jax.errors import RunError, UserError
 
+_Kind = Literal["run", "data", "output", "output dataset"]
+
 
 @dataclasses.dataclass(frozen=True)
 class _Remote:
     url: str
-    kind: Literal["run", "data", "output"]
+    kind: _Kind
 
 
 def run_folder(text: str) -> Path | _Remote:
@@ -37,6 +39,11 @@ def data_folder(text: str) -> Path | _Remote:
 def output(text: str) -> Path | _Remote:
     """Argument type: file or folder to write."""
     return _place(text, "output")
+
+
+def output_dataset(text: str) -> Path | _Remote:
+    """Argument type: folder of a dataset to write."""
+    return _place(text, "output dataset")
 
 
 def folder_or_url(text: str) -> Path | str:
@@ -105,7 +112,7 @@ class _Copy:
     def __init__(self, remote: _Remote, args: argparse.Namespace, stack: contextlib.ExitStack) -> None:
         from lsm_jax import storage
 
-        self.url, self._kind = remote.url, remote.kind
+        self.url, self._is_output = remote.url, remote.kind not in ("run", "data")
         if remote.kind == "run":
             self.path = _fetched_run(remote.url, args)
         elif remote.kind == "data":
@@ -113,11 +120,11 @@ class _Copy:
         else:
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix="lsm-output-"))
             self.path = Path(scratch) / remote.url.rpartition("/")[2]
-            # A dataset is replaced only where the verb is told to.
-            if (marker := storage.Store(remote.url).read("channels.json")) is not None:
+            # The verb replaces a dataset only where it is told to, and nothing else.
+            if remote.kind == "output dataset" and (there := storage.Store(remote.url).files()):
                 self.path.mkdir()
-                (self.path / "channels.json").write_bytes(marker)
-        self._folder = self.path if remote.kind != "output" else self.path.parent
+                (self.path / ("channels.json" if "channels.json" in there else "no dataset")).touch()
+        self._folder = self.path.parent if self._is_output else self.path
         self._before = self._states()
 
     def upload(self) -> None:
@@ -126,7 +133,7 @@ class _Copy:
         changed = [name for name, state in self._states().items() if self._before.get(name) != state]
         if not changed:
             return
-        if self._kind != "output":
+        if not self._is_output:
             storage.upload_folder(self._folder, self.url, changed)
             print(f"uploaded to {self.url}: {', '.join(changed[:5])}{' ...' if len(changed) > 5 else ''}")
         elif self.path.is_dir():
@@ -159,7 +166,7 @@ def _fetched_run(url: str, args: argparse.Namespace) -> Path:
     return storage.fetch_folder(url, storage.local_copy(url, "copies"), is_small)
 
 
-def _place(text: str, kind: Literal["run", "data", "output"]) -> Path | _Remote:
+def _place(text: str, kind: _Kind) -> Path | _Remote:
     from lsm_jax.storage import location
 
     try:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 
-from lsm_jax.cli.places import output
+from lsm_jax.cli.options import whole_number
+from lsm_jax.cli.places import output_dataset
 from lsm_jax.errors import UserError
 
 HELP = "make a synthetic cohort: physiology, events, labels and realistic gaps"
@@ -20,11 +21,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `lsm synth`."""
     parser.add_argument("--people", type=int, required=True, metavar="N", help="people in the cohort")
     parser.add_argument("--days", type=int, required=True, metavar="D", help="days of each person, one window a day")
-    parser.add_argument("--out", type=output, required=True, metavar="DIR", help="folder of the dataset to write")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="the same seed gives the same people (0)")
+    parser.add_argument(
+        "--out", type=output_dataset, required=True, metavar="DIR", help="folder of the dataset to write"
+    )
+    parser.add_argument(
+        "--seed", type=whole_number, default=0, metavar="S", help="the same seed gives the same people (0)"
+    )
     parser.add_argument(
         "--ground-truth",
-        type=output,
+        type=output_dataset,
         metavar="DIR2",
         help="also write the same days without gaps, as a second dataset outside --out; for evaluation only",
     )
@@ -34,10 +39,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Writes the cohort and, if asked to, its ground truth. Prints where they are and how long it took."""
     out, truth = args.out, args.ground_truth
-    if truth and (
-        out.resolve() in [truth.resolve(), *truth.resolve().parents] or truth.resolve() in out.resolve().parents
-    ):
-        raise UserError(f"--ground-truth {truth} must lie outside --out {out}: no model may read it by accident.")
+    if truth:
+        data, complete = (_place(args, name) for name in ("out", "ground_truth"))
+        if complete.is_relative_to(data) or data.is_relative_to(complete):
+            raise UserError(
+                f"--ground-truth {truth} and --out {out} must lie apart: no model may read the truth by accident."
+            )
     from lsm_jax.channels import MINUTELY_26
     from lsm_jax.data.store import check_output
 
@@ -50,6 +57,11 @@ def run(args: argparse.Namespace) -> int:
         summary["ground_truth"] = _write(args, truth, truth=True)
     (out / "synth.json").write_text(json.dumps(summary, indent=1))
     return 0
+
+
+def _place(args: argparse.Namespace, name: str) -> PurePath:
+    """The place of an argument, in the store where it names one there."""
+    return PurePosixPath(args.urls[name]) if name in args.urls else getattr(args, name).resolve()
 
 
 def _write(args: argparse.Namespace, out: Path, *, truth: bool) -> dict[str, object]:
@@ -74,5 +86,6 @@ def _write(args: argparse.Namespace, out: Path, *, truth: bool) -> dict[str, obj
             progress=lambda count: report(count, days),
         )
     seconds = time.perf_counter() - started
-    print(f"{out}: {args.people} people, {days} person-days in {seconds:.1f} s ({days / seconds:.0f} a second)")
+    place = args.urls.get("ground_truth" if truth else "out", out)
+    print(f"{place}: {args.people} people, {days} person-days in {seconds:.1f} s ({days / seconds:.0f} a second)")
     return {"people": args.people, "days": args.days, "seed": args.seed, "seconds": round(seconds, 2)}

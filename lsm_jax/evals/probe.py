@@ -301,7 +301,13 @@ class Probe(Suite):
         folds = list(person_folds(task, self.folds, self.seed)) if self.folds else [self._split_fold(task)]
         folds, notes = _known_classes(task, folds)
         problem = next((found for fold in folds if (found := self._fold_problem(task, fold))), None)
-        return ([], [*notes, problem]) if problem else (folds, notes)
+        if problem:
+            return [], [*notes, problem]
+        if not all(len(fold.tune) for fold in folds):
+            notes += [
+                "there is one person to learn from, so nobody tunes: regularisation is medium, no tree is left out."
+            ]
+        return folds, notes
 
     def _split_fold(self, task: Task) -> Fold:
         return split_fold(task, self.split, self.seed)

@@ -20,6 +20,7 @@ from lsm_jax.evals.probe_tasks import Task
 
 _INVERSE_STRENGTHS = (0.0001, 0.001, 0.01, 0.1, 1.0)  # scikit-learn's C, for features of unit variance
 _STRENGTHS = (1.0, 10.0, 100.0, 1000.0, 10000.0)  # scikit-learn's alpha, likewise
+_UNTUNED = 2  # which of them where nobody tunes
 _CLIP = 10.0  # standard deviations: one outlier in a test window must not decide a linear score
 _COMPONENTS = 50  # of the PCA
 _TREES, _LEAVES = 100, 8
@@ -54,10 +55,14 @@ class Fold(NamedTuple):
 
 
 def split_fold(task: Task, split: str, seed: int) -> Fold:
-    """The dataset's splits. A fifth of the training people tune where validation people are scored, or lack."""
+    """The dataset's splits. A fifth of the training people tune where validation people are scored, or lack.
+
+    One person of fewer than five tunes; nobody does where there is a single one.
+    """
     train, tune, test = (np.flatnonzero(task.split == name) for name in ("train", "validation", split))
     if len(train) and (split == "validation" or not len(tune)):
-        tuning = person_groups(task, train, TUNING_FOLDS, seed) == 0
+        groups = min(TUNING_FOLDS, len({*task.participant[train].tolist()}))
+        tuning = (person_groups(task, train, groups, seed) == 0) & (groups > 1)
         train, tune = train[~tuning], train[tuning]
     return Fold(train, tune, test)
 
@@ -123,7 +128,7 @@ def tree_probe(x: Float[np.ndarray, "n f"], task: Task, fold: Fold) -> Scores:
     settings["max_bins"] = int(np.clip(len(learnt), 2, 255))  # more bins than values take time and change nothing
     settings["min_samples_leaf"] = int(np.clip(len(fold.train) // 10, 2, 20))
     model = kind(max_iter=_TREES, **settings).fit(x[fold.train], task.target[fold.train])
-    trees = 1
+    trees = _TREES
     if len(fold.tune):
         stages = (model.staged_predict_proba if task.classes else model.staged_predict)(x[fold.tune])
         losses = [loss_of(_by_class(stage, model, task), task, fold.tune) for stage in stages]
@@ -191,7 +196,7 @@ def _ridge(task: Task, fold: Fold, x: _Parts, refit: bool) -> Scores:
     """Ridge regression. The strengths are targets of one model, so that the features are multiplied once."""
     target = task.target[fold.train]
     model = Ridge(alpha=_STRENGTHS).fit(x.train, np.repeat(target[:, None], len(_STRENGTHS), axis=1))
-    best = 0
+    best = _UNTUNED
     if len(x.tune):
         best = int(np.argmin(np.mean((model.predict(x.tune) - task.target[fold.tune, None]) ** 2, axis=0)))
     if not refit:
@@ -208,7 +213,7 @@ def _logistic(task: Task, fold: Fold, x: _Parts, refit: bool) -> Scores:
     lowest, best, scores = np.inf, _INVERSE_STRENGTHS[0], np.zeros((0, 0))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        for strength in _INVERSE_STRENGTHS:
+        for strength in _INVERSE_STRENGTHS if len(x.tune) else [_INVERSE_STRENGTHS[_UNTUNED]]:
             model.set_params(C=strength).fit(x.train, task.target[fold.train])
             loss = loss_of(_by_class(model.predict_proba(x.tune), model, task), task, fold.tune) if len(x.tune) else 0.0
             if loss >= lowest:

@@ -62,7 +62,8 @@ class NetworkProbe:
             if (step + 1) % (_STEPS // _CHECKS) == 0:
                 predicted = self._predict(task, fold.tune, learnt)
                 loss = loss_of(predicted if task.classes else predicted * sd + mean, task, fold.tune)
-                best, lowest = (learnt, loss) if loss < lowest else (best, lowest)
+                if loss < lowest or not len(fold.tune):
+                    best, lowest = learnt, loss
         predicted = self._predict(task, fold.test, best)
         return predicted if task.classes else predicted * sd + mean
 

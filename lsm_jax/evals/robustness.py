@@ -78,8 +78,9 @@ class Robustness(Probe):
         for own in by_task.values():
             own.reduced = {}
         scored = [task.only(self._scored(task)) for task, _ in full if self._folds(task)[0]]
-        for removal in removals([name for name in spec.channels if name in dataset.channels]):
-            suited = [task for task in scored if removal.kind != "hours" or task.unit in _WHOLE_UNITS]
+        channels = [name for name in spec.channels if name in dataset.channels]
+        for removal in removals(channels):
+            suited = [task for task in scored if _suits(removal, task, channels)]
             if removal.kind in self.kinds and suited:
                 less = dataclasses.replace(self, removal=removal)
                 for task, features in super(Robustness, less)._with_features(
@@ -166,3 +167,10 @@ class Robustness(Probe):
                     "interval above 0."
                 )
         return sentences
+
+
+def _suits(removal: Removal, task: Task, channels: Sequence[str]) -> bool:
+    """Whether something is taken away from a task that leaves something: its hidden channels nobody reads anyway."""
+    if removal.kind == "hours" and task.unit not in _WHOLE_UNITS:
+        return False
+    return removal in removals(name for name in channels if name not in task.hidden)

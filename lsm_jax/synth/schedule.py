@@ -38,7 +38,7 @@ class Schedule:
       elapsed: minutes since the activity began.
       walking: cadence of everyday walking in steps/min, or 0; `walking_share`: fraction of the minute walked.
       stairs: everyday stair climbing, 0 to 1.
-      stress: arousal, about a z-score; `valence`: pleasantness; `digestion`: response to meals, about 0 to 1.
+      stress: arousal, about a z-score; `valence`: pleasantness; `digestion`: response to meals, 0 to about 0.8.
       events: everything logged, in minutes since the first midnight.
     """
 
@@ -208,7 +208,7 @@ def _meals(rng: np.random.Generator, nights: list[Night], days: int) -> list[Rec
 
 
 def _digestion(meals: list[RecordEvent], count: int) -> Minutes:
-    """A response that rises within half an hour of a meal and fades over two hours."""
+    """A response that is largest 70 to 90 minutes after a meal begins, and half of that some 70 minutes later."""
     eaten = np.zeros(count, np.float32)
     for meal in meals:
         eaten[max(meal.start, 0) : max(meal.end, 0)] = 0.5 if meal.name == "snack" else 1.0

@@ -1,7 +1,9 @@
 """The 26 minutely features that the watch computes, in registry units, with measurement noise.
 
-The features in arbitrary units (ACC, contact counts, slopes) have no published formula to simulate. Each is a
-function of the latent motion and posture, scaled to the published mean and standard deviation.
+The features in arbitrary units (ACC, contact counts) have no published formula to simulate. Each is a function of the
+latents, scaled to the published mean and standard deviation. So are `heart_rate_at_rest`, both entropies and both
+slopes, whose values are therefore not in the unit that the registry names: the slope of skin temperature is the true
+one times 243, and the heart rate at rest usually lies above `heart_rate`.
 """
 
 from __future__ import annotations

@@ -64,3 +64,6 @@ def test_every_suite_looks_first(dataset, tmp_path, capsys):
     for arguments in (["--suite", "generative"], ["--curve"], ["--suite", "fewshot"], ["--suite", "retrieval"]):
         assert main(["evaluate", "--workdir", str(tmp_path / "run"), "--data", str(anew.path), *arguments]) == 2
         assert "people of the test split" in capsys.readouterr().err
+    arguments = ["--workdir", str(tmp_path / "run"), "--data", str(anew.path), "--prompts", "prompts.toml"]
+    assert main(["zeroshot", *arguments]) == 2
+    assert "people of the test split" in capsys.readouterr().err

@@ -20,7 +20,7 @@ from lsm_jax.errors import UserError
 from lsm_jax.evals import probe_network
 from lsm_jax.evals.probe import METHODS, Probe
 from lsm_jax.evals.probe_features import pool_spans
-from lsm_jax.evals.probe_fit import Fold, linear_probe, pca_probe, person_folds, split_fold
+from lsm_jax.evals.probe_fit import Fold, linear_probe, pca_probe, person_folds, split_fold, tree_probe
 from lsm_jax.evals.probe_scores import replicates
 from lsm_jax.evals.probe_tasks import LoggedWindow, Task, make_tasks
 from lsm_jax.evals.statistics import auroc, average_precision
@@ -169,6 +169,37 @@ def test_nobody_is_on_two_sides_of_a_fold():
             people = [{*task.participant[part].tolist()} for part in fold]
             assert not people[0] & people[1] and not people[0] & people[2] and not people[1] & people[2]
         assert sorted(np.concatenate([fold.test for fold in folds[:-1]])) == list(range(len(task)))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 12])
+def test_someone_tunes_and_someone_teaches_however_few_they_are(count):
+    splits = ["train"] * count + ["validation"] * 2
+    target, places = np.arange(3.0 * len(splits)), np.arange(3 * len(splits))
+    people, split = np.repeat(np.arange(len(splits)), 3).astype(str), np.repeat(splits, 3)
+    task = Task("made", "span", (), target, people, split, np.zeros((len(target), 3), int), places)
+    for seed in range(8):
+        fold = split_fold(task, "validation", seed)
+        train, tune = ({*people[part].tolist()} for part in (fold.train, fold.tune))
+        assert train | tune == {*people[split == "train"].tolist()} and not train & tune
+        assert len(tune) == (0 if count == 1 else 1 if count < 5 else len(tune)) and train
+
+
+@pytest.mark.parametrize("probe", [linear_probe, tree_probe])
+def test_a_probe_that_nobody_tunes_learns(probe):
+    target = np.arange(2000) % 2.0
+    places = np.arange(len(target))
+    spans = np.zeros((len(target), 3), int)
+    task = Task("made", "span", ("low", "high"), target, places.astype(str), places.astype(str), spans, places)
+    x = target[:, None] + np.random.default_rng(0).normal(size=(2000, 1)) / 10
+    scores = probe(x, task, Fold(places[:1000], places[:0], places[1000:]))
+    assert scores[target[1000:] == 1, 1].mean() > 0.8 and scores[target[1000:] == 0, 1].mean() < 0.2
+
+
+def test_a_note_says_that_nobody_tunes(run, tmp_path):
+    write_dataset(tmp_path / "few", "few", CHANNELS, list(labelled_windows())[: 3 * DAYS])
+    few = Probe(batch_size=16, split="validation", methods=("engineered_linear",), shots=())
+    notes = few.run(run, [open_dataset(tmp_path / "few")]).notes
+    assert any("event_session: there is one person to learn from, so nobody tunes" in note for note in notes)
 
 
 def test_features_of_a_span_are_its_own_tokens_then_its_surroundings_and_its_window(run):

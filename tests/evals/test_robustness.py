@@ -1,12 +1,16 @@
+import dataclasses
+
 import numpy as np
 import pytest
-from tiny_run import tiny_dataset, tiny_run
+from tiny_run import tiny_dataset, tiny_run, tiny_windows
 
 from lsm_jax.channels import MINUTELY_26
 from lsm_jax.data.loader import evaluation_batches
+from lsm_jax.data.store import open_dataset, write_dataset
 from lsm_jax.errors import UserError
 from lsm_jax.evals.removals import Removal, reduced, removals
 from lsm_jax.evals.robustness import Robustness
+from lsm_jax.windows import Event
 
 CHANNELS = ("heart_rate", "steps", "skin_temperature")
 CLOCK = (np.arange(1440) + 300) % 1440  # from five in the morning
@@ -96,3 +100,29 @@ def test_the_order_of_methods_loses_no_comparison(dataset, run):
 def test_a_method_that_is_not_fitted_here_is_named(dataset, run):
     with pytest.raises(UserError, match="robustness has no method 'pca'"):
         Robustness(methods=("pretrained", "pca")).run(run, [dataset])
+
+
+@pytest.mark.parametrize(
+    ("others", "removed"),
+    [(("heart_rate", "skin_temperature"), {"without PPG", "without TEMP"}), (("heart_rate",), set())],
+)
+def test_only_what_a_task_may_read_is_taken_away(tmp_path, others, removed):
+    """Tasks about sleep do not read `sleep_state`: without it nothing changes. A sensor alone is not removed."""
+
+    def windows():
+        for window in tiny_windows(people=24, days=1):
+            values, columns = window.values.copy(), [1, *(window.channels.index(name) for name in others)]
+            values[:, 1] = np.where(window.observed[:, 1], np.clip(values[:, 1], 1, 3), 0)
+            yield dataclasses.replace(
+                window,
+                values=values[:, columns],
+                observed=window.observed[:, columns],
+                channels=("sleep_state", *others),
+                events=(Event("sleep", "asleep", 0, 120),),
+            )
+
+    write_dataset(tmp_path / "slept", "slept", ("sleep_state", *others), windows())
+    suite = Robustness(kinds=("sensor",), methods=("engineered_linear",), batch_size=64)
+    rows = suite.run(tiny_run(tmp_path / "slept"), [open_dataset(tmp_path / "slept")]).results
+    assert {row["removal"] for row in rows if row["task"] == "detect_sleep"} == removed
+    assert "without SLEEP" in {row["removal"] for row in rows if row["task"] == "age"}

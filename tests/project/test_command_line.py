@@ -107,6 +107,13 @@ def test_bad_arguments_exit_2_and_say_why(probe, capsys: pytest.CaptureFixture[s
     assert sentence in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("verb", ["caption", "compare", "evaluate", "ingest", "synth", "zeroshot"])
+def test_a_seed_below_0_is_refused_at_once(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        command.main([verb, "--seed", "-1"])
+    assert "argument --seed: -1: give 0 or more." in capsys.readouterr().err
+
+
 def test_overrides_reach_a_verb_that_takes_them(probe, capsys: pytest.CaptureFixture[str]) -> None:
     seen: list[argparse.Namespace] = []
     probe(lambda args: seen.append(args) or 0, ACCEPTS_OVERRIDES=True)
