@@ -347,3 +347,32 @@ def test_every_launcher_command_in_the_documents_is_accepted(
     monkeypatch.chdir(REPOSITORY)
     assert importlib.import_module(engine.replace("-", "_")).run(["--dry-run", *arguments]) == 0
     assert capsys.readouterr().out.startswith(f"# {arguments[0]}: ")
+
+
+def test_the_batch_script_requeues_preemptions_and_failures_that_made_progress(tmp_path: Path) -> None:
+    program(tmp_path, "srun", 'exit "$CODE"')
+    program(tmp_path, "scontrol", f'echo "$*" >>{tmp_path}/requeued')
+    words = [REPOSITORY / "launch" / "train.sbatch", tmp_path, tmp_path, "1", "lsm", "train"]
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]"}
+
+    def start(code: int) -> tuple[bool, str]:
+        """(whether the job is requeued, the last sentence) of a start that ends with an exit code."""
+        (tmp_path / "requeued").unlink(missing_ok=True)
+        done = subprocess.run(
+            ["bash", *words], env={**environment, "CODE": str(code)}, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == code
+        return (tmp_path / "requeued").exists(), done.stdout.splitlines()[-1]
+
+    again, sentence = start(75)
+    assert again and "preempted and saved" in sentence
+    for code in (0, 2, 130):
+        assert not start(code)[0]
+    assert start(1)[0]
+    again, sentence = start(137)
+    assert not again and "failed with exit code 137, 2 times without a new checkpoint" in sentence
+    checkpoint = tmp_path / "checkpoints" / "500"
+    checkpoint.mkdir(parents=True)
+    later = (tmp_path / "7-failures.log").stat().st_mtime + 1
+    os.utime(checkpoint, (later, later))
+    assert start(1)[0]
