@@ -99,6 +99,7 @@ def run(args: argparse.Namespace) -> int:
     from lsm_jax.train.loop import use_compile_cache
     from lsm_jax.train.mesh import cores, use_cores
     from lsm_jax.train.run import load_run, whole_steps
+    from lsm_jax.train.workdir import read_trained_on
 
     use_compile_cache()
     use_cores(cores())
@@ -121,7 +122,8 @@ def run(args: argparse.Namespace) -> int:
         print("\n".join([results[0].table(), "", *results[0].notes, ""]))
         others = "its .md"
     if args.suite == "generative" and not args.curve:
-        write_reconstructions(loaded, datasets, out / "figures", suite.split, suite.seed, suite.batch_size)
+        checked = bool(read_trained_on(args.workdir))  # or `held_out_datasets` had nothing to check with
+        write_reconstructions(loaded, datasets, out / "figures", suite.split, suite.seed, suite.batch_size, checked)
         others = "its .md and figures"
     print(f"{path} and {others}, in {time.perf_counter() - started:.0f} s")
     return 0

@@ -46,5 +46,6 @@ def run(args: argparse.Namespace) -> int:
     use_compile_cache()
     with progress_bar("embedding for the map: windows") as progress:
         out = args.out or args.workdir / "report.html"
-        print(write_report(args.workdir, out, args.map_windows, args.caption_days, progress))
+        place = args.urls.get("workdir", "")
+        print(write_report(args.workdir, out, args.map_windows, args.caption_days, progress, place))
     return 0

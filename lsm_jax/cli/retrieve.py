@@ -52,7 +52,7 @@ def run(args: argparse.Namespace) -> int:
     for query in found:
         print(f"\n{query.get('text') or 'window ' + str(query['example'])}")
         for rank, hit in enumerate(query["found"], start=1):
-            print(f"{rank:3}  {hit['similarity']:+.3f}  window {hit['example']}, {hit['start'][:10]}: {hit['caption']}")
+            print(f"{rank:3}  {hit['similarity']:+.3f}  window {hit['example']}, {hit['date']}: {hit['caption']}")
     if args.out:
         content = {"dataset": dataset.name, "split": args.split, "step": loaded.step, "queries": found}
         write_whole(args.out, json.dumps(content, indent=1, ensure_ascii=False))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import datetime as dt
 import itertools
 import warnings
 from collections.abc import Sequence
@@ -33,6 +34,7 @@ class Days:
     Attributes:
       positions: in the split.
       participants, starts: hashed ids, and starts in UTC (ISO 8601).
+      dates: of the starts in local time (ISO 8601).
       captioned: activities and sessions that a caption may mention: long enough, and covered by the sensors.
       logged: all that the log names.
       captions: at the run's levels, worded as in epoch 0; empty where there is nothing to say.
@@ -43,6 +45,7 @@ class Days:
     positions: Int[np.ndarray, " n"]
     participants: tuple[str, ...]
     starts: tuple[str, ...]
+    dates: tuple[str, ...]
     captioned: tuple[set[str], ...]
     logged: tuple[set[str], ...]
     captions: tuple[str, ...]
@@ -93,7 +96,8 @@ def read_days(run: Run, source: WindowSource, suite: Suite, *, embed: bool = Tru
             logged = activity_names(window)
             captioned = {event.name for event in captioned_events(window)} & logged
             text = write(window).text if write else ""
-            rows.append((info.index, info.participant, window.start.isoformat(), captioned, logged, text))
+            date = (window.start + dt.timedelta(minutes=window.utc_offset_minutes)).date().isoformat()
+            rows.append((info.index, info.participant, window.start.isoformat(), date, captioned, logged, text))
         if embed:
             embeddings.append(embed_windows(run, batch)[: len(infos)][recorded])
         if statistics:
@@ -103,9 +107,11 @@ def read_days(run: Run, source: WindowSource, suite: Suite, *, embed: bool = Tru
             f"{source.path}: none of these {len(source)} windows has a recorded value of a channel of the run "
             f"({', '.join(run.spec.channels)})."
         )
-    positions, participants, starts, captioned_names, logged_names, captions = zip(*rows, strict=True)
+    positions, participants, starts, dates, captioned_names, logged_names, captions = zip(*rows, strict=True)
     features, vectors = (np.concatenate(part) if part else np.zeros((len(rows), 0)) for part in (measured, embeddings))
-    return Days(np.array(positions), participants, starts, captioned_names, logged_names, captions, features, vectors)
+    return Days(
+        np.array(positions), participants, starts, dates, captioned_names, logged_names, captions, features, vectors
+    )
 
 
 def captioner(run: Run) -> Captioner | None:

@@ -67,8 +67,8 @@ class Retrieval(DatasetSuite):
           windows: positions in the split.
 
         Returns:
-          A dict per query: `text` or `example` (a position), and `found`, best first: example, participant, start,
-          similarity, caption.
+          A dict per query: `text` or `example` (a position), and `found`, best first: example, participant, start
+          (UTC), date (local), similarity, caption.
 
         Raises:
           UserError: an empty text, one longer than the model reads, or no such window.
@@ -162,6 +162,7 @@ def _best(days: Days, similarity: Float[np.ndarray, " n"], top: int) -> list[dic
             "example": int(days.positions[row]),
             "participant": days.participants[row],
             "start": days.starts[row],
+            "date": days.dates[row],
             "similarity": round(float(similarity[row]), 5),
             "caption": days.captions[row],
         }

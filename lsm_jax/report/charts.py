@@ -40,9 +40,10 @@ def line_chart(
         axes.plot(steps, means[-1], color=LIGHT[hue], linewidth=1.6, marker=dots, label=labels[name])
     if len(labels) > 1:
         axes.legend()
-    # The first steps of a loss fall from far above and would flatten all that follows.
-    low, high = np.quantile(np.concatenate(means), [0, 0.98])
-    low = 0 if from_zero else low
+    # The first steps of a loss fall from far above and would flatten all that follows. Of a short curve, such as that
+    # of validation, that is the first point.
+    low = 0 if from_zero else min(mean.min() for mean in means)
+    high = max(max(np.quantile(mean, 0.98, method="lower"), mean[len(mean) // 2 :].max()) for mean in means)
     if high > low:
         axes.set_ylim(low - (0 if from_zero else 0.06 * (high - low)), high + 0.12 * (high - low))
     axes.set(xlabel="step", ylabel=ylabel)

@@ -1,7 +1,8 @@
 """Score cards: the evaluations of several runs side by side, each compared with the first.
 
 Squared errors are compared in pairs: the same people are drawn for both runs, and only where both were scored on the
-same cells. Other scores stand with their own intervals. Of robustness the card shows drops, the smaller the better.
+same cells of the same people. Other scores stand with their own intervals. Of robustness the card shows drops, the
+smaller the better. A line has a best score only where each run can be compared with the first.
 """
 
 from __future__ import annotations
@@ -69,13 +70,20 @@ def _card(suite: str, contents: Mapping[str, Mapping[str, Any] | None], seed: in
             measure, value = _measure(row, value)
             line = lines.setdefault(tuple(names.items()), {"names": names, "measure": measure, "scores": {}})
             line["scores"][run] = {"value": value, "ci95": row["ci95"], "people": row["people"]}
+    notes = [f"{run}: not evaluated." for run, content in contents.items() if content is None]
+    unlike = set()
+    for other in others:
+        one, two = contents[first], contents[other]
+        if not (one and two):
+            continue
+        if reason := _why_unlike(one, two, first):
+            unlike.add(other)
+            notes.append(f"{other}: {reason}")
+        else:
+            notes += [f"{other}: {note}" for note in _pair(lines.values(), one, two, first, other, seed)]
     for line in lines.values():
         line["lower_is_better"] = line["measure"] in _LOWER_IS_BETTER
-        values = [score["value"] for score in line["scores"].values()]
-        line["best"] = min(values) if line["lower_is_better"] else max(values)
-    notes = [f"{run}: not evaluated." for run, content in contents.items() if content is None]
-    for other in others:
-        notes += [f"{other}: {note}" for note in _pair(lines.values(), contents, first, other, seed)]
+        line["best"] = _best(line, first, unlike)
     keys = [key for key in _KEYS if any(key in line["names"] for line in lines.values())]
     return {"suite": suite, "keys": keys, "lines": list(lines.values()), "notes": notes}
 
@@ -87,51 +95,65 @@ def _measure(row: Row, value: float) -> tuple[str, float]:
     return "mse" if "mse" in row else str(row.get("metric") or row.get("class") or "score"), value
 
 
-def _pair(
-    lines: Iterable[dict[str, Any]],
-    contents: Mapping[str, Mapping[str, Any] | None],
-    first: str,
-    other: str,
-    seed: int,
-) -> Iterator[str]:
-    """Adds to the lines what `other` changes relative to `first`; yields why it cannot where it cannot."""
-    one, two = contents[first], contents[other]
-    if not (one and two):
-        return
+def _best(line: Mapping[str, Any], first: str, unlike: set[str]) -> float | None:
+    """The best score of a line; None where one of its runs cannot be compared with the first."""
+    scores = line["scores"]
+    unpaired = {run for run in scores if run != first and "lower_by" not in scores[run]}
+    if unlike & {*scores} or (line["measure"] == "mse" and unpaired):
+        return None
+    return float((min if line["lower_is_better"] else max)(score["value"] for score in scores.values()))
+
+
+def _why_unlike(one: Mapping[str, Any], two: Mapping[str, Any], first: str) -> str | None:
+    """Why two evaluations of a suite do not compare, if they do not."""
     settings = [key for key in _MUST_AGREE if one["provenance"].get(key) != two["provenance"].get(key)]
     if settings:
-        yield f"evaluated with another {', '.join(settings)} than {first}: not compared."
-        return
+        return f"evaluated with another {', '.join(settings)} than {first}: not compared."
     if rescaled := channels_of_other_units(one["provenance"], two["provenance"]):
-        yield (
+        return (
             f"its errors have other units than those of {first}, from data of another mean or standard deviation of "
             f"{', '.join(rescaled[:5])}{' ...' * (len(rescaled) > 5)}: not compared. Train both on the same data."
         )
-        return
-    mine, theirs = (_by_person(content) for content in (one, two))
-    unequal = []
+    return None
+
+
+def _pair(
+    lines: Iterable[dict[str, Any]], one: Mapping[str, Any], two: Mapping[str, Any], first: str, other: str, seed: int
+) -> Iterator[str]:
+    """Adds to the lines what `other` changes relative to `first`; yields why it cannot where it cannot."""
+    other_people, other_cells = [], []
     for line in lines:
+        if line["measure"] != "mse" or not {first, other} <= {*line["scores"]}:
+            continue
         task = f"{line['names'].get('task')} {line['names'].get('setting')}"
-        people = [person for person in mine if task in mine[person] and task in theirs.get(person, {})]
-        if line["measure"] != "mse" or not people or other not in line["scores"]:
+        mine, theirs = (_by_person(content, task) for content in (one, two))
+        if not mine or mine.keys() != theirs.keys():
+            other_people.append(task)
             continue
-        pairs = np.array([[mine[person][task], theirs[person][task]] for person in people])
-        if (pairs[:, 0, 1] != pairs[:, 1, 1]).any() or len(people) < max(len(each) for each in (mine, theirs)) / 2:
-            unequal.append(task)
+        pairs = np.array([[mine[person], theirs[person]] for person in mine])
+        if (pairs[:, 0, 1] != pairs[:, 1, 1]).any():
+            other_cells.append(task)
             continue
-        ratio = bootstrap(weighted_ratio(pairs[:, 1, 0], pairs[:, 0, 0]), np.arange(len(people)), seed)
-        lower, interval = score_and_interval(1 - ratio, len(people))
+        ratio = bootstrap(weighted_ratio(pairs[:, 1, 0], pairs[:, 0, 0]), np.arange(len(mine)), seed)
+        lower, interval = score_and_interval(1 - ratio, len(mine))
         sure = interval is not None and not interval[0] <= 0 <= interval[1]
-        line["scores"][other] |= {"lower_by": lower, "lower_by_ci95": interval, "sure": sure, "paired": len(people)}
-    if unequal:
+        line["scores"][other] |= {"lower_by": lower, "lower_by_ci95": interval, "sure": sure, "paired": len(mine)}
+    if other_people:
         yield (
-            f"scored on other cells than {first} ({', '.join(unequal)}): windows or tokens differ. `lsm evaluate "
+            f"not known to be scored on the people of {first} ({', '.join(other_people)}): not compared. Run `lsm "
+            "evaluate` on the same --data for both."
+        )
+    if other_cells:
+        yield (
+            f"scored on other cells than {first} ({', '.join(other_cells)}): windows or tokens differ. `lsm evaluate "
             "--mask-channels` hides the same cells for models with other tokens."
         )
 
 
-def _by_person(content: Mapping[str, Any]) -> dict[tuple[str, str], Mapping[str, Sequence[float]]]:
-    return {(row["dataset"], row["participant"]): row["scores"] for row in content.get("by_person", ())}
+def _by_person(content: Mapping[str, Any], task: str) -> dict[tuple[str, str], Sequence[float]]:
+    """The sum of squared errors and the cells of each person who has any in a task."""
+    rows = content.get("by_person", ())
+    return {(row["dataset"], row["participant"]): row["scores"][task] for row in rows if task in row["scores"]}
 
 
 def _about(run: str, suites: Suites) -> Row:

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation: one day per dataset with the model's reconstruction of what four tasks hide."""
+"""Pictures of an evaluation: one window per dataset with the model's reconstruction of what four tasks hide."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ from lsm_jax.evals.baselines import predict_fills
 from lsm_jax.evals.suite import unique_names
 from lsm_jax.evals.task_batches import WindowStack, model_batch, person_stacks, scored_cells, task_pairs
 from lsm_jax.objectives import masked
-from lsm_jax.report.render import readable
+from lsm_jax.report.render import duration, readable
 from lsm_jax.report.style import LIGHT, new_figure, styled
 from lsm_jax.tokens.tasks import Task
 from lsm_jax.train.run import Run
+from lsm_jax.windows import MINUTES_PER_DAY
 
 TASKS: tuple[Task, ...] = (
     Task("random_imputation", share=0.8),
@@ -47,12 +48,19 @@ class Reconstruction:
 
 
 def write_reconstructions(
-    run: Run, datasets: Sequence[Dataset], folder: Path, split: str, seed: int, batch_size: int = 32
+    run: Run,
+    datasets: Sequence[Dataset],
+    folder: Path,
+    split: str,
+    seed: int,
+    batch_size: int = 32,
+    never_trained_on: bool = False,
 ) -> list[Path]:
-    """Draws the fullest day of each dataset under four tasks, one PNG per dataset, instead of those in the folder.
+    """Draws the fullest window of each dataset under four tasks, one PNG per dataset, instead of those in the folder.
 
     Args:
       batch_size: that of the evaluation before, so that its compiled programs are used again.
+      never_trained_on: whether it was checked that the run was trained on nobody of the split.
 
     Returns:
       The files, `reconstruction-DATASET.png`.
@@ -60,13 +68,16 @@ def write_reconstructions(
     folder.mkdir(parents=True, exist_ok=True)
     for earlier in folder.glob("reconstruction-*.png"):
         earlier.unlink()
+    minutes = run.spec.window_minutes
+    span = "one day" if minutes == MINUTES_PER_DAY else duration(60 * minutes)
+    whose = f"{span} of a person {'never trained on' if never_trained_on else f'of the {split} split'}"
     paths = []
     for name, dataset in unique_names(datasets).items():
         window = _fullest_window(dataset, run, split)
         reconstructions = sorted(_reconstruct(run, window, seed, batch_size), key=lambda one: TASKS.index(one.task))
         if reconstructions:
             paths.append(folder / f"reconstruction-{name}.png")
-            draw_reconstructions(run, window, reconstructions, name).savefig(paths[-1], **PNG)
+            draw_reconstructions(run, window, reconstructions, f"{name}: {whose}").savefig(paths[-1], **PNG)
     return paths
 
 
@@ -79,7 +90,7 @@ def draw_reconstructions(
     channels = [int(c) for c in np.argsort(-observed, kind="stable")[:_MAX_CHANNELS] if observed[c]]
     rows, columns = len(channels), len(reconstructions)
     figure, grid = new_figure(3.3 * columns, 0.8 + 1.2 * rows, nrows=rows, ncols=columns, squeeze=False, sharex=True)
-    figure.suptitle(f"{title}: one day of a person never trained on", fontsize=11, x=0.01, ha="left")
+    figure.suptitle(title, fontsize=11, x=0.01, ha="left")
     for column, reconstruction in zip(grid.T, reconstructions, strict=True):
         for axes, number in zip(column, channels, strict=True):
             cells = reconstruction.channel == number

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import json
+import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -69,6 +70,7 @@ def write_report(
     map_windows: int = 0,
     caption_days: int = 0,
     progress: Callable[[int, int], None] | None = None,
+    place: str = "",
 ) -> Path:
     """Writes the page and returns its path. What has not been done yet is named with the command that does it.
 
@@ -77,6 +79,7 @@ def write_report(
       caption_days: days of each test split with the caption that the run writes, which takes its model too; a run that
         writes none has none.
       progress: called with the windows embedded and in total.
+      place: of the run as commands on the page name it; `workdir` where left out.
 
     Raises:
       UserError: `workdir` is not the folder of a run, or an evaluation in it is damaged.
@@ -97,7 +100,7 @@ def write_report(
     caption_days = caption_days if "captioning" in suites else 0
     values = {
         "title": workdir.resolve().name,
-        "folder": workdir.name,
+        "place": shlex.quote(place or str(workdir)),
         "config": config,
         "spec": spec,
         "step": step,
@@ -190,7 +193,9 @@ def _evaluation(content: Mapping[str, Any], step: int) -> dict[str, Any]:
     tasks = [task for task, _ in mse]
     model = {(row["task"], row["setting"], row["channel"]): row for row in results if row["method"] == "model"}
     encoder = _encoder(content["encoder"], mse)
-    widest = max([0.1, *(abs(row["improvement"]) for row in (*totals.values(), *encoder["rows"]))])
+    drawn = (*content["comparisons"], *content["by_dataset"], *encoder["rows"])
+    ends = [abs(end) for row in drawn for end in (row["improvement"], *(row["ci95"] or ()))]
+    widest = max([0.1, *ends])
     return {
         "split": provenance["split"],
         "datasets": provenance["datasets"],

@@ -99,9 +99,9 @@ def scaling(runs: Sequence[ScaledRun], score: str) -> dict[str, Any]:
     """The content of `scaling.json`."""
     drawn = _draws_of_people(runs)
     fits: list[dict[str, Any]] = []
-    notes = [
-        f"Intervals are over people ({DRAWS} draws)." if drawn else f"Intervals are from the residuals ({DRAWS} draws)."
-    ]
+    residuals = f"from the residuals ({DRAWS} draws)."
+    over = f"over people ({DRAWS} draws); those of the frontier are {residuals}" if drawn else residuals
+    notes = [f"Intervals are {over}"]
     for axis, (_, shared) in AXES.items():
         curves: dict[Any, list[ScaledRun]] = {}
         for run in runs if shared else ():
@@ -170,9 +170,12 @@ def _rises(members: Sequence[ScaledRun], axis: str, drawn: Drawn) -> Iterator[tu
 
 
 def _draws_of_people(runs: Sequence[ScaledRun]) -> dict[str, np.ndarray]:
-    """The loss of each run for draws of people, the same for all; empty unless all runs were scored on equal cells."""
+    """The loss of each run for draws of people, the same for all.
+
+    Empty unless all runs were scored on equal cells of two people or more.
+    """
     cells = [{person: count for person, (_, count) in run.by_person.items()} for run in runs]
-    if not cells[0] or any(each != cells[0] for each in cells):
+    if len(cells[0]) < 2 or any(each != cells[0] for each in cells):
         return {}
     people = sorted(cells[0])
     weights = np.random.default_rng(0).multinomial(len(people), np.full(len(people), 1 / len(people)), DRAWS)
@@ -228,12 +231,16 @@ def _read_run(workdir: Path, name: str, score: str, counts: dict[Any, int], firs
 
 
 def _validation_losses(metrics: Sequence[Mapping[str, Any]]) -> list[tuple[int, float]]:
-    """Steps and validation losses, without the person loss, which depends on how many people there are."""
-    return [
-        (record["step"], float(record.get("validation_reconstruction_loss", record[VALIDATION])))
+    """Steps and validation losses, without the person loss, which depends on how many people there are.
+
+    NaN where a loss was not finite, which `metrics.jsonl` has as null.
+    """
+    losses = [
+        (record["step"], record.get("validation_reconstruction_loss", record[VALIDATION]))
         for record in metrics
         if VALIDATION in record
     ]
+    return [(step, math.nan if loss is None else float(loss)) for step, loss in losses]
 
 
 def _score(
@@ -244,6 +251,8 @@ def _score(
         validated = _validation_losses(metrics)
         if not validated:
             raise UserError("it has no validation loss.")
+        if not math.isfinite(validated[-1][1]):
+            raise UserError("its last validation loss is not finite.")
         return validated[-1][1], {}
     suite, _, task = score.partition("/")
     file = workdir / EVALUATIONS / f"{suite}.json"

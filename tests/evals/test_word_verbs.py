@@ -1,5 +1,7 @@
 """`lsm zeroshot`, `retrieve`, `caption --workdir` and the suites of `evaluate`, on a run as training leaves it."""
 
+import dataclasses
+import datetime as dt
 import json
 import re
 
@@ -7,10 +9,11 @@ import jax
 import numpy as np
 import polars as pl
 import pytest
-from language_run import CLASSES, PROMPTS, language_dataset, language_run, save_language_run
-from tiny_run import save_run, tiny_dataset, tiny_run
+from language_run import CLASSES, PROMPTS, language_dataset, language_run, logged_windows, save_language_run
+from tiny_run import CHANNELS, save_run, tiny_dataset, tiny_run
 
 from lsm_jax.cli.main import main
+from lsm_jax.data.store import write_dataset
 from lsm_jax.export.safetensors import load_exported
 from lsm_jax.train.run import load_run
 
@@ -94,6 +97,22 @@ def test_retrieve(folder, capsys, tmp_path):
     assert "The wearer slept." in capsys.readouterr().out
     assert on(folder, "retrieve") == 2
     assert "nothing to look for" in capsys.readouterr().err
+
+
+def test_days_east_of_greenwich_are_found_by_their_local_date(folder, capsys, tmp_path):
+    """Their midnight is the evening before in UTC, whose date was once printed."""
+    offset = dt.timedelta(hours=2)
+    windows = (
+        dataclasses.replace(window, start=window.start - offset, utc_offset_minutes=120)
+        for window in logged_windows(days=1)
+    )
+    write_dataset(tmp_path / "east", "east", CHANNELS, windows)
+    out = tmp_path / "found.json"
+    arguments = ["--text", "The wearer slept.", "--top", "1", "--data", tmp_path / "east", "--out", out]
+    assert on(folder, "retrieve", *arguments, run="siglip") == 0
+    assert ", 2024-03-04: " in capsys.readouterr().out
+    [hit] = json.loads(out.read_text())["queries"][0]["found"]
+    assert hit["start"] == "2024-03-03T22:00:00+00:00" and hit["date"] == "2024-03-04"
 
 
 @pytest.mark.parametrize("decode", ["beam", "nucleus"])  # the suite below decodes greedily

@@ -111,6 +111,10 @@ def test_an_evaluation_goes_into_the_card(run, tmp_path):
     )
     text = model_card(card_of(run, run.config, tmp_path, "safetensors") | {"sha256": {}, "checked": []})
     assert "| random_imputation | 80% | 0.500 | linear | 1.000 | +50.0% (+40.0% to +60.0%) |" in text
+    assert "never trained on" not in text  # nothing says whom the run was trained on
+    (tmp_path / "trained_on.json").write_text('{"participants": {"tiny": ["a"]}}')
+    text = model_card(card_of(run, run.config, tmp_path, "safetensors") | {"sha256": {}, "checked": []})
+    assert "z-scored values on people never trained on." in text
 
 
 def test_a_fine_tuned_run_is_exported_with_its_predictions(dataset, tmp_path):

@@ -59,8 +59,43 @@ def test_unequal_evaluations_are_not_paired(tmp_path, people, key, value, note):
         other["provenance"] = other["provenance"] | {"split": value}
     runs = write(tmp_path / "a", generative=evaluation(people)), write(tmp_path / "b", generative=other)
     suite = card(tmp_path, *runs)["suites"][0]
-    assert "lower_by" not in suite["lines"][0]["scores"]["b"]
+    assert "lower_by" not in suite["lines"][0]["scores"]["b"] and suite["lines"][0]["best"] is None
     assert note in suite["notes"][0]
+
+
+def mixed(phones, watches, workouts):
+    """The generative suite of these people, of whom only those with watches log workouts."""
+    content = evaluation([*phones, *watches])
+    workout = {"task": "workout_imputation", "setting": "all", "channel": "all", "method": "model", "ci95": None}
+    content["results"].append(workout | {"mse": float(np.mean(workouts)), "people": len(workouts)})
+    for row, error in zip(content["by_person"][len(phones) :], workouts, strict=True):
+        row["scores"]["workout_imputation all"] = [error * 10, 10]
+    return content
+
+
+def test_a_task_that_few_people_have_is_paired(tmp_path, people):
+    phones, watches, workouts = people[:12], people[12:], people[:8]
+    runs = (
+        write(tmp_path / "a", generative=mixed(phones, watches, workouts)),
+        write(tmp_path / "b", generative=mixed(phones, watches, workouts * 0.9)),
+    )
+    suite = card(tmp_path, *runs)["suites"][0]
+    assert [line["scores"]["b"]["paired"] for line in suite["lines"]] == [20, 8] and not suite["notes"]
+    assert suite["lines"][1]["scores"]["b"]["sure"]
+
+
+def test_other_people_are_not_paired_and_none_is_best(tmp_path, people):
+    """Better for those whom both scored, and far worse for the others: the run was once called surely better."""
+    runs = (
+        write(tmp_path / "a", generative=evaluation(people[:12])),
+        write(tmp_path / "b", generative=evaluation([*people[:12] * 0.9, *people[12:] * 9])),
+    )
+    suite = card(tmp_path, *runs)["suites"][0]
+    [line] = suite["lines"]
+    assert "lower_by" not in line["scores"]["b"] and line["best"] is None
+    assert "b: not known to be scored on the people of a (random_imputation 80%)" in suite["notes"][0]
+    assert "best" not in {value for _, value in Page((tmp_path / "out" / "compare.html").read_text()).attributes}
+    assert "**" not in (tmp_path / "out" / "compare.md").read_text()
 
 
 def test_errors_of_other_units_are_not_paired(tmp_path, people):
@@ -70,7 +105,7 @@ def test_errors_of_other_units_are_not_paired(tmp_path, people):
         content["provenance"] = content["provenance"] | {"normalisation": {"heart_rate": [70.0, sd]}}
     runs = write(tmp_path / "a", generative=one), write(tmp_path / "b", generative=two)
     suite = card(tmp_path, *runs)["suites"][0]
-    assert "lower_by" not in suite["lines"][0]["scores"]["b"]
+    assert "lower_by" not in suite["lines"][0]["scores"]["b"] and suite["lines"][0]["best"] is None
     assert (
         "other units than those of a, from data of another mean or standard deviation of heart_rate"
         in suite["notes"][0]

@@ -9,8 +9,8 @@ from tiny_run import tiny_dataset, tiny_run
 
 from lsm_jax.evals.result import EvalResult
 from lsm_jax.objectives import MaskedObjective
-from lsm_jax.report import reconstructions
-from lsm_jax.report.charts import error_over_minutes, series
+from lsm_jax.report import charts, reconstructions
+from lsm_jax.report.charts import error_over_minutes, line_chart, series
 from lsm_jax.report.style import LIGHT
 
 
@@ -42,6 +42,7 @@ def test_a_reconstruction_draws_what_the_model_says_where_cells_are_hidden(datas
     assert file.stat().st_size > 10_000
     (figure,) = drawn
     panels = [axes for axes in figure.axes if axes.lines]
+    assert figure.get_suptitle() == "tiny: 4.0 h of a person of the test split"
     titles = [axes.get_title() for axes in panels[:4]]
     assert titles == [
         "random imputation, 80%", "temporal interpolation, 180 min", "temporal extrapolation, 180 min",
@@ -58,6 +59,30 @@ def test_a_reconstruction_draws_what_the_model_says_where_cells_are_hidden(datas
     extrapolation = panels[2].lines[1]
     hours = extrapolation.get_xdata()[np.isfinite(extrapolation.get_ydata())]
     assert hours.min() >= 1.0  # the last three of four hours are hidden
+
+
+def test_people_never_trained_on_are_called_so_where_it_was_checked(dataset, tmp_path, monkeypatch):
+    titles = []
+    draw = reconstructions.draw_reconstructions
+    monkeypatch.setattr(reconstructions, "draw_reconstructions", lambda *args: titles.append(args[-1]) or draw(*args))
+    run = tiny_run(dataset.path)
+    run = dataclasses.replace(run, objective=Constant(run.objective.tokens, 0.5))
+    reconstructions.write_reconstructions(run, [dataset], tmp_path, "test", 0, never_trained_on=True)
+    assert titles == ["tiny: 4.0 h of a person never trained on"]
+
+
+@pytest.mark.parametrize("rising", [True, False])
+def test_a_loss_that_rises_stays_in_the_chart_and_the_first_steps_may_leave_it(monkeypatch, rising):
+    figures = []
+    monkeypatch.setattr(charts, "inline_svg", lambda figure, _: figures.append(figure))
+    metrics = [{"step": step, "loss": 0.3 + 20 / (1 + step)} for step in range(10_000)]
+    metrics += [
+        {"step": step, "validation_loss": 0.4 + 1e-4 * step * rising + 20 * (step == 0)}
+        for step in range(0, 10_001, 1000)
+    ]
+    line_chart(metrics, {"loss": "training", "validation_loss": "validation"}, "loss")
+    low, high = figures[0].axes[0].get_ylim()
+    assert low < 0.31 and (1.4 < high < 2 if rising else 0.4 < high < 0.6)
 
 
 def test_error_over_minutes_keeps_tasks_and_settings_apart():

@@ -1,11 +1,13 @@
 import json
 import re
+from pathlib import Path
 
 import pytest
 from pages import Page
 from run_results import evaluated, trained
 from tiny_run import tiny_config, tiny_dataset
 
+from lsm_jax.cli.main import main
 from lsm_jax.config import with_changes
 from lsm_jax.data.spec import data_spec, open_datasets
 from lsm_jax.errors import UserError
@@ -88,9 +90,16 @@ def test_a_whole_run_on_one_page_that_fetches_nothing(workdir):
 def test_what_has_not_been_done_is_said(workdir):
     page = page_of(workdir)
     assert "Not trained yet" in page.text
-    assert "Not evaluated yet: lsm evaluate --workdir run --suite generative" in page.text
+    assert f"Not evaluated yet: lsm evaluate --workdir {workdir} --suite generative" in page.text
     assert "No pictures yet" in page.text
     assert "tiny" in page.text
+
+
+@pytest.mark.parametrize(("given", "printed"), [(".", "."), ("../my run", "'../my run'")])
+def test_commands_of_the_page_work_where_it_was_made(workdir, monkeypatch, given, printed):
+    monkeypatch.chdir(workdir.rename(workdir.with_name("my run")))
+    assert main(["report", "--workdir", given, "--out", "report.html", "--map-windows", "0"]) == 0
+    assert f"lsm evaluate --workdir {printed} --suite generative" in Page(Path("report.html").read_text()).text
 
 
 def test_losses_and_suites_are_those_of_the_objective(dataset, tmp_path):
@@ -195,5 +204,17 @@ def test_a_bar_stays_inside_its_limits(start, end, placed):
 def test_bars_of_the_page_grow_from_zero(workdir):
     evaluated(workdir, improvement=-0.2)
     styles = [value for name, value in page_of(workdir).attributes if name == "style"]
-    assert "left:0.0%;right:50.0%" in styles  # the widest of the page reaches its end
+    assert "left:16.7%;right:50.0%" in styles
+    assert "left:0.0%;right:66.7%" in styles  # the widest interval, from -30 to -10 %, reaches the end
     assert ("class", "behind") in page_of(workdir).attributes
+
+
+@pytest.mark.parametrize("rows", ["comparisons", "by_dataset", "encoder"])
+def test_no_bar_is_cut_off(workdir, rows):
+    evaluated(workdir)
+    file = workdir / "eval" / "generative.json"
+    content = json.loads(file.read_text())
+    content[rows][-1] |= {"improvement": -1.5, "ci95": [-2.0, -1.0]}
+    file.write_text(json.dumps(content))
+    styles = [value for name, value in page_of(workdir).attributes if name == "style"]
+    assert {"left:12.5%;right:50.0%", "left:0.0%;right:75.0%"} <= {*styles}

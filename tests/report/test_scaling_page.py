@@ -84,6 +84,44 @@ def test_laws_frontier_and_page_of_a_grid(grid, tmp_path, capsys):
     assert "math" not in page.text and {"20", "50"} <= {*re.findall(r">([^<>]+)</text>", page.html)}  # hours
 
 
+def test_a_run_whose_last_loss_is_not_finite_is_left_out_alone(grid, tmp_path):
+    """Its other losses, and those of other runs that had one on the way, still count."""
+    runs = tmp_path / "runs"
+    shutil.copytree(grid, runs)
+    for name, step in (("width=8,people_share=1.0", 50), ("width=16,people_share=0.5", STEPS)):
+        file = runs / name / "metrics.jsonl"
+        records = [json.loads(line) for line in file.read_text().splitlines()]
+        for record in records:
+            if record["step"] == step:
+                record |= {key: None for key in record if key.startswith("validation")}
+        file.write_text("".join(json.dumps(record) + "\n" for record in records))
+    assert main(["scaling", str(runs), "--out", str(tmp_path)]) == 0
+    content = json.loads((tmp_path / "scaling.json").read_text())
+    notes = [note for note in content["notes"] if "not finite" in note]
+    assert notes == ["width=16,people_share=0.5 is left out: its last validation loss is not finite."]
+    curves = {run["name"]: run["curve"] for run in content["runs"]}
+    assert len(curves) == 15 and [len(curves[f"width={width},people_share=1.0"]) for width in (8, 16)] == [9, 10]
+
+
+@pytest.mark.parametrize(("people", "over"), [(1, False), (2, True)])
+def test_intervals_over_people_need_two(people, over):
+    """Losses that bend: the draws of one person were all alike, and the interval had no width."""
+    runs = [
+        ScaledRun(
+            f"share={n}", "tiny", 10**5, 100.0 * n, 1e12 * n, 1e6, 10, loss, (),
+            {f"a p{person}": (10 * loss * (1 + person), 10.0) for person in range(people)},
+        )
+        for n, loss in zip((1, 2, 3, 4), (0.9, 0.7, 0.65, 0.5), strict=True)
+    ]  # fmt: skip
+    content = scaling(runs, "generative/random_imputation_80%")
+    frontier = "; those of the frontier are from the residuals (200 draws)."
+    assert content["notes"][0] == (
+        f"Intervals are over people (200 draws){frontier}" if over else "Intervals are from the residuals (200 draws)."
+    )
+    low, high = content["fits"][0]["law"]["ci95"]["a"]
+    assert high > 1.01 * low
+
+
 def test_losses_that_hardly_differ_say_nothing_about_a_law():
     losses = {1: 0.4601, 2: 0.4584, 3: 0.4612, 4: 0.4597}
     runs = [
