@@ -361,10 +361,21 @@ def test_an_export_replaces_an_export_and_nothing_else(url, dataset, tmp_path, c
     assert f"{url}/run exists and is not an export" in capsys.readouterr().err
     assert Store(f"{url}/run").read("config.json") == before
     Store(f"{url}/export").write("card.json", b"{}")
+    assert main([*command, f"{url}/export"]) == 2
+    assert "not an export" in capsys.readouterr().err
+    Store(f"{url}/export").write("card.json", b'{"format": "lsm_jax onnx 1"}')
     Store(f"{url}/export").write("model.onnx", b"of an earlier export")
     assert main([*command, f"{url}/export"]) == 0
     assert Store(f"{url}/export").read("model.onnx") is None
     assert b"safetensors" in Store(f"{url}/export").read("card.json")
+
+
+def test_the_hub_takes_no_export_in_a_store(url, dataset, tmp_path, capsys):
+    save_run(tiny_run(dataset), tmp_path / "run")
+    command = ["export", "--workdir", str(tmp_path / "run"), "--out", f"{url}/export", "--push-to-hub", "some/model"]
+    assert main(command) == 2
+    assert "name one in --out" in capsys.readouterr().err
+    assert not Store(f"{url}/export").files()
 
 
 def test_a_run_in_a_store_is_evaluated_and_embedded_there(url, dataset, capsys, tmp_path, monkeypatch):

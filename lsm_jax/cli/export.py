@@ -29,14 +29,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )  # fmt: skip
 
 
-def _check_replaceable(url: str) -> None:
+def _check_store(url: str) -> None:
     """UserError where the place in the store holds something else than an earlier export."""
-    from lsm_jax.export.folder import CARD
+    from lsm_jax.export.folder import CARD, check_replaceable
     from lsm_jax.storage import Store
 
-    found = Store(url).files()
-    if found and CARD not in found:
-        raise UserError(f"{url} exists and is not an export; choose another --out.")
+    store = Store(url)
+    check_replaceable(url, store.files(), store.read(CARD))
+
+
+def _check_push(args: argparse.Namespace) -> None:
+    """UserError where the Hub could not take the export, or where it would go to a store as well."""
+    from lsm_jax.export.hub import check_hub
+
+    if args.urls.get("out") or (not args.out and args.urls.get("workdir")):
+        raise UserError(
+            "--push-to-hub uploads a folder of this machine: name one in --out, and copy it to the store afterwards."
+        )
+    check_hub(args.push_to_hub)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -46,9 +56,11 @@ def run(args: argparse.Namespace) -> int:
     from lsm_jax.report.render import model_card
     from lsm_jax.train.run import load_run
 
+    if args.push_to_hub:
+        _check_push(args)
     out = args.out or args.workdir / "export" / args.format
     if url := args.urls.get("out"):
-        _check_replaceable(url)
+        _check_store(url)
     card = export_run(load_run(args.workdir, args.step), args.workdir, out, args.format, model_card, args.data)
     print(f"{out}: {card['parameters'] / 1e6:.2f}M parameters of step {card['step']}, card in README.md")
     print("\n".join(f"checked: {check}" for check in card["checked"]))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def card_of(run: Run, config: Config, workdir: Path, file_format: str) -> dict[s
       workdir: the run's folder, for its data, people, metrics and evaluation.
       file_format: of the export.
     """
+    training_data = _training_data(run, workdir)
     return {
         "format": f"lsm_jax {file_format} 1",
         "made_with": f"lsm_jax {lsm_jax.__version__}",
@@ -65,7 +67,8 @@ def card_of(run: Run, config: Config, workdir: Path, file_format: str) -> dict[s
             }
             for column, name in enumerate(run.spec.channels)
         ],
-        "training_data": _training_data(run, workdir),
+        "training_data": training_data,
+        "encoder_data": _encoder_data(config, workdir, {dataset["name"] for dataset in training_data}),
         "trained_on": people_fingerprint(workdir),
         "training_metrics": _last_metrics(workdir, int(run.step)),
         "evaluation": _evaluation(workdir / "eval" / "generative.json"),
@@ -87,22 +90,37 @@ def people_fingerprint(workdir: Path) -> dict[str, Any] | None:
 
 
 def _training_data(run: Run, workdir: Path) -> list[dict[str, Any]]:
-    """Fingerprint, people and windows of the training splits; only names of datasets that cannot be opened any more."""
+    """The datasets that windows were sampled from; people and windows of those that are as they were in training."""
+    config = run.config.data
+    kept = (workdir / DATA).is_file()
+    entries: list[dict[str, Any]] = read_data(workdir) if kept else [{"name": Path(path).name} for path in config.paths]
+    weights = config.weights or [1.0] * len(entries)
+    return [
+        {key: entry[key] for key in ("name", "fingerprint") if key in entry} | _sizes(path, entry, run)
+        for entry, path, weight in zip(entries, config.paths, weights, strict=True)
+        if weight > 0
+    ]
+
+
+def _sizes(path: str, entry: Mapping[str, Any], run: Run) -> dict[str, Any]:
+    """People, windows and channels of a dataset; nothing where it is gone or has changed since the training."""
     try:
-        return [
-            {
-                "name": dataset.name,
-                "fingerprint": dataset.fingerprint,
-                "people": len({*dataset.source("train").participants}),
-                "windows": len(dataset.source("train")),
-                "channels": [name for name in dataset.channels if name in run.spec.channels],
-            }
-            for dataset in open_datasets(run.config.data)
-        ]
-    except (UserError, KeyError, TypeError):
-        entries = read_data(workdir) if (workdir / DATA).is_file() else []
-        known = [{"name": entry["name"], "fingerprint": entry["fingerprint"]} for entry in entries]
-        return known or [{"name": Path(path).name} for path in run.config.data.paths]
+        (dataset,) = open_datasets(dataclasses.replace(run.config.data, paths=(path,)))
+        if dataset.fingerprint != entry.get("fingerprint"):
+            return {}
+        source = dataset.source("train")
+    except UserError:
+        return {}
+    channels = [name for name in dataset.channels if name in run.spec.channels]
+    return {"people": len({*source.participants}), "windows": len(source), "channels": channels}
+
+
+def _encoder_data(config: Config, workdir: Path, own: Collection[str]) -> list[dict[str, Any]]:
+    """The datasets, other than its own, that the encoder of `model.encoder_from` was trained on."""
+    if not config.model.encoder_from:
+        return []
+    listed = read_trained_on(workdir)
+    return [{"name": name, "people": len(people)} for name, people in listed.items() if name not in own]
 
 
 def _last_metrics(workdir: Path, step: int) -> dict[str, float]:
@@ -121,8 +139,7 @@ def _evaluation(file: Path) -> dict[str, Any] | None:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         return {
-            "step": content["provenance"]["step"],
-            "split": content["provenance"]["split"],
+            **{name: content["provenance"][name] for name in ("step", "split", "datasets", "max_windows")},
             "against_best_baseline": [row for row in content["comparisons"] if row["channel"] == "all"],
         }
     except FileNotFoundError:

@@ -68,7 +68,8 @@ def check_windows(run: Run, data: Sequence[Path] = ()) -> CheckWindows:
     for row, (one, info) in enumerate(found):
         batch |= {name: _with_row(batch[name], row, one[name][0]) for name in batch if name != "window_id"}
         columns = [run.spec.channels.index(name) for name in info.window.channels]
-        values[row][:, columns] = np.where(info.window.observed, info.window.values, np.nan)
+        recorded = np.where(info.window.observed, info.window.values, np.nan)
+        values[row, : len(recorded)][:, columns] = recorded  # the rest of a shorter window is missing
     observed = batch["observed"][:-1]
     names = ", ".join(dict.fromkeys(dataset.name for dataset in datasets))
     summary = (

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import jax.numpy as jnp
 import numpy as np
@@ -81,6 +81,10 @@ class Encoder:
             f"{len(self.channels)} channels)"
         )
 
+    def __sklearn_clone__(self) -> Self:
+        """Itself: a copy, as scikit-learn makes one for each fold, would be compiled again."""
+        return self
+
     def embed(
         self,
         data: Any,
@@ -98,13 +102,13 @@ class Encoder:
 
         Args:
           data: a pandas or polars frame with an index or a column of times and a column per channel, or an array
-            [time, channels] or [windows, time, channels] of minutes.
+            [time, channels] or [windows, time, channels] of minutes, NaN or masked where nothing was recorded.
           channels: canonical names, any part of the encoder's; default: all columns of a frame but those of time and
             person, or all channels of the encoder for an array.
           level: `day`, `person` (the mean over a person's days), `hour` or `token`.
           pooling: of days and persons, see `objectives.pooling.POOLINGS`, or `text` for a run that compares windows
             with texts; the objective's own if left out.
-          start: local time of an array's first minute; midnight if left out.
+          start: local time of an array's first minute; midnight if left out. A zone is not looked at.
           time, participant: columns of a frame; the only column of times if left out.
 
         Raises:

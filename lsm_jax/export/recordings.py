@@ -33,7 +33,7 @@ class Recording:
 
     owner: str | int
     minute: Int[np.ndarray, " t"]
-    values: Float[np.ndarray, "t c"]
+    values: Float[np.ndarray, "*shape"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,6 +116,13 @@ def _within(
     return np.where(outside, np.nan, values), outside.sum(axis=tuple(range(values.ndim - 1)))
 
 
+def as_array(data: Any) -> Float[np.ndarray, "*shape"]:
+    """The data as an array with NaN where it is masked."""
+    if isinstance(data, np.ma.MaskedArray):
+        return np.ma.filled(data.astype(np.float64), np.nan)
+    return np.asarray(data, np.float64)
+
+
 def recordings(
     data: Any, spec: DataSpec, channels: Sequence[str] | None, start: Start, time: str | None, participant: str
 ) -> Recordings:
@@ -128,7 +135,7 @@ def recordings(
         if start is not None:
             raise UserError("start= is for arrays; the rows of a frame have times of their own.")
         return _of_frame(data, spec, channels, time, participant)
-    array = np.asarray(data, np.float64)
+    array = as_array(data)
     if array.ndim not in (2, 3):
         raise UserError(f"an array of shape {array.shape}: give [time, channels] or [windows, time, channels].")
     names = _checked(spec.channels if channels is None else channels, spec)
@@ -165,7 +172,10 @@ def _of_frame(
         raise UserError(f"the channels of the frame are not all numbers: {error}.") from None
     if participant not in frame.columns:
         return Recordings([Recording("", minute, values)], names, "", dated=True)
-    people = frame[participant].cast(pl.String).to_numpy()
+    owners = frame[participant].fill_nan(None) if frame.schema[participant].is_float() else frame[participant]
+    if owners.null_count():
+        raise UserError(f"{owners.null_count()} rows of the frame have no {participant!r}: drop them or give them one.")
+    people = owners.cast(pl.String).to_numpy()
     parts = [Recording(str(each), minute[people == each], values[people == each]) for each in dict.fromkeys(people)]
     return Recordings(parts, names, "participant", dated=True)
 
@@ -217,10 +227,10 @@ def _checked(names: Iterable[str], spec: DataSpec, where: str = "channels=") -> 
 
 
 def _parsed(start: Start) -> np.datetime64:
+    """The local time; a zone is left out."""
     try:
-        if isinstance(start, dt.datetime):
-            return np.datetime64(start.replace(tzinfo=None))
-        return np.datetime64(start)
+        moment = dt.datetime.fromisoformat(start) if isinstance(start, str) else start
+        return np.datetime64(moment.replace(tzinfo=None) if isinstance(moment, dt.datetime) else moment)
     except ValueError:
         raise UserError(f"start={start!r} is no time; write it as in start='2024-03-04T08:30'.") from None
 

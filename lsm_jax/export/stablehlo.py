@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 import jax
@@ -34,7 +36,8 @@ def write_stablehlo(run: Run, folder: Path, windows: CheckWindows) -> list[str]:
         minutes, limits = str(function.window_minutes), []
     shape = export.symbolic_shape(f"b, {minutes}, {len(function.channels)}", constraints=limits)
     values = jax.ShapeDtypeStruct(shape, jnp.float32)
-    exported = export.export(jax.jit(function), platforms=PLATFORMS)(values)
+    with _without_locations():
+        exported = export.export(jax.jit(function), platforms=PLATFORMS)(values)
     (folder / FILE).write_bytes(exported.serialize())
     read = export.deserialize(bytearray((folder / FILE).read_bytes()))
     # One window after the other: scores take tokens x tokens numbers for every head of every window.
@@ -42,3 +45,15 @@ def write_stablehlo(run: Run, folder: Path, windows: CheckWindows) -> list[str]:
     return check_embeddings(
         run, windows, function, {name: np.concatenate([one[name] for one in each]) for name in each[0]}
     )
+
+
+@contextlib.contextmanager
+def _without_locations() -> Iterator[None]:
+    """Lowers without the files and lines of the source: they are paths of this machine, which name its user."""
+    name = "jax_traceback_in_locations_limit"
+    before = getattr(jax.config, name)
+    jax.config.update(name, 0)
+    try:
+        yield
+    finally:
+        jax.config.update(name, before)

@@ -11,6 +11,7 @@ from sklearn.base import BaseEstimator, TransformerMixin
 
 from lsm_jax.errors import UserError
 from lsm_jax.export.encoder import Encoder
+from lsm_jax.export.recordings import as_array
 
 
 class EncoderTransformer(TransformerMixin, BaseEstimator):
@@ -28,7 +29,7 @@ class EncoderTransformer(TransformerMixin, BaseEstimator):
 
     def transform(self, X: Any) -> Float[np.ndarray, "n d"]:
         """The embedding of each window; UserError for one that is longer than the encoder's."""
-        windows = np.asarray(X, np.float64)
+        windows = as_array(X)
         if windows.ndim != 3 or windows.shape[1] > self.encoder.window_minutes:
             raise UserError(
                 f"an array of shape {windows.shape}: give [windows, time, channels] of at most "

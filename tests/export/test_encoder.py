@@ -10,6 +10,7 @@ import polars as pl
 import pytest
 from language_run import language_dataset, language_run
 from safetensors.numpy import save_file
+from sklearn.base import clone
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from tiny_run import CHANNELS, MINUTES, save_run, tiny_dataset, tiny_run
@@ -104,7 +105,8 @@ def test_what_begins_later_stands_at_its_time_of_day(encoder, days, embedded):
     late = days[0].copy()
     late[:100] = np.nan
     expected = encoder.embed(late).vectors
-    for start in ("2024-03-04T01:40", dt.datetime(2024, 3, 4, 1, 40)):
+    zoned = dt.datetime(2024, 3, 4, 1, 40, tzinfo=dt.timezone(dt.timedelta(hours=2)))
+    for start in ("2024-03-04T01:40", "2024-03-04T01:40+02:00", zoned, np.datetime64("2024-03-04T01:40")):
         found = encoder.embed(days[0, 100:], start=start)
         np.testing.assert_allclose(found.vectors, expected, atol=1e-5)
         assert found.index["start"].to_list() == [dt.datetime(2024, 3, 4)]
@@ -112,6 +114,13 @@ def test_what_begins_later_stands_at_its_time_of_day(encoder, days, embedded):
     long = encoder.embed(np.concatenate([days[0], days[1, :30]]))
     np.testing.assert_allclose(long.vectors[0], embedded.vectors[0], atol=1e-5)
     assert long.index["start"].to_list() == [dt.timedelta(0), dt.timedelta(minutes=MINUTES)]
+
+
+def test_masked_values_are_missing(encoder, days, embedded):
+    hidden = np.isnan(days)
+    masked = np.ma.MaskedArray(np.where(hidden, 50.0, days), hidden)
+    np.testing.assert_array_equal(encoder.embed(masked).vectors, embedded.vectors)
+    np.testing.assert_array_equal(encoder.transformer().transform(masked), embedded.vectors)
 
 
 def test_rows_of_one_minute_are_added_or_averaged(encoder, days):
@@ -189,6 +198,16 @@ def test_a_pandas_column_of_times_with_a_zone_is_that_zones_clock(encoder, days)
         (pl.DataFrame({"steps": [1.0]}), {}, "no column of times"),
         (pl.DataFrame({"steps": [1.0], "when": [dt.datetime(2024, 1, 1)], "puls": [60.0]}), {}, "'puls' in the frame"),
         (pl.DataFrame({"steps": ["a"], "when": [dt.datetime(2024, 1, 1)]}), {}, "not all numbers"),
+        (
+            pl.DataFrame({"steps": [1.0, 2.0], "when": [dt.datetime(2024, 1, 1)] * 2, "participant": ["a", None]}),
+            {},
+            "1 rows of the frame have no 'participant'",
+        ),
+        (
+            pl.DataFrame({"steps": [1.0, 2.0], "when": [dt.datetime(2024, 1, 1)] * 2, "participant": [7.0, np.nan]}),
+            {},
+            "1 rows of the frame have no 'participant'",
+        ),
     ],
 )
 def test_what_cannot_be_read_is_said(encoder, data, options, sentence):
@@ -198,6 +217,7 @@ def test_what_cannot_be_read_is_said(encoder, data, options, sentence):
 
 def test_a_transformer_for_pipelines(encoder, days, embedded):
     transformer = encoder.transformer(channels=CHANNELS)
+    assert clone(transformer).encoder is encoder  # a copy would be compiled again
     assert transformer.get_feature_names_out()[-1] == "embedding95"
     np.testing.assert_allclose(transformer.fit_transform(days), embedded.vectors, atol=1e-5)
     full = days[np.isfinite(embedded.vectors).all(axis=1)]

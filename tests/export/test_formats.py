@@ -5,6 +5,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -104,6 +105,23 @@ def test_the_card_says_how_to_use_it(exported):
         assert "4 windows of half_hours, 4 of them with gaps" in card["checked"][0]
         readme = (folder / file_format / "README.md").read_text()
         assert readme.startswith("---\nlibrary_name: lsm_jax\n") and f"FOLDER/model.{file_format}" in readme
+        assert "Values go in as they are" in readme and "(value - mean)" not in readme
+
+
+def test_the_files_name_no_place(exported):
+    _, folder = exported
+    files = [file for file in folder.rglob("*") if file.is_file()]
+    for place in (Path(__file__).parents[2], Path(sys.prefix), Path(np.__file__).parents[1], folder):
+        assert not [file for file in files if str(place).encode() in file.read_bytes()]
+
+
+def test_a_window_shorter_than_the_runs_is_compared_too(dataset, tmp_path):
+    run = run_of(dataset, "")
+    longer = dataclasses.replace(run.spec, window_minutes=60)
+    longer_run = dataclasses.replace(run, spec=longer, objective=objectives.build(run.config, longer))
+    windows = check_windows(longer_run)
+    assert windows.values.shape[1:] == (60, 3) and np.isnan(windows.values[:, 30:]).all()
+    np.testing.assert_array_equal(np.isfinite(windows.values), windows.batch["observed"])
 
 
 def test_what_differs_by_more_than_rounding_is_not_exported(dataset, tmp_path, monkeypatch):

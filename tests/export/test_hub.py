@@ -1,7 +1,9 @@
 """Upload to the Hugging Face Hub, against a Hub that is not there."""
 
 import pytest
+from tiny_run import save_run, tiny_dataset, tiny_run
 
+from lsm_jax.cli.main import main
 from lsm_jax.errors import RunError, UserError
 from lsm_jax.export.hub import push_to_hub
 
@@ -35,6 +37,14 @@ def test_the_folder_goes_to_a_private_repository(calls, tmp_path):
 def test_a_wrong_name_is_a_sentence(tmp_path):
     with pytest.raises(UserError, match="--push-to-hub a/b/c: "):
         push_to_hub(tmp_path, "a/b/c")
+
+
+def test_a_wrong_name_is_said_before_the_export(tmp_path, capsys):
+    run = tmp_path / "run"
+    save_run(tiny_run(tiny_dataset(tmp_path / "data", people=4).path), run)
+    assert main(["export", "--workdir", str(run), "--push-to-hub", "a/b/c"]) == 2
+    assert "--push-to-hub a/b/c: " in capsys.readouterr().err
+    assert not (run / "export").exists()
 
 
 def test_without_a_network_the_export_stays(calls, tmp_path, monkeypatch):

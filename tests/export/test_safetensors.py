@@ -1,8 +1,10 @@
 import dataclasses
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -20,7 +22,7 @@ from lsm_jax.export.safetensors import check_export, load_exported
 from lsm_jax.objectives import build
 from lsm_jax.report.render import model_card
 from lsm_jax.train.run import Run
-from lsm_jax.train.workdir import write_trained_on
+from lsm_jax.train.workdir import write_data, write_trained_on
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +38,7 @@ def run(dataset):
 @pytest.fixture(scope="module")
 def exported(run, dataset, tmp_path_factory):
     workdir = tmp_path_factory.mktemp("workdir")
+    write_data(workdir, [dataset])
     write_trained_on(workdir, [dataset])
     out = workdir / "export" / "safetensors"
     export_run(run, workdir, out, "safetensors", model_card)
@@ -105,16 +108,38 @@ def test_an_evaluation_goes_into_the_card(run, tmp_path):
         "task": "random_imputation", "setting": "80%", "channel": "all", "baseline": "linear", "model_mse": 0.5,
         "baseline_mse": 1.0, "improvement": 0.5, "ci95": [0.4, 0.6], "windows": 10, "people": 5,
     }  # fmt: skip
+    scored = {"tiny": {"windows": 10, "people": 5}}
     (tmp_path / "eval").mkdir()
     (tmp_path / "eval" / "generative.json").write_text(
-        json.dumps({"comparisons": [row], "provenance": {"step": 7, "split": "test"}})
+        json.dumps(
+            {"comparisons": [row], "provenance": {"step": 6, "split": "test", "max_windows": 12, "datasets": scored}}
+        )
     )
     text = model_card(card_of(run, run.config, tmp_path, "safetensors") | {"sha256": {}, "checked": []})
     assert "| random_imputation | 80% | 0.500 | linear | 1.000 | +50.0% (+40.0% to +60.0%) |" in text
+    assert "\n10 windows of 5 people of tiny (at most 12 windows a dataset).\n" in text
+    assert "the parameters in this folder are of step 7" in text
     assert "never trained on" not in text  # nothing says whom the run was trained on
     (tmp_path / "trained_on.json").write_text('{"participants": {"tiny": ["a"]}}')
     text = model_card(card_of(run, run.config, tmp_path, "safetensors") | {"sha256": {}, "checked": []})
-    assert "z-scored values on people never trained on." in text
+    assert "z-scored values on people never trained on:" in text
+
+
+def test_the_card_describes_the_data_of_the_training(tmp_path):
+    used, unused = tiny_dataset(tmp_path / "used", people=6), tiny_dataset(tmp_path / "unused", name="unused", people=6)
+    run = tiny_run(used.path, unused.path)
+    config = with_changes(run.config, {"data.weights": (1.0, 0.0), "model.encoder_from": "runs/earlier"})
+    run = dataclasses.replace(run, config=config)
+    write_data(tmp_path, [used, unused])
+    write_trained_on(tmp_path, [used], {"of the encoder": ["somebody"]})
+    before = card_of(run, config, tmp_path, "safetensors")
+    assert [entry["name"] for entry in before["training_data"]] == ["tiny"] and "people" in before["training_data"][0]
+    assert before["encoder_data"] == [{"name": "of the encoder", "people": 1}]
+    assert "of the encoder: 1 people" in model_card(before | {"sha256": {}, "checked": []})
+    shutil.rmtree(used.path)
+    tiny_dataset(used.path, people=9, name="another")
+    after = card_of(run, config, tmp_path, "safetensors")["training_data"]
+    assert after == [{"name": "tiny", "fingerprint": used.fingerprint}]
 
 
 def test_a_fine_tuned_run_is_exported_with_its_predictions(dataset, tmp_path):
@@ -146,6 +171,41 @@ def test_a_folder_in_the_way_is_refused(run, tmp_path):
     with pytest.raises(UserError, match="not an export"):
         export_run(run, tmp_path, tmp_path, "safetensors", model_card)
     assert (tmp_path / "thesis.txt").read_text() == "all my work"
+
+
+def test_an_export_with_something_beside_it_is_refused(run, copy):
+    (copy / ".git").mkdir()
+    (copy / "notes.txt").write_text("mine")
+    with pytest.raises(UserError, match=r"\.git, notes\.txt in it would be deleted"):
+        export_run(run, copy, copy, "safetensors", model_card)
+    assert (copy / "notes.txt").read_text() == "mine"
+
+
+def test_a_card_of_something_else_is_not_an_export(run, tmp_path):
+    (tmp_path / "card.json").write_text('{"front": "Frohe Ostern"}')
+    with pytest.raises(UserError, match="not an export"):
+        export_run(run, tmp_path, tmp_path, "safetensors", model_card)
+
+
+def test_an_export_is_replaced_through_a_link_and_kept_if_that_fails(run, copy, monkeypatch):
+    link = copy.with_name(f"{copy.name}-link")
+    link.symlink_to(copy)
+    (copy / "README.md").write_text("earlier")
+    rename = Path.rename
+
+    def fail(source, target):
+        if source.name == "export":
+            raise KeyboardInterrupt
+        return rename(source, target)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "rename", fail)
+        with pytest.raises(KeyboardInterrupt):
+            export_run(run, copy, link, "safetensors", lambda card: "new")
+    assert (copy / "README.md").read_text() == "earlier" and load_exported(copy).step == 7
+    export_run(run, copy, link, "safetensors", lambda card: "new")
+    assert link.is_symlink() and (copy / "README.md").read_text() == "new"
+    assert not [*copy.parent.glob(f".{copy.name}*")]
 
 
 def test_damage_is_named(copy):
