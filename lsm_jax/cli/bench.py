@@ -69,19 +69,24 @@ def run(args: argparse.Namespace) -> int:
     out = args.out / f"{args.kind}.json"
     check_writable(out)
     measure = {"attention": _attention, "input": _input, "step": _step, "inference": _inference}[args.kind]
-    results = measure(args, BENCHES[args.kind](**given(args, options(args.kind))), out)
+    report = measure(args, BENCHES[args.kind](**given(args, options(args.kind))), out)
     columns = _COLUMNS[args.kind]
     rows = [
         [result.get(column) for column in columns]
         + [{name: faster["ratio"] for name, faster in result["times_faster_than"].items()}]
-        for result in results
+        for result in report["results"]
     ]
     print_table("", [column.replace("_", " ") for column in (*columns, "times_faster_than")], rows)
+    for name, reason in report.get("left_out", {}).items():
+        print(f"{name} left out: {reason}")
+    devices = report["machine"]["devices"]
+    if (used := report.get("devices_used", len(devices))) < len(devices):
+        print(f"on {used} of {len(devices)} devices ({devices[0]})")
     print(out)
-    return 0 if results else 1
+    return 0
 
 
-def _attention(_: argparse.Namespace, settings: Any, out: Path) -> list[dict[str, Any]]:
+def _attention(_: argparse.Namespace, settings: Any, out: Path) -> dict[str, Any]:
     from lsm_jax.cli.progress import progress_bar
     from lsm_jax.tools.bench.attention import measure
     from lsm_jax.train.mesh import cores_for, use_cores
@@ -91,7 +96,7 @@ def _attention(_: argparse.Namespace, settings: Any, out: Path) -> list[dict[str
         return measure(settings, out, progress)
 
 
-def _step(args: argparse.Namespace, settings: Any, out: Path) -> list[dict[str, Any]]:
+def _step(args: argparse.Namespace, settings: Any, out: Path) -> dict[str, Any]:
     from lsm_jax.cli.progress import progress_bar
     from lsm_jax.config import load_config
     from lsm_jax.tools.bench.step import measure
@@ -104,7 +109,7 @@ def _step(args: argparse.Namespace, settings: Any, out: Path) -> list[dict[str, 
         return measure(config, settings, out, progress)
 
 
-def _inference(args: argparse.Namespace, settings: Any, out: Path) -> list[dict[str, Any]]:
+def _inference(args: argparse.Namespace, settings: Any, out: Path) -> dict[str, Any]:
     from lsm_jax.cli.progress import progress_bar
     from lsm_jax.config import load_config
     from lsm_jax.tools.bench.inference import measure
@@ -116,7 +121,7 @@ def _inference(args: argparse.Namespace, settings: Any, out: Path) -> list[dict[
         return measure(config, settings, out, progress)
 
 
-def _input(args: argparse.Namespace, settings: Any, out: Path) -> list[dict[str, Any]]:
+def _input(args: argparse.Namespace, settings: Any, out: Path) -> dict[str, Any]:
     from lsm_jax.cli.progress import progress_bar
     from lsm_jax.tools.bench.input import measure
 

@@ -13,7 +13,6 @@ import jax.numpy as jnp
 _GIB = 2**30
 _CLOUD_TPU = "docs.cloud.google.com/tpu/docs"
 _DATA_SHEET = "NVIDIA data sheet"
-_MEASURED_SIZE = 1536  # rows and columns of the matrix product that measures a device without a published peak
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,7 +66,9 @@ CHIPS: tuple[Chip, ...] = (
     Chip("a100-40gb", ("NVIDIA A100",), 312e12, 42_297_786_368, 1555e9, 300e9, 25e9, 1, f"{_DATA_SHEET} A100"),
     Chip("h100", ("NVIDIA H100 80GB HBM3",), 989e12, 84_942_979_072, 3352e9, 450e9, 50e9, 1, f"{_DATA_SHEET} H100 SXM"),
     Chip("h100-pcie", ("NVIDIA H100",), 756e12, 85_899_345_920, 2039e9, 64e9, 50e9, 1, f"{_DATA_SHEET} H100 PCIe"),
+    Chip("h100-nvl", ("NVIDIA H100 NVL",), 835e12, 94 * _GIB, 3900e9, 300e9, 50e9, 1, f"{_DATA_SHEET} H100 NVL"),
     Chip("h200", ("NVIDIA H200",), 989e12, 151_397_597_184, 4800e9, 450e9, 50e9, 1, f"{_DATA_SHEET} H200"),
+    Chip("h200-nvl", ("NVIDIA H200 NVL",), 835e12, 151_397_597_184, 4800e9, 450e9, 50e9, 1, f"{_DATA_SHEET} H200 NVL"),
     Chip("b200", ("NVIDIA B200",), 2250e12, 191_514_411_008, 7672e9, 900e9, 50e9, 1, f"{_DATA_SHEET} DGX B200"),
     Chip("l4", ("NVIDIA L4",), 121e12, 24 * _GIB, 300e9, 32e9, 0, 1, f"{_DATA_SHEET} L4"),
 )
@@ -95,12 +96,13 @@ def total_peak(peak_flops: float) -> tuple[float, str]:
         return chip.per_device().peak * len(devices), chip.source
     # The devices of a CPU share its cores, so that one of them alone reaches the speed of all.
     count = jax.process_count() if jax.default_backend() == "cpu" else len(devices)
-    size = f"{_MEASURED_SIZE} x {_MEASURED_SIZE}"
-    return _measured_peak() * count, f"measured: float32 {size} matrix product on {kind}"
+    # A smaller product takes a GPU less time than the call does.
+    size, dtype = (1536, "float32") if jax.default_backend() == "cpu" else (8192, "bfloat16")
+    return _measured_peak(size, dtype) * count, f"measured: {dtype} {size} x {size} matrix product on {kind}"
 
 
-def _measured_peak(repeats: int = 5) -> float:
-    matrix = jnp.ones((_MEASURED_SIZE, _MEASURED_SIZE), jnp.float32)
+def _measured_peak(size: int, dtype: str, repeats: int = 5) -> float:
+    matrix = jnp.ones((size, size), dtype)
     product = jax.jit(jnp.matmul)
     product(matrix, matrix).block_until_ready()
     best = float("inf")
@@ -108,7 +110,7 @@ def _measured_peak(repeats: int = 5) -> float:
         begin = time.perf_counter()
         product(matrix, matrix).block_until_ready()
         best = min(best, time.perf_counter() - begin)
-    return 2.0 * _MEASURED_SIZE**3 / best
+    return 2.0 * size**3 / best
 
 
 _COMPILER_OPTIONS: Mapping[str, Mapping[str, bool | int | float | str]] = {

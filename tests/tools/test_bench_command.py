@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import concurrent.futures
 import json
 import math
 from pathlib import Path
@@ -13,6 +14,7 @@ from lsm_jax.cli import main as command
 from lsm_jax.errors import RunError
 from lsm_jax.nn.attention import attention
 from lsm_jax.tools.bench import attention as bench_attention
+from lsm_jax.tools.bench import harness
 from lsm_jax.tools.bench.harness import why_no_torch
 from lsm_jax.tools.bench.settings import AttentionBench
 from lsm_jax.tools.plan import plan as planning
@@ -78,19 +80,96 @@ def test_a_contender_that_computes_something_else_is_not_timed(monkeypatch, tmp_
     assert not (tmp_path / "attention.json").exists()
 
 
+def test_nothing_to_measure_is_refused_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "attention.json").write_text("of an earlier run")
+    assert command.main(["bench", "attention", "--only", "pallas_gpu", "--tokens", "16", "--out", str(tmp_path)]) == 2
+    error = capsys.readouterr().err
+    assert "nothing to measure: pallas_gpu: " in error
+    assert "does not run on cpu" in error
+    assert (tmp_path / "attention.json").read_text() == "of an earlier run"
+
+
+def test_who_is_left_out_is_printed_with_the_reason(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = "--tokens", "16", "--visible", "1", "--head-size", "8"
+    bench(tmp_path, "attention", *sizes, "--only", "reference,pallas_gpu")
+    assert "pallas_gpu left out: model.attention='pallas_gpu' does not run on cpu." in capsys.readouterr().out
+
+
+def test_float32_may_differ_by_what_the_platform_rounds(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """GPUs multiply float32 in TF32, so that implementations differ by more than on a CPU."""
+    monkeypatch.setattr(bench_attention, "attention", lambda *arguments: 1.003 * attention(*arguments))
+    settings = AttentionBench(tokens=(16,), visible=(0.5,), only=("jax", "reference"), repeats=1)
+    with pytest.raises(RunError, match="differs"):
+        bench_attention.measure(settings, tmp_path / "attention.json")
+    monkeypatch.setattr(harness, "jax_platform", lambda: "gpu")
+    assert bench_attention.measure(settings, tmp_path / "attention.json")["results"]
+
+
+@pytest.mark.parametrize(("platform", "used"), [("cpu", 3), ("gpu", 1), ("tpu", 1)])
+def test_accelerators_are_measured_one_at_a_time(platform: str, used: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(harness, "jax_platform", lambda: platform)
+    monkeypatch.setattr(harness.jax, "devices", lambda: list(range(4)))
+    assert harness.bench_devices(6) == list(range(used))
+
+
+STEP = (
+    "step", "--config", f"{CONFIGS}:paper", "--config.model.size=1x16x2x32+1x16x2x32",
+    "--config.rows.decoder_length=36", "--config.data.window_minutes=60",
+    "--config.data.channels=heart_rate,steps,rmssd,skin_temperature,altitude_sd,sdnn",
+)  # fmt: skip
+ON_FOUR_DEVICES = """
+import sys
+from lsm_jax.cli.main import main
+folder, *step = sys.argv[1:]
+options = "--only", "ours", "--missing", "0", "--repeats", "1"
+for windows in ("1", "2"):
+    assert main(["bench", *step, *options, "--batch-size", windows, "--out", f"{folder}/{windows}"]) == 0
+heads = "--heads", "6", "--head-size", "8", "--tokens", "16", "--visible", "1", "--only", "reference", "--repeats", "1"
+assert main(["bench", "attention", *heads, "--out", folder]) == 0
+"""
+
+
+def test_devices_that_divide_the_work_share_it_and_memory_is_of_all(tmp_path: Path, run_with_devices) -> None:
+    printed = run_with_devices(ON_FOUR_DEVICES, str(tmp_path), *STEP, devices=4)
+    assert [f"on {count} of 4 devices (cpu)" in printed for count in (1, 2, 3)] == [True] * 3
+    alone, two = (json.loads((tmp_path / name / "step.json").read_text()) for name in "12")
+    assert (alone["devices_used"], two["devices_used"]) == (1, 2)
+    # A window and all parameters on each device.
+    assert two["results"][0]["peak_bytes"] == pytest.approx(2 * alone["results"][0]["peak_bytes"], rel=0.1)
+
+
+def test_pytorch_gets_the_masks_of_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch_step = pytest.importorskip("lsm_jax.tools.bench.torch_step")
+    visible: list[int] = []
+
+    class Process:
+        """Does nothing but count the visible tokens of the batches."""
+
+        def submit(self, function, *arrays):
+            if arrays:
+                visible.append(int(arrays[0]["visible"].sum()))
+            future: concurrent.futures.Future = concurrent.futures.Future()
+            future.set_result(0.0)
+            return future
+
+    monkeypatch.setattr(torch_step, "process", lambda *_: Process())
+    report = bench(tmp_path, *STEP, "--missing", "0.5", "--batch-size", "2", "--only", "ours,torch")
+    (ours,) = (result for result in report["results"] if result["name"] == "ours")
+    # The warm-up, then two rounds of an untimed and a timed step, of which ours returns the timed ones.
+    assert len(visible) == 5
+    assert ours["tokens_visible"] * 2 == pytest.approx((visible[2] + visible[4]) / 2)
+
+
 def test_step(tmp_path: Path) -> None:
-    report = bench(
-        tmp_path, "step", "--config", f"{CONFIGS}:paper", "--missing", "0,0.5", "--batch-size", "2",
-        "--config.model.size=1x16x2x32+1x16x2x32", "--config.rows.decoder_length=36", "--config.data.window_minutes=60",
-        "--config.data.channels=heart_rate,steps,rmssd,skin_temperature,altitude_sd,sdnn",
-    )  # fmt: skip
+    report = bench(tmp_path, *STEP, "--missing", "0,0.5", "--batch-size", "2")
     expected = [("ours", 0.0), ("ours", 0.5), ("dense", 0.5), *([("torch", 0.5)] if not why_no_torch() else [])]
     results = {(result["name"], result["missing"]): result for result in report["results"]}
     assert sorted(results) == sorted(expected)
     rate = report["matrix_product_gflops"]["float32"]
     assert rate > 0
     for result in results.values():
-        assert result["share_of_matrix_product"] == pytest.approx(result["gflops"] / rate)
+        if result["name"] != "torch":  # PyTorch's step counts no useful FLOPs
+            assert result["share_of_matrix_product"] == pytest.approx(result["gflops"] / rate)
         assert result["windows_per_second"] == pytest.approx(2 / result["spread"]["median"])
         assert result["peak_bytes"] > 0
     assert results["ours", 0.0]["visible"] == 1

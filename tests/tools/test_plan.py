@@ -5,11 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
+from tiny_run import tiny_dataset
 
 from lsm_jax import objectives
 from lsm_jax.cli.main import main
-from lsm_jax.config import Config, with_changes
+from lsm_jax.config import Config, DataConfig, with_changes
 from lsm_jax.data.random_batches import random_batches_with_gaps
+from lsm_jax.data.spec import data_spec
 from lsm_jax.errors import UserError
 from lsm_jax.nn.attention import IMPLEMENTATIONS
 from lsm_jax.nn.flops import AttentionShape
@@ -65,6 +67,7 @@ def test_a_small_step_is_planned(topology, monkeypatch, kept):
     plan = planning.make_plan(small_config(model__size="2x64x1x128+1x32x1x64"), topology)
     assert plan.keys() >= SCHEMA
     assert plan["fits"]
+    assert plan["usable_bytes"] == (0.75 if topology.startswith("h100") else 1) * plan["hbm_bytes"]
     assert not plan["loops_counted_once"]
     assert 0 < sum(plan["bytes_per_device"].values()) < plan["hbm_bytes"]
     assert plan["executed_flops"] > plan["useful_flops"] > 0
@@ -93,6 +96,49 @@ def test_what_is_planned_is_what_is_trained():
     longer = TrainSchedule.from_config(small_config(train__duration="200 steps"), epoch=800)
     other = make_program(config, objectives.build(config, spec), mesh, longer)
     assert other.step.lower(program.shapes, batch_shapes(mesh, batch, 8)).as_text() != planned.as_text()
+
+
+@pytest.mark.parametrize("variable", ["XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION"])
+def test_a_step_must_fit_the_pool_that_jax_takes_on_a_gpu(variable, monkeypatch):
+    gpu, tpu = chip_named("h100").memory, chip_named("v5e").memory
+    monkeypatch.delenv("XLA_CLIENT_MEM_FRACTION", raising=False)
+    monkeypatch.delenv("XLA_PYTHON_CLIENT_MEM_FRACTION", raising=False)
+    assert planning.usable_memory("h100") == int(0.75 * gpu)
+    monkeypatch.setenv(variable, "0.9")
+    assert planning.usable_memory("h100") == int(0.9 * gpu)
+    assert planning.usable_memory("v5e") == tpu
+    monkeypatch.setenv(variable, "90%")
+    with pytest.raises(UserError, match=f"{variable}=90%: give the share"):
+        planning.usable_memory("h100")
+
+
+def test_a_plan_says_what_data_it_is_of(monkeypatch, tmp_path):
+    class TooLarge:
+        """A program that no device has the memory for, which ends a plan early."""
+
+        step = shapes = property(lambda self: self)
+
+        def lower(self, *_):
+            return self
+
+        def compile(self, **_):
+            raise jax.errors.JaxRuntimeError("RESOURCE_EXHAUSTED: out of memory")
+
+    monkeypatch.setattr(planning, "topology_devices", lambda _: jax.devices()[:1])
+    monkeypatch.setattr(planning, "make_program", lambda *_: TooLarge())
+    dataset = tiny_dataset(tmp_path / "data")
+    missing = 1 - np.mean(data_spec(DataConfig(), [dataset]).observed_share)
+    for changes, described in (
+        ({}, "assumed: 26 channels, 49% missing in synthetic blocks"),
+        ({"data__channels": ("heart_rate", "steps")}, "assumed: 2 channels, 49% missing in synthetic blocks"),
+        (
+            {"data__paths": (str(tmp_path / "data"),)},
+            f"from the datasets: 3 channels, {missing:.0%} missing in synthetic blocks",
+        ),
+    ):
+        plan = planning.make_plan(small_config(**changes), "h100:1x1")
+        assert plan["data"] == described
+        assert not plan["fits"]
 
 
 def test_rows_must_divide_among_devices():

@@ -2,6 +2,8 @@
 
 import dataclasses
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -11,7 +13,7 @@ from lsm_jax.errors import UserError
 from lsm_jax.tools.plan.costs import collectives, moved_bytes, program_flops
 from lsm_jax.tools.plan.hlo import Computation, executed, read_program
 from lsm_jax.tools.plan.topologies import split_name
-from lsm_jax.train.hardware import CHIPS, chip_of
+from lsm_jax.train.hardware import CHIPS, chip_of, total_peak
 
 PROGRAM = """HloModule step, is_scheduled=true
 
@@ -188,11 +190,24 @@ def test_a_text_that_is_no_program_is_refused() -> None:
         read_program("nothing")
 
 
+@pytest.mark.parametrize(("platform", "size", "dtype"), [("cpu", 1536, jnp.float32), ("gpu", 8192, jnp.bfloat16)])
+def test_a_device_without_a_data_sheet_is_measured_by_a_long_product(platform, size, dtype, monkeypatch) -> None:
+    measured = []
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    monkeypatch.setattr(jnp, "matmul", lambda left, right: measured.append((left.shape, left.dtype)) or left[0, 0])
+    peak, origin = total_peak(0)
+    assert measured == [((size, size), dtype)]
+    assert peak > 0
+    assert f"{jnp.dtype(dtype).name} {size} x {size} matrix product" in origin
+
+
 def test_chips_and_topologies_are_found_by_name() -> None:
     assert chip_of("NVIDIA L40S") is None
-    assert {name: chip_of(name).name for name in ("TPU v5", "TPU v5 lite", "NVIDIA H100 80GB HBM3")} == {
-        "TPU v5": "v5p", "TPU v5 lite": "v5e", "NVIDIA H100 80GB HBM3": "h100",
+    names = {
+        "TPU v5": "v5p", "TPU v5 lite": "v5e", "NVIDIA H100 80GB HBM3": "h100", "NVIDIA H100 PCIe": "h100-pcie",
+        "NVIDIA H100 NVL": "h100-nvl", "NVIDIA H200": "h200", "NVIDIA H200 NVL": "h200-nvl",
     }  # fmt: skip
+    assert {kind: chip_of(kind).name for kind in names} == names
     assert split_name("v5e:16x16") == ("v5e", (16, 16))
     for wrong in ("v5 e:16x16", "v5e:16", "q:3", "h100:0x8"):
         with pytest.raises(UserError, match="no topology"):

@@ -17,11 +17,13 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Any
 
+import jax
 import numpy as np
 
 from lsm_jax.errors import UserError, nearest
 from lsm_jax.nn.attention import platform as jax_platform
 from lsm_jax.tools.bench.settings import BenchSettings
+from lsm_jax.train.mesh import cores_for
 
 _LIBRARIES = ("lsm_jax", "jax", "jaxlib", "flax", "numpy", "grain", "array_record", "torch")
 
@@ -182,10 +184,19 @@ def torch_device() -> str:
     return "cuda" if jax_platform() == "gpu" else "cpu"
 
 
+def bench_devices(shares: int) -> list[jax.Device]:
+    """Where JAX's contenders compute: one accelerator, as PyTorch has, or CPU devices that divide `shares` evenly."""
+    devices = jax.devices()
+    return devices[: cores_for(shares, len(devices)) if jax_platform() == "cpu" else 1]
+
+
+def product_precision(dtype: str) -> str:
+    """What JAX rounds the factors of matrix products to: GPUs and TPUs do not multiply float32 exactly by default."""
+    return {"gpu": "tf32", "tpu": "bfloat16"}.get(jax_platform(), dtype) if dtype == "float32" else dtype
+
+
 def machine() -> dict[str, Any]:
     """The machine. Other work shares it if `load_average` is above 0 at the start."""
-    import jax
-
     affinity = getattr(os, "sched_getaffinity", None)
     return {
         "cpu": _cpu_name(),
@@ -204,8 +215,8 @@ def write_report(
     settings: BenchSettings,
     results: Sequence[Mapping[str, Any]],
     **further: Any,
-) -> None:
-    """Writes a JSON report; `machine_before` is what `machine` returned before the first run."""
+) -> dict[str, Any]:
+    """Writes a JSON report and returns it; `machine_before` is what `machine` returned before the first run."""
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
         with contextlib.suppress(metadata.PackageNotFoundError):  # not installed, or run from a checkout
@@ -219,6 +230,7 @@ def write_report(
     }
     file.parent.mkdir(parents=True, exist_ok=True)
     file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    return content
 
 
 def _cpu_name() -> str:

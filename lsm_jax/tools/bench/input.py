@@ -31,8 +31,8 @@ _SPLIT = "train"
 
 def measure(
     data: Path | None, settings: InputBench, out: Path, progress: Callable[[int, int], None] | None = None
-) -> list[dict[str, Any]]:
-    """Measures the input of a dataset, a synthetic one if there is none, and writes `out`.
+) -> dict[str, Any]:
+    """Measures the input of a dataset, a synthetic one if there is none, writes `out` and returns what it wrote.
 
     Raises:
       UserError: the folder is no dataset.
@@ -43,8 +43,7 @@ def measure(
         if data is None:
             write_dataset(folder, "synth", MINUTELY_26, synthetic_windows(people=50, days=8))
         results = _measure(folder, settings, progress)
-    write_report(out, machine_before, settings, results, data=folder.name)
-    return results
+    return write_report(out, machine_before, settings, results, data=folder.name)
 
 
 def _measure(data: Path, settings: InputBench, progress: Callable[[int, int], None] | None) -> list[dict[str, Any]]:

@@ -2,12 +2,14 @@
 
 `ours` is the step of `lsm train`, measured for every share of missing cells. `dense` is the same configuration with
 every position computed and missing ones masked; `torch` is `torch_step`. Their cost does not depend on what is missing,
-so they run at the last share only. All train on the same batches with the same masks.
+so they run at the last share only. All train on the same batches with the same masks. On accelerators all use one
+device, as `torch` does.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import time
 from collections.abc import Callable, Sequence
@@ -45,7 +47,7 @@ class _Entry:
     """A step to time, and what the report has of it beside its timings.
 
     Attributes:
-      peak_bytes: the most memory of a step: parameters, optimizer, batch and temporaries.
+      peak_bytes: the most memory of a step, of all devices together: parameters, optimizer, batch and temporaries.
     """
 
     contender: harness.Contender
@@ -56,8 +58,8 @@ class _Entry:
 
 def measure(
     config: Config, settings: StepBench, out: Path, progress: Callable[[int, int], None] | None = None
-) -> list[dict[str, Any]]:
-    """Measures the step of a configuration and writes `out`.
+) -> dict[str, Any]:
+    """Measures the step of a configuration, writes `out` and returns what it wrote.
 
     Raises:
       UserError: a setting is refused, or the configuration does not train by masked reconstruction.
@@ -120,15 +122,15 @@ def measure(
         }
         results.append(harness.report_row(columns, entry.contender.name, baselines, timings))
     sections = {"model": dataclasses.asdict(config.model), "rows": dataclasses.asdict(config.rows)}
-    harness.write_report(
-        out, machine_before, settings, results, config=sections, left_out=left_out, matrix_product_gflops=gflops
-    )
-    return results
+    return harness.write_report(
+        out, machine_before, settings, results, config=sections, left_out=left_out, matrix_product_gflops=gflops,
+        devices_used=len(harness.bench_devices(settings.batch_size)),
+    )  # fmt: skip
 
 
 def _prepared(config: Config, batch_size: int, dtype: str) -> Config:
     # Rows of a pod may hold more windows than a device here has.
-    windows = math.gcd(config.rows.windows_per_row, batch_size // jax.device_count())
+    windows = math.gcd(config.rows.windows_per_row, batch_size // len(harness.bench_devices(batch_size)))
     changes = {"train.batch_size": batch_size, "rows.windows_per_row": windows, "model.dtype": dtype}
     # These batches name no people, so the reconstruction is measured without the person loss.
     return with_changes(config, {**changes, "objective.person_weight": 0.0})
@@ -138,7 +140,7 @@ def _dense(config: Config, tokens: int) -> Config:
     """The same model with every position of encoder and decoder computed."""
     rows = {"rows.layout": "dense", "rows.windows_per_row": 1, "rows.decoder_length": tokens}
     # One window at a time on a device: the scores of several need tens of gigabytes.
-    micro_batches = max(config.train.batch_size // jax.device_count(), 1)
+    micro_batches = config.train.batch_size // len(harness.bench_devices(config.train.batch_size))
     return with_changes(config, {**rows, "model.attention": "reference", "train.grad_accum_steps": micro_batches})
 
 
@@ -151,8 +153,8 @@ def _jax_entry(name: str, config: Config, spec: DataSpec, batches: Sequence[Batc
     compiled = program.step.lower(state, on_device[0]).compile()
     seconds = time.perf_counter() - begun
     memory = compiled.memory_analysis()
-    # The size of the results includes donated arguments, which the size of the arguments has too.
-    peak = memory and (
+    # Sizes are of one device. That of the results includes donated arguments, which that of the arguments has too.
+    peak = memory and program.mesh.size * (
         memory.argument_size_in_bytes
         + memory.output_size_in_bytes
         + memory.temp_size_in_bytes
@@ -168,17 +170,18 @@ def _jax_entry(name: str, config: Config, spec: DataSpec, batches: Sequence[Batc
 
 
 def _torch_entry(name: str, config: Config, objective: MaskedReconstruction, batches: Sequence[Batch]) -> _Entry:
-    """PyTorch's step, with the masks that ours draws in the step of the same number."""
+    """PyTorch's step, with the masks that ours draws in its step of the same number."""
     from lsm_jax.tools.bench import torch_step
 
     process = torch_step.process(torch_model(objective), config.optimizer, config.model.dtype, harness.torch_device())
     hidden = jax.jit(objective.hidden)
     program = _program(config, objective)
     rng = jax.random.wrap_key_data(jax.jit(lambda: program.init().rng)())  # initialises nothing but the key
+    steps = itertools.count()  # more than one a round
 
     def prepare(number: int) -> None:
         batch = batches[number % len(batches)]
-        arrays = torch_arrays(objective, batch, hidden(batch, jax.random.fold_in(rng, number)))
+        arrays = torch_arrays(objective, batch, hidden(batch, jax.random.fold_in(rng, next(steps))))
         process.submit(torch_step.set_batch, arrays).result()
 
     contender = harness.Contender(
@@ -192,7 +195,8 @@ def _torch_entry(name: str, config: Config, objective: MaskedReconstruction, bat
 
 def _program(config: Config, objective: objectives.Objective) -> Program:
     schedule = TrainSchedule(config.train.batch_size, epoch=config.train.batch_size, total=1000)
-    return make_program(config, objective, make_mesh(config.mesh), schedule)
+    mesh = make_mesh(config.mesh, harness.bench_devices(config.train.batch_size))
+    return make_program(config, objective, mesh, schedule)
 
 
 def torch_model(objective: MaskedReconstruction) -> dict[str, Any]:

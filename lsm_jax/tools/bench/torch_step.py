@@ -133,6 +133,8 @@ def process(model: Mapping[str, Any], optimizer: OptimizerConfig, dtype: str, de
 
 def _begin(model: Mapping[str, Any], optimizer: OptimizerConfig, dtype: str, device: str) -> None:
     _state["memory_before"] = _memory("VmRSS")
+    if device == "cuda":
+        torch.set_float32_matmul_precision("high")  # TF32, as JAX
     _state["step"] = Step(Autoencoder(**model), optimizer, dtype, device)
 
 

@@ -120,7 +120,7 @@ def kernel_flops(call: Instruction, sparsity: Sparsities) -> tuple[float, float]
     if call.opcode != "custom-call":
         return 0.0, 0.0
     part = kernel_name(call).removeprefix(_ATTENTION)
-    # [R, S, H, D] and [R, T, H, D] on TPUs, [R, H, D, S] and [R, H, D, T] on GPUs.
+    # [R, H, D, S] and [R, H, D, T] on TPUs, [R, S, H, D] and [R, T, H, D] on GPUs.
     heads = [each.shapes[0] for each in call.operands if len(each.shapes) == 1 and len(each.shapes[0].dimensions) == 4]
     fitting = {
         each.slots: each

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
+import os
 import time
 import warnings
 from collections.abc import Sequence
@@ -34,6 +36,8 @@ from lsm_jax.train.state import Program, batch_shapes, is_sum, make_program
 
 # Without a dataset: the papers' 26 minutely features, of which 51 % are recorded (arXiv 2506.05321).
 ASSUMED_OBSERVED = 0.51
+# The share of a GPU's memory in JAX's pool, and its variables, the current name and the old one.
+_POOL_SHARE, _POOL_SHARES = 0.75, ("XLA_CLIENT_MEM_FRACTION", "XLA_PYTHON_CLIENT_MEM_FRACTION")
 _SAMPLED_ROWS = 8  # rows of synthetic windows over which useful FLOPs are counted
 # Without a GPU XLA cannot try kernels, and some of the Triton matrix products that it then chooses fail to compile.
 _WITHOUT_GPU: dict[str, Any] = {"xla_gpu_autotune_level": 0, "xla_gpu_enable_triton_gemm": False}
@@ -50,7 +54,7 @@ def make_plan(config: Config, topology: str) -> dict[str, Any]:
         config = with_changes(config, {"model.dtype": "bfloat16"})
     devices, (kind, _) = topology_devices(topology), split_name(topology)
     platform, chip = "gpu" if kind in GPUS else "tpu", chip_named(kind)
-    device_memory = chip.per_device().memory
+    usable = usable_memory(kind)
     mesh, batch_size = make_mesh(config.mesh, devices), config.train.batch_size
     try:
         check_batch(mesh, config)
@@ -63,9 +67,11 @@ def make_plan(config: Config, topology: str) -> dict[str, Any]:
         "mesh": dict(mesh.shape),
         "batch_size": batch_size,
         "remat": config.model.remat,
-        "hbm_bytes": device_memory,
+        "hbm_bytes": chip.per_device().memory,
+        "usable_bytes": usable,
         "hbm_source": chip.source,
-        "data": "the datasets" if config.data.paths else f"assumed: 26 channels, {1 - ASSUMED_OBSERVED:.0%} missing",
+        "data": f"{'from the datasets' if config.data.paths else 'assumed'}: {len(spec.channels)} channels, "
+        f"{_missing(spec):.0%} missing in synthetic blocks",
     }
     wall, cpu = time.perf_counter(), time.process_time()
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
@@ -85,7 +91,7 @@ def make_plan(config: Config, topology: str) -> dict[str, Any]:
     plan["compile_seconds"] = time.perf_counter() - wall
     plan["compile_cpu_seconds"] = time.process_time() - cpu
     memory = memory_by_use(program, compiled)
-    plan |= {"fits": sum(memory.values()) <= device_memory, "bytes_per_device": memory}
+    plan |= {"fits": sum(memory.values()) <= usable, "bytes_per_device": memory}
     counts, shapes = count_tokens_and_flops(config, spec)
     with jax.sharding.use_abstract_mesh(mesh.abstract_mesh):
         sparsity = block_sparsities(shapes, config.model.attention)
@@ -95,28 +101,50 @@ def make_plan(config: Config, topology: str) -> dict[str, Any]:
     return plan | {"tokens": counts} | step_costs(entry, hosts, chip, useful, sparsity, batch_size)
 
 
+def usable_memory(kind: str) -> int:
+    """Bytes of a device that a run can use. On GPUs they are JAX's pool: 75 % of the memory, or what its variable says.
+
+    Raises:
+      UserError: the variable is no share.
+    """
+    memory = chip_named(kind).per_device().memory
+    if kind not in GPUS:
+        return memory
+    name = next((name for name in _POOL_SHARES if os.environ.get(name)), "")
+    try:
+        share = float(os.environ[name]) if name else _POOL_SHARE
+    except ValueError:
+        share = 0.0
+    if not 0 < share < math.inf:
+        raise UserError(f"{name}={os.environ[name]}: give the share of a GPU's memory that JAX may use, such as 0.9.")
+    return int(share * memory)
+
+
 def _with_data(config: Config) -> tuple[Config, DataSpec, int]:
     """With what is known of the data, and the windows of the training split; assumptions without a dataset."""
     if not config.data.paths:
-        return config, assumed_spec(config.data.window_minutes), 10**9
+        return config, assumed_spec(config.data.window_minutes, tuple(config.data.channels) or MINUTELY_26), 10**9
     datasets = open_datasets(config.data)
     windows = sum(len(dataset.source("train")) for dataset in datasets_with_weight(config.data, datasets))
     return with_targets(config, datasets), data_spec(config.data, datasets), windows
 
 
-def assumed_spec(window_minutes: int) -> DataSpec:
-    """The data that a plan assumes if the configuration names no dataset."""
-    registered = channels(MINUTELY_26)
+def assumed_spec(window_minutes: int, names: tuple[str, ...] = MINUTELY_26) -> DataSpec:
+    """The data that a plan assumes if the configuration names no dataset.
+
+    Raises:
+      UserError: a channel is unknown.
+    """
+    registered = channels(names)
     mean, sd = (np.array([getattr(each, name) for each in registered], np.float32) for name in ("mean", "sd"))
-    return DataSpec(MINUTELY_26, mean, sd, window_minutes, np.full(len(registered), ASSUMED_OBSERVED, np.float32))
+    return DataSpec(names, mean, sd, window_minutes, np.full(len(registered), ASSUMED_OBSERVED, np.float32))
 
 
 def synthetic_batch(config: Config, spec: DataSpec, windows: int) -> dict[str, np.ndarray]:
     """Windows with realistic gaps, and captions of the maximal length if the objective learns from text."""
-    missing = 1 - float(np.mean(spec.observed_share))
     balance = RowBalancer.for_batch(windows, config.rows.windows_per_row, grad_accum_steps=1)
     _, (batch,) = random_batches_with_gaps(
-        spec.channels, spec.window_minutes, missing, windows, 1, seed=0, balance=balance
+        spec.channels, spec.window_minutes, _missing(spec), windows, 1, seed=0, balance=balance
     )
     if config.language.levels:
         batch = batch | {"text": np.ones((windows, config.language.text_length), np.int32)}
@@ -125,6 +153,11 @@ def synthetic_batch(config: Config, spec: DataSpec, windows: int) -> dict[str, n
     if config.objective.person_weight:
         batch = batch | {"person": np.arange(windows, dtype=np.int32) // 2}
     return batch
+
+
+def _missing(spec: DataSpec) -> float:
+    """The share of cells that are missing, on average."""
+    return 1 - float(np.mean(spec.observed_share))
 
 
 def count_tokens_and_flops(config: Config, spec: DataSpec) -> tuple[dict[str, float], list[AttentionShape]]:
