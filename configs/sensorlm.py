@@ -8,6 +8,8 @@ Every variant is trained by
 
 Its docstring says on which DATA and machine, for how long, and what to expect from `lsm evaluate` on held-out people.
 `--config.objective.name=clip` (siglip, cap, coca) and `--config.language.levels=all` change what a variant learns.
+Captions of all levels are several times as long, and the semantic level comes last: give them
+`--config.language.text_length=1024` and a tokenizer learnt with `lsm caption --level all` (docs/reference/captions.md).
 Where ours departs from the paper, `docs/explanation/sensorlm.md` says why.
 """
 

@@ -34,9 +34,9 @@ _MAX_SENTENCES = {"activity": 8, "sleep": 2, "meal": 8, "session": 8}
 def semantic_statements(window: Window, kinds: Sequence[str] = EVENT_KINDS) -> list[Statement]:
     """One statement for each event kept, in order of start."""
     events, steps = captioned_events(window, kinds), len(window.observed)
-    kept = [event for event in events if event.kind == "mood" or _is_mark(event, steps)]
+    kept = [event for event in events if event.kind == "mood" or is_mark(event, steps)]
     for kind, limit in _MAX_SENTENCES.items():
-        same = [event for event in events if event.kind == kind and not _is_mark(event, steps)]
+        same = [event for event in events if event.kind == kind and not is_mark(event, steps)]
         kept += sorted(same, key=lambda event: (event.start - event.end, event.start))[:limit]
     return _statements(kept, LocalClock(window))
 
@@ -51,19 +51,24 @@ def captioned_events(window: Window, kinds: Sequence[str] = EVENT_KINDS) -> list
     if not window.events:
         return []
     recorded = np.asarray(window.observed.T.any(axis=0))
-    step = window.minutes_per_step
-    events = [
+    step, events = window.minutes_per_step, logged_events(window, kinds)
+    longer = [e for e in events if e.kind != "activity" or _minutes(e, step) >= MIN_ACTIVITY_MINUTES]
+    return [event for event in _meals_joined(longer, step) if is_supported(recorded, event, step)]
+
+
+def logged_events(window: Window, kinds: Sequence[str]) -> list[Event]:
+    """The events of these kinds that begin in a window, in whole steps and with names as in sentences."""
+    steps = len(window.observed)
+    return [
         dataclasses.replace(
             event,
             name=event_name(event.name),
             start=event.steps.start,
-            end=min(max(event.steps.stop, event.steps.start + 1), len(recorded)),
+            end=min(max(event.steps.stop, event.steps.start + 1), steps),
         )
         for event in window.events
-        if 0 <= event.start < len(recorded) and event.kind in kinds
+        if 0 <= event.start < steps and event.kind in kinds
     ]
-    longer = [e for e in events if e.kind != "activity" or _minutes(e, step) >= MIN_ACTIVITY_MINUTES]
-    return [event for event in _meals_joined(longer, step) if is_supported(recorded, event, step)]
 
 
 def is_supported(recorded: Bool[np.ndarray, " t"], event: Event, minutes_per_step: int = 1) -> bool:
@@ -79,6 +84,12 @@ def is_supported(recorded: Bool[np.ndarray, " t"], event: Event, minutes_per_ste
     return bool(recorded[start:end].mean() >= EVENT_SUPPORT)
 
 
+def is_mark(event: Event, steps: int) -> bool:
+    """Whether an event of `logged_events`, in a window of so many steps, is a button press."""
+    is_press = event.name == TAG or not _touches_edge(event, steps)
+    return event.kind == "session" and _is_moment(event) and is_press
+
+
 def _meals_joined(events: Sequence[Event], minutes_per_step: int) -> list[Event]:
     """The events, with meals of the same name that follow each other closely joined into one."""
     joined: list[Event] = []
@@ -92,7 +103,7 @@ def _meals_joined(events: Sequence[Event], minutes_per_step: int) -> list[Event]
 
 
 def _statements(events: Sequence[Event], clock: LocalClock) -> list[Statement]:
-    marks = [event for event in events if _is_mark(event, clock.steps)]
+    marks = [event for event in events if is_mark(event, clock.steps)]
     statements = [(event.start, _statement(event, clock)) for event in events if event not in marks]
     statements += _marks(marks, clock)
     return [statement for _, statement in sorted(statements, key=lambda each: each[0])]
@@ -118,12 +129,6 @@ def _marks(marks: Sequence[Event], clock: LocalClock) -> list[tuple[float, State
         form, end = ("mark", start) if len(same) == 1 else ("marks", clock.end(same[-1].steps.stop))
         statements.append((same[0].start, Statement(form, (Fact("mark", name, count, start, end),))))
     return statements
-
-
-def _is_mark(event: Event, steps: int) -> bool:
-    """Whether an event of a window of so many steps is a button press."""
-    is_press = event.name == TAG or not _touches_edge(event, steps)
-    return event.kind == "session" and _is_moment(event) and is_press
 
 
 def _is_moment(event: Event) -> bool:

@@ -3,7 +3,7 @@
 Thresholds are SensorLM's (arXiv 2506.09108): 36 bins a day; trends by linear regression over 6, 8 and 12 bins; peaks
 and drops by their prominence. The treatment of gaps is ours. A bin is supported if at least half of its minutes were
 observed. A trend needs support in all of its bins. Peaks and drops are detected within unbroken runs of supported bins,
-so that no gap creates one and none depends on what lies beyond a gap. A window shorter than a day has fewer bins,
+so that no gap creates one and those on either side of a gap do not compete. A window shorter than a day has fewer bins,
 counted from its start.
 """
 
@@ -117,7 +117,10 @@ def find_trends(bins: Bins, columns: Sequence[int]) -> list[Pattern]:
 
 
 def find_extremes(bins: Bins, columns: Sequence[int], min_distance: int = 5) -> list[Pattern]:
-    """Peaks and drops of these columns, each one bin wide, at least `min_distance` bins apart; `size` is prominence."""
+    """Peaks and drops of these columns, each one bin wide; `size` is prominence.
+
+    Within an unbroken run of supported bins they are at least `min_distance` bins apart.
+    """
     from scipy.signal import find_peaks  # not above: it takes two seconds to import, and most runs write no captions
 
     mean, supported, spread = bins.mean[columns], bins.supported[columns], bins.spread[columns]
@@ -129,18 +132,19 @@ def find_extremes(bins: Bins, columns: Sequence[int], min_distance: int = 5) -> 
     extremes = []
     for kind, sign, height in (("peak", 1, _PEAK_HEIGHT), ("drop", -1, _DROP_HEIGHT)):
         # One call for all columns, joined into one series with walls between them.
-        walled = np.pad(
-            np.where(allowed, sign * z, _WALL), ((0, 0), (min_distance, min_distance)), constant_values=_WALL
-        )
+        walled = np.pad(np.where(allowed, sign * z, _WALL), ((0, 0), (1, 1)), constant_values=_WALL)
+        # Walls are as thick as peaks must be apart, so that peaks on either side of one do not compete.
+        thickness = np.where(walled < _WALL, 1, min_distance).ravel()
+        place = np.repeat(np.arange(walled.size), thickness)
         positions, properties = find_peaks(
-            walled.ravel(),
+            walled.ravel()[place],
             height=(height, _WALL / 2),
             distance=min_distance,
             prominence=_PROMINENCE,
             width=(None, _MAX_WIDTH),
         )
-        rows, padded = np.divmod(positions, walled.shape[1])
-        for row, at, prominence in zip(rows, padded - min_distance, properties["prominences"], strict=True):
+        rows, padded = np.divmod(place[positions], walled.shape[1])
+        for row, at, prominence in zip(rows, padded - 1, properties["prominences"], strict=True):
             extremes.append(Pattern(kind, columns[row], int(at), int(at) + 1, float(prominence)))
     return extremes
 

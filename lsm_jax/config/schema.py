@@ -113,7 +113,7 @@ class ModelConfig(Strict):
     )
     attention: str = key("auto", "implementation of attention; auto chooses by platform and row length")
     remat: Literal["none", "dots", "full"] = key("none", "rematerialisation in the backward pass")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = key(
+    dtype: Literal["auto", "float32", "bfloat16"] = key(
         "auto", "type of the computation; auto: bfloat16 on accelerators, float32 on CPUs"
     )
     encoder_from: str = key("", "folder of a run whose encoder this run starts from (SensorLM, supervised)")
@@ -135,10 +135,10 @@ class LanguageConfig(Strict):
     event_crop_prob: float = key(0.0, "probability that a training window is cropped around one event")
     tokenizer: str = key("", "file written by `lsm caption --tokenizer`; the run keeps a copy")
     vocab_size: int = key(4000, "rows of the token embedding; at least the tokenizer's ids")
-    text_length: int = key(256, "tokens of a caption; longer ones are cut, and counted in text_truncated")
+    text_length: int = key(256, "tokens of a caption; longer ones are cut (text_truncated); all levels need 1024")
     caption_queries: int = key(16, "learned queries that the caption decoder reads; 0: the encoder's tokens")
     embed_dim: int = key(128, "width of the shared embedding of windows and texts")
-    init_logit_scale: float = key(0.0, "initial inverse temperature; 0: SigLIP's 10, CLIP's 1 / 0.07")
+    init_logit_scale: float = key(0.0, "initial inverse temperature, at most 100; 0: SigLIP's 10, CLIP's 1 / 0.07")
     init_logit_bias: float = key(-10.0, "initial bias of SigLIP")
     contrastive_weight: float = key(1.0, "weight of CoCa's contrastive loss")
     caption_weight: float = key(2.0, "weight of CoCa's captioning loss")

@@ -12,6 +12,7 @@ from jaxtyping import Int
 
 from lsm_jax.captions.caption import EMPTY_BECAUSE, Caption, Captioner, window_rng
 from lsm_jax.captions.grammar import event_name
+from lsm_jax.captions.semantic import is_mark, logged_events
 from lsm_jax.captions.tokenizer import BEGIN, END, PAD, Tokenizer
 from lsm_jax.config import LanguageConfig
 from lsm_jax.data.event_crops import event_crop
@@ -78,14 +79,30 @@ class CaptionTokens:
         return event_crop(window, random, self.captioner.events) if random.random() < self.event_crop_prob else None
 
     def __call__(self, windows: Sequence[Window], epochs: Sequence[int]) -> Int[np.ndarray, "b l"]:
-        """One row per window: begin, its caption in that epoch, end, padding. Held-out windows are all padding."""
+        """One row per window: begin, its caption in that epoch, end, padding.
+
+        Held-out windows, and windows with nothing observed, are all padding: they take part in no loss.
+        """
         texts = [self.captioner(window, epoch).text for window, epoch in zip(windows, epochs, strict=True)]
         ids = self.tokenizer.encode(texts, self.length).ids
-        # The model learns to write an empty caption for a window without anything to describe.
-        ids[[row for row, text in enumerate(texts) if not text], :2] = BEGIN, END
+        # The model learns to write an empty caption for a recorded window without anything to describe.
+        silent = [row for row, text in enumerate(texts) if not text and windows[row].observed.any()]
+        ids[silent, :2] = BEGIN, END
         # The whole caption is dropped: with only the activity left out, the model would learn to ignore its signals.
         ids[[row for row, window in enumerate(windows) if self._is_held_out(window)]] = PAD
         return ids
+
+    def cut_warning(self, ids: Int[np.ndarray, "b l"]) -> str:
+        """A sentence if most captions of a run's first batch are cut, otherwise empty."""
+        captions = int((ids[:, 2] != PAD).sum())  # those of more than begin and end
+        cut = int(((ids[:, -1] != PAD) & (ids[:, -1] != END)).sum())
+        if 2 * cut <= captions:
+            return ""
+        return (
+            f"{cut} of the {captions} captions in the first batch are longer than language.text_length={self.length} "
+            f"tokens, and the rest of them is not learnt. Levels come in the order {'+'.join(self.captioner.levels)}. "
+            "Raise --config.language.text_length, or name fewer levels."
+        )
 
     def _is_held_out(self, window: Window) -> bool:
         return not activity_names(window).isdisjoint(self.held_out_activities)
@@ -93,11 +110,8 @@ class CaptionTokens:
 
 def activity_names(window: Window) -> set[str]:
     """Names of the activities and sessions in a window's log, as captions spell them, without button presses."""
-    return {
-        event_name(event.name)
-        for event in window.events
-        if event.kind == "activity" or (event.kind == "session" and event.end - event.start > 1)
-    }
+    events = logged_events(window, ("activity", "session"))
+    return {event.name for event in events if not is_mark(event, len(window.observed))}
 
 
 def check_held_out_activities(names: Sequence[str], datasets: Sequence[Dataset]) -> None:

@@ -35,8 +35,8 @@ class AttentionShape:
       segments: the largest segment id, such as windows of a row.
       memory_width: width of the tokens attended to; None: the stack's own tokens.
       causal: a token attends to itself and those before it only.
-      skips_blocks: the implementation may skip blocks of other segments, which `lsm plan` must then account for. False
-        for texts and pools, which are always computed in full.
+      skips_blocks: `lsm plan` counts only the blocks that the implementation computes. False for texts, which are
+        always computed in full, and for pools, whose few queries it counts as if they were.
       passes: 3 with the backward pass, 1 without.
     """
 

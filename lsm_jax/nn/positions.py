@@ -17,6 +17,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int
 
 from lsm_jax.channels import REGISTRY
+from lsm_jax.errors import UserError
 from lsm_jax.nn.channel_tables import TABLE_ROWS, ChannelTable, channel_rows, group_mean
 from lsm_jax.tokens.grid import TokenGrid
 
@@ -77,6 +78,12 @@ class Positions(nnx.Module):
     """
 
     def __init__(self, kind: str, grid: TokenGrid, width: int, *, dtype: str, rngs: nnx.Rngs) -> None:
+        divisor = 4 if kind == "sincos" else 2
+        if width % divisor:
+            raise UserError(
+                f"model.size: a width of {width} is no multiple of {divisor}, which {kind} position embeddings need; "
+                "choose another width."
+            )
         self.kind, self.grid, self.width, self.dtype = kind, grid, width, dtype
         if kind == "learned":
             normal = nnx.initializers.normal

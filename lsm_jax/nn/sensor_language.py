@@ -10,6 +10,7 @@ import dataclasses
 import math
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, Int
@@ -72,6 +73,11 @@ class Contrast(nnx.Module):
     ) -> None:
         self.sensor_proj = nnx.Linear(size.encoder.width, language.embed_dim, use_bias=False, dtype=dtype, rngs=rngs)
         self.text_proj = nnx.Linear(size.text.width, language.embed_dim, use_bias=False, dtype=dtype, rngs=rngs)
+        if not 0 <= language.init_logit_scale <= _MAX_SCALE:
+            raise UserError(
+                f"language.init_logit_scale={language.init_logit_scale}: give a number above 0 and at most "
+                f"{_MAX_SCALE:g}, or 0 for the default."
+            )
         scale = language.init_logit_scale or (10.0 if variant == "siglip" else 1 / 0.07)
         self.log_scale = nnx.Param(jnp.float32(math.log(scale)))
         if variant == "siglip":
@@ -79,7 +85,25 @@ class Contrast(nnx.Module):
 
     def scale(self) -> Float[Array, ""]:
         """The inverse temperature."""
-        return jnp.minimum(jnp.exp(self.log_scale[...]), _MAX_SCALE)
+        return _limited_exp(self.log_scale[...])
+
+
+@jax.custom_vjp
+def _limited_exp(log_scale: Float[Array, ""]) -> Float[Array, ""]:
+    """The exponential, at most `_MAX_SCALE`; above it only descent that lowers the scale has a gradient."""
+    return jnp.minimum(jnp.exp(log_scale), _MAX_SCALE)
+
+
+def _limited_exp_forward(log_scale: Float[Array, ""]) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    scale = _limited_exp(log_scale)
+    return scale, scale
+
+
+def _limited_exp_backward(scale: Float[Array, ""], gradient: Float[Array, ""]) -> tuple[Float[Array, ""]]:
+    return (jnp.where((scale < _MAX_SCALE) | (gradient > 0), gradient * scale, 0.0),)
+
+
+_limited_exp.defvjp(_limited_exp_forward, _limited_exp_backward)
 
 
 class Caches(NamedTuple):

@@ -113,5 +113,6 @@ class TokenGrid:
         """How many of its cells must be observed for a token of each channel group."""
         # The padding cells of the last channel group cannot be observed and must not count against it.
         channels = np.bincount(np.arange(len(self.channels)) // self.patch_channels)
-        cells = (channels * self.patch_minutes).astype(np.float32)
-        return np.maximum(np.ceil(np.float32(self.min_observed_share) * cells), 1).astype(np.int32)
+        # Rounded first: 0.07 x 100 is a little more than 7.
+        needed = np.ceil(np.round(self.min_observed_share * channels * self.patch_minutes, 6))
+        return np.maximum(needed, 1).astype(np.int32)

@@ -277,6 +277,9 @@ class Loop:
     def _train(self) -> None:
         with self._clock.measure("input"):
             batch, rows = self._batches.next_training()
+        captions = self._setup.captions
+        if self._step == 0 and captions and (warning := captions.cut_warning(rows["text"])):
+            self._report("captions_cut", warning, step=0)
         self._trace.before(self._step)
         with self._clock.measure("step"):
             self._state, metrics = self._train_step(self._step + 1, self._state, batch)

@@ -117,6 +117,19 @@ def test_a_planted_rise_and_peak_are_found_and_a_gap_is_not(make_window) -> None
     assert peak == Fact("peak", "heart_rate", 120.0, 820, 820)
 
 
+def test_a_peak_does_not_hide_another_beyond_a_gap(make_window) -> None:
+    signal = np.full(1440, 60.0)
+    signal[400:440], signal[560:600] = 120.0, 110.0  # bins 10 and 14
+
+    def peaks() -> list[int | None]:
+        facts = Captioner(("structural",))(make_window({"heart_rate": signal})).facts
+        return [fact.start for fact in facts if fact.kind == "peak"]
+
+    assert peaks() == [420]
+    signal[480:520] = np.nan
+    assert peaks() == [420, 580]
+
+
 def test_the_longest_activities_are_kept_and_every_mood(make_window) -> None:
     events = [Event("activity", f"sport {place}", 100 * place, 100 * place + 15 + 3 * place) for place in range(14)]
     events += [Event("sleep", "asleep", 200 * place, 200 * place + 30 + place) for place in range(4)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from random_windows import CHANNELS, random_windows
@@ -16,6 +17,7 @@ from lsm_jax.data.spec import data_spec
 from lsm_jax.data.store import open_dataset, write_dataset
 from lsm_jax.data.text import CaptionTokens, activity_names, check_held_out_activities
 from lsm_jax.errors import UserError
+from lsm_jax.objectives.sensor_language import caption_loss
 from lsm_jax.windows import Event, crop
 
 
@@ -110,6 +112,32 @@ def test_days_with_a_held_out_activity_have_no_caption(captions):
     assert (ids[0] == PAD).all()
     np.testing.assert_array_equal(ids[1], captions([other], [0])[0])
     assert (captions([held_out], [0]) != PAD).any()
+
+
+@pytest.mark.parametrize("event", [Event("session", "Stress", 1439, 1440), Event("session", "stress", 700.5, 701.5)])
+def test_a_held_out_session_is_known_by_the_rest_that_captions_name(captions, event):
+    window = next(random_windows(1, 1))
+    window = dataclasses.replace(window, observed=np.ones_like(window.observed), events=(event,))
+    assert "stress" in Captioner(("semantic",))(window).text
+    assert activity_names(window) == {"stress"}
+    assert (dataclasses.replace(captions, held_out_activities=("stress",))([window], [0]) == PAD).all()
+
+
+def test_windows_with_nothing_observed_take_part_in_no_loss(captions):
+    window = next(random_windows(1, 1))
+    empty = dataclasses.replace(window, observed=np.zeros_like(window.observed))
+    ids = captions([empty, window], [0, 0])
+    assert (ids[0] == PAD).all() and ids[1, 0] == BEGIN
+    assert float(caption_loss(jnp.zeros((1, ids.shape[1], 4)), jnp.asarray(ids[:1]))[1]) == 0
+
+
+def test_captions_that_are_mostly_cut_are_told(captions):
+    windows = list(random_windows(2, 2))
+    short = dataclasses.replace(captions, length=20)
+    assert short.cut_warning(short(windows, [0] * len(windows))).startswith(
+        f"{len(windows)} of the {len(windows)} captions in the first batch are longer than language.text_length=20 "
+    )
+    assert captions.cut_warning(captions(windows, [0] * len(windows))) == ""
 
 
 def test_days_without_anything_to_describe_have_an_empty_caption(captions):

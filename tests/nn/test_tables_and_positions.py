@@ -51,6 +51,12 @@ def test_every_token_has_its_own_position(kind):
     assert len(np.unique(vectors.round(5), axis=0)) == grid.size
 
 
+@pytest.mark.parametrize(("kind", "width", "divisor"), [("sincos", 30, 4), ("learned", 15, 2)])
+def test_a_width_that_position_embeddings_cannot_have_is_refused(kind, width, divisor):
+    with pytest.raises(UserError, match=rf"model\.size: a width of {width} is no multiple of {divisor}, which {kind}"):
+        Positions(kind, TokenGrid(("steps",), window_minutes=60), width, dtype="float32", rngs=nnx.Rngs(0))
+
+
 def test_a_group_of_channels_has_the_mean_of_theirs():
     table = ChannelTable(4, nnx.initializers.normal(1.0), rngs=nnx.Rngs(0))
     single = table(TokenGrid(("heart_rate", "steps"), window_minutes=60))

@@ -111,6 +111,31 @@ def test_batches_without_texts_have_no_gradient():
     assert all(not np.any(leaf) for leaf in jax.tree.leaves(gradient))
 
 
+def test_a_scale_above_its_limit_comes_back():
+    objective, params, step = made("clip")
+
+    def scale(log_scale, sign):
+        contrast = params["contrast"] | {"log_scale": log_scale}
+        return sign * objective.restored(params | {"contrast": contrast}).contrast.scale()
+
+    below, above = jnp.log(jnp.float32([50, 150]))
+    for sign in (1.0, -1.0):
+        np.testing.assert_array_equal(jax.grad(scale)(below, sign), sign * jnp.exp(below))
+    assert float(scale(above, 1.0)) == float(jax.grad(scale)(above, 1.0)) == 100
+    assert float(jax.grad(scale)(above, -1.0)) == 0  # where a larger one would help, it does not drift away
+    # Scores of an untrained model are worse the larger the scale.
+    stuck = params | {"contrast": params["contrast"] | {"log_scale": above}}
+    (_, metrics), gradient = step(stuck, batch(), jax.random.key(1))
+    assert float(metrics["scale"]) == 100 and float(gradient["contrast"]["log_scale"]) > 0
+
+
+@pytest.mark.parametrize("scale", [-1.0, 101.0])
+def test_an_impossible_initial_scale_is_refused(scale):
+    changes = {"objective.name": "clip", "language.levels": "semantic", "language.init_logit_scale": scale}
+    with pytest.raises(UserError, match=rf"language\.init_logit_scale={scale}: .* at most 100"):
+        build(with_changes(Config(), changes), spec())
+
+
 def test_windows_without_captions_teach_the_captioner_to_write_nothing():
     _, params, step = made("coca")
     data = batch()

@@ -49,6 +49,12 @@ def test_partly_observed_patches_follow_the_rule(share, expected):
     np.testing.assert_array_equal(grid.tokens_observed(jnp.asarray(observed))[0], np.array(expected, bool))
 
 
+@pytest.mark.parametrize(("channels", "share", "needed"), [(5, 0.3, 15), (10, 0.07, 7), (1, 0.31, 4)])
+def test_a_share_of_the_cells_is_not_rounded_up_by_float_noise(channels, share, needed):
+    grid = TokenGrid(MINUTELY_26[:channels], window_minutes=10, patch_channels=channels, min_observed_share=share)
+    assert grid.cells_needed().tolist() == [needed]
+
+
 def test_the_padding_of_the_last_group_does_not_count_against_it():
     grid = TokenGrid(MINUTELY_26[:3], window_minutes=10, patch_channels=2, min_observed_share=1.0)
     observed = grid.cells(jnp.ones((1, 10, 3), bool))

@@ -19,6 +19,7 @@ from lsm_jax.config import Config, with_changes
 from lsm_jax.data.loader import Loader
 from lsm_jax.data.spec import data_spec, open_datasets
 from lsm_jax.errors import UserError
+from lsm_jax.events import read_events
 from lsm_jax.train.loop import train
 from lsm_jax.train.mesh import make_mesh, to_devices
 from lsm_jax.train.metrics import read_metrics
@@ -99,6 +100,9 @@ def test_a_run_of_coca_stopped_and_resumed_is_bit_identical(folder, tmp_path):
     jax.tree.map(np.testing.assert_array_equal, whole.params, parts.params)
     losses = [[each["loss"] for each in read_metrics(run) if "loss" in each] for run in tmp_path.glob("[wp]*")]
     assert losses[0] == losses[1] and len(losses[0]) == 4
+    # Captions of more than 48 tokens are told of where the run begins, once.
+    told = [each["sentence"] for each in read_events(tmp_path / "parts") if each["event"] == "captions_cut"]
+    assert len(told) == 1 and "language.text_length=48" in told[0]
 
 
 def test_an_encoder_that_is_not_frozen_learns(folder):

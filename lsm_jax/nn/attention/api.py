@@ -31,7 +31,7 @@ from lsm_jax.sharding import BATCH_AXES, HEAD_AXIS
 
 AUTO = "auto"
 CAUSAL = ("reference",)  # the implementations that can hide later keys
-_ANYWHERE = frozenset({"cpu", "gpu", "tpu"})
+_ANYWHERE = frozenset({"cpu", "gpu", "rocm", "tpu"})
 _KERNEL_OF_PLATFORM: Mapping[str, str] = {"tpu": "pallas_tpu", "gpu": "pallas_gpu"}
 _MAX_DENSE_SCORES = 320 * 320  # per head; up to here blocks cost a CPU more than they save
 

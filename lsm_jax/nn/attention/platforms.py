@@ -13,10 +13,12 @@ _interpret: contextvars.ContextVar[Any] = contextvars.ContextVar("interpret", de
 
 
 def platform() -> str:
-    """`cpu`, `gpu` or `tpu`: of the mesh entered by `jax.sharding.use_abstract_mesh`, else of this process."""
-    device = jax.sharding.get_abstract_mesh().abstract_device
-    name = jax.default_backend() if device is None else device.platform
-    return "gpu" if name in {"cuda", "rocm"} else name
+    """`cpu`, `gpu` (NVIDIA), `rocm` (AMD) or `tpu`, of the mesh of `use_abstract_mesh`, else of this process."""
+    device = jax.sharding.get_abstract_mesh().abstract_device or jax.devices()[0]
+    if device.platform in {"gpu", "cuda", "rocm"}:  # JAX says gpu for NVIDIA and AMD
+        is_amd = device.platform == "rocm" or device.device_kind.startswith(("AMD", "gfx"))
+        return "rocm" if is_amd else "gpu"
+    return str(device.platform)
 
 
 def interpret_mode() -> Any:

@@ -26,5 +26,6 @@ def reference(inputs: Inputs, *, causal: bool = False) -> Float[Array, "r s h d"
     weights = jnp.exp(scores - jnp.maximum(row_max, 0.5 * MASK_VALUE))
     row_sum = weights.sum(axis=-1)
     # Divided after the product: a pass over the output instead of one over all scores.
-    out = jnp.einsum("rhst,rthd->rshd", weights.astype(value.dtype), value)
-    return out / jnp.where(row_sum > 0, row_sum, 1).swapaxes(1, 2)[..., None].astype(value.dtype)
+    # In float32 throughout: gradients of scores are small differences of what 16-bit heads would round.
+    out = jnp.einsum("rhst,rthd->rshd", weights, value.astype(jnp.float32))
+    return (out / jnp.where(row_sum > 0, row_sum, 1).swapaxes(1, 2)[..., None]).astype(value.dtype)
