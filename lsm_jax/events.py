@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import socket
 import threading
 import time
@@ -50,13 +51,19 @@ class EventLog:
         text = json.dumps({**line, "sentence": sentence, **details}, default=str) + "\n"
         with self._lock:
             if self._file:
-                try:
-                    self._file.parent.mkdir(parents=True, exist_ok=True)
-                    with self._file.open("a", encoding="utf-8") as stream:
-                        stream.write(text)
-                except OSError:
-                    pass
+                with contextlib.suppress(OSError):
+                    _append(self._file, text)
             self._show(sentence)
+
+
+def _append(file: Path, text: str) -> None:
+    """Adds a line. If a crash or a full disk has cut the last one short, it is ended first: only that one is lost."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("ab+") as stream:
+        if stream.seek(0, os.SEEK_END):
+            stream.seek(-1, os.SEEK_END)
+            text = text if stream.read() == b"\n" else f"\n{text}"
+        stream.write(text.encode())
 
 
 def event_file(workdir: Path, process: int) -> Path:

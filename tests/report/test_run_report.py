@@ -42,6 +42,16 @@ def test_events_of_all_processes_are_one_timeline(workdir, capsys):
     page.assert_self_contained()
 
 
+def test_a_line_that_was_cut_short_takes_no_later_event_with_it(tmp_path):
+    log = EventLog(event_file(tmp_path, 0), 0, print)
+    for step in (1, 2):
+        log.report("bad_step", "skipped", step=step)
+        with event_file(tmp_path, 0).open("a") as stream:
+            stream.write('{"time": 1, "ev')
+    log.report("finished", "finished", step=3)
+    assert [event["step"] for event in read_events(tmp_path)] == [1, 2, 3]
+
+
 def test_an_event_that_cannot_be_written_is_shown_all_the_same(tmp_path, capsys):
     (tmp_path / "file").write_text("")
     EventLog(tmp_path / "file" / "events.jsonl", 0, print).report("bad_step", "step 4 was skipped")
