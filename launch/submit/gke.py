@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from typing import Any
 
 import yaml
-from command import Request, add_restarts, job_name, launcher_parser, main, read_request, summary
+from command import (
+    Request,
+    add_environment,
+    add_restarts,
+    environment,
+    job_name,
+    launcher_parser,
+    main,
+    read_request,
+    summary,
+)
 from pods import ACCELERATORS
 
 from lsm_jax.errors import RunError, UserError
@@ -40,6 +50,7 @@ def run(words: Sequence[str]) -> int:
         metavar="CLAIM:PATH",
         help="mounts a volume claim; repeatable",
     )
+    add_environment(parser)
     parser.add_argument(
         "--grace", type=int, default=300, metavar="SECONDS", help="between SIGTERM and SIGKILL, for the last save (300)"
     )
@@ -154,6 +165,8 @@ def pod_spec(request: Request, name: str) -> dict[str, Any]:
         "name": "lsm",
         "image": args.image,
         "command": command,
+        # Kubernetes would put variables in for $(NAME); $$ is its $.
+        "env": [{"name": key, "value": value.replace("$", "$$")} for key, value in environment(request).items()],
         "resources": {"limits": {resource: pod.chips_per_host}},
         # GPUs of a host exchange data through shared memory, of which a container has 64 MB by default.
         "volumeMounts": [{"name": "shared-memory", "mountPath": "/dev/shm"}]

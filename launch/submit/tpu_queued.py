@@ -13,7 +13,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from command import Request, add_restarts, job_name, launcher_parser, main, read_request, summary
+from command import (
+    Request,
+    add_environment,
+    add_restarts,
+    environment,
+    job_name,
+    launcher_parser,
+    main,
+    read_request,
+    summary,
+)
 from pods import ACCELERATORS
 
 from lsm_jax.errors import RunError, UserError
@@ -53,6 +63,7 @@ def run(words: Sequence[str]) -> int:
         metavar="FOLDER:PATH",
         help="a folder of the VM; repeatable",
     )
+    add_environment(parser)
     request = read_request(parser, words)
     name, body = job_name(request), queued_resource(request)
     parent = f"projects/{request.args.project}/locations/{request.args.zone}/queuedResources"
@@ -99,6 +110,7 @@ def startup_script(request: Request) -> str:
     """What every VM runs at each boot."""
     args = request.args
     container = [word for mount in args.mount for word in ("--volume", mount)]
+    container += [word for pair in environment(request).items() for word in ("--env", "=".join(pair))]
     container += [args.image, "lsm", "train", *request.train]
     values = {
         "@SETUP@": args.setup.read_text(encoding="utf-8").strip() if args.setup else "true",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,6 +61,15 @@ def test_scripts_and_configs_named_in_the_documents_exist() -> None:
     } - {"configs/X.py"}
     assert "launch/quickstart" in named
     assert [path for path in sorted(named) if not (REPOSITORY / path).exists()] == []
+
+
+def test_extras_in_the_documents_are_those_of_the_package() -> None:
+    known = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    images = [word for _, words in commands("docker") for word in words if word.startswith("EXTRAS=")]
+    installs = [words[0] for _, words in commands("launch/install") if words]
+    assert images and installs
+    named = {extra for word in images + installs for extra in word.removeprefix("EXTRAS=").split(",")}
+    assert named <= {*known["optional-dependencies"]}
 
 
 def test_documents_named_in_the_code_exist() -> None:

@@ -117,6 +117,59 @@ def test_a_claim_can_be_mounted_at_several_paths(capsys: pytest.CaptureFixture[s
     assert [volume["name"] for volume in pod["volumes"]][1:] == ["data", "more"]
 
 
+def test_environment_variables_reach_the_container_as_they_were_written(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    variables = {"XLA_FLAGS": "--a=1 --b='x y'", "MONEY": '$(HOME) $$ $x `id` "', "EMPTY": ""}
+    options = [f"--env={name}={value}" for name, value in variables.items()]
+    _, text = dry_run("gke", capsys, "v5e:4x4", "--image=i", *options)
+    manifest = yaml.safe_load(text)
+    check_job_set(manifest)
+    pod = manifest["spec"]["replicatedJobs"][0]["template"]["spec"]["template"]["spec"]
+    # Kubernetes makes $ of $$.
+    given = {entry["name"]: entry["value"].replace("$$", "$") for entry in pod["containers"][0]["env"]}
+    assert given == variables
+    assert {"name": "MONEY", "value": '$$(HOME) $$$$ $$x `id` "'} in pod["containers"][0]["env"]
+
+    _, text = dry_run("tpu_queued", capsys, "v5e:4x4", *CLOUD, *options)
+    assert boot(tmp_path, startup_script(text)) == 0
+    program(tmp_path, "docker", f'printf "%s\\0" "$@" >{tmp_path}/words')
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    subprocess.run(["bash", tmp_path / "lsm-train"], env={"PATH": path, "x": "y"}, check=True)
+    words = (tmp_path / "words").read_text().split("\0")
+    given = dict(words[place + 1].split("=", 1) for place, word in enumerate(words) if word == "--env")
+    assert given == {"XDG_CACHE_HOME": "/cache"} | variables
+    assert "lsm-cache:/cache" in words
+
+
+def startup_script(request: str) -> str:
+    """The script in what `launch/tpu-queued --dry-run` prints."""
+    body = json.loads(request.partition("\n")[2])
+    return str(body["tpu"]["nodeSpec"][0]["node"]["metadata"]["startup-script"])
+
+
+def boot(folder: Path, script: str) -> int:
+    """The exit code of a startup script that installs into a folder; `started` is there if it started the service."""
+    program(folder, "systemctl", f"touch {folder}/started")
+    for place in ("/usr/local/bin", "/etc/systemd/system"):
+        script = script.replace(place, str(folder))
+    environment = {"PATH": f"{folder}:{os.environ['PATH']}"}
+    return subprocess.run(["bash"], input=script, text=True, env=environment, check=False).returncode
+
+
+@pytest.mark.parametrize("setup", ["false", "cat nothing | cat", "mount $DISK /data"])
+def test_a_vm_whose_setup_fails_does_not_start_the_run(
+    setup: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = tmp_path / "setup.sh"
+    for text, starts in (("true", True), (f"{setup}\ntrue", False)):
+        lines.write_text(text)
+        _, request = dry_run("tpu_queued", capsys, "v5e:4x4", *CLOUD, f"--setup={lines}")
+        (tmp_path / "started").unlink(missing_ok=True)
+        assert (boot(tmp_path, startup_script(request)) == 0) == starts
+        assert (tmp_path / "started").exists() == starts
+
+
 def check_job_set(manifest: dict[str, Any]) -> None:
     """Holds a manifest to the schema that JobSet publishes, with all of its Kubernetes types."""
     models = pytest.importorskip("kubeflow_trainer_api.models", reason="kubeflow-trainer-api is not installed")
@@ -160,7 +213,7 @@ def test_queued_resources_fit_the_schema_of_the_cloud_tpu_api(
     assert spec.node.accelerator_config.topology == name.partition(":")[2]
     assert (spec.multi_node_params.node_count or 1) == slices
     assert bool(spec.node_id) == (slices == 1)
-    script = spec.node.metadata["startup-script"]
+    script = startup_script(text)
     subprocess.run(["bash", "-n"], input=script, text=True, check=True)
     assert "@" not in script.replace("a@b", "")
 
@@ -187,6 +240,9 @@ def test_the_job_of_slurm_has_a_process_for_each_gpu(capsys: pytest.CaptureFixtu
         ("gke", ["v5e:4x4", "--image=i", "--tiem=2", "--", "--config", BASE, "--workdir=r"], "no option --tiem=2"),
         ("gke", ["h100:2x8", "--slices=2", "--image=i", "--", "--config", BASE, "--workdir=r"], "TPUs have slices"),
         ("gke", ["v5e:4x4", "--mount=x", "--image=i", "--", "--config", BASE, "--workdir=r"], "write CLAIM:PATH"),
+        ("gke", ["v5e:4x4", "--env=1A=2", "--image=i", "--", "--config", BASE, "--workdir=r"], "write NAME=VALUE"),
+        ("tpu_queued", ["v5e:4x4", *CLOUD, "--env=A", "--", "--config", BASE, "--workdir=r"], "write NAME=VALUE"),
+        ("tpu_queued", ["v5e:4x4", *CLOUD, "--env=A=1\nb", "--", "--config", BASE, "--workdir=r"], "in one line"),
         ("tpu_queued", ["tpu7x:2x2x1", *CLOUD, "--", "--config", BASE, "--workdir=r"], "no queue for tpu7x"),
         (
             "gke",
@@ -209,21 +265,33 @@ def program(folder: Path, name: str, lines: str) -> None:
 
 def test_the_batch_script_requeues_preemptions_and_failures_that_made_progress(tmp_path: Path) -> None:
     program(tmp_path, "srun", 'exit "$CODE"')
-    program(tmp_path, "scontrol", f'echo "$*" >>{tmp_path}/requeued')
+    (tmp_path / "job").write_text("JobState=RUNNING Reason=None Restarts=0 PreemptTime=None ")
+    program(
+        tmp_path,
+        "scontrol",
+        f"[[ $1 != requeue ]] && cat {tmp_path}/job || {{ $REQUEUE && touch {tmp_path}/requeued; }}",
+    )
     words = [REPOSITORY / "launch" / "train.sbatch", tmp_path, tmp_path, "1", "lsm", "train"]
     environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]"}
 
-    def start(code: int) -> tuple[bool, str]:
+    def start(code: int, **changes: str) -> tuple[bool, str]:
         """(whether the job is requeued, the last sentence) of a start that ends with an exit code."""
         (tmp_path / "requeued").unlink(missing_ok=True)
         done = subprocess.run(
-            ["bash", *words], env={**environment, "CODE": str(code)}, capture_output=True, text=True, check=False
+            ["bash", *words],
+            env={**environment, "CODE": str(code), "REQUEUE": "true"} | changes,
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == code
         return (tmp_path / "requeued").exists(), done.stdout.splitlines()[-1]
 
     again, sentence = start(75)
-    assert again and "preempted and saved" in sentence
+    assert again and sentence.endswith(": queued again")
+    # SLURM refuses where it is requeueing the job itself, or Requeue=0.
+    again, sentence = start(75, REQUEUE="false")
+    assert not again and sentence.endswith(": preempted and saved")
     for code in (0, 2, 130):
         assert not start(code)[0]
     assert start(1)[0]
@@ -234,6 +302,18 @@ def test_the_batch_script_requeues_preemptions_and_failures_that_made_progress(t
     later = (tmp_path / "7-failures.log").stat().st_mtime + 1
     os.utime(checkpoint, (later, later))
     assert start(1)[0]
+    # What SLURM 22.05 says of jobs that end while this script still runs.
+    ending = "JobState=COMPLETING Reason={} Dependency=(null) Requeue=1 Restarts={} BatchFlag=1 PreemptTime={} Power="
+    for reason, restarts, preempted, requeued in (
+        ("None", 0, "None", False),
+        ("TimeLimit", 0, "None", True),
+        ("None", 1, "None", True),
+        ("None", 0, "2026-11-29T05:41:07", True),
+    ):
+        (tmp_path / "job").write_text(ending.format(reason, restarts, preempted))
+        again, sentence = start(75)
+        assert again == requeued
+        assert sentence.endswith("queued again" if again else "cancelled: not queued again")
 
 
 def test_the_same_line_again_starts_a_job_set_anew_only_when_it_has_ended(
