@@ -121,7 +121,7 @@ def test_an_engine_gets_every_run_until_it_is_finished(grid: Grid) -> None:
     [
         (("--launcher", "slrum h100:1x8"), "there is no launch/slrum"),
         (("model.size=",), "model.size= needs at least one value."),
-        (("--launcher", "slurm h100:1x8", "--evaluate", "generative"), "the same line without --launcher"),
+        (("--launcher", "slurm h100:1x8", "--evaluate", "generative"), "with lsm evaluate --workdir"),
     ],
 )
 def test_faulty_options_are_refused(grid: Grid, options: tuple[str, ...], sentence: str) -> None:
