@@ -263,6 +263,59 @@ def program(folder: Path, name: str, lines: str) -> None:
     file.chmod(file.stat().st_mode | stat.S_IXUSR)
 
 
+def test_the_batch_script_requeues_preemptions_and_failures_that_made_progress(tmp_path: Path) -> None:
+    program(tmp_path, "srun", 'exit "$CODE"')
+    (tmp_path / "job").write_text("JobState=RUNNING Reason=None Restarts=0 PreemptTime=None ")
+    program(
+        tmp_path,
+        "scontrol",
+        f"[[ $1 != requeue ]] && cat {tmp_path}/job || {{ $REQUEUE && touch {tmp_path}/requeued; }}",
+    )
+    words = [REPOSITORY / "launch" / "train.sbatch", tmp_path, tmp_path, "1", "lsm", "train"]
+    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]"}
+
+    def start(code: int, **changes: str) -> tuple[bool, str]:
+        """(whether the job is requeued, the last sentence) of a start that ends with an exit code."""
+        (tmp_path / "requeued").unlink(missing_ok=True)
+        done = subprocess.run(
+            ["bash", *words],
+            env={**environment, "CODE": str(code), "REQUEUE": "true"} | changes,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == code
+        return (tmp_path / "requeued").exists(), done.stdout.splitlines()[-1]
+
+    again, sentence = start(75)
+    assert again and sentence.endswith(": queued again")
+    # SLURM refuses where it is requeueing the job itself, or Requeue=0.
+    again, sentence = start(75, REQUEUE="false")
+    assert not again and sentence.endswith(": preempted and saved")
+    for code in (0, 2, 130):
+        assert not start(code)[0]
+    assert start(1)[0]
+    again, sentence = start(137)
+    assert not again and "failed with exit code 137, 2 times without a new checkpoint" in sentence
+    checkpoint = tmp_path / "checkpoints" / "500"
+    checkpoint.mkdir(parents=True)
+    later = (tmp_path / "7-failures.log").stat().st_mtime + 1
+    os.utime(checkpoint, (later, later))
+    assert start(1)[0]
+    # What SLURM 22.05 says of jobs that end while this script still runs.
+    ending = "JobState=COMPLETING Reason={} Dependency=(null) Requeue=1 Restarts={} BatchFlag=1 PreemptTime={} Power="
+    for reason, restarts, preempted, requeued in (
+        ("None", 0, "None", False),
+        ("TimeLimit", 0, "None", True),
+        ("None", 1, "None", True),
+        ("None", 0, "2026-11-29T05:41:07", True),
+    ):
+        (tmp_path / "job").write_text(ending.format(reason, restarts, preempted))
+        again, sentence = start(75)
+        assert again == requeued
+        assert sentence.endswith("queued again" if again else "cancelled: not queued again")
+
+
 def test_the_same_line_again_starts_a_job_set_anew_only_when_it_has_ended(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -347,32 +400,3 @@ def test_every_launcher_command_in_the_documents_is_accepted(
     monkeypatch.chdir(REPOSITORY)
     assert importlib.import_module(engine.replace("-", "_")).run(["--dry-run", *arguments]) == 0
     assert capsys.readouterr().out.startswith(f"# {arguments[0]}: ")
-
-
-def test_the_batch_script_requeues_preemptions_and_failures_that_made_progress(tmp_path: Path) -> None:
-    program(tmp_path, "srun", 'exit "$CODE"')
-    program(tmp_path, "scontrol", f'echo "$*" >>{tmp_path}/requeued')
-    words = [REPOSITORY / "launch" / "train.sbatch", tmp_path, tmp_path, "1", "lsm", "train"]
-    environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7", "SLURM_JOB_NODELIST": "n[1-2]"}
-
-    def start(code: int) -> tuple[bool, str]:
-        """(whether the job is requeued, the last sentence) of a start that ends with an exit code."""
-        (tmp_path / "requeued").unlink(missing_ok=True)
-        done = subprocess.run(
-            ["bash", *words], env={**environment, "CODE": str(code)}, capture_output=True, text=True, check=False
-        )
-        assert done.returncode == code
-        return (tmp_path / "requeued").exists(), done.stdout.splitlines()[-1]
-
-    again, sentence = start(75)
-    assert again and "preempted and saved" in sentence
-    for code in (0, 2, 130):
-        assert not start(code)[0]
-    assert start(1)[0]
-    again, sentence = start(137)
-    assert not again and "failed with exit code 137, 2 times without a new checkpoint" in sentence
-    checkpoint = tmp_path / "checkpoints" / "500"
-    checkpoint.mkdir(parents=True)
-    later = (tmp_path / "7-failures.log").stat().st_mtime + 1
-    os.utime(checkpoint, (later, later))
-    assert start(1)[0]

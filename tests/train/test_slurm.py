@@ -214,7 +214,7 @@ def test_a_preempted_and_requeued_job_ends_with_the_undisturbed_runs_numbers(
     assert cluster.job(job)["Restarts"] == "2"
 
     log = (cut / "logs" / f"{job}.log").read_text()
-    assert log.count("preempted and saved; the job is queued again") == 2, log
+    assert log.count("preempted and saved") == 2, log
     assert log.count(f"job {job}: finished") == 1, log
     for number in range(2):
         assert (cut / "logs" / f"{job}-{number}.log").stat().st_size > 0
@@ -226,3 +226,16 @@ def test_a_preempted_and_requeued_job_ends_with_the_undisturbed_runs_numbers(
     one, other = load_run(whole), load_run(cut)
     assert one.step == other.step == 60
     jax.tree.map(np.testing.assert_array_equal, one.params, other.params)
+
+
+def test_a_cancelled_job_saves_and_does_not_come_back(cluster: Cluster, tmp_path: Path) -> None:
+    saves = tmp_path / "saves"
+    saves.write_text(f"#!/bin/bash\ntrap 'exit 75' TERM\ntouch {tmp_path}/runs\nwhile :; do sleep 0.1; done\n")
+    saves.chmod(0o755)
+    script = [REPOSITORY / "launch" / "train.sbatch", tmp_path, tmp_path, "3", saves]
+    job = cluster.run("sbatch", "--parsable", f"--output={tmp_path}/%j.log", *script)
+    wait_until((tmp_path / "runs").exists, "the job runs", 60)
+    cluster.run("scancel", job)
+    wait_until(lambda: cluster.job(job)["JobState"] not in {"RUNNING", "COMPLETING"}, "the job ends", 60)
+    assert cluster.job(job)["JobState"] == "CANCELLED", (tmp_path / f"{job}.log").read_text()
+    assert "cancelled: not queued again" in (tmp_path / f"{job}.log").read_text()
