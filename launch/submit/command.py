@@ -67,20 +67,21 @@ def add_restarts(parser: argparse.ArgumentParser, default: int, what: str) -> No
 def add_environment(parser: argparse.ArgumentParser) -> None:
     """The option `--env`, for engines that start a container."""
     parser.add_argument(
-        "--env", action="append", default=[], metavar="NAME=VALUE", help="an environment variable; repeatable"
+        "--env",
+        type=_variable,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="an environment variable; repeatable",
     )
 
 
-def environment(request: Request) -> dict[str, str]:
-    """The variables of `--env`.
-
-    Raises:
-      UserError: no `=`, a name that a shell would not take, or several lines.
-    """
-    words = request.args.env
-    if wrong := [word for word in words if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*=.*", word)]:
-        raise UserError(f"--env {wrong[0]}: write NAME=VALUE in one line, the name in letters, digits and _.")
-    return dict(word.split("=", 1) for word in words)
+def _variable(text: str) -> tuple[str, str]:
+    """Argument type: NAME=VALUE, with a name that a shell would take; UserError otherwise, or for several lines."""
+    if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]*=.*", text):
+        raise UserError(f"--env {text}: write NAME=VALUE in one line, the name in letters, digits and _.")
+    name, _, value = text.partition("=")
+    return name, value
 
 
 def read_request(

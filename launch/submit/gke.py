@@ -11,7 +11,6 @@ from command import (
     Request,
     add_environment,
     add_restarts,
-    environment,
     job_name,
     launcher_parser,
     main,
@@ -166,7 +165,7 @@ def pod_spec(request: Request, name: str) -> dict[str, Any]:
         "image": args.image,
         "command": command,
         # Kubernetes would put variables in for $(NAME); $$ is its $.
-        "env": [{"name": key, "value": value.replace("$", "$$")} for key, value in environment(request).items()],
+        "env": [{"name": key, "value": value.replace("$", "$$")} for key, value in dict(args.env).items()],
         "resources": {"limits": {resource: pod.chips_per_host}},
         # GPUs of a host exchange data through shared memory, of which a container has 64 MB by default.
         "volumeMounts": [{"name": "shared-memory", "mountPath": "/dev/shm"}]

@@ -17,7 +17,6 @@ from command import (
     Request,
     add_environment,
     add_restarts,
-    environment,
     job_name,
     launcher_parser,
     main,
@@ -110,7 +109,7 @@ def startup_script(request: Request) -> str:
     """What every VM runs at each boot."""
     args = request.args
     container = [word for mount in args.mount for word in ("--volume", mount)]
-    container += [word for pair in environment(request).items() for word in ("--env", "=".join(pair))]
+    container += [word for pair in dict(args.env).items() for word in ("--env", "=".join(pair))]
     container += [args.image, "lsm", "train", *request.train]
     values = {
         "@SETUP@": args.setup.read_text(encoding="utf-8").strip() if args.setup else "true",
